@@ -1,0 +1,49 @@
+# Two commands do all the set-up on a machine that has make and Python 3.11 or newer:
+#   make demo   environment, phantom, a sweep of 6 runs, one figure
+#   make test   what CI runs: ruff, mypy, every test
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+SOURCES = src tests notebooks
+
+.PHONY: demo test fast format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m segtune study=demo -m
+	$(BIN)/python -m segtune.report sweep=outputs/demo
+	@echo
+	@echo "The sweep's figure: outputs/demo/curves.png; each run's numbers: outputs/runs/<run id>/"
+	@echo "Next: $(BIN)/python -m segtune loss=focal split=0.6              one run at full size, about ten minutes"
+	@echo "      $(BIN)/python -m segtune data=rvsc data.root=TrainingSet   the same on your own copy of the real data"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "segtune needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing segtune and what it needs into $(VENV) (the first time this downloads PyTorch)"
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the tools of the tests"
+	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

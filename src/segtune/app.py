@@ -1,0 +1,279 @@
+"""The one way into Hydra for all verbs: overrides as a person types them, a run's id, checks, errors in one sentence."""
+
+import functools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString, RangeSweep
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segtune import results
+from segtune.errors import InputError
+
+PACKAGED = Path(__file__).resolve().parent / "conf"  # in a wheel
+CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"  # in a checkout
+
+
+def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
+    """Run a verb under Hydra. What a user can put right ends as one message and exit code 1; a bug keeps its traceback."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print; it is explained here
+    failures: list[Exception] = []
+
+    @functools.wraps(task)
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except Exception as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise  # the sweep goes on and its sweeper explains
+            failures.append(error)  # past Hydra, which would announce it in a line of its own
+
+    try:
+        typed = [arg if arg.startswith("-") else quote_numbers(arg) for arg in sys.argv[1:]]
+        # argparse takes overrides in one piece only; a person types them on both sides of -m
+        sys.argv[1:] = sorted(typed, key=lambda arg: arg not in ("-m", "--multirun"))
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
+        if failures:
+            raise failures[0]
+    except Exception as error:
+        message = explain(error)
+        if message is None or wants_traceback:
+            raise
+        sys.exit(f"segtune: {message}")
+
+
+def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
+    """The configuration that these overrides give on the command line; for tests and notebooks."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(config_name, [quote_numbers(override) for override in overrides])
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration without Hydra's own node, resolved, as plain dicts."""
+    keys = [str(key) for key in cfg if key != "hydra"]
+    container = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _run_id(*, _root_: DictConfig) -> str:
+    config = plain(_root_)
+    check(config)
+    return results.run_id(config)
+
+
+OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
+
+
+# Options that look like numbers
+
+
+def groups() -> dict[str, list[str]]:
+    """Config groups and the names of their options."""
+    found = {folder: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONF.rglob("*") if folder.is_dir()}
+    return {folder.relative_to(CONF).as_posix(): names for folder, names in sorted(found.items()) if names}
+
+
+BARE = {ord(bracket): None for bracket in "[]"}
+
+
+def quote_numbers(override: str) -> str:
+    """The override with options that look like numbers in quotes: Hydra takes split=0.6 for a number and refuses it.
+
+    Hydra's own parser decides what is a list; other overrides, and what does not parse, come back as they are.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return override  # Hydra says what is wrong with it
+    options = groups().get(parsed.key_or_group)
+    if options is None or parsed.is_delete():
+        return override
+    value: Any = parsed._value
+    if isinstance(value, ChoiceSweep) and not value.shuffle:
+        values: list[Any] = value.list
+    elif isinstance(value, RangeSweep) and not value.shuffle:
+        values = list(value.range())
+    elif isinstance(value, list):
+        raise InputError(f"{override}: a list would mix the options; for one run each write {override.translate(BARE)} -m.")
+    else:
+        values = [value]
+    if not any(value is None or _is_number(value) for value in values):
+        return override
+    return f"{parsed.get_key_element()}={','.join(quoted(value, options) for value in values)}"
+
+
+def quoted(value: Any, options: Sequence[str]) -> str:
+    """One option's name in Hydra's quotes: a number by the option of that value (0.60 is '0.6'), null as none."""
+    text = "none" if value is None else value.text if isinstance(value, QuotedString) else str(value)
+    number = _number(text)
+    if number is not None:
+        text = next((name for name in options if _number(name) is not None and math.isclose(_number(name) or 0, number)), text)
+    return f"'{text}'"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+# What a configuration must fulfil
+
+
+def _whole(low: int, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:
+    span = f"from {low} to {high:g}" if high < math.inf else f"of at least {low}"
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high, f"a whole number {span}"
+
+
+def _real(low: float, high: float = math.inf, *, open_low: bool = False) -> tuple[Callable[[Any], bool], str]:
+    words = f"{'above' if open_low else 'of at least'} {low:g}" + (f" and up to {high:g}" if high < math.inf else "")
+    return (
+        lambda v: _is_number(v) and math.isfinite(v) and (low < v if open_low else low <= v) and v <= high,
+        f"a number {words}",
+    )
+
+
+def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: v in names, f"one of {', '.join(names)}"
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _whole(0, 2**32 - 1),
+    "data.seed": _whole(0, 2**32 - 1),
+    "data.n_patients": _whole(2, 99),
+    "data.target": _one_of("endocardium", "epicardium"),
+    "data.size": (
+        lambda v: isinstance(v, int) and v >= 16 and v % 16 == 0,
+        "a multiple of 16 (the network halves it four times)",
+    ),
+    "data.normalize": _one_of("zscore", "divide255"),
+    "split.val_fraction": (lambda v: _is_number(v) and 0 < v < 1, "a share above 0 and below 1"),
+    "split.by": _one_of("patient", "contiguous", "image"),
+    "split.seed": _whole(0, 2**32 - 1),
+    "loss.gamma": _real(0),
+    "loss.alpha": _real(0, 1),
+    "reg.lambda": _real(0),
+    "reg.lambda_l1": _real(0),
+    "reg.lambda_l2": _real(0),
+    "reg.on": _one_of("kernels", "all"),
+    "batch.size": _whole(1),
+    "model.width": _whole(1),
+    "model.dropout": (lambda v: _is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1"),
+    "model.bn_momentum": _real(0, 1, open_low=True),
+    "optimizer.lr": _real(0, open_low=True),
+    "trainer.max_epochs": _whole(1),
+    "trainer.devices": (
+        lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
+        "1 or a list of one, like [0]: a run uses one device, and several devices are for several runs",
+    ),
+    "trainer.threads": _whole(1),
+}
+NULLABLE = ("loss.alpha", "trainer.threads")
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raises: InputError naming the first key whose value cannot be, and what it must be."""
+    for key, (fulfils, requirement) in RULES.items():
+        group, _, name = key.rpartition(".")
+        values = (config.get(group) or {}) if group else config
+        if name in values and not (values[name] is None and key in NULLABLE) and not fulfils(values[name]):
+            raise InputError(f"{key}={values[name]}: must be {requirement}.")
+
+
+# Errors in one sentence
+
+
+def explain(error: BaseException) -> str | None:
+    """What went wrong and how to cure it, if that is for the user to do; None for a bug."""
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, InputError):
+            return str(cause)
+        if isinstance(cause, MissingConfigException):
+            return _unknown_option(cause)
+        if isinstance(cause, MissingMandatoryValue):
+            key = str(cause).rpartition(":")[2].strip()
+            return f"{cause.full_key or key} has no value: add {cause.full_key or key}=... to the command."
+    for cause in chain:
+        if str(cause).startswith("Could not override '"):
+            return _unknown_key(str(cause).split("'")[1])
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        said = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".split("\n")]
+        return "; ".join(
+            dict.fromkeys(line for line in said[:6] if line and not line.startswith(("See http", "full_key", "object_")))
+        )
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or groups().get(group, []))
+    if not group or not options:
+        return str(error).split("\n")[0]
+    ordered = nearest(name, options)
+    exact = f" For any other share: {group}.val_fraction=..." if group == "split" else ""
+    exact = f" For any other size: {group}.size=..." if group == "batch" else exact
+    return f"{group}={name}: no such option. Nearest: {ordered[0]}. Known: {', '.join(ordered)}.{exact}"
+
+
+def _unknown_key(key: str) -> str:
+    group, _, name = key.partition(".")
+    owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
+    if owners:
+        return f"{key}: the chosen {group} has no {name}; only {group}={', '.join(owners)}. Choose one or leave it out."
+    close = nearest(key, _known_keys())
+    return f"{key}: no such key. Nearest: {', '.join(close[:3])}. See python -m segtune --help for all."
+
+
+def nearest(name: str, known: Sequence[str]) -> list[str]:
+    """All that is known, the most similar first: by value where both are numbers, else by spelling."""
+    number = _number(name)
+    if number is not None and all(_number(option) is not None for option in known):
+        return sorted(known, key=lambda option: abs((_number(option) or 0) - number))
+    ranked = get_close_matches(name, known, n=len(known), cutoff=0)
+    return [*ranked, *(option for option in known if option not in ranked)]
+
+
+def has_key(group: str, option: str, key: str) -> bool:
+    """Whether an option's own file has this key (dotted below the group)."""
+    path = CONF / group / f"{option}.yaml"
+    return path.is_file() and key in _dotted(OmegaConf.load(path))
+
+
+def _known_keys() -> list[str]:
+    keys = {key for key in _dotted(OmegaConf.load(CONF / "config.yaml")) if not key.startswith(("defaults", "hydra"))}
+    for group, options in groups().items():
+        if "/" not in group and group != "study":
+            keys |= {f"{group}.{key}" for option in options for key in _dotted(OmegaConf.load(CONF / group / f"{option}.yaml"))}
+    return sorted(key for key in keys if "_target_" not in key and "_partial_" not in key)
+
+
+def _dotted(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, DictConfig):
+        return []
+    keys = [str(key) for key in node]
+    return [f"{prefix}{k}" for k in keys] + [d for k in keys for d in _dotted(node._get_node(k), f"{prefix}{k}.")]

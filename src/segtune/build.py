@@ -1,0 +1,99 @@
+"""Configuration to objects: the slices, their split, the network, the loss, the penalty. Each from a resolved config."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from segtune import nets
+from segtune.data import splits
+from segtune.data.module import SliceData
+from segtune.data.slices import SliceSet
+from segtune.data.splits import Split
+from segtune.errors import InputError
+from segtune.module import Segmenter
+
+
+def slices(cfg: DictConfig) -> SliceSet:
+    """The data set, read by the reader of cfg.data."""
+    return instantiate(cfg.data.reader)
+
+
+def split(cfg: DictConfig, data: SliceSet) -> Split:
+    """Who trains and who validates, by cfg.split."""
+    if len(set(data.patients)) < 2:
+        raise InputError(
+            f"the data hold a single patient ({', '.join(set(data.patients))}): with nobody to validate on, nothing can be "
+            "compared. Give at least two patients."
+        )
+    return splits.RULES[cfg.split.by](data.patients, val_fraction=cfg.split.val_fraction, seed=cfg.split.seed)
+
+
+def datamodule(cfg: DictConfig, data: SliceSet, sides: Split) -> SliceData:
+    return SliceData(data, sides, size=cfg.data.size, normalize=cfg.data.normalize, batch_size=cfg.batch.size, seed=cfg.seed)
+
+
+def module(cfg: DictConfig, hyperparameters: dict[str, Any]) -> Segmenter:
+    """The experiment: network, loss, penalty and optimiser. The weights come from torch's global generator.
+
+    `lambda` is a keyword of Python, so here it becomes `strength`; a penalty with lambdas of its own (l1l2) has none.
+    """
+    net = instantiate(cfg.model)
+    reg = cfg.get("reg") or {}
+    penalty = _function(reg["penalty"], "reg.penalty") if "penalty" in reg else None
+    return Segmenter(
+        net,
+        _function(cfg.loss, "loss"),
+        _function(cfg.optimizer, "optimizer"),
+        penalty=penalty,
+        strength=reg.get("lambda", 1.0),
+        penalised=nets.PENALISED[reg["on"]](net) if penalty else (),
+        seed=cfg.seed,
+        hyperparameters=hyperparameters,
+    )
+
+
+def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
+    """What a `_partial_` target gives, its arguments checked now and not at its first call."""
+    function = instantiate(cfg)
+    try:
+        inspect.signature(function)
+    except ValueError as error:
+        given = ", ".join(str(name) for name in cfg if not str(name).startswith("_"))
+        raise InputError(f"{key}: {cfg['_target_']} does not take all of these arguments: {given}.") from error
+    return function
+
+
+def trainer(cfg: DictConfig, callbacks: list[pl.Callback], *, bar: pl.Callback | None) -> pl.Trainer:
+    """Lightning's trainer with cfg.trainer's arguments (but for threads).
+
+    Logging is ours (history.csv); a cluster's requeue is ours too, so Lightning sees a plain environment.
+    """
+    arguments = {key: value for key, value in cfg.trainer.items() if key != "threads"}
+    try:
+        return pl.Trainer(
+            **arguments,
+            callbacks=callbacks + ([bar] if bar else []),
+            enable_progress_bar=bar is not None,
+            logger=False,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            plugins=[LightningEnvironment()],
+        )
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        chosen = ", ".join(f"trainer.{key}={value}" for key, value in arguments.items())
+        raise InputError(f"{chosen}: Lightning refuses this: {error}") from error
+
+
+def use_threads(cfg: DictConfig) -> int:
+    """Set this process's CPU threads to cfg.trainer.threads (null: all cores); returns what was set before."""
+    before = torch.get_num_threads()
+    if cfg.trainer.threads is not None:
+        torch.set_num_threads(cfg.trainer.threads)
+    return before

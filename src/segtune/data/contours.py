@@ -1,0 +1,80 @@
+"""Contour files and their masks. Convention: `x y` = column row, and the centre of the first pixel is (0, 0)."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtune.errors import InputError
+
+EDGE_PX = 1.0  # how far outside the outermost pixel centres a vertex may lie [pixels]
+
+
+def read(path: Path) -> NDArray[np.float64]:
+    """Vertices of the contour in a text file, one `x y` pair per line, closed or not.
+
+    Returns: (N, 2) float64, N >= 3, columns x (column) and y (row) [pixels].
+    Raises: InputError naming file and line for anything that is not two finite numbers, and for fewer than 3 points.
+    """
+    try:
+        text = path.read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as a contour ({error.strerror}).") from error
+    points = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.replace(",", " ").split()
+        if not fields:
+            continue
+        try:
+            x, y = (float(field) for field in fields)
+        except ValueError:
+            x = y = np.nan
+        if not (np.isfinite(x) and np.isfinite(y)):
+            shown = line.strip()[:40]
+            raise InputError(f"{path}, line {number}: {shown!r} is not a point; write two finite numbers, `x y`.")
+        points.append((x, y))
+    if len({*points}) < 3:
+        raise InputError(f"{path}: a contour needs at least 3 different points, this one has {len({*points})}.")
+    return np.array(points, dtype=np.float64)
+
+
+def area(contour: NDArray[np.float64]) -> float:
+    """Area enclosed by a simple polygon [pixels^2], by the shoelace formula 1/2 |sum x_i y_(i+1) - x_(i+1) y_i|.
+
+    Args: contour: (N, 2), closed or not.
+    """
+    x, y = (contour - contour.mean(axis=0)).T
+    return float(0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+
+
+def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels whose centre lies inside the polygon (even-odd rule).
+
+    The centre of the pixel in row r and column c is the point (x, y) = (c, r): no offset of half a pixel. A drawn
+    polygon (PIL) gains or loses its outline, which is 18 % of a small structure; the centre test has no such bias as
+    long as a centre exactly on the edge counts on one side only: on the left and upper edge it is inside, on the right
+    and lower one outside. Contours drawn in steps of half a pixel have many such centres; counting them all inside
+    (matplotlib, scikit-image) adds 2 % of area.
+
+    Args: contour: (N, 2) x y [pixels]. shape: (H, W).
+    Returns: (H, W) bool.
+    Raises: InputError when a vertex lies outside the image or no pixel centre lies inside the contour.
+    """
+    height, width = shape
+    low, high = contour.min(axis=0), contour.max(axis=0)
+    if (low < -EDGE_PX).any() or (high > np.array([width - 1, height - 1]) + EDGE_PX).any():
+        raise InputError(
+            f"the contour lies outside the image: x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}, but the image "
+            f"has {width} columns and {height} rows. Is it the contour of another frame, or are x and y swapped?"
+        )
+    x, y = contour.T
+    next_x, next_y = np.roll(contour, -1, axis=0).T
+    rows = np.arange(height)[:, None]
+    row, edge = np.nonzero((y <= rows) != (next_y <= rows))  # the edges that the line through a row's centres crosses
+    crossing = x[edge] + (row - y[edge]) * (next_x[edge] - x[edge]) / (next_y[edge] - y[edge])
+    n_left = np.zeros((height, width + 1), dtype=np.int64)  # crossings between one centre and the next
+    np.add.at(n_left, (row, np.clip(np.ceil(crossing).astype(int), 0, width)), 1)
+    inside: NDArray[np.bool_] = np.cumsum(n_left[:, :width], axis=1) % 2 == 1
+    if not inside.any():
+        raise InputError("the contour encloses no pixel centre: it is smaller than a pixel, or its points lie on a line.")
+    return inside

@@ -1,0 +1,102 @@
+"""Slices as tensors that live whole on the training device; a batch is an index."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segtune.data.slices import SliceSet
+from segtune.data.splits import Split
+from segtune.errors import InputError
+
+Batch = tuple[Tensor, Tensor]  # image (B, 1, S, S) float32, mask (B, 1, S, S) bool
+
+
+def zscore(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(image - mean) / standard deviation over this image's own pixels; a constant image becomes zero."""
+    deviation = image.std(dtype=np.float64)
+    return ((image - image.mean(dtype=np.float64)) / (deviation or 1.0)).astype(np.float32)
+
+
+def divide255(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """image / 255, as published: 16-bit images end above 1."""
+    return image / np.float32(255)
+
+
+NORMALIZERS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    "zscore": zscore,
+    "divide255": divide255,
+}
+
+
+def to_tensors(slices: SliceSet, *, size: int, normalize: str) -> Batch:
+    """Images, normalised and then zero padded at bottom and right to size x size, and their masks.
+
+    Raises: InputError naming the first image that is larger than size.
+    """
+    images = np.zeros((len(slices), 1, size, size), dtype=np.float32)
+    masks = np.zeros((len(slices), 1, size, size), dtype=bool)
+    for index, item in enumerate(slices):
+        height, width = item.image.shape
+        if max(height, width) > size:
+            raise InputError(
+                f"data.size={size}: frame {item.frame} of patient {item.patient} has {height} x {width} pixels. "
+                f"Choose data.size={-(-max(height, width) // 16) * 16} or more."
+            )
+        images[index, 0, :height, :width] = NORMALIZERS[normalize](item.image)
+        masks[index, 0, :height, :width] = item.mask
+    return torch.from_numpy(images), torch.from_numpy(masks)
+
+
+class Batches:
+    """One side of the split as an iterable of batches, in the order that `order(epoch)` gives."""
+
+    def __init__(self, data: Batch, batch_size: int, order: Callable[[], NDArray[np.int64]], n: int) -> None:
+        self._images, self._masks = data
+        self._batch_size, self._order, self._n = batch_size, order, n
+
+    def __len__(self) -> int:
+        return -(-self._n // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.from_numpy(self._order()).to(self._images.device)
+        for index in order.split(self._batch_size):
+            yield self._images[index], self._masks[index]
+
+
+class SliceData(pl.LightningDataModule):
+    """The two sides of a split, on the trainer's device.
+
+    The batch order of an epoch derives from (seed, epoch) alone, so that a run that is resumed sees what it would have
+    seen. The last batch of an epoch may be smaller; no image is left out.
+    """
+
+    def __init__(self, slices: SliceSet, split: Split, *, size: int, normalize: str, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self._split, self._batch_size, self._seed = split, batch_size, seed
+        self._data = to_tensors(slices, size=size, normalize=normalize)
+
+    def setup(self, stage: str) -> None:
+        assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        self._data = (self._data[0].to(device), self._data[1].to(device))
+
+    def train_order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices of the training slices in the order of one epoch (counted from 0)."""
+        return np.random.default_rng([self._seed, epoch]).permutation(self._split.train)
+
+    def train_dataloader(self) -> Batches:
+        assert self.trainer is not None
+        trainer = self.trainer
+        return self._batches(lambda: self.train_order(trainer.current_epoch), len(self._split.train))
+
+    def val_dataloader(self) -> Batches:
+        return self._batches(lambda: self._split.val, len(self._split.val))
+
+    predict_dataloader = val_dataloader
+
+    def _batches(self, order: Callable[[], NDArray[np.int64]], n: int) -> Batches:
+        return Batches(self._data, self._batch_size, order, n)

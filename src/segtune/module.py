@@ -1,0 +1,140 @@
+"""The experiment's training step, loss(net(x), y) + lambda * penalty(parameters), and one row of numbers per epoch."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from segtune import losses, metrics
+from segtune.data.module import Batch
+
+
+class Segmenter(pl.LightningModule):
+    """Trains a network that maps images to logits.
+
+    Args:
+        net: (B, 1, H, W) images to logits of the same shape.
+        loss: (logits, target as float) -> scalar; a function or a module.
+        optimizer: parameters -> optimiser.
+        penalty: parameters -> scalar, or None.
+        strength: lambda, the penalty's weight in the loss.
+        penalised: the parameters that the penalty sees.
+        seed: of dropout; an epoch's random numbers derive from (seed, epoch) alone.
+        hyperparameters: a plain dict for the checkpoints to carry.
+
+    After each epoch `row` holds its history. Training values are means over the epoch's images while the weights move
+    (with dropout, as published); validation values are of the weights at its end. train_penalty is without lambda:
+    train_loss - train_data_loss is the weighted penalty. Soft Dice and Dice are means over images.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        *,
+        penalty: Callable[[Iterable[Tensor]], Tensor] | None = None,
+        strength: float = 0.0,
+        penalised: Sequence[nn.Parameter] = (),
+        seed: int = 0,
+        hyperparameters: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self.penalty, self.strength, self.penalised, self.seed = penalty, strength, tuple(penalised), seed
+        self.save_hyperparameters(hyperparameters or {})
+        self.train_means, self.val_means = EpochMeans(), EpochMeans()
+        self.row: dict[str, float] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.net.parameters())
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.net(image).float()
+
+    def penalties(self) -> tuple[Tensor, Tensor]:
+        """The penalty without and with lambda; zeros where there is none."""
+        if self.penalty is None:
+            zero = torch.zeros((), device=self.device)
+            return zero, zero
+        raw = self.penalty(self.penalised)
+        return raw, self.strength * raw
+
+    def on_train_epoch_start(self) -> None:
+        self._started = time.perf_counter()
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        image, mask = batch
+        logits, target = self(image), mask.float()
+        data_loss = self.loss(logits, target)
+        penalty, weighted = self.penalties()
+        loss = data_loss + weighted
+        with torch.no_grad():
+            soft_dice = losses.soft_dice(logits, target).mean()
+            self.train_means.add(logits, mask, loss=loss, data_loss=data_loss, penalty=penalty, soft_dice=soft_dice)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        image, mask = batch
+        logits, target = self(image), mask.float()
+        soft_dice = losses.soft_dice(logits, target).mean()
+        self.val_means.add(
+            logits,
+            mask,
+            data_loss=self.loss(logits, target),
+            bce=losses.bce(logits, target),
+            focal=losses.focal(logits, target),
+            dice_loss=1 - soft_dice,
+            soft_dice=soft_dice,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        train, val = self.train_means.take(), self.val_means.take()
+        val["loss"] = val["data_loss"] + float(self.penalties()[1])
+        self.row = {
+            "epoch": self.current_epoch + 1,
+            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            **{f"train_{name}": value for name, value in train.items()},
+            **{f"val_{name}": value for name, value in val.items()},
+            "seconds": time.perf_counter() - self._started,
+        }
+        self.log("val_dice", val["dice"])  # for the checkpoint of the best epoch
+
+    def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Soft Dice (B,), predicted and true masks (B, 1, H, W) bool, on the CPU."""
+        image, mask = batch
+        logits = self(image)
+        return losses.soft_dice(logits, mask.float()).cpu(), (logits > 0).cpu(), mask.cpu()
+
+
+class EpochMeans(nn.Module):
+    """Means over the images of an epoch. Adding keeps tensors on the device; only taking waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.overlap = metrics.MeanOverlap()
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+        self._sizes: list[int] = []
+
+    def add(self, logits: Tensor, mask: Tensor, **values: Tensor) -> None:
+        """Args: logits, mask: (B, 1, H, W), the mask bool. values: means over this batch's images."""
+        self.overlap.update(logits > 0, mask)
+        self._sizes.append(len(mask))
+        for name, value in values.items():
+            self._values[name].append(value.detach())
+
+    def take(self) -> dict[str, float]:
+        """Each value's mean over the images added so far, and Dice's; begins anew."""
+        weights = torch.tensor(self._sizes, dtype=torch.float64) / sum(self._sizes)
+        means = {name: float(torch.stack(values).cpu().double() @ weights) for name, values in self._values.items()}
+        means["dice"] = float(self.overlap.compute()["dice"])
+        self.overlap.reset()
+        self._values.clear()
+        self._sizes.clear()
+        return means

@@ -1,0 +1,1 @@
+"""What a sweep proves. Reads results; imports no torch."""

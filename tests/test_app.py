@@ -1,0 +1,112 @@
+import pytest
+
+from segtune import app
+from segtune.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("typed", "quoted"),
+    [
+        ("split=0.6", "split='0.6'"),
+        ("split='0.6'", "split='0.6'"),
+        ('split="0.6"', 'split="0.6"'),
+        ("split=0.60", "split='0.6'"),
+        ("split=.6", "split='0.6'"),
+        ("split=6e-1", "split='0.6'"),
+        ("split=0.2,0.4", "split='0.2','0.4'"),
+        ("split=0.2,'0.4'", "split='0.2','0.4'"),
+        ("split=choice(0.2,0.4)", "split='0.2','0.4'"),
+        ("batch=10", "batch='10'"),
+        ("batch=10.0", "batch='10'"),
+        ("batch=10,15", "batch='10','15'"),
+        ("+batch=10", "+batch='10'"),
+        ("split=range(0.2,0.5,0.1)", "split='0.2','0.3','0.4'"),
+        ("reg=null", "reg='none'"),
+        ("split=0.5", "split='0.5'"),
+        ("loss=bce,focal", "loss=bce,focal"),
+        ("split.val_fraction=0.5", "split.val_fraction=0.5"),
+        ("reg.lambda=5e-7", "reg.lambda=5e-7"),
+        ("~split", "~split"),
+        ("split=(", "split=("),
+    ],
+)
+def test_options_that_look_like_numbers_are_quoted_and_nothing_else(typed, quoted):
+    assert app.quote_numbers(typed) == quoted
+
+
+@pytest.mark.parametrize("value", ["0.6", "'0.6'", ".6", "0.60"])
+def test_a_share_composes_in_every_form_a_person_types(value):
+    assert app.compose([f"split={value}"]).split.val_fraction == 0.6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["reg=l1", "reg.lambda=-1"], "reg.lambda=-1: must be a number of at least 0"),
+        (["reg=l2", "reg.lambda=nan"], "reg.lambda=nan: must be"),
+        (["reg=l2", "reg.lambda=abc"], "reg.lambda=abc: must be"),
+        (["reg=l1l2", "reg.lambda_l2=-1"], "reg.lambda_l2=-1: must be"),
+        (["reg=l1", "reg.on=some"], "reg.on=some: must be one of kernels, all"),
+        (["batch.size=0"], "batch.size=0: must be a whole number of at least 1"),
+        (["batch.size=1.5"], "batch.size=1.5: must be a whole number"),
+        (["batch.size=true"], "batch.size=True: must be a whole number"),
+        (["data.size=100"], "data.size=100: must be a multiple of 16"),
+        (["data.normalize=max"], "data.normalize=max: must be one of zscore, divide255"),
+        (["data.target=heart"], "data.target=heart: must be one of endocardium, epicardium"),
+        (["split.val_fraction=1"], "split.val_fraction=1: must be a share above 0 and below 1"),
+        (["split.by=slice"], "split.by=slice: must be one of patient, contiguous, image"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0: must be"),
+        (["trainer.devices=2"], "trainer.devices=2: must be 1"),
+        (["trainer.threads=0"], "trainer.threads=0: must be"),
+        (["seed=-1"], "seed=-1: must be"),
+        (["optimizer.lr=0"], "optimizer.lr=0: must be a number above 0"),
+        (["loss=focal", "loss.alpha=2"], "loss.alpha=2: must be a number of at least 0 and up to 1"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_by_key(overrides, message):
+    with pytest.raises(InputError) as caught:
+        app.check(app.plain(app.compose(overrides)))
+    assert str(caught.value).startswith(message)
+
+
+def test_the_defaults_and_every_valid_edge_pass():
+    for overrides in (
+        [],
+        ["loss=focal", "loss.alpha=0.25"],
+        ["trainer.devices=[1]"],
+        ["reg=l1", "reg.lambda=0"],
+        ["data=rvsc", "data.root=x"],
+    ):
+        app.check(app.plain(app.compose(overrides)))
+
+
+def explained(*overrides):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever Hydra raises, the sentence is what counts
+        app.plain(app.compose(overrides))
+    return app.explain(caught.value)
+
+
+def test_an_unknown_option_lists_the_known_ones_the_nearest_first():
+    assert explained("loss=focl") == "loss=focl: no such option. Nearest: focal. Known: focal, bce, bce_logdice, bce_dice."
+    message = explained("split=0.5")
+    assert message.startswith("split=0.5: no such option. Nearest: 0.4. Known: 0.4, 0.6, 0.3,")
+    assert "split.val_fraction=" in message
+    assert explained("batch=12").startswith("batch=12: no such option. Nearest: 10. Known: 10, 15, 1.")
+
+
+def test_an_unknown_key_names_the_nearest_ones():
+    assert explained("trainer.max_epoch=3").startswith("trainer.max_epoch: no such key. Nearest: trainer.max_epochs")
+    assert explained("sed=3").startswith("sed: no such key. Nearest: seed")
+
+
+def test_a_lambda_without_a_regulariser_is_refused_with_those_that_have_one():
+    message = explained("reg=none", "reg.lambda=1e-3")
+    assert message == "reg.lambda: the chosen reg has no lambda; only reg=l1, l2. Choose one or leave it out."
+
+
+def test_a_missing_root_is_asked_for():
+    assert explained("data=rvsc") == "data.root has no value: add data.root=... to the command."
+
+
+def test_a_bug_is_not_explained_away():
+    assert app.explain(ZeroDivisionError("x")) is None

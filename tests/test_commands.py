@@ -1,0 +1,198 @@
+"""Whole commands in processes of their own: exit codes, messages, what is left on disk."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_patient
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["trainer.max_epochs=1", "data.n_patients=4", "data.size=64"]
+TINY = ["trainer.max_epochs=1", "data.n_patients=4", "data.size=32", "model.width=2", "trainer.threads=1"]
+pytestmark = pytest.mark.slow
+
+
+def segtune(*arguments, module="segtune", **env):
+    """Run python -m segtune ...; warnings are errors there too."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | env,
+        check=False,
+    )
+
+
+def done_runs(folder="outputs"):
+    return sorted(path.parent.name for path in Path(folder).glob("runs/*/result.json"))
+
+
+def test_the_two_commands_as_typed_with_small_settings_appended():
+    sweep = segtune("loss=focal", "split=0.6", "-m", *SMALL)
+    assert sweep.returncode == 0, sweep.stderr
+    assert len(done_runs()) == 6
+    single = segtune("reg=l1", "reg.lambda=5e-7", *SMALL)
+    assert single.returncode == 0, single.stderr
+    assert len(done_runs()) == 7
+    assert "━" not in single.stdout + single.stderr  # no progress bar without a terminal
+
+
+def test_a_finished_run_is_skipped_with_one_line_that_says_so():
+    first = segtune(*TINY)
+    before = {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("result.json")}
+    second = segtune(*TINY)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert second.stdout.count("\n") == 1
+    assert "is done already" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("result.json")} == before
+
+
+def test_a_sweep_runs_only_what_is_missing_and_the_report_draws_it():
+    assert segtune("loss=bce", "split=0.4", "reg=none", "batch=10", *TINY).returncode == 0
+    command = ["loss=bce", "split=0.4", "reg=none,l2", "batch=10", "reg.lambda=1e-4,1e-3", "-m", *TINY]
+    sweep = segtune(*command)
+    assert sweep.returncode == 0, sweep.stderr
+    assert "3 runs, 1 done, 2 to run" in sweep.stdout
+    assert "reg.lambda belongs to reg=l1,l2 and is left out" in sweep.stdout
+    report = segtune("sweep=outputs/grid", module="segtune.report")
+    assert report.returncode == 0, report.stderr
+    assert "outputs/grid/curves.png" in report.stdout
+    assert report.stdout.count("last Dice") == 3
+    about = json.loads(Path("outputs/grid/sweep.json").read_text())
+    assert sorted(run["run_id"] for run in about["runs"]) == done_runs()
+    again = segtune(*command)
+    assert "3 runs, 3 done, 0 to run" in again.stdout
+    assert not list(Path().rglob("sweep-1.json"))
+
+
+def test_a_failed_run_does_not_stop_the_others_and_the_sweep_says_so():
+    sweep = segtune("split.val_fraction=0.01,0.5", "loss=bce", "split=0.2", "reg=none", "batch=10", "-m", *TINY)
+    assert sweep.returncode == 1
+    assert len(done_runs()) == 1
+    assert "1 of 2 runs failed" in sweep.stderr
+    assert "leaves the validation side empty" in sweep.stderr
+    assert "Traceback" not in sweep.stderr
+
+
+def rvsc(**settings):
+    return ["data=rvsc", "data.root=real", "data.size=96", "model.width=2", "trainer.max_epochs=1", "trainer.threads=1"]
+
+
+def damage_contour(name="P02-0022-icontour-manual.txt", text=None):
+    path = next(Path("real").rglob(name))
+    path.unlink() if text is None else path.write_text(text)
+
+
+def damage_image(content):
+    next(Path("real").rglob("P02-0022.dcm")).write_bytes(content)
+
+
+BAD_INPUT = {
+    "missing contour file": (damage_contour, rvsc(), "P02-0022-icontour-manual.txt is missing"),
+    "contour of 2 points": (lambda: damage_contour(text="1 1\n2 2\n"), rvsc(), "at least 3 different points"),
+    "NaN in a contour": (lambda: damage_contour(text="1 1\nnan 2\n3 3"), rvsc(), "line 2: 'nan 2' is not a point"),
+    "letters in a contour": (lambda: damage_contour(text="1 1\na b\n3 3"), rvsc(), "line 2: 'a b' is not a point"),
+    "contour outside": (lambda: damage_contour(text="900 1\n950 1\n900 50"), rvsc(), "lies outside the image"),
+    "truncated DICOM": (lambda: damage_image(next(Path("real").rglob("P02-0022.dcm")).read_bytes()[:2000]), rvsc(), "damaged"),
+    "a PNG named .dcm": (lambda: damage_image(b"\x89PNG\r\n\x1a\n" + bytes(999)), rvsc(), "is not a DICOM file"),
+    "list names an absent frame": (
+        lambda: next(Path("real").rglob("P02list.txt")).write_text("P02-0999-icontour-manual.txt"),
+        rvsc(),
+        "lists frame 0999",
+    ),
+    "empty folder": (lambda: Path("empty").mkdir(), [*rvsc(), "data.root=empty"], "no RVSC image found"),
+    "no folder": (lambda: None, [*rvsc(), "data.root=nowhere"], "data.root=nowhere: there is no such folder"),
+    "no root": (lambda: None, ["data=rvsc"], "data.root has no value: add data.root="),
+    "image larger than data.size": (lambda: None, [*rvsc(), "data.size=64"], "Choose data.size=96 or more"),
+    "a share that leaves a side empty": (
+        lambda: None,
+        [*rvsc(), "split.val_fraction=0.01"],
+        "leaves the validation side empty",
+    ),
+    "reg.lambda=-1": (lambda: None, ["reg=l1", "reg.lambda=-1"], "reg.lambda=-1: must be a number of at least 0"),
+    "batch.size=0": (lambda: None, ["batch.size=0"], "batch.size=0: must be a whole number"),
+    "loss=foo": (lambda: None, ["loss=foo"], "loss=foo: no such option. Nearest: focal"),
+    "unknown key": (lambda: None, ["trainer.epochs=3"], "trainer.epochs: no such key. Nearest: trainer.max_epochs"),
+    "unknown key in a sweep": (lambda: None, ["trainer.epochs=3", "-m"], "trainer.epochs: no such key"),
+    "unknown option in a sweep": (lambda: None, ["loss=bce,foo", "-m"], "loss=foo: no such option. Nearest: focal"),
+    "lambda without regulariser": (lambda: None, ["reg=none", "reg.lambda=1e-3"], "the chosen reg has no lambda"),
+    "value of the wrong kind": (lambda: None, ["trainer.max_epochs=many"], "trainer.max_epochs=many: must be a whole number"),
+    "text that is no override": (lambda: None, ["loss"], "Error parsing override 'loss'"),
+    "a list in brackets": (lambda: None, ["loss=[bce,focal]"], "for one run each write loss=bce,focal -m"),
+    "half a list": (lambda: None, ["loss=bce,"], "Error parsing override 'loss=bce,'"),
+    "unknown argument of Lightning": (lambda: None, [*TINY, "+trainer.foo=1"], "Lightning refuses this"),
+    "unknown argument of a loss": (lambda: None, [*TINY, "+loss.foo=1"], "does not take all of these arguments: foo"),
+    "unknown argument of the network": (lambda: None, [*TINY, "+model.foo=1"], "unexpected keyword argument 'foo'"),
+    "no such accelerator": (lambda: None, [*TINY, "trainer.accelerator=tpuu"], "Lightning refuses this"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_ends_with_one_message_and_no_traceback(name):
+    damage, arguments, message = BAD_INPUT[name]
+    for number in (1, 2, 3):
+        write_patient(Path("real"), number, [20, 22, 23], n_frames=5)
+    damage()
+    ended = segtune(*arguments)
+    assert ended.returncode == 1
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("segtune: ")
+    assert ended.stderr.count("\n") == 1
+    assert not list(Path("outputs").rglob("result.json"))
+
+
+def test_a_single_patient_is_refused():
+    write_patient(Path("real"), 1, [20, 22, 23])
+    ended = segtune(*rvsc())
+    assert ended.returncode == 1
+    assert "a single patient (P01)" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_report_explains_what_it_misses():
+    ended = segtune(module="segtune.report")
+    assert (ended.returncode, "say what to draw" in ended.stderr) == (1, True)
+    ended = segtune("sweep=outputs/nothing", module="segtune.report")
+    assert ended.returncode == 1
+    assert "sweep.json: cannot be read" in ended.stderr
+
+
+def test_help_lists_groups_and_options():
+    ended = segtune("--help")
+    assert ended.returncode == 0
+    assert "loss: bce, bce_dice, bce_logdice, focal" in ended.stdout
+    assert "split: 0.1, 0.2, 0.3, 0.4, 0.6, 0.8" in ended.stdout
+
+
+def test_a_wheel_works_from_another_directory(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    wheel = next((tmp_path / "dist").glob("*.whl"))
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    where = [sys.executable, "-c", "import segtune; print(segtune.__file__)"]
+    found = subprocess.run(where, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(site)}, check=True)
+    assert found.stdout.startswith(str(site))
+    ended = segtune("loss=focal", "split=0.6", "-m", *TINY, "reg=none", PYTHONPATH=str(site))
+    assert ended.returncode == 0, ended.stderr
+    assert len(done_runs()) == 2
+    result = json.loads(next(Path("outputs").rglob("result.json")).read_text())
+    assert result["git"] is None
+
+
+def test_a_hand_made_patient_in_the_real_format_trains():
+    for number in (1, 2, 3):
+        write_patient(Path("real"), number, [20, 28, 40, 48], n_frames=40, scale={28: 0.7, 48: 0.7})
+    ended = segtune(*rvsc(), "split=0.4", "data.target=epicardium")
+    assert ended.returncode == 0, ended.stderr
+    rows = np.genfromtxt(next(Path("outputs").rglob("slices.csv")), delimiter=",", names=True, dtype=None, encoding="utf8")
+    assert set(rows["phase"]) == {"ED", "ES"}
+    assert set(rows["n_true"]) == {24 * 24, round(20 * 1.2 * 0.7) ** 2}

@@ -1,0 +1,59 @@
+import re
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from segtune.report import figures
+
+HISTORY = {
+    "epoch": [1, 2, 3, 4],
+    "train_loss": [2.0, 1.5, 1.0, 0.8],
+    "val_loss": [4.0, 2.0, 1.5, 1.6],
+    "train_dice": [0.1, 0.4, 0.6, 0.7],
+    "val_dice": [0.1, 0.5, 0.6, 0.55],
+}
+
+
+def lines(figure):
+    return {line.get_label(): line for line in figure.axes[0].get_lines()}
+
+
+def test_losses_are_scaled_by_their_common_maximum_and_dice_is_not():
+    found = lines(figures.curves(HISTORY, 3, title="x"))
+    assert list(found["training loss / max"].get_ydata()) == [0.5, 0.375, 0.25, 0.2]
+    assert list(found["validation loss / max"].get_ydata()) == [1.0, 0.5, 0.375, 0.4]
+    assert list(found["validation Dice"].get_ydata()) == HISTORY["val_dice"]
+
+
+def test_colours_are_the_published_ones_and_the_marker_is_at_the_best_epoch():
+    found = lines(figures.curves(HISTORY, 3, title="x"))
+    assert [to_hex(line.get_color()) for line in found.values()][:4] == ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728"]
+    marker = found["best: 0.600"]
+    assert (marker.get_xdata()[0], marker.get_ydata()[0]) == (3, 0.6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_diverged_run_is_drawn_all_the_same(bad, tmp_path):
+    history = {**HISTORY, "train_loss": [2.0, bad, bad, bad], "val_loss": [bad] * 4, "val_dice": [float("nan")] * 4}
+    figures.save(figures.curves(history, 1, title="x"), tmp_path / "curves")
+    assert lines(figures.curves(history, 1, title="x"))["training loss / max"].get_ydata()[0] == 1
+
+
+def test_saved_as_png_and_svg_and_the_same_bytes_each_time(tmp_path):
+    paths = figures.save(figures.curves(HISTORY, 3, title="x"), tmp_path / "a")
+    again = figures.save(figures.curves(HISTORY, 3, title="x"), tmp_path / "b")
+    assert [path.name for path in paths] == ["a.png", "a.svg"]
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+    assert matplotlib.image.imread(paths[0]).std() > 0.1
+    assert re.match(r"<\?xml", paths[1].read_text())
+
+
+def test_overview_has_a_panel_per_run_in_rows_and_columns():
+    panels = {(row, column): (HISTORY, 3) for row in ("bce", "focal") for column in ("0.2", "0.8")}
+    panels.pop(("focal", "0.8"))
+    figure = figures.overview(panels, title="x")
+    titles = [axes.get_title() for axes in figure.axes if axes.axison]
+    assert titles == ["bce\n0.2", "bce\n0.8", "focal\n0.2"]
+    assert np.allclose(figure.axes[0].get_ylim(), (0, 1.03))

@@ -1,0 +1,102 @@
+"""Who may import whom, as a table; and that the table can catch something."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+ANY = {"segtune.errors"}
+ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
+    "segtune.errors": set(),
+    "segtune": set(),
+    "segtune.losses": set(),
+    "segtune.regularizers": set(),
+    "segtune.metrics": set(),
+    "segtune.nets": set(),
+    "segtune.report.figures": set(),
+    "segtune.report": set(),
+    "segtune.data": {"segtune.data"},
+    "segtune.module": {"segtune.losses", "segtune.metrics", "segtune.data"},
+    "segtune.results": set(),
+    "segtune.app": {"segtune.results"},
+    "segtune.sweep": {"segtune.app", "segtune.results"},
+    "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
+    "segtune.train": {
+        "segtune.app",
+        "segtune.build",
+        "segtune.results",
+        "segtune.metrics",
+        "segtune.data",
+        "segtune.report.figures",
+    },
+    "segtune.__main__": {"segtune.app", "segtune.results", "segtune.train"},
+    "segtune.report.__main__": {"segtune.app", "segtune.results", "segtune.report.figures"},
+    "hydra_plugins.grid_sweeper": {"segtune.sweep"},
+}
+NO_HYDRA = (
+    "segtune.losses",
+    "segtune.regularizers",
+    "segtune.metrics",
+    "segtune.nets",
+    "segtune.data",
+    "segtune.report.figures",
+)
+
+
+def imports(source):
+    """Every module that a source imports, at its head or inside a function; `from a import b` counts as a and a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who imports whom"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def breaches(module, source):
+    rule = next(ALLOWED[name] for name in sorted(ALLOWED, key=len, reverse=True) if within(module, name))
+    for found in imports(source):
+        if found.startswith("segtune.") and not any(within(found, name) for name in rule | ANY):
+            yield f"{module} imports {found}"
+        if found.startswith(("hydra", "omegaconf")) and any(within(module, name) for name in NO_HYDRA):
+            yield f"{module} imports {found}"
+
+
+def within(module, name):
+    return module == name or module.startswith(f"{name}.")
+
+
+FILES = {".".join(p.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): p for p in SRC.rglob("*.py")}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_only_what_it_may(module):
+    assert list(breaches(module, FILES[module].read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("segtune.losses", "from segtune import results"),
+        ("segtune.data.rvsc", "import segtune.app"),
+        ("segtune.nets", "from omegaconf import DictConfig"),
+        ("segtune.report.page", "def f():\n    from segtune.train import train"),
+        ("segtune.sweep", "from segtune import train"),
+    ],
+)
+def test_a_breach_is_caught(module, line):
+    assert len(list(breaches(module, line))) == 1
+
+
+@pytest.mark.parametrize("module", ["results", "sweep", "app", "report", "report.figures", "report.__main__", "__main__"])
+def test_what_reads_results_or_plans_a_sweep_needs_no_torch(module):
+    code = f"import sys; sys.modules['torch'] = None; import segtune.{module}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_torch_import_would_be_caught():
+    code = "import sys; sys.modules['torch'] = None; import segtune.losses"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode != 0

@@ -1,0 +1,45 @@
+"""Every command in the README's code blocks composes, is a target of the Makefile, or is a known tool."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from segtune import app, sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"^```(?:bash|sh)\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
+SEGTUNE = [shlex.split(command) for command in COMMANDS if "-m segtune" in command]
+
+
+def test_the_readme_has_the_two_commands_that_must_always_work():
+    assert "python -m segtune loss=focal split=0.6 -m" in COMMANDS
+    assert "python -m segtune reg=l1 reg.lambda=5e-7" in COMMANDS
+    assert {"make demo", "make test"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", SEGTUNE, ids=" ".join)
+def test_every_segtune_command_composes(words):
+    module = words[words.index("-m") + 1]
+    overrides = [word for word in words[words.index(module) + 1 :] if not word.startswith("-")]
+    if module != "segtune":
+        assert app.compose(overrides, config_name=module.removeprefix("segtune."))
+        return
+    for job in sweep.combinations([], [app.quote_numbers(override) for override in overrides]):
+        app.check(app.plain(app.compose(job)))
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "-m segtune" not in c])
+def test_every_other_command_is_a_make_target_or_a_tool(command):
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    else:
+        assert words[0] in ("git", "cd", "pip", "python3", "source", "pre-commit")
+
+
+def test_every_file_the_readme_links_exists():
+    for target in re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target

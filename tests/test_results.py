@@ -1,0 +1,130 @@
+import json
+
+import numpy as np
+import pytest
+
+from segtune import app, results
+from segtune.errors import InputError
+
+ROW = dict.fromkeys(results.HISTORY_COLUMNS, 0.5)
+SLICE = dict.fromkeys(results.SLICE_COLUMNS, 1)
+PICTURES = {"best_image": np.zeros((2, 4, 4), dtype=np.uint8), "best_patient": np.array("P01")}
+
+
+def config(*overrides):
+    return app.plain(app.compose(overrides))
+
+
+def write(folder, run="abc", **result):
+    folder.mkdir(parents=True, exist_ok=True)
+    results.append_history(folder, ROW | {"epoch": 1})
+    results.write(folder, result={"run_id": run, **result}, slices=[SLICE], pictures=PICTURES)
+
+
+def test_what_is_written_is_read(tmp_path):
+    write(tmp_path, last={"val_dice": 0.7, "dice_of_nobody": float("nan")})
+    results.append_history(tmp_path, ROW | {"epoch": 2, "val_dice": 0.123456789012345678})
+    assert results.read_result(tmp_path)["last"]["val_dice"] == 0.7
+    assert results.read_result(tmp_path)["last"]["dice_of_nobody"] is None
+    assert results.read_history(tmp_path)["epoch"] == [1, 2]
+    assert results.read_history(tmp_path)["val_dice"] == [0.5, 0.123456789012345678]
+    assert results.read_slices(tmp_path)[0]["n_true"] == "1"
+    assert results.read_pictures(tmp_path)["best_image"].shape == (2, 4, 4)
+    assert (tmp_path / "history.csv").read_text().splitlines()[0] == ",".join(results.HISTORY_COLUMNS)
+
+
+def test_a_run_is_done_when_its_result_is_there_whole_and_its_own(tmp_path):
+    assert not results.is_done(tmp_path, "abc")
+    write(tmp_path)
+    assert results.is_done(tmp_path, "abc")
+    assert not results.is_done(tmp_path, "def")
+    text = (tmp_path / "result.json").read_text()
+    (tmp_path / "result.json").write_text(text[: len(text) // 2])
+    assert not results.is_done(tmp_path, "abc")
+
+
+def test_a_write_that_fails_leaves_neither_a_half_file_nor_a_temporary_one(tmp_path):
+    write(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail_halfway():
+        with results.replacing(tmp_path / "result.json") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_cut_off_run_left_is_moved_aside_not_deleted(tmp_path):
+    for _ in range(2):
+        results.append_history(tmp_path, ROW)
+        results.begin(tmp_path)
+        assert not (tmp_path / "history.csv").exists()
+    assert (tmp_path / "interrupted-1" / "history.csv").exists()
+    assert (tmp_path / "interrupted-2" / "history.csv").exists()
+
+
+def test_a_history_row_with_a_column_too_few_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="seconds"):
+        results.append_history(tmp_path, {key: 1.0 for key in results.HISTORY_COLUMNS if key != "seconds"})
+
+
+def test_the_id_of_the_default_run_is_what_it_was():
+    """Golden: a change here orphans every result that users have. A new option must default to null."""
+    assert results.run_id(config()) == "982d914c93e9"
+    assert results.run_id(config("loss=focal", "split=0.6", "reg=l1", "reg.lambda=5e-7")) == "2a813731ff53"
+
+
+def test_bookkeeping_null_empty_and_the_way_a_number_is_written_do_not_count():
+    base = results.run_id(config())
+    assert results.run_id(config("outputs=elsewhere", "figures=false", "trainer.devices=[3]")) == base
+    assert results.run_id(config() | {"new": None, "other": {"deep": {}}, "list": []}) == base
+    assert results.run_id(config("model.dropout=0.050", "seed=0")) == base
+    assert results.run_id(dict(reversed(config().items()))) == base
+    assert results.run_id(config("reg=l1", "reg.lambda=1")) == results.run_id(config("reg=l1", "reg.lambda=1.0"))
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=1", "loss=bce", "split=0.4", "split.seed=1", "batch=10", "trainer.precision=bf16-mixed"]
+)
+def test_everything_else_counts(override):
+    assert results.run_id(config(override)) != results.run_id(config())
+
+
+def test_replicates_share_a_cell():
+    assert results.cell_id(config("seed=1")) == results.cell_id(config("seed=2"))
+    assert results.cell_id(config("seed=1")) != results.cell_id(config("seed=1", "loss=bce"))
+
+
+def test_label_names_the_axes():
+    assert results.label(config("reg=l1l2", "batch=10")) == "loss=bce_dice split=0.2 reg=l1l2(5e-05,0.001) batch=10"
+    assert results.label(config("loss=focal")) == "loss=focal split=0.2 reg=none batch=15"
+
+
+def test_differences_name_what_the_axes_do_not():
+    configs = [config("loss=bce"), config("seed=1"), config("seed=1", "data.size=128")]
+    assert results.differences(configs) == [
+        "data.size=256, seed=0",
+        "data.size=256, seed=1",
+        "data.size=128, seed=1",
+    ]
+
+
+def test_a_sweep_that_asks_for_other_runs_keeps_the_earlier_file(tmp_path):
+    for runs in (["a"], ["a"], ["b"]):
+        results.write_sweep(tmp_path, command=["x"], runs=[{"run_id": run} for run in runs])
+    assert [run["run_id"] for run in results.read_sweep(tmp_path)["runs"]] == ["b"]
+    assert json.loads((tmp_path / "sweep-1.json").read_text())["runs"] == [{"run_id": "a"}]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_missing_and_damaged_files_are_explained(tmp_path):
+    with pytest.raises(InputError, match=r"result.json: cannot be read .* start its command again"):
+        results.read_result(tmp_path)
+    with pytest.raises(InputError, match="history.csv: cannot be read"):
+        results.read_history(tmp_path)
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(InputError, match=r"sweep.json: damaged"):
+        results.read_sweep(tmp_path)

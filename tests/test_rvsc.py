@@ -1,0 +1,190 @@
+import logging
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from conftest import SQUARE, write_dicom, write_patient
+from segtune.data import rvsc
+from segtune.errors import InputError
+
+ED_ES = [20, 28, 40, 48]  # slices 1 and 2, phases 0 and 8
+SHRINK = {28: 0.7, 48: 0.7}
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_reads_both_layouts_by_file_name(tmp_path, flat):
+    write_patient(tmp_path, 9, [20, 22, 23], flat=flat)
+    slices = rvsc.read(tmp_path, target="endocardium")
+    assert [(s.patient, s.frame, s.slice_index, s.phase) for s in slices] == [("P09", f, 1, None) for f in (20, 22, 23)]
+    assert slices[0].spacing_mm == (0.7, 0.8)
+    assert slices[0].image.dtype == np.float32
+    assert np.array_equal(slices[1].image, np.random.default_rng([9, 22]).integers(0, 400, (96, 64)))
+
+
+def test_the_mask_is_where_the_contour_is(tmp_path):
+    write_patient(tmp_path, 9, [20])
+    mask = rvsc.read(tmp_path, target="endocardium")[0].mask
+    rows, columns = np.nonzero(mask)
+    assert mask.shape == (96, 64)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 39, 10, 29)
+    assert mask.sum() == 400
+
+
+def test_target_epicardium_reads_the_outer_contours(tmp_path):
+    write_patient(tmp_path, 9, [20])
+    assert rvsc.read(tmp_path, target="epicardium")[0].mask.sum() == 24 * 24
+
+
+def test_root_may_be_the_training_set_or_its_parent(tmp_path):
+    write_patient(tmp_path, 9, [20])
+    parent, folder = (rvsc.read(root, target="endocardium") for root in (tmp_path, tmp_path / "TrainingSet"))
+    assert parent.fingerprint() == folder.fingerprint()
+
+
+def test_two_phases_are_ed_and_es_by_area(tmp_path):
+    write_patient(tmp_path, 1, ED_ES, n_frames=40, scale=SHRINK)
+    write_patient(tmp_path, 2, ED_ES, n_frames=40, scale={20: 0.7, 40: 0.7})
+    phases = [s.phase for s in rvsc.read(tmp_path, target="endocardium")]
+    assert phases == ["ED", "ES", "ED", "ES", "ES", "ED", "ES", "ED"]
+
+
+def test_ed_against_es_is_decided_on_the_slices_that_have_both(tmp_path):
+    write_patient(tmp_path, 1, [20, 40, 60, 68], n_frames=60, scale={20: 0.1, 40: 0.1, 60: 1.0, 68: 0.8})
+    assert [s.phase for s in rvsc.read(tmp_path, target="endocardium")] == ["ED", "ED", "ED", "ES"]
+
+
+def test_gap_comes_from_the_positions_or_the_tag(tmp_path):
+    write_patient(tmp_path, 1, ED_ES, n_frames=40)
+    assert rvsc.read(tmp_path, target="endocardium")[0].gap_mm == pytest.approx(8.4)
+    write_patient(tmp_path, 2, [20])
+    for path in tmp_path.rglob("P02-*.dcm"):
+        write_dicom(path, np.ones((96, 64)), SpacingBetweenSlices=9.5)
+    gaps = [s.gap_mm for s in rvsc.read(tmp_path, target="endocardium")]
+    assert gaps == pytest.approx([8.4] * 4 + [9.5])
+
+
+def test_without_position_or_tag_there_is_no_gap(tmp_path):
+    write_patient(tmp_path, 1, [20])
+    assert rvsc.read(tmp_path, target="endocardium")[0].gap_mm is None
+
+
+def test_patients_come_in_the_order_of_their_numbers(tmp_path):
+    for number in (10, 2, 1):
+        write_patient(tmp_path, number, [21, 20], n_frames=3)
+    found = [(s.patient, s.frame) for s in rvsc.read(tmp_path, target="endocardium")]
+    assert found == [("P01", 20), ("P01", 21), ("P02", 20), ("P02", 21), ("P10", 20), ("P10", 21)]
+
+
+def test_contours_that_the_list_omits_are_read_and_said(tmp_path, caplog):
+    write_patient(tmp_path, 9, [20, 22], listed=[20])
+    with caplog.at_level(logging.WARNING):
+        assert len(rvsc.read(tmp_path, target="endocardium")) == 2
+    assert "P09list.txt does not list P09-0022" in caplog.text
+
+
+def test_no_list_file_is_needed(tmp_path):
+    write_patient(tmp_path, 9, [20, 22])
+    next(tmp_path.rglob("P09list.txt")).unlink()
+    assert len(rvsc.read(tmp_path, target="endocardium")) == 2
+
+
+def test_243_slices_are_read_in_under_5_seconds(tmp_path):
+    """A bound that users are promised (about 0.6 s here), far from a benchmark."""
+    image = np.random.default_rng(0).integers(0, 400, (256, 216))
+    outline = np.stack([60 + 40 * np.cos(np.linspace(0, 6.28, 470)), 90 + 30 * np.sin(np.linspace(0, 6.28, 470))], axis=1)
+    for number in range(1, 17):
+        for frame in range(20, 35 if number < 16 else 38):
+            write_dicom(tmp_path / f"P{number:02}-{frame:04}.dcm", image)
+            np.savetxt(tmp_path / f"P{number:02}-{frame:04}-icontour-manual.txt", outline, fmt="%.2f")
+    started = time.perf_counter()
+    assert len(rvsc.read(tmp_path, target="endocardium")) == 243
+    assert time.perf_counter() - started < 5
+
+
+def a_file(root, pattern):
+    return next(root.rglob(pattern))
+
+
+def truncate(path, n=3000):
+    path.write_bytes(path.read_bytes()[:n])
+
+
+DAMAGE = {
+    "missing contour": (
+        lambda r: a_file(r, "P09-0022-icontour*").unlink(),
+        "P09list.txt, line 3: the contour file P09-0022-ic",
+    ),
+    "missing image": (lambda r: a_file(r, "P09-0022.dcm").unlink(), r"lists frame 0022, but there is no P09-0022\.dcm"),
+    "list names an absent frame": (
+        lambda r: a_file(r, "P09list.txt").write_text(".\\x\\P09-0999-icontour-manual.txt\r\n"),
+        r"P09list.txt, line 1: it lists frame 0999, but there is no P09-0999\.dcm",
+    ),
+    "list names another patient": (
+        lambda r: a_file(r, "P09list.txt").write_text("P08-0020-icontour-manual.txt"),
+        "line 1: .* does not name a contour of patient P09",
+    ),
+    "list is gibberish": (lambda r: a_file(r, "P09list.txt").write_text("hello"), "line 1: 'hello' does not name a contour"),
+    "contour of 2 points": (
+        lambda r: a_file(r, "P09-0022-icontour*").write_text("1 1\n2 2\n"),
+        "P09-0022-icontour-manual.txt: a contour needs at least 3",
+    ),
+    "contour outside": (
+        lambda r: np.savetxt(a_file(r, "P09-0022-icontour*"), np.array(SQUARE) + 500),
+        "P09-0022-icontour-manual.txt: the contour lies outside the image",
+    ),
+    "letters": (
+        lambda r: a_file(r, "P09-0022-icontour*").write_text("1 1\na b\n2 2"),
+        "P09-0022-icontour-manual.txt, line 2: 'a b' is not a point",
+    ),
+    "truncated header": (lambda r: truncate(a_file(r, "P09-0022.dcm"), 300), r"P09-0022\.dcm: damaged or incomplete DICOM"),
+    "truncated pixels": (lambda r: truncate(a_file(r, "P09-0022.dcm")), r"P09-0022\.dcm: damaged or incomplete DICOM"),
+    "empty image": (lambda r: a_file(r, "P09-0022.dcm").write_bytes(b""), r"P09-0022\.dcm: "),
+    "a PNG": (
+        lambda r: a_file(r, "P09-0022.dcm").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5000)),
+        r"P09-0022\.dcm: this is not a DICOM file",
+    ),
+    "no spacing": (
+        lambda r: write_dicom(a_file(r, "P09-0022.dcm"), np.ones((96, 64)), PixelSpacing=None),
+        r"P09-0022\.dcm: the header has no usable PixelSpacing",
+    ),
+    "a copy in another folder": (
+        lambda r: shutil.copy(a_file(r, "P09-0022.dcm"), r / "TrainingSet" / "P09-0022.dcm"),
+        r"P09-0022\.dcm have the same name",
+    ),
+    "no contours at all": (
+        lambda r: [path.unlink() for path in [*r.rglob("*.txt")]],
+        r"patient P09 has images but no endocardium contour \(P09-NNNN-icontour-manual.txt\)",
+    ),
+    "no images at all": (lambda r: [path.unlink() for path in [*r.rglob("*.dcm")]], "no RVSC image found"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_data_are_refused_by_name(tmp_path, name):
+    damage, message = DAMAGE[name]
+    write_patient(tmp_path, 9, [20, 22, 23])
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message):
+        rvsc.read(tmp_path, target="endocardium")
+
+
+def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no RVSC image found"):
+        rvsc.read(tmp_path, target="endocardium")
+    with pytest.raises(InputError, match="there is no such folder"):
+        rvsc.read(tmp_path / "elsewhere", target="endocardium")
+
+
+def test_an_unknown_target_is_refused(tmp_path):
+    with pytest.raises(InputError, match="data.target=heart: RVSC has the contours endocardium and epicardium"):
+        rvsc.read(tmp_path, target="heart")
+
+
+def test_no_name_from_a_header_is_kept_or_logged(tmp_path, caplog, capfd):
+    write_patient(tmp_path, 9, [20, 22], listed=[20])
+    truncate(a_file(tmp_path, "P09-0022.dcm"))
+    with pytest.raises(InputError) as caught, caplog.at_level(logging.DEBUG):
+        rvsc.read(tmp_path, target="endocardium")
+    assert "Secret" not in caplog.text + str(caught.value) + "".join(capfd.readouterr())
