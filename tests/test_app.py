@@ -27,11 +27,17 @@ from segtune.errors import InputError
         ("split.val_fraction=0.5", "split.val_fraction=0.5"),
         ("reg.lambda=5e-7", "reg.lambda=5e-7"),
         ("~split", "~split"),
-        ("split=(", "split=("),
     ],
 )
 def test_options_that_look_like_numbers_are_quoted_and_nothing_else(typed, quoted):
     assert app.quote_numbers(typed) == quoted
+
+
+@pytest.mark.parametrize("typed", ["split=(", "split", "loss=bce,", "loss=[bce,focal]"])
+def test_what_is_no_override_is_refused_by_name(typed):
+    with pytest.raises(InputError) as caught:
+        app.quote_numbers(typed)
+    assert typed in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["0.6", "'0.6'", ".6", "0.60"])

@@ -35,27 +35,11 @@ def test_a_run_leaves_everything_that_is_promised(folder):
 
 def test_result_says_what_was_run_on_whom_and_with_what(folder):
     result = results.read_result(folder)
-    assert set(result) == {
-        *(
-            "run_id",
-            "cell_id",
-            "config",
-            "data",
-            "best",
-            "last",
-            "epochs_to_90",
-            "seconds",
-            "peak_memory_mb",
-            "versions",
-            "git",
-        ),
-    }
+    keys = "run_id cell_id config data best last epochs_to_90 seconds peak_memory_mb versions git"
+    assert set(result) == set(keys.split())
     data = result["data"]
     assert sorted(data["patients"]["train"] + data["patients"]["val"]) == ["P01", "P02", "P03", "P04"]
-    assert (
-        data["n_images"]["train"] + data["n_images"]["val"]
-        == len(np.unique(rows_of(folder, "last", "frame", "patient"))) + data["n_images"]["train"]
-    )
+    assert data["n_images"]["val"] == len(rows_of(folder, "last", "frame", "patient")) > 0
     assert (data["leaks"], data["n_leaks"]) == ([], 0)
     assert result["config"]["reg"]["lambda"] == 5e-4
     assert results.is_done(folder, folder.name)

@@ -92,12 +92,14 @@ BARE = {ord(bracket): None for bracket in "[]"}
 def quote_numbers(override: str) -> str:
     """The override with options that look like numbers in quotes: Hydra takes split=0.6 for a number and refuses it.
 
-    Hydra's own parser decides what is a list; other overrides, and what does not parse, come back as they are.
+    Hydra's own parser decides what is a list; other overrides come back as they are.
+
+    Raises: InputError for what does not parse, and for a list in brackets.
     """
     try:
         parsed = OverridesParser.create().parse_override(override)
-    except HydraException:
-        return override  # Hydra says what is wrong with it
+    except HydraException as error:
+        raise InputError(f"{override!r} is not of the form key=value or key=value,value.") from error
     options = groups().get(parsed.key_or_group)
     if options is None or parsed.is_delete():
         return override
