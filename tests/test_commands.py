@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,25 @@ def test_a_single_patient_is_refused():
     assert ended.returncode == 1
     assert "a single patient (P01)" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_ctrl_c_ends_a_sweep_with_a_word_and_leaves_nothing_that_looks_done():
+    command = [sys.executable, "-m", "segtune", *TINY, "loss=bce", "split=0.2", "reg=none", "-m"]
+    process = subprocess.Popen(
+        [*command, "trainer.max_epochs=100000"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    waited = 0.0
+    while not list(Path().rglob("history.csv")) and waited < 60:
+        time.sleep(0.1)
+        waited += 0.1
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "segtune: interrupted. The same command starts again what has not finished.\n"
+    assert done_runs() == []
+    interrupted = next(Path().rglob("history.csv")).parent
+    assert not (interrupted / "result.json").exists()
+    assert len(list(Path("outputs/runs").iterdir())) == 1  # the sweep's second run did not start
 
 
 def test_report_explains_what_it_misses():

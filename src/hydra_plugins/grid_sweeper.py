@@ -29,4 +29,4 @@ class GridSweeper(Sweeper):
         from segtune import sweep  # Hydra imports every plugin at every start, this one's logic only when it is used
 
         runs = sweep.plan(sweep.combinations(self.grids, arguments), self._compose)
-        return sweep.launch(runs, self._folder, ["python", "-m", "segtune", *sys.argv[1:]], self._start)
+        return sweep.launch(runs, self._folder, ["python", *sys.orig_argv[1:]], self._start)

@@ -47,6 +47,9 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
         if failures:
             raise failures[0]
+    except KeyboardInterrupt:
+        print("segtune: interrupted. The same command starts again what has not finished.", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         message = explain(error)
         if message is None or wants_traceback:
@@ -99,7 +102,10 @@ def quote_numbers(override: str) -> str:
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
-        raise InputError(f"{override!r} is not of the form key=value or key=value,value.") from error
+        raise InputError(
+            f"{override!r} is not of the form key=value or key=value,value. Put a value with brackets, commas or "
+            f"spaces in quotes of its own, inside those of the shell: 'key=\"value\"'."
+        ) from error
     options = groups().get(parsed.key_or_group)
     if options is None or parsed.is_delete():
         return override

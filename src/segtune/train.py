@@ -53,7 +53,10 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         module = build.module(cfg, config)
         best, last = checkpoints(folder)
         trainer = build.trainer(cfg, [HistoryFile(folder), best, last], bar=EpochBar() if sys.stderr.isatty() else None)
-        trainer.fit(module, datamodule=data)
+        try:
+            trainer.fit(module, datamodule=data)
+        except SystemExit as error:  # Lightning makes a silent exit of Ctrl-C; a sweep must end, and say why
+            raise KeyboardInterrupt from error
 
         validation = [slices[int(index)] for index in sides.val]
         rows: Rows = []
@@ -128,7 +131,7 @@ def score(which: str, slices: list[Slice], soft_dice: Tensor, predicted: Tensor,
 
 
 def summary(history: dict[str, list[float]], epoch: int, rows: Rows, which: str) -> dict[str, Any]:
-    """One epoch's history, and how many of its validation slices have no defined Dice."""
+    """One epoch's history, its weighted penalties, and how many of its validation slices have no defined Dice."""
     at_epoch = {name: values[epoch - 1] for name, values in history.items()}
     return {
         **at_epoch,

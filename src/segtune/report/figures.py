@@ -27,7 +27,7 @@ def curves(history: History, best_epoch: int, *, title: str) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     _draw(axes, history, best_epoch)
-    axes.set(xlabel="epoch", ylabel="Dice; loss over the maximum of both curves")
+    axes.set(xlabel="epoch", ylabel="Dice, loss / maximum")
     axes.set_title(title, fontsize="medium")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return figure
