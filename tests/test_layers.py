@@ -25,6 +25,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.sweep": {"segtune.app", "segtune.results"},
     "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
     "segtune.train": {
+        "segtune.module",
         "segtune.app",
         "segtune.build",
         "segtune.results",

@@ -1,6 +1,7 @@
 """python -m segtune: one run; with -m a sweep."""
 
 import logging
+import os
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +16,9 @@ def run(cfg: DictConfig) -> None:
     if results.is_done(folder, results.run_id(app.plain(cfg))):
         logging.getLogger("segtune").info("run %s is done already: %s", folder.name, folder / results.RESULT)
         return
+    # Two processes on the same cores: threads that spin while they wait slow each other down up to tenfold. Torch reads
+    # this as it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from segtune.train import train  # torch and Lightning take seconds to import: only for a run that trains
 
     train(cfg, folder)

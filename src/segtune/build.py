@@ -70,17 +70,17 @@ def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
     return function
 
 
-def trainer(cfg: DictConfig, callbacks: list[pl.Callback], *, bar: pl.Callback | None) -> pl.Trainer:
+def trainer(cfg: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Lightning's trainer with cfg.trainer's arguments (but for threads).
 
-    Logging is ours (history.csv); a cluster's requeue is ours too, so Lightning sees a plain environment.
+    Logging (history.csv) and the progress bar are ours; a cluster's requeue is ours too, so Lightning sees a plain environment.
     """
     arguments = {key: value for key, value in cfg.trainer.items() if key != "threads"}
     try:
         return pl.Trainer(
             **arguments,
-            callbacks=callbacks + ([bar] if bar else []),
-            enable_progress_bar=bar is not None,
+            callbacks=callbacks,
+            enable_progress_bar=False,
             logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,

@@ -17,14 +17,16 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
+from tqdm import tqdm
 
 import segtune
 from segtune import app, build, metrics, results
 from segtune.data import splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
+from segtune.module import Segmenter
 from segtune.report import figures
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         data = build.datamodule(cfg, slices, sides)
         module = build.module(cfg, config)
         best, last = checkpoints(folder)
-        trainer = build.trainer(cfg, [HistoryFile(folder), best, last], bar=EpochBar() if sys.stderr.isatty() else None)
+        trainer = build.trainer(cfg, [HistoryFile(folder), RunBar(), best, last])
         try:
             trainer.fit(module, datamodule=data)
         except SystemExit as error:  # Lightning makes a silent exit of Ctrl-C; a sweep must end, and say why
@@ -100,7 +102,8 @@ class HistoryFile(pl.Callback):
         self.folder = folder
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        results.append_history(self.folder, pl_module.row)  # type: ignore[arg-type]
+        assert isinstance(pl_module, Segmenter)
+        results.append_history(self.folder, pl_module.row)
 
 
 def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
@@ -110,12 +113,27 @@ def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
     return best, ModelCheckpoint(where, "last", save_on_train_epoch_end=True)
 
 
-class EpochBar(TQDMProgressBar):
-    """Lightning's bar for training; the two passes that score a finished run need none."""
+class RunBar(pl.Callback):
+    """One line for the whole run: the epoch, the last validation Dice, the time left. Silent without a terminal."""
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.disable()
-        super().on_predict_start(trainer, pl_module)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        n_batches = len(data.train_dataloader()) + len(data.val_dataloader())
+        self.bar = tqdm(total=(trainer.max_epochs or 0) * n_batches, unit="batch", leave=False, disable=None)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.bar.update()
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        self.bar.update()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Segmenter)
+        epoch, dice = pl_module.row["epoch"], pl_module.row["val_dice"]
+        self.bar.set_description(f"epoch {epoch}/{trainer.max_epochs}, validation Dice {dice:.3f}")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.bar.close()
 
 
 def score(which: str, slices: list[Slice], soft_dice: Tensor, predicted: Tensor, true: Tensor) -> Rows:
