@@ -16,9 +16,9 @@ def run(cfg: DictConfig) -> None:
     if results.is_done(folder, results.run_id(app.plain(cfg))):
         logging.getLogger("segtune").info("run %s is done already: %s", folder.name, folder / results.RESULT)
         return
-    # Two processes on the same cores: threads that spin while they wait slow each other down up to tenfold. Torch reads
-    # this as it is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin long while they wait make processes on the same cores slow each other down threefold (LOG.md).
+    # libgomp reads this as torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     from segtune.train import train  # torch and Lightning take seconds to import: only for a run that trains
 
     train(cfg, folder)

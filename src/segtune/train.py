@@ -116,6 +116,9 @@ def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
 class RunBar(pl.Callback):
     """One line for the whole run: the epoch, the last validation Dice, the time left. Silent without a terminal."""
 
+    def __init__(self) -> None:
+        self.bar = tqdm(disable=True)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         n_batches = len(data.train_dataloader()) + len(data.val_dataloader())
