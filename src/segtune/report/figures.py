@@ -1,5 +1,6 @@
 """The study's figures. Pure functions of histories; knows nothing of segtune."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 History = Mapping[str, Sequence[float]]
 COLOURS = {"train_loss": "tab:blue", "val_loss": "tab:orange", "train_dice": "tab:green", "val_dice": "tab:red"}
+LABEL_WIDTH = 40  # characters above one panel of an overview
 NAMES = {
     "train_loss": "training loss / max",
     "val_loss": "validation loss / max",
@@ -53,7 +55,7 @@ def overview(panels: Mapping[tuple[str, str], tuple[History, int]], *, title: st
     Args: panels: (row, column) -> (history, best epoch); rows and columns in the order in which they first appear.
     """
     rows, columns = (list(dict.fromkeys(key[i] for key in panels)) for i in (0, 1))
-    figure = Figure(figsize=(1.0 + 2.6 * len(columns), 1.1 + 2.1 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 1.0 + 2.6 * len(columns)), 1.1 + 2.1 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
@@ -63,7 +65,7 @@ def overview(panels: Mapping[tuple[str, str], tuple[History, int]], *, title: st
                 continue
             history, best_epoch = panels[row, column]
             _draw(axes, history, best_epoch)
-            axes.set_title(f"{row}\n{column}", fontsize="small")
+            axes.set_title("\n".join([*textwrap.wrap(row, LABEL_WIDTH), column]), fontsize="small")
             axes.annotate(f"{history['val_dice'][best_epoch - 1]:.2f}", (best_epoch, history["val_dice"][best_epoch - 1]),
                           xytext=(0, -12), textcoords="offset points", ha="center", fontsize="x-small")  # fmt: skip
     for axes in grid[-1]:
