@@ -60,7 +60,7 @@ def test_a_sweep_runs_only_what_is_missing_and_the_report_draws_it():
     command = ["loss=bce", "split=0.4", "reg=none,l2", "batch=10", "reg.lambda=1e-4,1e-3", "-m", *TINY]
     sweep = segtune(*command)
     assert sweep.returncode == 0, sweep.stderr
-    assert "3 runs, 1 done, 2 to run" in sweep.stdout
+    assert "1 done, 0 to resume, 0 failed, 2 to run" in sweep.stdout
     assert "reg.lambda belongs to reg=l1,l2 and is left out" in sweep.stdout
     report = segtune("sweep=outputs/grid", module="segtune.report")
     assert report.returncode == 0, report.stderr
@@ -69,7 +69,7 @@ def test_a_sweep_runs_only_what_is_missing_and_the_report_draws_it():
     about = json.loads(Path("outputs/grid/sweep.json").read_text())
     assert sorted(run["run_id"] for run in about["runs"]) == done_runs()
     again = segtune(*command)
-    assert "3 runs, 3 done, 0 to run" in again.stdout
+    assert "3 done, 0 to resume, 0 failed, 0 to run" in again.stdout
     assert not list(Path().rglob("sweep-1.json"))
 
 
@@ -77,7 +77,7 @@ def test_a_failed_run_does_not_stop_the_others_and_the_sweep_says_so():
     sweep = segtune("split.val_fraction=0.01,0.5", "loss=bce", "split=0.2", "reg=none", "batch=10", "-m", *TINY)
     assert sweep.returncode == 1
     assert len(done_runs()) == 1
-    assert "1 of 2 runs failed" in sweep.stderr
+    assert "1 completed, 1 failed" in sweep.stderr
     assert "leaves the validation side empty" in sweep.stderr
     assert "Traceback" not in sweep.stderr
 
@@ -170,7 +170,7 @@ def test_ctrl_c_ends_a_sweep_with_a_word_and_leaves_nothing_that_looks_done():
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "segtune: interrupted. The same command starts again what has not finished.\n"
+    assert said == "segtune: stopped by SIGINT. The same command goes on from each run's last epoch.\n"
     assert done_runs() == []
     interrupted = next(Path().rglob("history.csv")).parent
     assert not (interrupted / "result.json").exists()

@@ -23,6 +23,8 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.results": set(),
     "segtune.app": {"segtune.results"},
     "segtune.sweep": {"segtune.app", "segtune.results"},
+    "segtune.workers": {"segtune.app", "segtune.results", "segtune.sweep", "segtune.train"},
+    "segtune.status": {"segtune.app", "segtune.results", "segtune.sweep"},
     "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
     "segtune.train": {
         "segtune.module",
@@ -33,9 +35,10 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
         "segtune.data",
         "segtune.report.figures",
     },
-    "segtune.__main__": {"segtune.app", "segtune.results", "segtune.train"},
+    "segtune.__main__": {"segtune.app", "segtune.results", "segtune.sweep", "segtune.workers"},
     "segtune.report.__main__": {"segtune.app", "segtune.results", "segtune.report.figures"},
-    "hydra_plugins.grid_sweeper": {"segtune.sweep"},
+    "hydra_plugins.grid_sweeper": {"segtune.app", "segtune.sweep", "segtune.workers"},
+    "hydra_plugins.launchers": {"segtune.workers"},
 }
 NO_HYDRA = (
     "segtune.losses",
@@ -92,7 +95,9 @@ def test_a_breach_is_caught(module, line):
     assert len(list(breaches(module, line))) == 1
 
 
-@pytest.mark.parametrize("module", ["results", "sweep", "app", "report", "report.figures", "report.__main__", "__main__"])
+@pytest.mark.parametrize(
+    "module", ["results", "sweep", "app", "report", "report.figures", "report.__main__", "__main__", "status", "workers"]
+)
 def test_what_reads_results_or_plans_a_sweep_needs_no_torch(module):
     code = f"import sys; sys.modules['torch'] = None; import segtune.{module}"
     subprocess.run([sys.executable, "-c", code], check=True)

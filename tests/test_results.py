@@ -1,4 +1,10 @@
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -57,13 +63,123 @@ def test_a_write_that_fails_leaves_neither_a_half_file_nor_a_temporary_one(tmp_p
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_what_a_cut_off_run_left_is_moved_aside_not_deleted(tmp_path):
-    for _ in range(2):
+def test_what_is_set_aside_is_renamed_not_deleted(tmp_path):
+    assert results.set_aside(tmp_path, "interrupted") is None
+    for number in (1, 2):
         results.append_history(tmp_path, ROW)
-        results.begin(tmp_path)
+        assert results.set_aside(tmp_path, "interrupted") == tmp_path / f"interrupted-{number}"
         assert not (tmp_path / "history.csv").exists()
-    assert (tmp_path / "interrupted-1" / "history.csv").exists()
-    assert (tmp_path / "interrupted-2" / "history.csv").exists()
+        assert (tmp_path / f"interrupted-{number}" / "history.csv").exists()
+
+
+def test_history_is_cut_to_the_epochs_of_the_checkpoint(tmp_path):
+    for epoch in (1, 2, 3):
+        results.append_history(tmp_path, ROW | {"epoch": epoch})
+    whole = (tmp_path / "history.csv").read_text()
+    (tmp_path / "history.csv").write_text(whole[:-40])  # killed while it wrote epoch 3
+    assert results.cut_history(tmp_path, 2)
+    assert (tmp_path / "history.csv").read_text() == "".join(whole.splitlines(keepends=True)[:3])
+    assert not results.cut_history(tmp_path, 3)
+    (tmp_path / "history.csv").write_bytes(b"\xff\xfe")
+    assert not results.cut_history(tmp_path, 1)
+
+
+def test_one_process_has_the_lock_and_the_other_is_told_who(tmp_path):
+    results.write_status(tmp_path, "running", host=socket.gethostname(), pid=os.getpid())
+    with results.lock(tmp_path):
+        with pytest.raises(results.BusyError, match=f"process {os.getpid()} on"), results.lock(tmp_path):
+            pass
+        assert results.state(tmp_path, "abc")[0] == "running"
+    with results.lock(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free_and_its_run_is_stale(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from segtune import results\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "with results.lock(folder), results.working(folder, run_id='abc'):\n"
+        "    print('here', flush=True); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).stdout == b"here\n"
+    assert results.read_status(tmp_path)["state"] == "running"
+    assert results.state(tmp_path, "abc")[0] == "stale"
+    with results.lock(tmp_path):
+        pass
+
+
+def test_waiting_for_the_lock_ends_when_it_is_free(tmp_path):
+    held, said = threading.Event(), []
+
+    def hold():
+        with results.lock(tmp_path):
+            held.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with results.lock(tmp_path, waiting=said.append):
+        assert len(said) == 1
+    thread.join()
+
+
+def test_on_another_machine_the_heartbeat_counts(tmp_path):
+    results.write_status(tmp_path, "running", host="elsewhere", pid=1)
+    assert results.state(tmp_path, "abc")[0] == "running"
+    with pytest.raises(results.BusyError, match="on elsewhere"), results.lock(tmp_path):
+        pass
+    old = time.time() - results.STALE_S - 1
+    os.utime(tmp_path / "status.json", (old, old))
+    assert results.state(tmp_path, "abc")[0] == "stale"
+    with results.lock(tmp_path):
+        pass
+
+
+def test_a_working_process_keeps_touching_its_status(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "BEAT_S", 0.02)
+    with results.working(tmp_path, run_id="abc"):
+        os.utime(tmp_path / "status.json", (0, 0))
+        time.sleep(0.3)
+        assert time.time() - (tmp_path / "status.json").stat().st_mtime < 60
+
+
+def test_states_are_read_from_the_files_not_believed(tmp_path):
+    assert results.state(tmp_path, "abc")[0] == "missing"
+    results.queue(tmp_path, run_id="abc")
+    assert results.state(tmp_path, "abc")[0] == "queued"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    results.write_status(tmp_path, "queued", host=socket.gethostname(), pid=gone.pid)
+    assert results.state(tmp_path, "abc")[0] == "missing"  # whoever was to start it is gone
+    results.write_status(tmp_path, "completed")
+    assert results.state(tmp_path, "abc")[0] == "interrupted"  # without a result
+    write(tmp_path)
+    results.write_status(tmp_path, "failed", error={})
+    assert results.state(tmp_path, "abc")[0] == "completed"
+    (tmp_path / "status.json").write_text("{")
+    assert results.state(tmp_path, "abc") == ("completed", {})
+
+
+def test_queueing_leaves_a_run_alone_that_somebody_works_on(tmp_path):
+    with results.lock(tmp_path):
+        results.write_status(tmp_path, "running", host=socket.gethostname(), pid=os.getpid())
+        results.queue(tmp_path, run_id="abc")
+    assert results.read_status(tmp_path)["state"] == "running"
+    results.queue(tmp_path, if_queued=True, run_id="abc")
+    assert results.read_status(tmp_path)["state"] == "running"
+
+
+def test_the_folder_of_another_run_is_refused(tmp_path):
+    results.refuse_another(tmp_path, "abc")
+    results.write_status(tmp_path, "failed", run_id="abc")
+    results.refuse_another(tmp_path, "abc")
+    with pytest.raises(InputError, match="holds run abc, another configuration than this one"):
+        results.refuse_another(tmp_path, "def")
+    (tmp_path / "status.json").unlink()
+    write(tmp_path, run="ghi")
+    with pytest.raises(InputError, match="holds run ghi"):
+        results.refuse_another(tmp_path, "abc")
 
 
 def test_a_history_row_with_a_column_too_few_is_refused(tmp_path):
@@ -79,7 +195,10 @@ def test_the_id_of_the_default_run_is_what_it_was():
 
 def test_bookkeeping_null_empty_and_the_way_a_number_is_written_do_not_count():
     base = results.run_id(config())
-    assert results.run_id(config("outputs=elsewhere", "figures=false", "trainer.devices=[3]")) == base
+    assert (
+        results.run_id(config("outputs=elsewhere", "figures=false", "on_failure=stop", "dry_run=true", "trainer.devices=[3]"))
+        == base
+    )
     assert results.run_id(config() | {"new": None, "other": {"deep": {}}, "list": []}) == base
     assert results.run_id(config("model.dropout=0.050", "seed=0")) == base
     assert results.run_id(dict(reversed(config().items()))) == base
@@ -117,7 +236,14 @@ def test_a_sweep_that_asks_for_other_runs_keeps_the_earlier_file(tmp_path):
         results.write_sweep(tmp_path, command=["x"], runs=[{"run_id": run} for run in runs])
     assert [run["run_id"] for run in results.read_sweep(tmp_path)["runs"]] == ["b"]
     assert json.loads((tmp_path / "sweep-1.json").read_text())["runs"] == [{"run_id": "a"}]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep.json", "sweep-1.json", ".lock"}
+
+
+def test_a_damaged_sweep_file_is_kept_and_not_in_the_way(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"runs": [')
+    results.write_sweep(tmp_path, command=["x"], runs=[{"run_id": "a"}])
+    assert results.read_sweep(tmp_path)["runs"] == [{"run_id": "a"}]
+    assert (tmp_path / "sweep-1.json").read_text() == '{"runs": ['
 
 
 def test_missing_and_damaged_files_are_explained(tmp_path):
@@ -127,4 +253,7 @@ def test_missing_and_damaged_files_are_explained(tmp_path):
         results.read_history(tmp_path)
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(InputError, match=r"sweep.json: damaged"):
+        results.read_sweep(tmp_path)
+    (tmp_path / "sweep.json").write_text("[]")
+    with pytest.raises(InputError, match=r"sweep.json: damaged \(not an object"):
         results.read_sweep(tmp_path)

@@ -1,7 +1,7 @@
+import json
 from pathlib import Path
 
 import pytest
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from segtune import app, results, sweep
@@ -79,44 +79,85 @@ def test_intervals_are_no_grid():
         sweep.combinations([], ["optimizer.lr=interval(0,1)"])
 
 
-def job(run_id, done=False):
-    return sweep.Run(run_id, [f"seed={run_id}"], Path("outputs/runs") / run_id, f"seed={run_id}", done)
+def job(run_id, state="missing", config=None):
+    config = config or app.plain(app.compose(["loss=bce"]))
+    return sweep.Run(run_id, [f"seed={run_id}"], config, Path("outputs/runs") / run_id, state)
 
 
-def returned(value):
-    status = JobStatus.FAILED if isinstance(value, Exception) else JobStatus.COMPLETED
-    ret = JobReturn(status=status)
-    ret.return_value = value
-    return ret
+def finish(run):
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "result.json").write_text(json.dumps({"run_id": run.run_id}))
 
 
-def test_only_what_is_not_done_is_started(tmp_path):
+def launch(runs, start, on_failure="continue"):
+    sweep.launch(runs, Path("outputs/grid"), ["x"], start, on_failure=on_failure)
+
+
+def test_only_what_is_not_done_is_started_and_the_count_comes_first(caplog):
+    caplog.set_level("INFO")
+    states = ["completed"] * 12 + ["interrupted", "stale", "interrupted", "failed"] + ["missing"] * 7 + ["changed"]
+    runs = [job(str(number), state) for number, state in enumerate(states)]
+    for run in runs[:12]:
+        finish(run)
     started = []
 
-    def start(jobs):
-        started.extend(jobs)
-        return [returned(None) for _ in jobs]
+    def start(todo, about):
+        started.extend(run.run_id for run in todo)
+        assert all(results.read_status(run.folder)["state"] == "queued" for run in todo)
+        for run in todo:
+            finish(run)
+        return {}
 
-    sweep.launch([job("1", done=True), job("2")], tmp_path / "grid", ["x"], start)
-    assert started == [["seed=2"]]
-    assert [run["run_id"] for run in results.read_sweep(tmp_path / "grid")["runs"]] == ["1", "2"]
-
-
-def test_above_60_runs_figures_are_left_for_later(tmp_path):
-    started = []
-    sweep.launch(
-        [job(str(i)) for i in range(61)],
-        tmp_path,
-        ["x"],
-        lambda jobs: [started.extend(jobs) or returned(None) for _ in range(len(jobs))],
-    )
-    assert all("figures=false" in overrides for overrides in started)
+    launch(runs, start)
+    assert caplog.messages[0] == "12 done, 3 to resume, 1 failed, 8 to run"
+    assert started == [str(number) for number in range(12, 24)]
+    assert "all 24 runs done" in caplog.messages[-1]
+    assert [run["run_id"] for run in results.read_sweep(Path("outputs/grid"))["runs"]] == [run.run_id for run in runs]
 
 
-def test_failed_runs_are_named_with_their_messages_after_the_others_ran(tmp_path, capsys):
-    outcomes = [InputError("no such file"), None, ZeroDivisionError("oops")]
-    with pytest.raises(InputError, match="2 of 3 runs failed") as caught:
-        sweep.launch([job("1"), job("2"), job("3")], tmp_path, ["x"], lambda jobs: [returned(value) for value in outcomes])
-    assert "1 seed=1: no such file" in str(caught.value)
-    assert "3 seed=3: ZeroDivisionError: oops" in str(caught.value)
-    assert "ZeroDivisionError" in capsys.readouterr().err  # a bug keeps its traceback
+def test_above_60_runs_figures_are_left_for_later():
+    seen = []
+
+    def start(todo, about):
+        seen.extend(run.config["figures"] for run in todo)
+        for run in todo:
+            finish(run)
+        return {}
+
+    launch([job(str(i)) for i in range(61)], start)
+    launch([job(f"{i} again") for i in range(60)], start)
+    assert seen == [False] * 61 + [True] * 60
+
+
+def test_the_runs_files_decide_what_failed_not_what_the_launcher_says():
+    runs = [job("1"), job("2"), job("3"), job("4")]
+
+    def start(todo, about):
+        finish(runs[0])
+        results.write_status(runs[1].folder, "failed", error={"kind": "input", "message": "no such file"})
+        results.write_status(runs[2].folder, "interrupted", signal="SIGTERM")
+        return {"4": {"kind": "error", "message": "oops", "traceback": ""}}
+
+    with pytest.raises(InputError, match="1 completed, 2 failed, 1 interrupted") as caught:
+        launch(runs, start)
+    assert "2 loss=bce split=0.2 reg=none batch=15: no such file" in str(caught.value)
+    assert "3 loss=bce split=0.2 reg=none batch=15: cut off (SIGTERM)" in str(caught.value)
+    assert "4 loss=bce split=0.2 reg=none batch=15: oops" in str(caught.value)
+
+
+def test_time_left_is_estimated_from_runs_of_the_same_kind():
+    small, large = (app.plain(app.compose([f"data.size={size}", "trainer.max_epochs=10"])) for size in (64, 128))
+    assert sweep.estimate([job("new", config=small)]) is None
+    for name, config, seconds in (("a", small, 10), ("b", small, 30), ("c", small, 20), ("d", large, 1000)):
+        finish(job(name))
+        done = {"run_id": name, "config": config, "seconds": seconds}
+        (Path("outputs/runs") / name / "result.json").write_text(json.dumps(done))
+    assert sweep.estimate([job("new", config=small), job("a", "completed", small)]) == pytest.approx(20)
+    assert sweep.estimate([job("new", config=large), job("newer", config=large)], at_once=2) == pytest.approx(1000)
+    results.append_history(Path("outputs/runs/d"), dict.fromkeys(results.HISTORY_COLUMNS, 1))
+    assert sweep.estimate([job("d", "stale", large)]) == pytest.approx(900)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(12, "12 s"), (90, "2 min"), (7000, "1 h 57 min")])
+def test_durations_read_well(seconds, words):
+    assert sweep.duration(seconds) == words

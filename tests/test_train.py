@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,9 @@ import torch
 
 from conftest import TINY, write_patient
 from segtune import app, results
-from segtune.errors import InputError
+from segtune import train as train_module
+from segtune.errors import InputError, NotFiniteError
+from segtune.module import Segmenter
 from segtune.train import epochs_to_90, train
 
 
@@ -127,13 +131,108 @@ def test_a_setting_that_lightning_refuses_is_explained(tmp_path):
         run(tmp_path, "trainer.precision=7")
 
 
-def test_what_an_interrupted_run_left_does_not_mix_with_a_new_start(folder, tmp_path):
+def test_what_a_run_left_before_its_first_checkpoint_does_not_mix_with_a_new_start(folder, tmp_path):
     unfinished = tmp_path / "outputs" / "runs" / folder.name
     unfinished.mkdir(parents=True)
     (unfinished / "history.csv").write_text((folder / "history.csv").read_text())
     assert run(tmp_path, "reg=l2", "batch=10") == unfinished
     assert len(results.read_history(unfinished)["epoch"]) == 2
     assert (unfinished / "interrupted-1" / "history.csv").exists()
+
+
+class Stop(BaseException):
+    pass
+
+
+def cut_off(monkeypatch, tmp_path, where, *overrides):
+    """Start a run and stop it: at the nth training step, or at the nth file that is written whole."""
+    target, name, n = where
+    original, count = getattr(target, name), []
+
+    def stopping(*args, **kwargs):
+        count.append(1)
+        if len(count) == n:
+            raise Stop
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, stopping)
+        with pytest.raises(Stop):
+            run(tmp_path, *overrides)
+
+
+def same(one, other):
+    """Weights, history, slices, pictures and result to the bit, less what is measured."""
+    for name in ("best.ckpt", "last.ckpt"):
+        a, b = (torch.load(f / "checkpoints" / name, weights_only=True) for f in (one, other))
+        assert a.keys() == b.keys()
+        assert a["epoch"] == b["epoch"]
+        assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+    histories = [results.read_history(f) for f in (one, other)]
+    assert [h.pop("seconds") is not None for h in histories] == [True, True]
+    assert histories[0] == histories[1]
+    assert results.without_measurements(results.read_result(one)) == results.without_measurements(results.read_result(other))
+    for name in ("slices.csv", "pictures.npz"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+LONG = ("reg=l2", "batch=10", "trainer.max_epochs=4", "optimizer.lr=0.01")
+MOMENTS = {
+    "in the first epoch": (Segmenter, "training_step", 2),
+    "in the third epoch": (Segmenter, "training_step", 11),
+    "at the first checkpoint": (results, "write_atomically", 1),
+    "between the last and the best checkpoint": (results, "write_atomically", 2),
+    "at a later checkpoint": (train_module, "save", 5),
+    "before the optimiser's state is dropped": (train_module, "drop_optimizer", 1),
+    "after training": (results, "write", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.chdir(tmp_path_factory.mktemp("undisturbed"))
+        return run(Path(), *LONG).resolve()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(moment, undisturbed, monkeypatch):
+    cut_off(monkeypatch, Path(), MOMENTS[moment], *LONG)
+    folder = Path("outputs/runs") / undisturbed.name
+    assert not results.is_done(folder, folder.name)
+    same(run(Path(), *LONG), undisturbed)
+
+
+def test_a_run_that_is_cut_off_again_and_again_arrives(undisturbed, monkeypatch):
+    for step in (7, 6, 8, 2):
+        cut_off(monkeypatch, Path(), (Segmenter, "training_step", step), *LONG)
+    same(run(Path(), *LONG), undisturbed)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "history.csv"])
+def test_half_a_file_is_set_aside_and_the_run_starts_anew(name, undisturbed, monkeypatch, caplog):
+    cut_off(monkeypatch, Path(), (Segmenter, "training_step", 14), *LONG)
+    folder = Path("outputs/runs") / undisturbed.name
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    same(run(Path(), *LONG), undisturbed)
+    assert (folder / "damaged-1" / name).read_bytes() == content[: len(content) // 2]
+    assert "is damaged" in caplog.text
+
+
+def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
+    other = tmp_path / "outputs" / "runs" / results.run_id(app.plain(app.compose([*TINY, "loss=bce"])))
+    shutil.copytree(folder / "checkpoints", other / "checkpoints")
+    with pytest.raises(InputError, match=f"is of run {folder.name}, not of"):
+        run(tmp_path, "loss=bce")
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_with_advice_and_leaves_no_such_checkpoint(tmp_path):
+    with pytest.raises(NotFiniteError, match=r"not finite after epoch 1 .*lower optimizer.lr \(now 1e\+30\)"):
+        run(tmp_path, "optimizer=sgd", "optimizer.lr=1e30")
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert list(tmp_path.rglob("history.csv"))
 
 
 def test_epochs_to_90_counts_from_1_and_is_none_without_a_best():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -18,15 +19,34 @@ class GridSweeper(Sweeper):
         self.grids = grids
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        launcher = Plugins.instance().instantiate_launcher(
+        self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        self._config = config
         self._compose = lambda overrides: hydra_context.config_loader.load_sweep_config(config, overrides)
-        self._start = lambda jobs: launcher.launch(jobs, initial_job_idx=0)
         self._folder = Path(config.hydra.sweep.dir) / (config.hydra.runtime.choices.get("study") or "grid")
 
     def sweep(self, arguments: list[str]) -> Any:
-        from segtune import sweep  # Hydra imports every plugin at every start, this one's logic only when it is used
+        from segtune import app, sweep  # Hydra imports every plugin at every start, this one's logic only when it is used
 
+        chosen = {key: self._config[key] for key in ("on_failure", "dry_run")}
+        app.check(chosen | {"hydra.launcher": self._config.hydra.launcher})
         runs = sweep.plan(sweep.combinations(self.grids, arguments), self._compose)
-        return sweep.launch(runs, self._folder, ["python", *sys.orig_argv[1:]], self._start)
+        if self._config.dry_run:
+            print(sweep.listing(runs))
+            return
+        start = getattr(self._launcher, "start", self._start_elsewhere)
+        command = ["python", *sys.orig_argv[1:]]
+        sweep.launch(runs, self._folder, command, start, on_failure=self._config.on_failure)
+
+    def _start_elsewhere(self, runs: Any, about: Any) -> dict[str, dict[str, str]]:
+        """Another launcher of Hydra's (basic, joblib) gets what it knows: overrides."""
+        from segtune import workers
+        from segtune.errors import InputError
+
+        if about.halt:
+            raise InputError("on_failure=stop: this hydra/launcher starts all runs; choose serial, local or slurm.")
+        figures = [] if all(run.config["figures"] for run in runs) else ["figures=false"]
+        returned = self._launcher.launch([run.overrides + figures for run in runs], initial_job_idx=0)
+        pairs = zip(runs, returned, strict=True)
+        return {run.run_id: workers.failure(ret._return_value) for run, ret in pairs if ret.status is not JobStatus.COMPLETED}

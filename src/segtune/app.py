@@ -1,8 +1,10 @@
 """The one way into Hydra for all verbs: overrides as a person types them, a run's id, checks, errors in one sentence."""
 
+import errno
 import functools
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -19,7 +21,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segtune import results
-from segtune.errors import InputError
+from segtune.errors import InputError, Interrupted
 
 PACKAGED = Path(__file__).resolve().parent / "conf"  # in a wheel
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"  # in a checkout
@@ -47,9 +49,11 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
         if failures:
             raise failures[0]
-    except KeyboardInterrupt:
-        print("segtune: interrupted. The same command starts again what has not finished.", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
+        again = "The same command goes on from each run's last epoch."
+        print(f"segtune: stopped by {signal.Signals(number).name}. {again}", file=sys.stderr)
+        sys.exit(128 + number)
     except Exception as error:
         message = explain(error)
         if message is None or wants_traceback:
@@ -164,6 +168,9 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "on_failure": _one_of("continue", "stop"),
+    "dry_run": (lambda v: isinstance(v, bool), "true or false"),
+    "json": (lambda v: isinstance(v, bool), "true or false"),
     "seed": _whole(0, 2**32 - 1),
     "data.seed": _whole(0, 2**32 - 1),
     "data.n_patients": _whole(2, 99),
@@ -193,8 +200,22 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "1 or a list of one, like [0]: a run uses one device, and several devices are for several runs",
     ),
     "trainer.threads": _whole(1),
+    "hydra.launcher.workers": _whole(1),
+    "hydra.launcher.per_gpu": _whole(1),
+    "hydra.launcher.pack": _whole(1),
+    "hydra.launcher.gpus": _whole(0),
+    "hydra.launcher.cpus": _whole(1),
+    "hydra.launcher.time": (lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0, "a whole number of minutes"),
+    "hydra.launcher.signal_delay_s": _whole(1),
+    "hydra.launcher.array_parallelism": _whole(1),
+    "hydra.launcher.wait": (lambda v: isinstance(v, bool), "true or false"),
+    "hydra.launcher.setup": (
+        lambda v: isinstance(v, Sequence) and all(isinstance(line, str) for line in v) and not isinstance(v, str),
+        'a list of shell lines, like ["module load cuda"]',
+    ),
+    "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
-NULLABLE = ("loss.alpha", "trainer.threads")
+NULLABLE = ("loss.alpha", "trainer.threads", "hydra.launcher.workers")
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -207,6 +228,11 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 # Errors in one sentence
+
+DISK = (  # what a disk may answer
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENOENT, errno.EIO, errno.ESTALE),
+)
 
 
 def explain(error: BaseException) -> str | None:
@@ -223,6 +249,10 @@ def explain(error: BaseException) -> str | None:
     for cause in chain:
         if str(cause).startswith("Could not override '"):
             return _unknown_key(str(cause).split("'")[1])
+        if isinstance(cause, OSError) and cause.errno in DISK:
+            return (
+                f"{cause.filename or 'the disk'}: {cause.strerror}. What was done is kept; cure this and start the same again."
+            )
     if isinstance(error, HydraException | OmegaConfBaseException):
         said = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".split("\n")]
         return "; ".join(

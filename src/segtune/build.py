@@ -9,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segtune import nets
@@ -70,10 +71,11 @@ def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
     return function
 
 
-def trainer(cfg: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
+def trainer(cfg: DictConfig, callbacks: list[pl.Callback], checkpoint_io: CheckpointIO) -> pl.Trainer:
     """Lightning's trainer with cfg.trainer's arguments (but for threads).
 
-    Logging (history.csv) and the progress bar are ours; a cluster's requeue is ours too, so Lightning sees a plain environment.
+    Logging (history.csv), checkpoints and the progress bar are ours; a cluster's requeue is ours too, so Lightning sees a
+    plain environment.
     """
     arguments = {key: value for key, value in cfg.trainer.items() if key != "threads"}
     try:
@@ -84,7 +86,8 @@ def trainer(cfg: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
             logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            plugins=[LightningEnvironment()],
+            enable_checkpointing=False,
+            plugins=[LightningEnvironment(), checkpoint_io],
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         chosen = ", ".join(f"trainer.{key}={value}" for key, value in arguments.items())

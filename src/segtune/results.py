@@ -2,37 +2,46 @@
 
 A run is its configuration: run_id(config) names its folder, outputs/runs/<run_id>/. There
 
+    status.json     queued, running, completed, failed or interrupted; who works on it; its age is the heartbeat
+    segtune.log     what the run said, with times, over all its attempts
     history.csv     one row per epoch, appended as epochs end
     slices.csv      one row per validation slice, for the best and for the last epoch
     pictures.npz    image, expert's and predicted mask of the best, median and worst validation patient (last epoch)
-    checkpoints/    best.ckpt (by validation Dice), last.ckpt
+    checkpoints/    last.ckpt (from which a run that was cut off goes on), best.ckpt (by validation Dice)
     result.json     the rest, written last and atomically: where it is and matches, the run is done
     curves.png/svg  the study's figure
+    .lock           held by the process that works here, for as long as it lives
 
-and a sweep's folder, outputs/<study>/, holds sweep.json: the command and its runs. Other modules take the names from here.
+and a sweep's folder, outputs/<study>/, holds sweep.json: the command and its runs; and jobs.json: which Slurm job has which
+run. Other modules take the names from here.
 """
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import math
 import os
+import socket
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from segtune.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np  # a tenth of a second that reading results does without
 
 HISTORY, SLICES, PICTURES, RESULT, SWEEP, CURVES = (
     *("history.csv", "slices.csv", "pictures.npz", "result.json", "sweep.json", "curves"),
 )
-CHECKPOINTS = "checkpoints"
+STATUS, LOG, LOCK, JOBS = "status.json", "segtune.log", ".lock", "jobs.json"
+CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 HISTORY_COLUMNS = (
     *("epoch", "lr", "train_loss", "train_data_loss", "train_penalty", "train_soft_dice", "train_dice"),
     *("val_loss", "val_data_loss", "val_bce", "val_focal", "val_dice_loss", "val_soft_dice", "val_dice", "seconds"),
@@ -40,7 +49,10 @@ HISTORY_COLUMNS = (
 SLICE_COLUMNS = (
     *("which", "patient", "phase", "slice_index", "frame", "soft_dice", "dice", "iou", "n_true", "n_pred", "n_overlap"),
 )
-BOOKKEEPING = ("hydra", "outputs", "figures", "trainer.devices")  # where and how, not what
+BOOKKEEPING = ("hydra", "outputs", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
+MEASURED = ("seconds", "peak_memory_mb")  # at any depth of result.json: all else is the same when a run is repeated
+BEAT_S = 10.0  # how often a working process touches status.json
+STALE_S = 60.0  # after how long without a touch it is taken for dead, where its lock cannot be seen
 REPLICATE = ("seed",)  # what tells the runs of one cell apart
 
 Config = Mapping[str, Any]
@@ -88,20 +100,22 @@ def differences(configs: Sequence[Config]) -> list[str]:
 def is_done(folder: Path, run: str) -> bool:
     """Whether the folder holds the whole result of this run."""
     try:
-        return read_result(folder)["run_id"] == run
+        return read_result(folder).get("run_id") == run
     except InputError:
         return False
 
 
-def begin(folder: Path) -> None:
-    """Make a run's folder ready to start from nothing. What a run that was cut off left there is moved aside, not deleted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    left = [path for path in folder.iterdir() if path.name in (HISTORY, SLICES, PICTURES, RESULT, CHECKPOINTS)]
-    if left:
-        aside = _free(folder, "interrupted")
-        aside.mkdir()
-        for path in left:
-            path.rename(aside / path.name)
+def set_aside(folder: Path, why: str) -> Path | None:
+    """Move what a run left in its folder to a folder <why>-N in there; nothing is deleted. None if it had left nothing."""
+    left = [folder / name for name in (HISTORY, SLICES, PICTURES, RESULT, CHECKPOINTS) if (folder / name).exists()]
+    left += sorted(folder.glob(f"{CURVES}.*"))
+    if not left:
+        return None
+    aside = _free(folder, why)
+    aside.mkdir()
+    for path in sorted(left, key=lambda path: path.name != RESULT):  # the result first: the rest alone is not done
+        path.rename(aside / path.name)
+    return aside
 
 
 def append_history(folder: Path, row: Mapping[str, float]) -> None:
@@ -114,13 +128,27 @@ def append_history(folder: Path, row: Mapping[str, float]) -> None:
         file.write(text)
 
 
+def cut_history(folder: Path, epochs: int) -> bool:
+    """Keep the first epochs of history.csv (a run goes on from its checkpoint); False if they are not all there."""
+    try:
+        rows = [row for row in _read_csv(folder / HISTORY) if None not in row.values()][:epochs]
+        whole = [float(row["epoch"]) for row in rows] == list(range(1, epochs + 1))
+    except (InputError, KeyError, ValueError, UnicodeDecodeError, csv.Error):
+        return False
+    if whole:
+        write_atomically(folder / HISTORY, _csv(HISTORY_COLUMNS, rows).encode())
+    return whole
+
+
 def write(folder: Path, *, result: Mapping[str, Any], slices: Iterable[Mapping[str, Any]], pictures: Mapping[str, Any]) -> None:
     """Write what a finished run leaves: slices.csv and pictures.npz, then, last of all, result.json (NaN as null)."""
+    import numpy as np
+
     write_atomically(folder / SLICES, _csv(SLICE_COLUMNS, slices).encode())
     packed = io.BytesIO()
     np.savez_compressed(packed, **pictures)
     write_atomically(folder / PICTURES, packed.getvalue())
-    write_atomically(folder / RESULT, (json.dumps(_without_nan(result), indent=2) + "\n").encode())
+    write_atomically(folder / RESULT, _json(_without_nan(result)))
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -139,27 +167,205 @@ def read_slices(folder: Path) -> list[dict[str, str]]:
     return _read_csv(folder / SLICES)
 
 
-def read_pictures(folder: Path) -> dict[str, np.ndarray]:
+def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
     """pictures.npz: {best,median,worst}_{image,true,pred,frame,patient}."""
+    import numpy as np
+
     with np.load(folder / PICTURES, allow_pickle=False) as file:
         return dict(file)
 
 
+# Who works on a run, and what became of it
+
+
+class BusyError(InputError):
+    """Another process works on this run."""
+
+
+@contextmanager
+def lock(folder: Path, *, waiting: Callable[[BusyError], None] | None = None) -> Iterator[None]:
+    """The sole right to write into a run's (or sweep's) folder. The kernel takes it from a process that dies.
+
+    Args: waiting: called once if another process has it, which is then waited for. None: raise at once.
+
+    Raises: BusyError, which names the other process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("ab") as file:
+        while (busy := _occupied(folder, file.fileno(), fcntl.LOCK_EX)) is not None:
+            if waiting is None:
+                raise busy
+            waiting(busy)
+            while _occupied(folder, file.fileno(), fcntl.LOCK_EX) is not None:
+                time.sleep(0.5)
+            break
+        yield  # closing the file gives the lock back
+
+
+def _occupied(folder: Path, file: int, kind: int) -> BusyError | None:
+    """Take the lock, or say who has it. Some network file systems keep a lock to one machine: there the heartbeat counts."""
+    status = read_status(folder) or {}
+    busy = BusyError(f"{folder}: process {status.get('pid', '?')} on {status.get('host', 'another machine')} works on it.")
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return busy
+    except OSError:  # a file system without locks
+        return busy if _beats(folder, status) else None
+    return busy if status.get("host") != socket.gethostname() and _beats(folder, status) else None
+
+
+def _beats(folder: Path, status: Mapping[str, Any]) -> bool:
+    try:
+        return status.get("state") == "running" and time.time() - (folder / STATUS).stat().st_mtime < STALE_S
+    except OSError:
+        return False
+
+
+def write_status(folder: Path, state: str, **about: Any) -> None:
+    """status.json: the state, since when, and what else is known of this attempt."""
+    status = {"state": state, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about}
+    write_atomically(folder / STATUS, _json(status))
+
+
+def queue(folder: Path, *, if_queued: bool = False, **about: Any) -> None:
+    """Say that a run waits its turn, unless somebody works on it. if_queued: only where it already says so."""
+    try:
+        with lock(folder):
+            if not if_queued or (read_status(folder) or {}).get("state") == "queued":
+                write_status(folder, "queued", **{"host": socket.gethostname(), "pid": os.getpid(), **about})
+    except (BusyError, OSError):
+        pass  # it is running; or nothing can be written there, which the run itself will say
+
+
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """status.json, or None where there is none that can be read: what it says can be found out without it."""
+    try:
+        status = json.loads((folder / STATUS).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return status if isinstance(status, dict) else None
+
+
+@contextmanager
+def working(folder: Path, **about: Any) -> Iterator[None]:
+    """Say `running` in status.json and keep touching it, from a thread of its own, until the block ends."""
+    about = {"host": socket.gethostname(), "pid": os.getpid(), **about}
+    write_status(folder, "running", **about)
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_S):
+            try:
+                os.utime(folder / STATUS)
+            except OSError:
+                continue  # a file system that is away for a moment; a longer absence shows as stale
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def state(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
+    """A run's state, and its status.json.
+
+    completed (its result.json is there and whole), running (somebody works on it), stale (somebody did, and died),
+    queued, failed, interrupted, or missing (never begun). The files decide, not what a dead process said of itself.
+    """
+    status = read_status(folder) or {}
+    if is_done(folder, run):
+        return "completed", status
+    said = str(status.get("state", "missing"))
+    if said == "completed":  # its result has been damaged or removed since
+        return "interrupted", status
+    if said == "queued" and "job" not in status and status.get("host") == socket.gethostname() and not _lives(status["pid"]):
+        return "missing", status  # whoever was to start it is gone
+    if said == "running":
+        return ("running" if _alive(folder, status) else "stale"), status
+    return said, status
+
+
+def _alive(folder: Path, status: Mapping[str, Any]) -> bool:
+    if status.get("host") != socket.gethostname():
+        return _beats(folder, status)
+    try:
+        with (folder / LOCK).open("rb") as file:
+            return _occupied(folder, file.fileno(), fcntl.LOCK_SH) is not None
+    except OSError:
+        return _beats(folder, status)
+
+
+def refuse_another(folder: Path, run: str) -> None:
+    """Raises: InputError if the folder holds another run than this one: it is never written into."""
+    found = {(read_status(folder) or {}).get("run_id")}
+    with suppress(InputError):  # no result, or a damaged one
+        found.add(read_result(folder).get("run_id"))
+    for other in found - {None, run}:
+        raise InputError(
+            f"{folder} holds run {other}, another configuration than this one ({run}). Name an empty folder, or leave "
+            "hydra.run.dir out of the command."
+        )
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's
+    return True
+
+
+def epochs_done(folder: Path) -> int:
+    """How many epochs history.csv holds."""
+    try:
+        return max((folder / HISTORY).read_bytes().count(b"\n") - 1, 0)
+    except OSError:
+        return 0
+
+
+# Sweeps
+
+
 def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]]) -> None:
     """sweep.json: which command asked for which runs. An earlier one that asked for others keeps a name of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / SWEEP
-    if path.exists():
-        earlier = _read_json(path, "Move it elsewhere.")
-        if {run["run_id"] for run in earlier["runs"]} != {run["run_id"] for run in runs}:
-            path.rename(_free(folder, path.stem, path.suffix))
-    about = {"command": command, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "runs": runs}
-    write_atomically(path, (json.dumps(about, indent=2) + "\n").encode())
+    with lock(folder, waiting=lambda busy: None):
+        if path.exists():
+            try:
+                same = {run["run_id"] for run in read_sweep(folder)["runs"]} == {run["run_id"] for run in runs}
+            except InputError:  # cut off in the middle, say: kept, but not in the way
+                same = False
+            if not same:
+                path.rename(_free(folder, path.stem, path.suffix))
+        about = {"command": command, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "runs": runs}
+        write_atomically(path, _json(about))
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
     """sweep.json. Raises: InputError if the folder is none of a sweep."""
     return _read_json(folder / SWEEP, "sweep= names the folder of a sweep, like sweep=outputs/grid.")
+
+
+def write_jobs(folder: Path, jobs: Mapping[str, str]) -> None:
+    """Add run id -> Slurm job to jobs.json."""
+    with lock(folder, waiting=lambda busy: None):
+        write_atomically(folder / JOBS, _json(read_jobs(folder) | dict(jobs)))
+
+
+def read_jobs(folder: Path) -> dict[str, str]:
+    """jobs.json; empty where there is none."""
+    try:
+        return _read_json(folder / JOBS, "Remove it; runs that Slurm has already are then submitted again, which does no harm.")
+    except InputError:
+        if (folder / JOBS).exists():
+            raise
+        return {}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -203,6 +409,17 @@ def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def without_measurements(value: Any) -> Any:
+    """A result less MEASURED, at any depth: what a repeated run gives again."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: without_measurements(item) for key, item in value.items() if key not in MEASURED}
+
+
 def _without_nan(value: Any) -> Any:
     """JSON knows no NaN."""
     if isinstance(value, Mapping):
@@ -239,8 +456,11 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 def _read_json(path: Path, cure: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). {cure}") from error
     except ValueError as error:
         raise InputError(f"{path}: damaged ({error}). {cure}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: damaged (not an object of keys and values). {cure}")
+    return found

@@ -1,17 +1,22 @@
-"""Which runs a sweep has and which of them are done. Imports no torch; the Hydra plugins are thin wrappers around this."""
+"""Which runs a sweep has, which are done, how long the rest takes, what became of it. Imports no torch."""
 
+import contextlib
 import itertools
+import json
 import logging
-import traceback
+import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segtune import app, results
 from segtune.errors import InputError
@@ -24,13 +29,24 @@ Compose = Callable[[list[str]], DictConfig]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: its id, the overrides that give it, its folder, and whether it is done."""
+    """One run of a sweep: its id, the overrides that give its configuration, its folder, and its state (results.state)."""
 
     run_id: str
     overrides: list[str]
+    config: dict[str, Any]
     folder: Path
-    label: str
-    done: bool
+    state: str
+
+    @property
+    def label(self) -> str:
+        return results.label(self.config)
+
+    def about(self) -> dict[str, Any]:
+        """What status.json says of it, whatever its state."""
+        return {"run_id": self.run_id, "overrides": self.overrides, "config": self.config}
+
+
+# Which runs
 
 
 def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> list[list[str]]:
@@ -40,6 +56,8 @@ def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -
         grids: each a mapping of key to its values; none at all: the command line alone.
         arguments: overrides of the command line, sweeps among them.
     """
+    if isinstance(grids, str) or not all(isinstance(grid, Mapping) for grid in grids):
+        raise InputError(f"hydra.sweeper.grids={grids}: must be a list of grids, like [{{loss: [bce, focal], seed: [0, 1]}}].")
     parser = OverridesParser.create()
     typed: dict[str, list[str]] = {}
     for override in parser.parse_overrides(list(arguments)):
@@ -57,46 +75,35 @@ def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -
     return found
 
 
-def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
-    """The runs of a sweep: each composed and checked before the first one starts, and each only once."""
-    runs: dict[str, Run] = {}
-    ignored: set[str] = set()
-    for job in jobs:
-        cfg, overrides = _compose(job, compose, ignored)
-        config = app.plain(cfg)
-        app.check(config)
-        run_id = results.run_id(config)
-        folder = Path(cfg.hydra.sweep.dir) / "runs" / run_id
-        runs.setdefault(run_id, Run(run_id, overrides, folder, results.label(config), results.is_done(folder, run_id)))
-    for line in sorted(ignored):
-        log.info(line)
-    return list(runs.values())
-
-
-def launch(
-    runs: Sequence[Run], folder: Path, command: list[str], start: Callable[[list[list[str]]], Sequence[JobReturn]]
-) -> Sequence[JobReturn]:
-    """Write sweep.json, start what is not done, and say what became of it.
-
-    Raises: InputError that lists the failed runs, after all have had their turn.
-    """
-    results.write_sweep(folder, command=command, runs=[{"run_id": run.run_id, "overrides": run.overrides} for run in runs])
-    todo = [run for run in runs if not run.done]
-    log.info("sweep %s: %d runs, %d done, %d to run", folder, len(runs), len(runs) - len(todo), len(todo))
-    on_demand = ["figures=false"] if len(runs) > MOST_FIGURES else []
-    returned = start([run.overrides + on_demand for run in todo]) if todo else []
-    failed = [(run, ret) for run, ret in zip(todo, returned, strict=True) if ret.status is not JobStatus.COMPLETED]
-    if failed:
-        lines = [f"  {run.run_id} {run.label}: {_failure(ret)}" for run, ret in failed]
-        raise InputError(f"{len(failed)} of {len(runs)} runs failed, the others are done:\n" + "\n".join(lines))
-    log.info("sweep %s: all %d runs done. Draw them: python -m segtune.report sweep=%s", folder, len(runs), folder)
-    return returned
-
-
 def _values(key: str, values: Any) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise InputError(f"hydra.sweeper.grids: {key}: {values} must be a list, like {key}: [{values}].")
     return list(values)
+
+
+def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
+    """The runs of a sweep: each composed and checked before the first one starts, and each only once.
+
+    A finished run whose data reads differently now is `changed`: it is not done.
+    """
+    runs: dict[str, Run] = {}
+    ignored: set[str] = set()
+    same_data = unchanged_data()
+    for job in tqdm(jobs, desc="composing", leave=False, disable=None if len(jobs) > MOST_FIGURES else True):
+        cfg, overrides = _compose(job, compose, ignored)
+        config = app.plain(cfg)
+        app.check(config)
+        run_id = results.run_id(config)
+        if run_id in runs:
+            continue
+        folder = Path(cfg.hydra.sweep.dir) / "runs" / run_id
+        state, _ = results.state(folder, run_id)
+        if state == "completed" and not same_data(folder, config):
+            state = "changed"
+        runs[run_id] = Run(run_id, overrides, config, folder, state)
+    for line in sorted(ignored):
+        log.info(line)
+    return list(runs.values())
 
 
 def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictConfig, list[str]]:
@@ -120,11 +127,159 @@ def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictC
             overrides = kept
 
 
-def _failure(ret: JobReturn) -> str:
-    """The failed job's message; the traceback of a bug goes to the terminal first."""
-    error = ret._return_value
-    message = app.explain(error)
-    if message is None:
-        traceback.print_exception(error)
-        message = f"{type(error).__name__}: {error}"
-    return message
+def unchanged_data() -> Callable[[Path, Mapping[str, Any]], bool]:
+    """(folder, config) -> whether a finished run's data still read as they did then. Reads each data set once."""
+    known: dict[str, str | None] = {}
+
+    def unchanged(folder: Path, config: Mapping[str, Any]) -> bool:
+        reader = json.dumps(config["data"]["reader"], sort_keys=True)
+        if reader not in known:
+            try:
+                known[reader] = instantiate(OmegaConf.create(reader)).fingerprint()
+            except InputError:
+                known[reader] = None  # cannot be read now: its runs say why, each in its turn
+        return known[reader] == results.read_result(folder)["data"]["fingerprint"]
+
+    return unchanged
+
+
+def tally(runs: Sequence[Run]) -> str:
+    """`12 done, 3 to resume, 1 failed, 8 to run`; they add up to all runs."""
+    count = Counter(run.state for run in runs)
+    resume, new = ("interrupted", "stale"), ("missing", "queued", "changed")
+    words = [
+        f"{count['completed']} done",
+        f"{sum(count[state] for state in resume)} to resume",
+        f"{count['failed']} failed",
+        f"{sum(count[state] for state in new)} to run",
+    ]
+    return ", ".join(words + ([f"{count['running']} running elsewhere"] if count["running"] else []))
+
+
+def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
+    """Seconds that the runs which are not done will take, by the finished runs beside them; None without one to judge by.
+
+    A run costs what the finished runs of the same data, network and batch took per epoch (the median), else what any did.
+    """
+    by_kind: dict[str, list[float]] = {}
+    for folder in {run.folder.parent for run in runs}:
+        for path in folder.glob(f"*/{results.RESULT}"):
+            with contextlib.suppress(InputError, KeyError, TypeError, ZeroDivisionError):
+                result = results.read_result(path.parent)
+                cost = result["seconds"] / result["config"]["trainer"]["max_epochs"]
+                for kind in (_kind(result["config"]), "any"):
+                    by_kind.setdefault(kind, []).append(cost)
+    if not by_kind:
+        return None
+    total = 0.0
+    for run in runs:
+        if run.state != "completed":
+            epochs = run.config["trainer"]["max_epochs"]
+            left = epochs - (results.epochs_done(run.folder) if run.state in ("interrupted", "stale", "running") else 0)
+            total += left * statistics.median(by_kind.get(_kind(run.config)) or by_kind["any"])
+    return total / at_once
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    trainer = {key: value for key, value in config["trainer"].items() if key != "max_epochs"}
+    return json.dumps([config["data"], config["model"], config["batch"], trainer], sort_keys=True, default=str)
+
+
+def duration(seconds: float) -> str:
+    """90 -> 2 min; 7,000 -> 1 h 57 min."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def listing(runs: Sequence[Run]) -> str:
+    """A line per run, and the estimated time: what dry_run=true prints."""
+    others = results.differences([run.config for run in runs])
+    lines = [f"{run.run_id}  {run.state:<11}  {run.label} {other}".rstrip() for run, other in zip(runs, others, strict=True)]
+    seconds = estimate(runs)
+    time_left = "no finished run to estimate the time from" if seconds is None else f"about {duration(seconds)}, one at a time"
+    return "\n".join([*lines, f"{len(runs)} runs: {tally(runs)}; {time_left}"])
+
+
+# What becomes of them
+
+
+Failures = dict[str, dict[str, str]]  # run id -> kind, message, traceback (workers.failure)
+Start = Callable[[list[Run], "Sweep"], Failures]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What those who run a sweep's runs need to know of it."""
+
+    folder: Path
+    halt: Path | None  # a file that whoever sees a run fail puts there, and before which nobody starts another one
+    progress: "Progress"
+
+
+class Progress:
+    """One line for the sweep: runs done, running, failed, time left. Silent without a terminal."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        done = sum(run.state == "completed" for run in runs)
+        self._bar = tqdm(total=len(runs), initial=done, desc="sweep", unit="run", disable=None)
+        self._failed = 0
+
+    def running(self, n: int) -> None:
+        self._bar.set_postfix_str(f"{n} running, {self._failed} failed")
+
+    def ended(self, *, failed: bool) -> None:
+        self._failed += failed
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def launch(runs: Sequence[Run], folder: Path, command: list[str], start: Start, *, on_failure: str) -> None:
+    """Write sweep.json, start what is not done, and say what became of it: the runs' own files decide, not exit codes.
+
+    Args: on_failure: continue, or stop: after a failed run no other one starts.
+
+    Raises: InputError that lists the runs which failed or were cut off, after all have had their turn.
+    """
+    listed = [{"run_id": run.run_id, "overrides": run.overrides, "axes": results.axes(run.config)} for run in runs]
+    log.info("%s", tally(runs))
+    results.write_sweep(folder, command=command, runs=listed)
+    todo = [run for run in runs if run.state != "completed"]
+    if len(runs) > MOST_FIGURES:
+        todo = [replace(run, config={**run.config, "figures": False}) for run in todo]
+    for run in todo:
+        results.queue(run.folder, **run.about())
+    halt = folder / "halt" if on_failure == "stop" else None
+    (folder / "halt").unlink(missing_ok=True)
+    progress = Progress(runs)
+    try:
+        with logging_redirect_tqdm():
+            failures = start(todo, Sweep(folder, halt, progress)) if todo else {}
+    finally:
+        progress.close()
+        (folder / "halt").unlink(missing_ok=True)
+    _conclude(runs, failures, folder)
+
+
+def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
+    lines, count = [], Counter[str]()
+    for run in runs:
+        state, status = results.state(run.folder, run.run_id)
+        error = failures.get(run.run_id) or (status.get("error") if state == "failed" else None)
+        if error:
+            state = "failed"
+            lines.append(f"  {run.run_id} {run.label}: {error['message']}")
+        elif state in ("interrupted", "stale"):
+            lines.append(f"  {run.run_id} {run.label}: cut off ({status.get('signal', 'killed')}); the same command resumes it")
+        count[state] += 1
+    said = ", ".join(f"{n} {state}" for state, n in sorted(count.items()))
+    again = f"python -m segtune.status sweep={folder} says more; the same command runs again what is not done."
+    if lines:
+        raise InputError(f"sweep {folder}: {said}.\n" + "\n".join(lines) + f"\n{again}")
+    if count["completed"] < len(runs):
+        log.info("sweep %s: %s. %s", folder, said, again)
+    else:
+        log.info("sweep %s: all %d runs done. Draw them: python -m segtune.report sweep=%s", folder, len(runs), folder)

@@ -1,5 +1,7 @@
 """One run: read, split, fit, evaluate, write. Read it top to bottom as the experiment."""
 
+import functools
+import io
 import logging
 import math
 import platform
@@ -17,7 +19,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,52 +28,59 @@ from segtune import app, build, metrics, results
 from segtune.data import splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
+from segtune.errors import InputError, NotFiniteError
 from segtune.module import Segmenter
 from segtune.report import figures
 
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.13: theirs to settle, noise here
+warnings.filterwarnings("ignore", message="The `srun` command is available")  # Slurm is here, and this run may not want it
 LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "pydicom", "numpy")
+OPTIMIZER = ("optimizer_states", "lr_schedulers")
+ONLY_LAST = (*OPTIMIZER, "callbacks", "data_fingerprint")
 Rows = list[dict[str, Any]]
 
 
-def train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     """Train the run that cfg describes and write it to its folder; returns what result.json holds.
 
-    Raises: InputError for data or settings that cannot be. Nothing then says that the run is done.
+    A run that was cut off goes on from its last epoch and ends as if it had not been, to the bit on a CPU.
+
+    Raises: InputError for data or settings that cannot be, NotFiniteError. Nothing then says that the run is done.
     """
     started = time.perf_counter()
     config = app.plain(cfg)
     log.info("run %s: %s", folder.name, results.label(config))
     slices = build.slices(cfg)
     sides = build.split(cfg, slices)
-    results.begin(folder)
+    fingerprint = slices.fingerprint()
+    done = resume(folder, results.run_id(config), fingerprint)
+    before = sum(results.read_history(folder)["seconds"]) if done else 0.0
 
     pl.seed_everything(cfg.seed, verbose=False)
     threads = build.use_threads(cfg)
+    best, last = (folder / results.CHECKPOINTS / name for name in (results.BEST, results.LAST))
     try:
         data = build.datamodule(cfg, slices, sides)
         module = build.module(cfg, config)
-        best, last = checkpoints(folder)
-        trainer = build.trainer(cfg, [HistoryFile(folder), RunBar(), best, last])
-        try:
-            trainer.fit(module, datamodule=data)
-        except SystemExit as error:  # Lightning makes a silent exit of Ctrl-C; a sweep must end, and say why
-            raise KeyboardInterrupt from error
+        keeper = Keeper(folder, {"data_fingerprint": fingerprint})
+        trainer = build.trainer(cfg, [keeper, RunBar(enabled=bar)], WholeFiles())
+        if done < cfg.trainer.max_epochs:
+            trainer.fit(module, datamodule=data, ckpt_path=last if done else None)
 
         validation = [slices[int(index)] for index in sides.val]
         rows: Rows = []
         for which, checkpoint in (("best", best), ("last", last)):
-            batches = trainer.predict(module, datamodule=data, ckpt_path=checkpoint.best_model_path) or []
+            batches = trainer.predict(module, datamodule=data, ckpt_path=checkpoint) or []
             soft_dice, predicted, true = (torch.cat(parts) for parts in zip(*batches, strict=True))
             rows += score(which, validation, soft_dice, predicted, true)
     finally:
         torch.set_num_threads(threads)
 
     history = results.read_history(folder)
-    best_epoch = torch.load(best.best_model_path, weights_only=True)["epoch"] + 1
-    drop_optimizer(Path(last.best_model_path))
+    best_epoch = best_of(history["val_dice"])
+    drop_optimizer(last)
     result: dict[str, Any] = {
         "run_id": results.run_id(config),
         "cell_id": results.cell_id(config),
@@ -80,7 +89,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "best": summary(history, best_epoch, rows, "best"),
         "last": summary(history, len(history["epoch"]), rows, "last"),
         "epochs_to_90": epochs_to_90(history["val_dice"]),
-        "seconds": time.perf_counter() - started,
+        "seconds": before + time.perf_counter() - started,
         "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
         "git": git(),
@@ -95,34 +104,104 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return result
 
 
-class HistoryFile(pl.Callback):
-    """Appends each epoch's row to history.csv as the epoch ends."""
+def resume(folder: Path, run: str, fingerprint: str) -> int:
+    """How many epochs this run has behind it; makes its folder ready to go on after them, or to start from nothing.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    What cannot be gone on with (a damaged checkpoint, other data) is moved aside, not deleted.
+
+    Raises: InputError if the checkpoint is of another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    last = folder / results.CHECKPOINTS / results.LAST
+    if not last.exists():
+        results.set_aside(folder, "interrupted")
+        return 0
+    try:
+        checkpoint = torch.load(last, weights_only=True, map_location="cpu")
+        epochs, other = int(checkpoint["epoch"]) + 1, results.run_id(checkpoint["hyper_parameters"])
+        data = checkpoint["data_fingerprint"]
+    except Exception:  # whatever half a file makes of torch.load
+        log.warning("run %s: its checkpoint is damaged; %s; it starts anew", run, _kept(results.set_aside(folder, "damaged")))
+        return 0
+    if other != run:
+        raise InputError(f"{last} is of run {other}, not of {run}: give this run a folder of its own.")
+    if data != fingerprint:
+        log.info("run %s: its data have changed; %s; it starts anew", run, _kept(results.set_aside(folder, "other-data")))
+        return 0
+    if not results.cut_history(folder, epochs):
+        log.warning("run %s: its history is damaged; %s; it starts anew", run, _kept(results.set_aside(folder, "damaged")))
+        return 0
+    best_epoch = best_of(results.read_history(folder)["val_dice"])
+    if best_epoch == epochs:  # it may have been cut off between the last and the best checkpoint
+        save({key: checkpoint[key] for key in checkpoint if key not in ONLY_LAST}, last.with_name(results.BEST))
+    log.info("run %s: goes on after epoch %d", run, epochs)
+    return epochs
+
+
+def _kept(aside: Path | None) -> str:
+    return f"what it left is in {aside}"
+
+
+def best_of(val_dice: list[float]) -> int:
+    """The epoch (from 1) of the highest validation Dice, the first of several; undefined is below all."""
+    return 1 + int(np.argmax([-1.0 if math.isnan(value) else value for value in val_dice]))
+
+
+class Keeper(pl.Callback):
+    """At each epoch's end: its row of history.csv, then last.ckpt (all that going on needs), then, if it is, best.ckpt.
+
+    In this order, so that a run that is cut off in between can be put right from what is there (resume).
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.folder, self.about = folder, about
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= self.about
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Segmenter)
-        results.append_history(self.folder, pl_module.row)
+        row = pl_module.row
+        results.append_history(self.folder, row)
+        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["val_loss"])):
+            raise NotFiniteError(
+                f"the loss is not finite after epoch {row['epoch']} (training {row['train_loss']}, validation "
+                f"{row['val_loss']}). Choose a lower optimizer.lr (now {row['lr']:g}), a weaker reg.lambda, or "
+                "trainer.precision=32-true."
+            )
+        folder = self.folder / results.CHECKPOINTS
+        trainer.save_checkpoint(folder / results.LAST)
+        if best_of(results.read_history(self.folder)["val_dice"]) == row["epoch"]:
+            trainer.save_checkpoint(folder / results.BEST, weights_only=True)
 
 
-def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """best.ckpt: the weights at the best validation Dice. last.ckpt: all that training needs to go on."""
-    where = folder / results.CHECKPOINTS
-    best = ModelCheckpoint(where, "best", monitor="val_dice", mode="max", save_weights_only=True, save_on_train_epoch_end=True)
-    return best, ModelCheckpoint(where, "last", save_on_train_epoch_end=True)
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's checkpoints, of which no half one can be left behind."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        save(checkpoint, Path(path))
+
+
+def save(checkpoint: dict[str, Any], path: Path) -> None:
+    """torch.save through memory, so that a full disk is an OSError and not a damaged archive."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    results.write_atomically(path, content.getvalue())
 
 
 class RunBar(pl.Callback):
     """One line for the whole run: the epoch, the last validation Dice, the time left. Silent without a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, enabled: bool) -> None:
         self.bar = tqdm(disable=True)
+        self.disable = None if enabled else True  # None: if this is no terminal
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         n_batches = len(data.train_dataloader()) + len(data.val_dataloader())
-        self.bar = tqdm(total=(trainer.max_epochs or 0) * n_batches, unit="batch", leave=False, disable=None)
+        total, before = (epochs * n_batches for epochs in (trainer.max_epochs or 0, trainer.current_epoch))
+        self.bar = tqdm(total=total, initial=before, unit="batch", leave=False, disable=self.disable)
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.bar.update()
@@ -212,12 +291,12 @@ def grey(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
 def drop_optimizer(path: Path) -> None:
     """A finished run goes on no more: its last checkpoint keeps the weights and loses the optimiser's state."""
     checkpoint = torch.load(path, weights_only=True)
-    for key in ("optimizer_states", "lr_schedulers"):
+    for key in OPTIMIZER:
         checkpoint.pop(key, None)
-    with results.replacing(path) as temporary:
-        torch.save(checkpoint, temporary)
+    save(checkpoint, path)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     return {
         "segtune": segtune.__version__,
@@ -235,6 +314,7 @@ def peak_memory_mb() -> dict[str, float]:
     return peak
 
 
+@functools.cache
 def git() -> dict[str, Any] | None:
     """Commit of the checkout that this code runs from, and whether it has uncommitted changes; None outside a checkout."""
     top = Path(__file__).resolve().parents[2]

@@ -1,0 +1,52 @@
+"""Hydra's doors to segtune.workers: conf/hydra/launcher. They start the runs that segtune's own sweeper hands them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class SerialLauncher(Launcher):
+    """The runs one after another in this process."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        pass  # a run arrives with its whole configuration
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from segtune.errors import InputError
+
+        raise InputError("hydra/launcher: serial, local and slurm need hydra/sweeper=grid; with another sweeper choose basic.")
+
+    def start(self, runs: Any, sweep: Any) -> Any:
+        from segtune import workers
+
+        return workers.here(runs, sweep, halt=sweep.halt)
+
+
+class LocalLauncher(SerialLauncher):
+    """Several processes on this machine."""
+
+    def __init__(self, workers: int | None, per_gpu: int) -> None:
+        self._n, self._per_gpu = workers, per_gpu
+
+    def start(self, runs: Any, sweep: Any) -> Any:
+        from segtune import workers
+
+        return workers.local(runs, sweep, workers=self._n, per_gpu=self._per_gpu)
+
+
+class SlurmLauncher(SerialLauncher):
+    """Job arrays on a Slurm cluster."""
+
+    def __init__(self, pack: int, wait: bool, gpus: int, cpus: int, setup: Sequence[str], extra: Any, **sbatch: Any) -> None:
+        self._pack, self._wait = pack, wait
+        self._sbatch = {"gpus_per_node": gpus or None, "cpus_per_task": cpus, "setup": list(setup), **sbatch}
+        self._sbatch["additional_parameters"] = dict(extra)
+
+    def start(self, runs: Any, sweep: Any) -> Any:
+        from segtune import workers
+
+        return workers.slurm(runs, sweep, pack=self._pack, wait=self._wait, sbatch=self._sbatch)

@@ -1,0 +1,122 @@
+"""python -m segtune.status sweep=outputs/grid: how far a sweep is, what failed, how long the rest takes.
+
+Reads the runs' folders, asks no process and imports no torch. Exit code 1 if a run has failed.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from segtune import app, results, sweep
+from segtune.errors import InputError
+
+STATES = ("completed", "running", "queued", "interrupted", "stale", "failed", "missing")
+MEANING = (
+    "stale: whoever worked on it is gone; missing: nobody has begun it. The sweep's command runs both, and the failed, again."
+)
+
+
+def status(cfg: DictConfig) -> None:
+    """Print the sweep's state, as a table or as JSON."""
+    app.check({"json": cfg.json})
+    if not cfg.sweep:
+        raise InputError("say which sweep: sweep=outputs/grid.")
+    found = read(Path(cfg.sweep))
+    print(json.dumps(found, indent=2) if cfg.json else table(found), end="\n" if cfg.json else "")
+    sys.stdout.flush()
+    if found["states"]["failed"]:
+        sys.exit(1)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The state of a sweep and its runs.
+
+    Returns: runs (one dict each: run_id, state, folder, axes, epochs_done, host, job), states and axes (counts per state),
+        failures (by message: kind, message, runs), seconds_left (None if no finished run tells).
+    """
+    listed = results.read_sweep(folder)["runs"]
+    runs, known = [], []
+    failures: dict[str, dict[str, Any]] = {}
+    for one in listed:
+        place = folder.parent / "runs" / one["run_id"]
+        state, said = results.state(place, one["run_id"])
+        entry = {"run_id": one["run_id"], "state": state, "folder": str(place), "axes": one["axes"]}
+        entry |= {key: said[key] for key in ("since", "host", "job", "signal") if key in said}
+        if state in ("running", "stale", "interrupted", "failed"):
+            entry["epochs_done"] = results.epochs_done(place)
+        runs.append(entry)
+        if "config" in said:
+            known.append(sweep.Run(one["run_id"], one["overrides"], said["config"], place, state))
+        if state == "failed":
+            error = said.get("error") or {"kind": "error", "message": "no message"}
+            group = failures.setdefault(error["message"], {"kind": error["kind"], "message": error["message"], "runs": []})
+            group["runs"].append(one["run_id"])
+    states = {state: sum(run["state"] == state for run in runs) for state in STATES}
+    return {
+        "sweep": str(folder),
+        "command": results.read_sweep(folder)["command"],
+        "n_runs": len(runs),
+        "states": states,
+        "axes": _axes(runs),
+        "failures": sorted(failures.values(), key=lambda failure: -len(failure["runs"])),
+        "seconds_left": sweep.estimate(known, at_once=max(1, states["running"])) if len(known) == len(runs) else None,
+        "runs": runs,
+    }
+
+
+def _axes(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
+    """axis -> value -> state -> number of runs."""
+    names = dict.fromkeys(name for run in runs for name in run["axes"])
+    counts: dict[str, dict[str, dict[str, int]]] = {name: {} for name in names}
+    for run in runs:
+        for name, value in run["axes"].items():
+            states = counts[name].setdefault(value, {})
+            states[run["state"]] = states.get(run["state"], 0) + 1
+    return counts
+
+
+def table(found: dict[str, Any]) -> str:
+    """What a person reads."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = [state for state in STATES if found["states"][state]]
+    grid = Table(title=f"{found['sweep']}: {found['n_runs']} runs", title_justify="left")
+    grid.add_column("axis")
+    grid.add_column("value", overflow="fold")
+    for state in shown:
+        grid.add_column(state, justify="right", style={"failed": "red", "stale": "yellow", "completed": "green"}.get(state))
+    grid.add_row("all", "", *(str(found["states"][state]) for state in shown), end_section=True)
+    for axis, values in found["axes"].items():
+        if len(values) > 1:
+            for value, states in values.items():
+                grid.add_row(axis, value, *(str(states.get(state, "")) for state in shown))
+            grid.add_section()
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        console.print(grid)
+        left = found["seconds_left"]
+        if found["states"]["completed"] < found["n_runs"]:
+            running = max(1, found["states"]["running"])
+            told = (
+                "no finished run to estimate it from" if left is None else f"about {sweep.duration(left)} ({running} at a time)"
+            )
+            console.print(f"time left: {told}")
+        for failure in found["failures"]:
+            names = ", ".join(failure["runs"][:3]) + (" ..." if len(failure["runs"]) > 3 else "")
+            console.print(f"failed, {len(failure['runs'])} ({failure['kind']}): {failure['message']}  [{names}]", markup=False)
+        for state in ("stale", "interrupted"):
+            for run in (run for run in found["runs"] if run["state"] == state):
+                by = f"on {run.get('host', '?')}" + (f", job {run['job']}" if "job" in run else "")
+                why = f", {run['signal']}" if "signal" in run else ""
+                console.print(f"{state}: {run['run_id']} after {run['epochs_done']} epochs ({by}{why})", markup=False)
+        if found["states"]["stale"] or found["states"]["missing"]:
+            console.print(MEANING)
+    return captured.get()
+
+
+if __name__ == "__main__":
+    app.entry("status", status)

@@ -1,0 +1,26 @@
+"""Losses that fail in ways of their own: loss._target_=broken_losses.<name>, with tests/ on PYTHONPATH."""
+
+import os
+import signal
+
+import torch
+
+
+def raises(logits, target):
+    raise ZeroDivisionError("raised on purpose")
+
+
+def out_of_memory(logits, target):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB (simulated).")
+
+
+def too_large(logits, target):
+    return torch.empty(2**50).sum()  # torch's own words for memory that this machine has not
+
+
+def not_finite(logits, target):
+    return logits.mean() * float("nan")
+
+
+def killed(logits, target):
+    os.kill(os.getpid(), signal.SIGKILL)  # what the kernel does when memory runs out

@@ -1,0 +1,260 @@
+"""One run under every circumstance (execute), and many in this process or beside it."""
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import TINY
+from segtune import app, results, sweep, train, workers
+from segtune.errors import InputError, Interrupted
+
+
+def planned(*overrides):
+    config = app.plain(app.compose([*TINY, "trainer.threads=1", "figures=false", *overrides]))
+    run_id = results.run_id(config)
+    folder = Path("outputs/runs") / run_id
+    return sweep.Run(run_id, list(overrides), config, folder, results.state(folder, run_id)[0])
+
+
+def broken(kind):
+    return planned("loss=bce", f"loss._target_=broken_losses.{kind}")
+
+
+def whole(runs, halt=None):
+    return sweep.Sweep(Path("outputs/grid"), halt, sweep.Progress(runs))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Replaces training by a list of what would have been trained."""
+    seen = []
+
+    def note(cfg, folder, *, bar):
+        seen.append(folder.name)
+        results.write(folder, result={"run_id": folder.name}, slices=[], pictures={})
+
+    monkeypatch.setattr(train, "train", note)
+    return seen
+
+
+def test_a_run_says_running_and_then_completed(monkeypatch):
+    run, seen = planned(), []
+    monkeypatch.setattr(train, "train", lambda cfg, folder, bar: seen.append(results.read_status(folder)))
+    workers.execute(run)
+    assert (seen[0]["state"], seen[0]["run_id"], seen[0]["pid"]) == ("running", run.run_id, os.getpid())
+    assert results.read_status(run.folder)["state"] == "completed"
+    assert results.read_status(run.folder)["config"] == run.config
+
+
+def test_a_finished_run_is_skipped_until_its_data_change(caplog):
+    caplog.set_level("INFO")
+    run = planned("data.seed=7")
+    workers.execute(run)
+    before = (run.folder / "result.json").read_bytes()
+    workers.execute(run)
+    assert "is done already" in caplog.messages[-1]
+    assert (run.folder / "result.json").read_bytes() == before
+    contour = next(Path(os.environ["XDG_CACHE_HOME"]).glob("segtune/**/*seed7*/**/*icontour*.txt"), None)
+    contour = (
+        contour or sorted(Path(os.environ["XDG_CACHE_HOME"]).rglob("*icontour*.txt"), key=lambda path: path.stat().st_mtime)[-1]
+    )
+    lines = contour.read_text().splitlines()
+    contour.write_text("\n".join(lines[: len(lines) // 2]) + "\n")
+    assert sweep.unchanged_data()(run.folder, run.config) is False
+    workers.execute(run)
+    assert sum("its data have changed" in message for message in caplog.messages) == 1
+    assert (run.folder / "other-data-1" / "result.json").read_bytes() == before
+    assert results.is_done(run.folder, run.run_id)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (InputError("no such file: add it"), "input", "no such file: add it"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory", "smaller batch.size"),
+        (MemoryError(), "out of memory", "smaller batch.size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory", "model.width"),
+        (ZeroDivisionError("oops"), "error", "ZeroDivisionError: oops"),
+        (OSError(28, "No space left on device", "outputs/x"), "input", "outputs/x: No space left on device"),
+    ],
+)
+def test_a_failure_has_a_kind_and_advice(error, kind, words, monkeypatch):
+    def fail(cfg, folder, *, bar):
+        raise error
+
+    run = planned()
+    monkeypatch.setattr(train, "train", fail)
+    with pytest.raises(type(error)):
+        workers.execute(run)
+    status = results.read_status(run.folder)
+    assert (status["state"], status["error"]["kind"]) == ("failed", kind)
+    assert words in status["error"]["message"]
+    assert ("Traceback" in status["error"]["traceback"]) == (kind == "error")
+    assert words in (run.folder / "segtune.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_interrupts_a_run_which_says_so_and_can_go_on(number, monkeypatch):
+    handler = signal.getsignal(number)
+    monkeypatch.setattr(train, "train", lambda cfg, folder, bar: os.kill(os.getpid(), number) or threading.Event().wait(5))
+    run = planned()
+    with pytest.raises(Interrupted):
+        workers.execute(run)
+    status = results.read_status(run.folder)
+    assert (status["state"], status["signal"]) == ("interrupted", signal.Signals(number).name)
+    assert signal.getsignal(number) == handler
+    with results.lock(run.folder):
+        pass
+
+
+def test_a_status_that_cannot_be_written_does_not_hide_why_the_run_failed(monkeypatch, caplog):
+    def fail(cfg, folder, *, bar):
+        monkeypatch.setattr(results, "write_status", full)
+        raise OSError(28, "No space left on device", "outputs/x")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    run = planned()
+    monkeypatch.setattr(train, "train", fail)
+    with pytest.raises(OSError, match="outputs/x"):
+        workers.execute(run)
+    assert "status.json: cannot be written" in caplog.text
+    assert results.state(run.folder, run.run_id)[0] == "stale"
+
+
+def test_a_run_that_another_process_has_comes_last(trained):
+    runs = [planned(f"seed={seed}") for seed in (1, 2, 3)]
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with results.lock(runs[0].folder):
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    progress = whole(runs)
+    ended = progress.progress.ended
+    progress.progress.ended = lambda failed: (release.set(), ended(failed=failed))
+    assert workers.here(runs, progress) == {}
+    thread.join()
+    assert trained == [runs[1].run_id, runs[2].run_id, runs[0].run_id]
+
+
+def test_here_goes_on_after_a_failure_or_stops_if_told(trained, monkeypatch, tmp_path):
+    note = train.train
+
+    def fail_once(cfg, folder, *, bar):
+        if cfg.seed == 2:
+            raise InputError("this one is bad")
+        note(cfg, folder, bar=bar)
+
+    monkeypatch.setattr(train, "train", fail_once)
+    runs = [planned(f"seed={seed}") for seed in (1, 2, 3)]
+    assert workers.here(runs, None)[runs[1].run_id]["message"] == "this one is bad"
+    assert trained == [runs[0].run_id, runs[2].run_id]
+    again = [planned(f"seed={seed}") for seed in (4, 2, 5)]
+    workers.here(again, None, halt=tmp_path / "halt")
+    assert trained[2:] == [again[0].run_id]
+
+
+@pytest.mark.slow
+def test_local_workers_give_the_same_and_survive_what_befalls_one_of_them(caplog):
+    caplog.set_level("INFO")
+    good = [planned(f"seed={seed}", "loss=bce") for seed in (1, 2, 3)]
+    bad = [broken(kind) for kind in ("raises", "killed", "out_of_memory", "not_finite", "too_large")]
+    runs = [bad[0], good[0], bad[1], bad[2], good[1], bad[3], bad[4], good[2]]
+    failures = workers.local(runs, whole(runs), workers=2, per_gpu=1)
+    assert [failures[run.run_id]["kind"] for run in bad] == ["error", "killed", "out of memory", "not finite", "out of memory"]
+    assert "killed by SIGKILL" in failures[bad[1].run_id]["message"]
+    assert "raised on purpose" in failures[bad[0].run_id]["traceback"]
+    assert len(failures) == 5
+    for run in bad:
+        assert results.state(run.folder, run.run_id)[0] == "failed"
+    os.environ.pop("OMP_NUM_THREADS", None)
+    for run in good:
+        there = results.read_history(run.folder)
+        alone = sweep.replace(run, folder=Path("alone") / run.run_id)
+        workers.execute(alone)
+        here = results.read_history(alone.folder)
+        assert [h.pop("seconds") is not None for h in (there, here)] == [True, True]
+        assert there == here
+
+
+@pytest.mark.slow
+def test_local_workers_stop_at_the_first_failure_if_told(tmp_path):
+    runs = [broken("raises"), *(planned(f"seed={seed}") for seed in range(6))]
+    workers.local(runs, whole(runs, halt=tmp_path / "halt"), workers=1, per_gpu=1)
+    assert [results.state(run.folder, run.run_id)[0] for run in runs] == ["failed"] + ["missing"] * 6
+
+
+def test_gpus_are_those_that_may_be_seen(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert workers.visible_gpus() == ["2", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert workers.visible_gpus() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: one (UUID: GPU-a)'\necho 'GPU 1: two (UUID: GPU-b)'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert workers.visible_gpus() == ["0", "1"]
+
+
+class Hired:
+    """In place of a worker process: notes its place and finishes every run at once."""
+
+    places = []  # noqa: RUF012 - one list for all, on purpose
+
+    def __init__(self, place):
+        self.place, self.run = place, None
+        Hired.places.append(place)
+        self.read, self.pipe = os.pipe()
+        os.write(self.pipe, b"x")
+        self.pipe = self.read
+        self.process = subprocess.Popen(["true"])
+        self.process.join = self.process.wait
+
+    def give(self, run, wait):
+        self.run = run
+
+    def take(self):
+        self.run = None
+        return {}
+
+    def dismiss(self):
+        os.close(self.read)
+
+
+@pytest.mark.parametrize(
+    ("workers_", "per_gpu", "accelerator", "expected"),
+    [
+        (None, 1, "auto", ["0", "1"]),
+        (None, 2, "gpu", ["0", "1", "0", "1"]),
+        (3, 1, "auto", ["0", "1", "0"]),
+        (None, 1, "cpu", [None, None]),
+    ],
+)
+def test_workers_share_gpus_and_cores_out(workers_, per_gpu, accelerator, expected, monkeypatch):
+    monkeypatch.setattr(workers, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(workers, "_Worker", Hired)
+    monkeypatch.setattr(Hired, "places", [])
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: set(range(8)))
+    runs = [planned(f"trainer.accelerator={accelerator}", f"seed={seed}") for seed in range(5)]
+    workers.local(runs, whole(runs), workers=workers_, per_gpu=per_gpu)
+    assert [place.get("CUDA_VISIBLE_DEVICES") for place in Hired.places] == expected
+    assert {place["OMP_NUM_THREADS"] for place in Hired.places} == {str(8 // len(expected))}
+
+
+def test_logging_is_left_as_it_was(trained):
+    logger = logging.getLogger("segtune")
+    before = (list(logger.handlers), logger.level)
+    workers.execute(planned())
+    assert (logger.handlers, logger.level) == before
