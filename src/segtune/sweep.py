@@ -157,9 +157,10 @@ def tally(runs: Sequence[Run]) -> str:
 
 
 def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
-    """Seconds that the runs which are not done will take, by the finished runs beside them; None without one to judge by.
+    """Seconds that the runs which are not done will take, by the finished runs beside them; None with nothing to judge by.
 
-    A run costs what the finished runs of the same data, network and batch took per epoch (the median), else what any did.
+    A run costs what the finished runs of the same data, network and batch took per epoch (the median), else what any did;
+    before any has finished, what its own or its neighbours' epochs took so far.
     """
     by_kind: dict[str, list[float]] = {}
     for folder in {run.folder.parent for run in runs}:
@@ -169,6 +170,11 @@ def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
                 cost = result["seconds"] / result["config"]["trainer"]["max_epochs"]
                 for kind in (_kind(result["config"]), "any"):
                     by_kind.setdefault(kind, []).append(cost)
+    if not by_kind:
+        for run in runs:
+            if results.epochs_done(run.folder):
+                for kind in (_kind(run.config), "any"):
+                    by_kind.setdefault(kind, []).extend(results.read_history(run.folder)["seconds"])
     if not by_kind:
         return None
     total = 0.0

@@ -80,8 +80,8 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             ["slurmctld", "-D", "-f", str(config)],
             ["slurmd", "-D", "-f", str(config), "-N", host],
         ):
-            log = (folder / f"{command[0]}.out").open("wb")
-            daemons.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True))
+            with (folder / f"{command[0]}.out").open("wb") as log:
+                daemons.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True))
             if command[0] == "munged":
                 _until(lambda: (folder / "munge.socket").exists(), folder, daemons)
         _until(lambda: "idle" in _output(["sinfo", "--noheader", "--format=%T"], env), folder, daemons)
@@ -92,7 +92,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             daemon.send_signal(signal.SIGTERM)
         for daemon in reversed(daemons):
             try:
-                daemon.wait(20)
+                daemon.wait(5)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()

@@ -1,0 +1,176 @@
+"""Sweeps through a real Slurm on this machine. Without Slurm this is skipped, but fails where CI=true."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import slurm
+from segtune import results
+
+TESTS = Path(__file__).resolve().parents[1]
+TINY = [
+    *("data.n_patients=4", "data.size=32", "model.width=2", "trainer.threads=1", "trainer.accelerator=cpu"),
+    *("figures=false", "split=0.4", "batch=10"),
+]
+SLOW = ["loss=bce", "loss._target_=broken_losses.slow", "reg=none"]  # a second an epoch
+CLUSTER = ["hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.mem=2GB"]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory):
+    missing = slurm.missing()
+    if missing and os.environ.get("CI") != "true":
+        pytest.skip(f"no Slurm here (apt-get install slurm-wlm munge): {', '.join(missing)}")
+    assert not missing
+    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    with pytest.MonkeyPatch.context() as patch, slurm.cluster(tmp_path_factory.mktemp("slurm")) as env:
+        for name in ("SLURM_CONF", "PATH"):
+            patch.setenv(name, env[name])
+        patch.setenv("PYTHONPATH", paths)
+        yield
+
+
+def segtune(*arguments, module="segtune"):
+    return subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=240, check=False)
+
+
+def slurm_says(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def job():
+    """The Slurm job of the sweep below o, once it is in the queue."""
+    path = Path("o/grid/jobs.json")
+    ids = {name.partition("_")[0] for name in json.loads(path.read_text()).values()} if path.exists() else set()
+    return next((one for one in slurm_says("squeue", "--noheader", "--format=%F").split("\n") if one in ids), "")
+
+
+def until(ready, seconds=90):
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, slurm_says("squeue", "--array", "--format=%i %T %r")
+        time.sleep(0.2)
+
+
+def status(outputs):
+    ended = segtune(f"sweep={outputs}/grid", "json=true", module="segtune.status")
+    return json.loads(ended.stdout) | {"exit": ended.returncode}
+
+
+def epochs(outputs):
+    return max((results.epochs_done(path.parent) for path in Path(outputs).glob("runs/*/history.csv")), default=0)
+
+
+def logs(outputs):
+    return "".join(path.read_text() for path in Path(outputs).glob("runs/*/segtune.log"))
+
+
+def content(outputs):
+    """All that a sweep leaves, less what is measured: results, histories, slices, pictures."""
+    found = {}
+    for path in sorted(Path(outputs).glob("runs/*/*")):
+        if path.name == "result.json":
+            result = results.without_measurements(results.read_result(path.parent))
+            result["config"] = {key: value for key, value in result["config"].items() if key not in results.BOOKKEEPING}
+            found[path.parent.name, path.name] = result
+        elif path.name == "history.csv":
+            history = results.read_history(path.parent)
+            history.pop("seconds")
+            found[path.parent.name, path.name] = history
+        elif path.name in ("slices.csv", "pictures.npz"):
+            found[path.parent.name, path.name] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The slow run that the tests below disturb, here in this process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ended = segtune(*TINY, *SLOW, "trainer.max_epochs=12", "-m", f"outputs={folder}")
+    assert ended.returncode == 0, ended.stderr
+    return content(folder)
+
+
+def test_a_sweep_is_the_same_under_every_launcher_to_the_bit():
+    command = [*TINY, "trainer.max_epochs=2", "loss=bce,bce_dice", "reg=none,l2", "-m"]
+    for name, launcher in (("here", []), ("local", ["hydra/launcher=local"]), ("slurm", [*CLUSTER, "hydra.launcher.pack=3"])):
+        ended = segtune(*command, f"outputs={name}", *launcher)
+        assert ended.returncode == 0, ended.stderr
+    assert len(content("here")) == 16
+    assert content("here") == content("local") == content("slurm")
+    assert len(set(results.read_jobs(Path("slurm/grid")).values())) == 2  # 3 runs + 1
+
+
+def test_a_run_that_fails_is_named_and_the_others_complete():
+    bad = "loss._target_=broken_losses.raises,broken_losses.out_of_memory,broken_losses.not_finite,segtune.losses.bce"
+    ended = segtune(*TINY, "trainer.max_epochs=1", "loss=bce", "reg=none", bad, "-m", "outputs=o", *CLUSTER)
+    assert ended.returncode == 1
+    for words in ("1 completed, 3 failed", "raised on purpose", "choose", "not finite"):
+        assert words.lower() in ended.stderr.lower()
+    found = status("o")
+    assert (found["exit"], found["states"]["completed"], found["states"]["failed"]) == (1, 1, 3)
+    assert {failure["kind"] for failure in found["failures"]} == {"error", "out of memory", "not finite"}
+
+
+def test_returning_at_once_asking_again_and_cancelling(undisturbed):
+    command = [*TINY, *SLOW, "trainer.max_epochs=12", "-m", "outputs=o", *CLUSTER]
+    begun = time.monotonic()
+    ended = segtune(*command, "hydra.launcher.wait=false")
+    assert ended.returncode == 0, ended.stderr
+    assert "1 queued" in ended.stdout
+    assert time.monotonic() - begun < 10
+    assert status("o")["states"]["queued"] == 1
+    again = segtune(*command, "hydra.launcher.wait=false")
+    assert "1 of them are in Slurm's queue already" in again.stdout
+    assert len(slurm_says("squeue", "--noheader", "--array").split("\n")) == 1
+    until(lambda: epochs("o") >= 2)
+    assert status("o")["states"]["running"] == 1
+    slurm_says("scancel", job())
+    until(lambda: not job())
+    found = status("o")
+    assert found["states"]["interrupted"] == 1
+    assert found["runs"][0]["signal"] == "SIGTERM"
+    ended = segtune(*command)  # once more, and it goes on where it was
+    assert ended.returncode == 0, ended.stderr
+    assert "0 done, 1 to resume" in ended.stdout
+    assert "goes on after epoch" in logs("o")
+    assert content("o") == undisturbed
+
+
+def test_a_cancelled_task_that_never_began_is_told_of():
+    slurm_says("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        command = [*TINY, "trainer.max_epochs=1", "loss=bce", "reg=none", "-m", "outputs=o", *CLUSTER]
+        process = subprocess.Popen([sys.executable, "-m", "segtune", *command], stderr=subprocess.PIPE, text=True)
+        until(job)
+        slurm_says("scancel", job())
+        assert "its Slurm task ended before this run began" in process.communicate(timeout=60)[1]
+        assert process.returncode == 1
+    finally:
+        slurm_says("scontrol", "update", "PartitionName=main", "State=UP")
+
+
+@pytest.mark.parametrize("how", ["SIGUSR2", "requeue", "time limit", "preemption"])
+def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(how, undisturbed):
+    limit = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=50"] if how == "time limit" else []
+    both = ["hydra.launcher.cpus=2"] if how == "preemption" else []
+    command = [*TINY, *SLOW, "trainer.max_epochs=12", "-m", "outputs=o", *CLUSTER, *both, *limit]
+    process = subprocess.Popen([sys.executable, "-m", "segtune", *command], stderr=subprocess.PIPE, text=True)
+    until(lambda: epochs("o") >= 2)
+    if how == "SIGUSR2":
+        slurm_says("scancel", "--signal=USR2", job())
+    elif how == "requeue":
+        slurm_says("scontrol", "requeue", job())
+    elif how == "preemption":
+        slurm_says("sbatch", "--partition=urgent", "--ntasks=1", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 1")
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "goes on after epoch" in logs("o")
+    assert content("o") == undisturbed
+    assert len(set(results.read_jobs(Path("o/grid")).values())) == 1
