@@ -41,6 +41,7 @@ HISTORY, SLICES, PICTURES, RESULT, SWEEP, CURVES = (
     *("history.csv", "slices.csv", "pictures.npz", "result.json", "sweep.json", "curves"),
 )
 STATUS, LOG, LOCK, JOBS = "status.json", "segtune.log", ".lock", "jobs.json"
+PARTIAL = ".partial"  # ends the name of a file that is being written
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 HISTORY_COLUMNS = (
     *("epoch", "lr", "train_loss", "train_data_loss", "train_penalty", "train_soft_dice", "train_dice"),
@@ -249,7 +250,12 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def working(folder: Path, **about: Any) -> Iterator[None]:
-    """Say `running` in status.json and keep touching it, from a thread of its own, until the block ends."""
+    """Say `running` in status.json and keep touching it, from a thread of its own, until the block ends.
+
+    Half-written files of a process that was killed here are removed; the lock must be held.
+    """
+    for path in [*folder.glob(f".*{PARTIAL}"), *(folder / CHECKPOINTS).glob(f".*{PARTIAL}")]:
+        path.unlink(missing_ok=True)
     about = {"host": socket.gethostname(), "pid": os.getpid(), **about}
     write_status(folder, "running", **about)
     over = threading.Event()
@@ -377,7 +383,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     os.close(handle)
     temporary = Path(name)
     try:
