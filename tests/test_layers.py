@@ -24,7 +24,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.app": {"segtune.results"},
     "segtune.sweep": {"segtune.app", "segtune.results"},
     "segtune.workers": {"segtune.app", "segtune.results", "segtune.sweep", "segtune.train"},
-    "segtune.status": {"segtune.app", "segtune.results", "segtune.sweep"},
+    "segtune.status": {"segtune.app", "segtune.results", "segtune.sweep", "segtune.workers"},
     "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
     "segtune.train": {
         "segtune.module",

@@ -354,8 +354,18 @@ def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]])
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """sweep.json. Raises: InputError if the folder is none of a sweep."""
-    return _read_json(folder / SWEEP, "sweep= names the folder of a sweep, like sweep=outputs/grid.")
+    """sweep.json: command, and runs (run_id, overrides, axes). Raises: InputError if the folder is none of a sweep."""
+    cure = "sweep= names the folder of a sweep, like sweep=outputs/grid; starting its command again writes the file anew."
+    about = _read_json(folder / SWEEP, cure)
+    runs = about.get("runs")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and _is_name(run.get("run_id")) for run in runs):
+        raise InputError(f"{folder / SWEEP}: damaged (it lists no runs). {cure}")
+    return {"command": [], **about, "runs": [{"overrides": [], "axes": {}, **run} for run in runs]}
+
+
+def _is_name(value: Any) -> bool:
+    """Whether this can be a folder's name, and not a way out of the folder."""
+    return isinstance(value, str) and Path(value).name == value != ".."
 
 
 def write_jobs(folder: Path, jobs: Mapping[str, str]) -> None:

@@ -1,16 +1,17 @@
 """python -m segtune.status sweep=outputs/grid: how far a sweep is, what failed, how long the rest takes.
 
-Reads the runs' folders, asks no process and imports no torch. Exit code 1 if a run has failed.
+Reads the runs' folders, asks Slurm if runs wait there, imports no torch. Exit code 1 if a run has failed.
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from segtune import app, results, sweep
+from segtune import app, results, sweep, workers
 from segtune.errors import InputError
 
 STATES = ("completed", "running", "queued", "interrupted", "stale", "failed", "missing")
@@ -40,21 +41,29 @@ def read(folder: Path) -> dict[str, Any]:
     listed = results.read_sweep(folder)["runs"]
     runs, known = [], []
     failures: dict[str, dict[str, Any]] = {}
+    states_said = {one["run_id"]: results.state(folder.parent / "runs" / one["run_id"], one["run_id"]) for one in listed}
+    in_queue = _slurm_queue() if any(state == "queued" and "job" in said for state, said in states_said.values()) else None
     for one in listed:
         place = folder.parent / "runs" / one["run_id"]
-        state, said = results.state(place, one["run_id"])
+        state, said = states_said[one["run_id"]]
+        if state == "queued" and in_queue is not None and said.get("job", "") not in {"", *in_queue}:
+            state = "missing"  # cancelled before it began
         entry = {"run_id": one["run_id"], "state": state, "folder": str(place), "axes": one["axes"]}
         entry |= {key: said[key] for key in ("since", "host", "job", "signal") if key in said}
         if state in ("running", "stale", "interrupted", "failed"):
             entry["epochs_done"] = results.epochs_done(place)
         runs.append(entry)
-        if "config" in said:
-            known.append(sweep.Run(one["run_id"], one["overrides"], said["config"], place, state))
+        known.append(sweep.Run(one["run_id"], one["overrides"], said.get("config", {}), place, state))
         if state == "failed":
             error = said.get("error") or {"kind": "error", "message": "no message"}
             group = failures.setdefault(error["message"], {"kind": error["kind"], "message": error["message"], "runs": []})
             group["runs"].append(one["run_id"])
+    typical = next((run.config for run in known if run.config), None)  # for runs that have said nothing yet
     states = {state: sum(run["state"] == state for run in runs) for state in STATES}
+    seconds_left = None
+    if typical:
+        known = [replace(run, config=run.config or typical) for run in known]
+        seconds_left = sweep.estimate(known, at_once=max(1, states["running"]))
     return {
         "sweep": str(folder),
         "command": results.read_sweep(folder)["command"],
@@ -62,9 +71,17 @@ def read(folder: Path) -> dict[str, Any]:
         "states": states,
         "axes": _axes(runs),
         "failures": sorted(failures.values(), key=lambda failure: -len(failure["runs"])),
-        "seconds_left": sweep.estimate(known, at_once=max(1, states["running"])) if len(known) == len(runs) else None,
+        "seconds_left": seconds_left,
         "runs": runs,
     }
+
+
+def _slurm_queue() -> set[str] | None:
+    """The jobs in Slurm's queue; None where it cannot be asked."""
+    try:
+        return workers.queued_jobs()
+    except InputError:
+        return None
 
 
 def _axes(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
@@ -104,17 +121,23 @@ def table(found: dict[str, Any]) -> str:
             told = (
                 "no finished run to estimate it from" if left is None else f"about {sweep.duration(left)} ({running} at a time)"
             )
-            console.print(f"time left: {told}")
+            console.print(f"time left: {told}", soft_wrap=True)
         for failure in found["failures"]:
             names = ", ".join(failure["runs"][:3]) + (" ..." if len(failure["runs"]) > 3 else "")
-            console.print(f"failed, {len(failure['runs'])} ({failure['kind']}): {failure['message']}  [{names}]", markup=False)
+            console.print(
+                f"failed, {len(failure['runs'])} ({failure['kind']}): {failure['message']}  [{names}]",
+                markup=False,
+                soft_wrap=True,
+            )
         for state in ("stale", "interrupted"):
             for run in (run for run in found["runs"] if run["state"] == state):
                 by = f"on {run.get('host', '?')}" + (f", job {run['job']}" if "job" in run else "")
                 why = f", {run['signal']}" if "signal" in run else ""
-                console.print(f"{state}: {run['run_id']} after {run['epochs_done']} epochs ({by}{why})", markup=False)
+                console.print(
+                    f"{state}: {run['run_id']} after {run['epochs_done']} epochs ({by}{why})", markup=False, soft_wrap=True
+                )
         if found["states"]["stale"] or found["states"]["missing"]:
-            console.print(MEANING)
+            console.print(MEANING, soft_wrap=True)
     return captured.get()
 
 

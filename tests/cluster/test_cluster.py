@@ -152,14 +152,24 @@ def test_a_cancelled_task_that_never_began_is_told_of():
         slurm_says("scancel", job())
         assert "its Slurm task ended before this run began" in process.communicate(timeout=60)[1]
         assert process.returncode == 1
+        assert status("o")["states"]["missing"] == 1
     finally:
         slurm_says("scontrol", "update", "PartitionName=main", "State=UP")
 
 
-@pytest.mark.parametrize("how", ["SIGUSR2", "requeue", "time limit", "preemption"])
+def announce_preemption(*, by_signal):
+    """Whether Slurm sends the job's own signal (SIGUSR2) to what it preempts, or SIGTERM as `scancel` does."""
+    path = Path(os.environ["SLURM_CONF"])
+    line = "SlurmctldParameters=preempt_send_user_signal\n"
+    path.write_text(path.read_text().replace(line, "") + (line if by_signal else ""))
+    slurm_says("scontrol", "reconfigure")
+
+
+@pytest.mark.parametrize("how", ["SIGUSR2", "requeue", "time limit", "preemption", "preemption by SIGTERM"])
 def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(how, undisturbed):
     limit = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=50"] if how == "time limit" else []
-    both = ["hydra.launcher.cpus=2"] if how == "preemption" else []
+    both = ["hydra.launcher.cpus=2"] if how.startswith("preemption") else []
+    announce_preemption(by_signal=how != "preemption by SIGTERM")
     command = [*TINY, *SLOW, "trainer.max_epochs=12", "-m", "outputs=o", *CLUSTER, *both, *limit]
     process = subprocess.Popen([sys.executable, "-m", "segtune", *command], stderr=subprocess.PIPE, text=True)
     until(lambda: epochs("o") >= 2)
@@ -167,7 +177,7 @@ def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(how, undisturbed
         slurm_says("scancel", "--signal=USR2", job())
     elif how == "requeue":
         slurm_says("scontrol", "requeue", job())
-    elif how == "preemption":
+    elif how.startswith("preemption"):
         slurm_says("sbatch", "--partition=urgent", "--ntasks=1", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 1")
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said

@@ -1,0 +1,150 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from segtune import app, results, status, sweep
+
+CONFIG = app.plain(app.compose(["loss=bce"]))
+OTHER = app.plain(app.compose(["loss=focal", "split=0.6"]))
+MEMORY = {"kind": "out of memory", "message": "out of memory: choose a smaller batch.size", "traceback": ""}
+HERE = {"host": results.socket.gethostname(), "pid": os.getpid()}
+
+
+def have(states, configs=(CONFIG, OTHER), folder="outputs/grid"):
+    """A sweep whose runs are in these states."""
+    runs = []
+    for number, state in enumerate(states):
+        config, name = configs[number % len(configs)], f"{number:012x}"
+        runs.append({"run_id": name, "overrides": [f"seed={number}"], "axes": results.axes(config)})
+        place = Path(folder).parent / "runs" / name
+        if state == "missing":
+            continue
+        place.mkdir(parents=True)
+        about = {"run_id": name, "config": config, "overrides": []} | HERE
+        if state == "completed":
+            done = {"run_id": name, "config": config, "seconds": 30.0}
+            (place / "result.json").write_text(json.dumps(done))
+        if state == "failed":
+            about["error"] = MEMORY
+        if state == "interrupted":
+            about["signal"] = "SIGTERM"
+        results.write_status(place, "running" if state == "stale" else state, **about)
+        if state == "stale":
+            (place / results.LOCK).touch()
+            results.append_history(place, dict.fromkeys(results.HISTORY_COLUMNS, 1.0))
+    results.write_sweep(Path(folder), command=["python", "-m", "segtune", "-m"], runs=runs)
+    return Path(folder)
+
+
+def command(*arguments):
+    began = time.perf_counter()
+    ended = subprocess.run([sys.executable, "-m", "segtune.status", *arguments], capture_output=True, text=True, check=False)
+    return ended, time.perf_counter() - began
+
+
+STATES = ["completed", "completed", "queued", "failed", "failed", "interrupted", "stale", "missing"]
+
+
+def test_status_counts_per_state_and_axis_and_groups_failures():
+    found = status.read(have(STATES))
+    assert found["n_runs"] == 8
+    assert found["states"] == {
+        **{"completed": 2, "running": 0, "queued": 1, "interrupted": 1, "stale": 1, "failed": 2, "missing": 1}
+    }
+    assert found["axes"]["loss"] == {
+        "bce": {"completed": 1, "queued": 1, "failed": 1, "stale": 1},
+        "focal": {"completed": 1, "failed": 1, "interrupted": 1, "missing": 1},
+    }
+    assert [(one["kind"], len(one["runs"])) for one in found["failures"]] == [("out of memory", 2)]
+    assert [run["epochs_done"] for run in found["runs"] if run["state"] == "stale"] == [1]
+    for axis in found["axes"].values():
+        assert sum(sum(states.values()) for states in axis.values()) == 8
+
+
+def test_a_run_that_somebody_works_on_is_running():
+    folder = have(["stale"])
+    with results.lock(Path("outputs/runs/000000000000")):
+        assert status.read(folder)["states"]["running"] == 1
+
+
+def test_time_left_comes_from_finished_runs():
+    assert status.read(have(["completed", "interrupted"], configs=(CONFIG,)))["seconds_left"] == pytest.approx(30)
+    assert status.read(have(["queued"], folder="other/grid"))["seconds_left"] is None
+
+
+def test_the_table_says_all_of_it_in_words():
+    text = status.table(status.read(have(STATES)))
+    for words in (
+        *("outputs/grid: 8 runs", "completed", "focal", "0.6", "time left: about", "failed, 2 (out of memory): out of memory:"),
+        *("stale: 000000000006 after 1 epochs", "interrupted: 000000000005 after 0 epochs", "SIGTERM", "nobody has begun it"),
+    ):
+        assert words in text
+    assert "reg" not in text  # an axis that does not vary
+
+
+def test_a_message_cannot_colour_the_table():
+    folder = have(["failed"])
+    path = Path("outputs/runs/000000000000/status.json")
+    said = json.loads(path.read_text())
+    said["error"]["message"] = "[bold red]boo[/bold red]"
+    path.write_text(json.dumps(said))
+    assert "[bold red]boo[/bold red]" in status.table(status.read(folder))
+
+
+@pytest.mark.parametrize(("states", "code"), [(["completed", "failed"], 1), (["completed", "queued"], 0), (["stale"], 0)])
+def test_the_exit_code_is_1_if_anything_failed(states, code):
+    have(states)
+    assert command("sweep=outputs/grid")[0].returncode == code
+    ended, _ = command("sweep=outputs/grid", "json=true")
+    assert ended.returncode == code
+    assert json.loads(ended.stdout)["n_runs"] == len(states)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "say which sweep: sweep=outputs/grid"),
+        (["sweep=nowhere"], "nowhere/sweep.json: cannot be read"),
+        (["sweep=x", "json=maybe"], "json=maybe: must be true or false"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words):
+    ended, _ = command(*arguments)
+    assert ended.returncode == 1
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_damaged_sweep_file_is_one_line():
+    folder = have(["completed"])
+    for content in ('{"runs": [', "[]", "{}", '{"runs": [{}], "command": []}', '{"runs": [{"run_id": "../../etc"}]}'):
+        (folder / "sweep.json").write_text(content)
+        ended, _ = command("sweep=outputs/grid")
+        assert ended.returncode == 1
+        assert "sweep.json: damaged" in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+
+def test_a_thousand_runs_are_read_without_torch():
+    """How long it takes is measured by benchmarks/many_runs.py."""
+    have([STATES[number % len(STATES)] for number in range(1000)])
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['matplotlib'] = None\n"
+        "sys.argv = ['status', 'sweep=outputs/grid', 'json=true']\n"
+        "import runpy; runpy.run_module('segtune.status', run_name='__main__')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert json.loads(ended.stdout)["states"]["completed"] == 250
+
+
+def test_listing_shows_what_differs():
+    runs = [sweep.Run(str(seed), [], CONFIG | {"seed": seed}, Path("outputs/runs") / str(seed), "missing") for seed in (1, 2)]
+    lines = sweep.listing(runs).split("\n")
+    assert lines[0] == "1  missing      loss=bce split=0.2 reg=none batch=15 seed=1"
+    assert lines[-1].startswith("2 runs: 0 done, 0 to resume, 0 failed, 2 to run; no finished run")
