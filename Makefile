@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
-SOURCES = src tests notebooks
+SOURCES = src tests benchmarks notebooks
 
 .PHONY: demo test fast format clean
 

@@ -82,6 +82,25 @@ def test_a_failed_run_does_not_stop_the_others_and_the_sweep_says_so():
     assert "Traceback" not in sweep.stderr
 
 
+def test_hydra_s_own_launcher_gives_the_same_states():
+    both = [*TINY, "loss=bce", "split=0.4", "reg=none,l2", "batch=10", "hydra/launcher=basic", "-m"]
+    assert segtune(*both, "loss._target_=no.such.loss,segtune.losses.bce").returncode == 1
+    assert len(done_runs()) == 2
+    states = json.loads(segtune("sweep=outputs/grid", "json=true", module="segtune.status").stdout)["states"]
+    assert (states["completed"], states["failed"]) == (2, 2)
+    refused = segtune(*both, "seed=1", "on_failure=stop")
+    assert refused.returncode == 1
+    assert "choose serial, local or slurm" in refused.stderr
+
+
+def test_a_dry_run_writes_nothing():
+    for mode in ([], ["-m"]):
+        ended = segtune(*TINY, "loss=bce", "split=0.4", "reg=none", "batch=10", "dry_run=true", *mode)
+        assert ended.returncode == 0, ended.stderr
+        assert "1 runs: 0 done, 0 to resume, 0 failed, 1 to run" in ended.stdout
+    assert not list(Path().rglob("*.*"))
+
+
 def rvsc(**settings):
     return ["data=rvsc", "data.root=real", "data.size=96", "model.width=2", "trainer.max_epochs=1", "trainer.threads=1"]
 

@@ -221,6 +221,17 @@ def test_half_a_file_is_set_aside_and_the_run_starts_anew(name, undisturbed, mon
     assert "is damaged" in caplog.text
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:5000]), Path.unlink])
+def test_a_best_checkpoint_that_cannot_be_had_again_starts_the_run_anew(damage, undisturbed, monkeypatch, caplog):
+    monkeypatch.setattr(train_module, "best_of", lambda val_dice: 1)  # so that it is not the last one over again
+    cut_off(monkeypatch, Path(), (Segmenter, "training_step", 14), *LONG)
+    folder = Path("outputs/runs") / undisturbed.name
+    damage(folder / "checkpoints" / "best.ckpt")
+    run(Path(), *LONG)
+    assert "its best checkpoint is damaged" in caplog.text
+    assert (folder / "damaged-1" / "history.csv").exists()
+
+
 def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
     other = tmp_path / "outputs" / "runs" / results.run_id(app.plain(app.compose([*TINY, "loss=bce"])))
     shutil.copytree(folder / "checkpoints", other / "checkpoints")

@@ -376,12 +376,10 @@ def write_jobs(folder: Path, jobs: Mapping[str, str]) -> None:
 
 def read_jobs(folder: Path) -> dict[str, str]:
     """jobs.json; empty where there is none."""
-    try:
-        return _read_json(folder / JOBS, "Remove it; runs that Slurm has already are then submitted again, which does no harm.")
-    except InputError:
-        if (folder / JOBS).exists():
-            raise
+    if not (folder / JOBS).exists():
         return {}
+    cure = "Remove it; runs that Slurm has already are then submitted again, which does no harm."
+    return {run: str(job) for run, job in _read_json(folder / JOBS, cure).items()}
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -281,7 +281,9 @@ def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
         elif state in ("interrupted", "stale"):
             lines.append(f"  {run.run_id} {run.label}: cut off ({status.get('signal', 'killed')}); the same command resumes it")
         count[state] += 1
-    said = ", ".join(f"{n} {state}" for state, n in sorted(count.items()))
+    if lines:
+        count["not begun"] = count.pop("queued", 0) + count.pop("missing", 0)
+    said = ", ".join(f"{n} {state}" for state, n in sorted(count.items()) if n)
     again = f"python -m segtune.status sweep={folder} says more; the same command runs again what is not done."
     if lines:
         raise InputError(f"sweep {folder}: {said}.\n" + "\n".join(lines) + f"\n{again}")

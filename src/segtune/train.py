@@ -112,7 +112,7 @@ def resume(folder: Path, run: str, fingerprint: str) -> int:
     Raises: InputError if the checkpoint is of another configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    last = folder / results.CHECKPOINTS / results.LAST
+    last, best = (folder / results.CHECKPOINTS / name for name in (results.LAST, results.BEST))
     if not last.exists():
         results.set_aside(folder, "interrupted")
         return 0
@@ -121,25 +121,30 @@ def resume(folder: Path, run: str, fingerprint: str) -> int:
         epochs, other = int(checkpoint["epoch"]) + 1, results.run_id(checkpoint["hyper_parameters"])
         data = checkpoint["data_fingerprint"]
     except Exception:  # whatever half a file makes of torch.load
-        log.warning("run %s: its checkpoint is damaged; %s; it starts anew", run, _kept(results.set_aside(folder, "damaged")))
-        return 0
+        return _anew(folder, run, "damaged", "its last checkpoint is damaged")
     if other != run:
         raise InputError(f"{last} is of run {other}, not of {run}: give this run a folder of its own.")
     if data != fingerprint:
-        log.info("run %s: its data have changed; %s; it starts anew", run, _kept(results.set_aside(folder, "other-data")))
-        return 0
+        return _anew(folder, run, "other-data", "its data have changed")
     if not results.cut_history(folder, epochs):
-        log.warning("run %s: its history is damaged; %s; it starts anew", run, _kept(results.set_aside(folder, "damaged")))
-        return 0
+        return _anew(folder, run, "damaged", "its history is damaged")
     best_epoch = best_of(results.read_history(folder)["val_dice"])
     if best_epoch == epochs:  # it may have been cut off between the last and the best checkpoint
-        save({key: checkpoint[key] for key in checkpoint if key not in ONLY_LAST}, last.with_name(results.BEST))
+        save({key: checkpoint[key] for key in checkpoint if key not in ONLY_LAST}, best)
+    else:
+        try:
+            whole = torch.load(best, weights_only=True, map_location="cpu")["epoch"] + 1 == best_epoch
+        except Exception:
+            whole = False
+        if not whole:
+            return _anew(folder, run, "damaged", "its best checkpoint is damaged")
     log.info("run %s: goes on after epoch %d", run, epochs)
     return epochs
 
 
-def _kept(aside: Path | None) -> str:
-    return f"what it left is in {aside}"
+def _anew(folder: Path, run: str, name: str, why: str) -> int:
+    log.warning("run %s: %s; what it left is in %s, and it starts anew", run, why, results.set_aside(folder, name))
+    return 0
 
 
 def best_of(val_dice: list[float]) -> int:
