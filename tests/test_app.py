@@ -26,7 +26,6 @@ from segtune.errors import InputError
         ("loss=bce,focal", "loss=bce,focal"),
         ("split.val_fraction=0.5", "split.val_fraction=0.5"),
         ("reg.lambda=5e-7", "reg.lambda=5e-7"),
-        ("~split", "~split"),
     ],
 )
 def test_options_that_look_like_numbers_are_quoted_and_nothing_else(typed, quoted):

@@ -15,7 +15,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString, RangeSweep
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -55,7 +55,7 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
         print(f"segtune: stopped by {signal.Signals(number).name}. {again}", file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
-        message = explain(error)
+        message = explain(error, config_name)
         if message is None or wants_traceback:
             raise
         sys.exit(f"segtune: {message}")
@@ -105,12 +105,16 @@ def quote_numbers(override: str) -> str:
     """
     try:
         parsed = OverridesParser.create().parse_override(override)
-    except HydraException as error:
+        parsed.get_key_element()
+    except (HydraException, ValueError) as error:
         raise InputError(
             f"{override!r} is not of the form key=value or key=value,value. Put a value with brackets, commas or "
             f"spaces in quotes of its own, inside those of the shell: 'key=\"value\"'."
         ) from error
     options = groups().get(parsed.key_or_group)
+    if parsed.is_delete() and options is not None:
+        others = ", ".join(f"{parsed.key_or_group}={option}" for option in options)
+        raise InputError(f"{override}: a run needs one of {others}.")
     if options is None or parsed.is_delete():
         return override
     value: Any = parsed._value
@@ -151,7 +155,7 @@ def _number(text: str) -> float | None:
 
 
 def _whole(low: int, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:
-    span = f"from {low} to {high:g}" if high < math.inf else f"of at least {low}"
+    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
     return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high, f"a whole number {span}"
 
 
@@ -168,10 +172,16 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "outputs": (lambda v: isinstance(v, str) and bool(v.strip()), "a folder"),
+    "figures": (lambda v: isinstance(v, bool), "true or false"),
     "on_failure": _one_of("continue", "stop"),
     "dry_run": (lambda v: isinstance(v, bool), "true or false"),
     "json": (lambda v: isinstance(v, bool), "true or false"),
     "seed": _whole(0, 2**32 - 1),
+    "data.root": (
+        lambda v: isinstance(v, str) and bool(v.strip()),
+        "a folder; one that is named like a number in quotes: data.root='\"5\"'",
+    ),
     "data.seed": _whole(0, 2**32 - 1),
     "data.n_patients": _whole(2, 99),
     "data.target": _one_of("endocardium", "epicardium"),
@@ -235,7 +245,7 @@ DISK = (  # what a disk may answer
 )
 
 
-def explain(error: BaseException) -> str | None:
+def explain(error: BaseException, config_name: str = "config") -> str | None:
     """What went wrong and how to cure it, if that is for the user to do; None for a bug."""
     chain = list(_causes(error))
     for cause in chain:
@@ -248,17 +258,39 @@ def explain(error: BaseException) -> str | None:
             return f"{cause.full_key or key} has no value: add {cause.full_key or key}=... to the command."
     for cause in chain:
         if str(cause).startswith("Could not override '"):
-            return _unknown_key(str(cause).split("'")[1])
+            return _unknown_key(str(cause).split("'")[1], config_name)
         if isinstance(cause, OSError) and cause.errno in DISK:
             return (
                 f"{cause.filename or 'the disk'}: {cause.strerror}. What was done is kept; cure this and start the same again."
             )
+    if memory := out_of_memory(error):
+        return memory
+    if isinstance(error, InstantiationException) and not _is_call(error.__cause__):
+        return None  # what was called failed of itself
     if isinstance(error, HydraException | OmegaConfBaseException):
         said = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".split("\n")]
         return "; ".join(
             dict.fromkeys(line for line in said[:6] if line and not line.startswith(("See http", "full_key", "object_")))
         )
     return None
+
+
+def _is_call(error: BaseException | None) -> bool:
+    """Whether this is about the call itself: a target that is not there, an argument too many or too few."""
+    return not isinstance(error, Exception) or isinstance(error, ImportError | AttributeError) or "argument" in str(error)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What to do if this is a lack of memory, of the GPU or not; None if it is something else. Does not import torch."""
+    text = str(error).strip()
+    told = isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    if not (told or isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__):
+        return None
+    first = text.split("\n")[0] or type(error).__name__
+    return (
+        f"out of memory ({first}). Choose a smaller batch.size, data.size or model.width, fewer runs at a time "
+        "(hydra.launcher.workers, hydra.launcher.per_gpu), or ask the cluster for more (hydra.launcher.mem)."
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -278,13 +310,16 @@ def _unknown_option(error: MissingConfigException) -> str:
     return f"{group}={name}: no such option. Nearest: {ordered[0]}. Known: {', '.join(ordered)}.{exact}"
 
 
-def _unknown_key(key: str) -> str:
+def _unknown_key(key: str, config_name: str) -> str:
     group, _, name = key.partition(".")
     owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
     if owners:
         return f"{key}: the chosen {group} has no {name}; only {group}={', '.join(owners)}. Choose one or leave it out."
-    close = nearest(key, _known_keys())
-    return f"{key}: no such key. Nearest: {', '.join(close[:3])}. See python -m segtune --help for all."
+    if config_name == "config":
+        known, module = _known_keys(), "segtune"
+    else:
+        known, module = _own_keys(config_name), f"segtune.{config_name}"
+    return f"{key}: no such key. Nearest: {', '.join(nearest(key, known)[:3])}. See python -m {module} --help for all."
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:
@@ -302,8 +337,12 @@ def has_key(group: str, option: str, key: str) -> bool:
     return path.is_file() and key in _dotted(OmegaConf.load(path))
 
 
+def _own_keys(config_name: str) -> list[str]:
+    return [key for key in _dotted(OmegaConf.load(CONF / f"{config_name}.yaml")) if not key.startswith(("defaults", "hydra"))]
+
+
 def _known_keys() -> list[str]:
-    keys = {key for key in _dotted(OmegaConf.load(CONF / "config.yaml")) if not key.startswith(("defaults", "hydra"))}
+    keys = set(_own_keys("config"))
     for group, options in groups().items():
         if "/" not in group and group != "study":
             keys |= {f"{group}.{key}" for option in options for key in _dotted(OmegaConf.load(CONF / group / f"{option}.yaml"))}

@@ -20,6 +20,11 @@ from segtune.data.splits import Split
 from segtune.errors import InputError
 from segtune.module import Segmenter
 
+TRAINER = {
+    *("max_epochs", "accelerator", "devices", "precision", "accumulate_grad_batches", "gradient_clip_val"),
+    *("gradient_clip_algorithm", "deterministic", "benchmark", "detect_anomaly"),
+}
+
 
 def slices(cfg: DictConfig) -> SliceSet:
     """The data set, read by the reader of cfg.data."""
@@ -78,6 +83,11 @@ def trainer(cfg: DictConfig, callbacks: list[pl.Callback], checkpoint_io: Checkp
     plain environment.
     """
     arguments = {key: value for key, value in cfg.trainer.items() if key != "threads"}
+    for key in sorted(str(key) for key in arguments.keys() - TRAINER):
+        raise InputError(
+            f"trainer.{key}: a run is whole epochs, each of them validated whole, so it takes of Lightning's arguments only "
+            f"{', '.join(sorted(TRAINER))}."
+        )
     try:
         return pl.Trainer(
             **arguments,

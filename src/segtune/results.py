@@ -91,11 +91,15 @@ def label(config: Config) -> str:
 
 
 def differences(configs: Sequence[Config]) -> list[str]:
-    """A word for each configuration on where it departs from the others, beyond loss, split, reg and batch."""
-    named = (*BOOKKEEPING, "loss", "reg", "batch", "split.val_fraction", "data.reader")
-    flat = [_flat(config, without=named) for config in configs]
-    varying = sorted({key for one in flat for key in one if any(one.get(key) != other.get(key) for other in flat)})
-    return [", ".join(f"{key}={one.get(key)}" for key in varying) for one in flat]
+    """A word for each configuration on where it departs from the others, beyond what its label says."""
+    named = (*BOOKKEEPING, "loss._target_", "loss._partial_", "reg.penalty", "reg.lambda", "reg.lambda_l1", "reg.lambda_l2")
+    flat = [_flat(config, without=(*named, "batch", "split.val_fraction", "data.reader")) for config in configs]
+    values: dict[str, set[str]] = {key: set() for one in flat for key in one}
+    for one in flat:
+        for key in values:
+            values[key].add(repr(one.get(key)))
+    varying = sorted(key for key in values if len(values[key]) > 1)
+    return [", ".join(f"{key}={one[key]}" for key in varying if key in one) for one in flat]
 
 
 def is_done(folder: Path, run: str) -> bool:
@@ -134,7 +138,7 @@ def cut_history(folder: Path, epochs: int) -> bool:
     try:
         rows = [row for row in _read_csv(folder / HISTORY) if None not in row.values()][:epochs]
         whole = [float(row["epoch"]) for row in rows] == list(range(1, epochs + 1))
-    except (InputError, KeyError, ValueError, UnicodeDecodeError, csv.Error):
+    except (InputError, KeyError, ValueError):
         return False
     if whole:
         write_atomically(folder / HISTORY, _csv(HISTORY_COLUMNS, rows).encode())
@@ -159,8 +163,12 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def read_history(folder: Path) -> dict[str, list[float]]:
     """history.csv by column, as far as it got."""
-    rows = _read_csv(folder / HISTORY)
-    return {column: [float(row[column]) for row in rows] for column in HISTORY_COLUMNS}
+    path = folder / HISTORY
+    rows = _read_csv(path)
+    try:
+        return {column: [float(row[column]) for row in rows] for column in HISTORY_COLUMNS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged. Remove {folder / RESULT} and start the run's command again.") from error
 
 
 def read_slices(folder: Path) -> list[dict[str, str]]:
@@ -466,6 +474,8 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Has the run started?") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: damaged ({error}). Start the run's command again.") from error
 
 
 def _read_json(path: Path, cure: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def status(cfg: DictConfig) -> None:
     app.check({"json": cfg.json})
     if not cfg.sweep:
         raise InputError("say which sweep: sweep=outputs/grid.")
-    found = read(Path(cfg.sweep))
+    found = read(Path(str(cfg.sweep)))
     print(json.dumps(found, indent=2) if cfg.json else table(found), end="\n" if cfg.json else "")
     sys.stdout.flush()
     if found["states"]["failed"]:
@@ -38,13 +38,15 @@ def read(folder: Path) -> dict[str, Any]:
     Returns: runs (one dict each: run_id, state, folder, axes, epochs_done, host, job), states and axes (counts per state),
         failures (by message: kind, message, runs), seconds_left (None if no finished run tells).
     """
-    listed = results.read_sweep(folder)["runs"]
+    listed, home = results.read_sweep(folder)["runs"], folder.parent / "runs"
+    if folder.parent == folder:  # sweep=. from inside it
+        home = folder.resolve().parent / "runs"
     runs, known = [], []
     failures: dict[str, dict[str, Any]] = {}
-    states_said = {one["run_id"]: results.state(folder.parent / "runs" / one["run_id"], one["run_id"]) for one in listed}
+    states_said = {one["run_id"]: results.state(home / one["run_id"], one["run_id"]) for one in listed}
     in_queue = _slurm_queue() if any(state == "queued" and "job" in said for state, said in states_said.values()) else None
     for one in listed:
-        place = folder.parent / "runs" / one["run_id"]
+        place = home / one["run_id"]
         state, said = states_said[one["run_id"]]
         if state == "queued" and in_queue is not None and said.get("job", "") not in {"", *in_queue}:
             state = "missing"  # cancelled before it began

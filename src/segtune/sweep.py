@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -64,6 +65,8 @@ def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -
         key = override.get_key_element()
         if not override.is_sweep_override():
             typed[key] = [override.input_line or ""]
+        elif isinstance(override._value, Glob):
+            raise InputError(f"{override.input_line}: name the options, like {key}=one,another.")
         elif override.is_discrete_sweep():
             typed[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
@@ -78,6 +81,8 @@ def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -
 def _values(key: str, values: Any) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise InputError(f"hydra.sweeper.grids: {key}: {values} must be a list, like {key}: [{values}].")
+    if not values:
+        raise InputError(f"hydra.sweeper.grids: {key}: [] has no value, so there would be no run. Leave the axis out.")
     return list(values)
 
 

@@ -241,6 +241,8 @@ def summary(history: dict[str, list[float]], epoch: int, rows: Rows, which: str)
     return {
         **at_epoch,
         "epoch": epoch,
+        "train_weighted_penalty": at_epoch["train_loss"] - at_epoch["train_data_loss"],
+        "val_weighted_penalty": at_epoch["val_loss"] - at_epoch["val_data_loss"],
         "n_undefined": sum(math.isnan(row["dice"]) for row in rows if row["which"] == which),
     }
 

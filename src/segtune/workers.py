@@ -85,20 +85,13 @@ def say(folder: Path, state: str, **about: Any) -> None:
 
 def failure(error: BaseException) -> dict[str, str]:
     """What status.json says of an error: its kind (input, not finite, out of memory, error), its message, its traceback."""
-    text = f"{type(error).__name__}: {error}"
-    memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
-    if memory or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)):
-        kind = "out of memory"
-        first = str(error).strip().split("\n")[0] or type(error).__name__
-        message = (
-            f"out of memory ({first}). Choose a smaller batch.size, data.size or model.width, fewer runs at a time "
-            "(hydra.launcher.workers, hydra.launcher.per_gpu), or ask the cluster for more (hydra.launcher.mem)."
-        )
+    if memory := app.out_of_memory(error):
+        kind, message = "out of memory", memory
     elif isinstance(error, NotFiniteError):
         kind, message = "not finite", str(error)
     else:
         explained = app.explain(error)
-        kind, message = ("error", text) if explained is None else ("input", explained)
+        kind, message = ("error", f"{type(error).__name__}: {error}") if explained is None else ("input", explained)
     trace = "".join(traceback.format_exception(error)) if kind == "error" else ""
     return {"kind": kind, "message": message, "traceback": trace}
 

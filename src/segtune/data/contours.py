@@ -17,7 +17,7 @@ def read(path: Path) -> NDArray[np.float64]:
     Raises: InputError naming file and line for anything that is not two finite numbers, and for fewer than 3 points.
     """
     try:
-        text = path.read_text(encoding="ascii", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise InputError(f"{path}: cannot be read as a contour ({error.strerror}).") from error
     points = []
@@ -26,7 +26,7 @@ def read(path: Path) -> NDArray[np.float64]:
         if not fields:
             continue
         try:
-            x, y = (float(field) for field in fields)
+            x, y = (float(field) for field in fields if "_" not in field)  # Python's 1_0 is no number of a contour
         except ValueError:
             x = y = np.nan
         if not (np.isfinite(x) and np.isfinite(y)):

@@ -80,7 +80,10 @@ def read(*, seed: int, n_patients: int, size: int, target: str, cache: Path | No
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    return rvsc.read(whole, target=target)
+    try:
+        return rvsc.read(whole, target=target)
+    except InputError as error:
+        raise InputError(f"{error} It belongs to the phantom: remove {whole} and it is written anew.") from error
 
 
 def _check(*, seed: int, n_patients: int, size: int) -> None:

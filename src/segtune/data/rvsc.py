@@ -10,13 +10,14 @@ the other. A patient that does not fit, with one phase or more than two, has pha
 """
 
 import logging
+import math
 import os
 import re
 import warnings
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
@@ -34,7 +35,7 @@ DICOM_NAME = re.compile(r"(P\d+)-(\d{4})\.dcm", re.IGNORECASE)
 CONTOUR_NAME = re.compile(r"(P\d+)-(\d{4})-([io])contour-manual\.txt", re.IGNORECASE)
 LIST_NAME = re.compile(r"(P\d+)list\.txt", re.IGNORECASE)
 TAGS = [
-    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "PixelData"),
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "PixelData"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelSpacing", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"),
 ]
@@ -104,7 +105,11 @@ def _listed(
     list_file: Path, patient: str, kind: str, dicoms: dict[Key, Path], outlines: dict[tuple[str, int, str], Path]
 ) -> Iterable[Key]:
     """Frames for which a list file names a contour of this kind; each must be there, and its image too."""
-    for number, line in enumerate(list_file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    try:
+        lines = list_file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{list_file}: cannot be read ({error.strerror}). Restore it or remove it.") from error
+    for number, line in enumerate(lines, start=1):
         name = line.strip().replace("\\", "/").rsplit("/", 1)[-1]
         if not name:
             continue
@@ -152,30 +157,60 @@ def _read_patient(patient: str, dicoms: dict[Key, Path], outlines: dict[tuple[st
             frame=frame,
             slice_index=frame // PHASES_PER_SLICE,
             phase=phases[frame],
-            spacing_mm=(float(headers[frame].PixelSpacing[0]), float(headers[frame].PixelSpacing[1])),
+            spacing_mm=headers[frame].spacing_mm,
             gap_mm=gap_mm,
         )
         for frame in frames
     ]
 
 
-def _read_dicom(path: Path) -> tuple[NDArray[np.float32], pydicom.Dataset]:
+class Header(NamedTuple):
+    """The tags that are used, as numbers: spacing (row, column) and gap in mm; position and axes may be empty."""
+
+    spacing_mm: tuple[float, float]
+    gap_mm: float | None
+    position: list[float]
+    axes: list[float]
+
+
+def _read_dicom(path: Path) -> tuple[NDArray[np.float32], Header]:
     """The image (H, W) as stored and the few header tags that are used."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning of pydicom may quote a header value, and that may be a name
             header = pydicom.dcmread(path, specific_tags=TAGS)
             pixels = header.pixel_array
-            spacing_mm = [float(value) for value in header.get("PixelSpacing") or ()]
+            spacing_mm = _numbers(header, "PixelSpacing")
+            gap_mm = [value for value in _numbers(header, "SpacingBetweenSlices") if value]  # 0: not known
+            position, axes = _numbers(header, "ImagePositionPatient"), _numbers(header, "ImageOrientationPatient")
     except pydicom.errors.InvalidDicomError:
         raise InputError(f"{path}: this is not a DICOM file, whatever its name says. Replace it by the original.") from None
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: its pixels cannot be decoded; if they are compressed, install a decoder (pip install pylibjpeg "
+            "pylibjpeg-libjpeg pylibjpeg-openjpeg), else copy the file again."
+        ) from error
     except Exception as error:  # a damaged file makes pydicom fail in many ways, none of them a bug of ours
         raise InputError(f"{path}: damaged or incomplete DICOM file ({type(error).__name__}). Copy it again.") from None
     if pixels.ndim != 2:
         raise InputError(f"{path}: expected one grey image, found an array of shape {pixels.shape}.")
-    if len(spacing_mm) != 2 or not min(spacing_mm) > 0:
+    if len(spacing_mm) != 2 or not all(0 < value < math.inf for value in spacing_mm):
         raise InputError(f"{path}: the header has no usable PixelSpacing, without which nothing is known in mm. Restore it.")
-    return pixels.astype(np.float32), header
+    if not (gap_mm == [] or (len(gap_mm) == 1 and 0 < gap_mm[0] < math.inf)):
+        raise InputError(f"{path}: SpacingBetweenSlices is {gap_mm}, not a distance in mm. Restore it or remove the tag.")
+    if len(position) not in (0, 3) or len(axes) not in (0, 6) or not np.isfinite([*position, *axes]).all():
+        raise InputError(
+            f"{path}: ImagePositionPatient (3 numbers) or ImageOrientationPatient (6) is not usable. Restore or remove them."
+        )
+    return pixels.astype(np.float32), Header((spacing_mm[0], spacing_mm[1]), gap_mm[0] if gap_mm else None, position, axes)
+
+
+def _numbers(header: pydicom.Dataset, name: str) -> list[float]:
+    """A tag's values; empty if it is absent or empty."""
+    value = header.get(name)
+    if value is None or value == "":
+        return []
+    return [float(one) for one in ([value] if isinstance(value, str | int | float) else value)]
 
 
 def _phases(areas: dict[int, float]) -> dict[int, Phase | None]:
@@ -192,17 +227,16 @@ def _phases(areas: dict[int, float]) -> dict[int, Phase | None]:
     return {frame: "ED" if frame % PHASES_PER_SLICE == diastole else "ES" for frame in areas}
 
 
-def _gap_mm(headers: dict[int, pydicom.Dataset]) -> float | None:
+def _gap_mm(headers: dict[int, Header]) -> float | None:
     """Distance of neighbouring slice centres [mm]: the tag for it, else from the positions of the labelled slices."""
-    stated = [float(h.SpacingBetweenSlices) for h in headers.values() if h.get("SpacingBetweenSlices")]
+    stated = [header.gap_mm for header in headers.values() if header.gap_mm is not None]
     if stated:
         return float(np.median(stated))
     positions = {}
     for frame, header in headers.items():
-        if header.get("ImagePositionPatient") and header.get("ImageOrientationPatient"):
-            across, down = np.array(header.ImageOrientationPatient, dtype=float).reshape(2, 3)
-            along = np.dot(np.cross(across, down), np.array(header.ImagePositionPatient, dtype=float))
-            positions[frame // PHASES_PER_SLICE] = float(along)
+        if header.position and header.axes:
+            across, down = np.array(header.axes).reshape(2, 3)
+            positions[frame // PHASES_PER_SLICE] = float(np.dot(np.cross(across, down), np.array(header.position)))
     steps = sorted(positions)
     gaps = [abs(positions[b] - positions[a]) / (b - a) for a, b in pairwise(steps)]
     return float(np.median(gaps)) if gaps and np.median(gaps) > 0 else None
