@@ -1,4 +1,5 @@
 import pytest
+from hydra.utils import instantiate
 
 from segtune import app
 from segtune.errors import InputError
@@ -115,3 +116,50 @@ def test_a_missing_root_is_asked_for():
 
 def test_a_bug_is_not_explained_away():
     assert app.explain(ZeroDivisionError("x")) is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("~loss", "a run needs one of loss=bce"), ("=3", "is not of the form key=value"), ("+", "is not of the form")],
+)
+def test_an_override_that_cannot_be_is_refused(override, words):
+    with pytest.raises(InputError, match=words):
+        app.quote_numbers(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["outputs="], "outputs=: must be a folder"),
+        (["outputs=null"], "must be a folder"),
+        (["figures=foo"], "figures=foo: must be true or false"),
+        (["data=rvsc", "data.root=5"], "data.root=5: must be a folder"),
+        (["on_failure=maybe"], "one of continue, stop"),
+        (["seed=-1"], "a whole number from 0 to 4294967295"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(overrides, words):
+    with pytest.raises(InputError, match=words):
+        app.check(app.plain(app.compose(overrides)))
+
+
+def fails():
+    raise TypeError("float() of nothing")
+
+
+def test_a_bug_in_what_hydra_calls_stays_a_bug_and_a_wrong_argument_is_explained():
+    for target, explained in (("test_app.fails", False), ("test_app.nothing", True)):
+        with pytest.raises(Exception, match=target) as caught:
+            instantiate({"_target_": target})
+        assert (app.explain(caught.value) is not None) == explained
+    with pytest.raises(Exception, match="unexpected") as caught:
+        instantiate({"_target_": "test_app.fails", "more": 1})
+    assert "more" in app.explain(caught.value)
+
+
+def test_an_unknown_key_of_another_verb_is_explained_by_its_own_keys():
+    with pytest.raises(Exception, match="swep") as caught:
+        app.compose(["swep=x"], config_name="report")
+    assert app.explain(caught.value, "report") == (
+        "swep: no such key. Nearest: sweep, run. See python -m segtune.report --help for all."
+    )

@@ -93,6 +93,27 @@ def test_hydra_s_own_launcher_gives_the_same_states():
     assert "choose serial, local or slurm" in refused.stderr
 
 
+def test_a_report_tells_runs_of_other_hyperparameters_apart_and_leaves_damaged_ones_out():
+    both = [*TINY, "loss=focal", "loss.gamma=1,2", "split=0.4", "reg=none", "batch=10", "-m"]
+    assert segtune(*both).returncode == 0
+    report = segtune("sweep=outputs/grid", module="segtune.report")
+    assert report.returncode == 0, report.stderr
+    assert "loss.gamma=1" in report.stdout
+    assert "loss.gamma=2" in report.stdout
+    one, other = done_runs()
+    (Path("outputs/runs") / one / "history.csv").write_text("abc")
+    report = segtune("sweep=outputs/grid", module="segtune.report")
+    assert report.returncode == 0, report.stderr
+    assert f"{one} is left out" in report.stdout
+    (Path("outputs/runs") / other / "result.json").write_text("{}")
+    report = segtune("sweep=outputs/grid", module="segtune.report")
+    assert report.returncode == 1
+    assert "none of its 2 runs has a whole result" in report.stderr
+    assert "Traceback" not in report.stderr
+    again = segtune(*both)
+    assert "1 done, 1 to resume" in again.stdout
+
+
 def test_a_dry_run_writes_nothing():
     for mode in ([], ["-m"]):
         ended = segtune(*TINY, "loss=bce", "split=0.4", "reg=none", "batch=10", "dry_run=true", *mode)

@@ -257,3 +257,12 @@ def test_missing_and_damaged_files_are_explained(tmp_path):
     (tmp_path / "sweep.json").write_text("[]")
     with pytest.raises(InputError, match=r"sweep.json: damaged \(not an object"):
         results.read_sweep(tmp_path)
+
+
+def test_a_history_of_something_else_is_damaged(tmp_path):
+    for content in (b"", b"abc\n1\n", b"\xff\xfe\x00", b"epoch,lr\n1,x\n"):
+        (tmp_path / "history.csv").write_bytes(content)
+        if content:
+            with pytest.raises(InputError, match="history.csv: damaged"):
+                results.read_history(tmp_path)
+        assert not results.cut_history(tmp_path, 1)

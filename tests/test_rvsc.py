@@ -188,3 +188,36 @@ def test_no_name_from_a_header_is_kept_or_logged(tmp_path, caplog, capfd):
     with pytest.raises(InputError) as caught, caplog.at_level(logging.DEBUG):
         rvsc.read(tmp_path, target="endocardium")
     assert "Secret" not in caplog.text + str(caught.value) + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"PixelSpacing": [0.7, float("inf")]}, "no usable PixelSpacing"),
+        ({"SpacingBetweenSlices": -8.4}, "SpacingBetweenSlices"),
+        ({"ImagePositionPatient": [0, 0]}, "ImagePositionPatient"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 1]}, "ImageOrientationPatient"),
+    ],
+)
+def test_geometry_that_cannot_be_is_refused_and_the_file_is_named(tags, words, tmp_path):
+    write_patient(tmp_path, 1, [20, 22])
+    write_dicom(next(tmp_path.rglob("P01-0022.dcm")), np.zeros((96, 64)), **tags)
+    with pytest.raises(InputError, match=f"P01-0022.dcm: .*{words}"):
+        rvsc.read(tmp_path, target="endocardium")
+
+
+def test_a_distance_of_zero_is_one_that_is_not_known(tmp_path):
+    write_patient(tmp_path, 1, [20])
+    write_dicom(next(tmp_path.rglob("P01-0020.dcm")), np.zeros((96, 64)), SpacingBetweenSlices=0)
+    assert rvsc.read(tmp_path, target="endocardium")[0].gap_mm is None
+
+
+def test_a_byte_order_mark_is_no_part_of_a_contour_and_an_underscore_no_digit(tmp_path):
+    write_patient(tmp_path, 1, [20])
+    path = next(tmp_path.rglob("P01-0020-icontour-manual.txt"))
+    text = path.read_text()
+    path.write_text(text, encoding="utf-8-sig")
+    assert len(rvsc.read(tmp_path, target="endocardium")) == 1
+    path.write_text(f"1_0 10\n{text}")
+    with pytest.raises(InputError, match="line 1: '1_0 10' is not a point"):
+        rvsc.read(tmp_path, target="endocardium")

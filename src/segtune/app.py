@@ -105,7 +105,8 @@ def quote_numbers(override: str) -> str:
     """
     try:
         parsed = OverridesParser.create().parse_override(override)
-        parsed.get_key_element()
+        if not parsed.key_or_group:
+            raise ValueError("no key")
     except (HydraException, ValueError) as error:
         raise InputError(
             f"{override!r} is not of the form key=value or key=value,value. Put a value with brackets, commas or "
@@ -265,6 +266,8 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
             )
     if memory := out_of_memory(error):
         return memory
+    if str(error).startswith("Ambiguous value for argument '"):
+        return f"{str(error).split(chr(39))[1]}: several values make a sweep: add -m."
     if isinstance(error, InstantiationException) and not _is_call(error.__cause__):
         return None  # what was called failed of itself
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -137,9 +137,10 @@ def cut_history(folder: Path, epochs: int) -> bool:
     """Keep the first epochs of history.csv (a run goes on from its checkpoint); False if they are not all there."""
     try:
         rows = [row for row in _read_csv(folder / HISTORY) if None not in row.values()][:epochs]
-        whole = [float(row["epoch"]) for row in rows] == list(range(1, epochs + 1))
+        numbers = [[float(row[column]) for column in HISTORY_COLUMNS] for row in rows]
     except (InputError, KeyError, ValueError):
         return False
+    whole = [row[0] for row in numbers] == list(range(1, epochs + 1))
     if whole:
         write_atomically(folder / HISTORY, _csv(HISTORY_COLUMNS, rows).encode())
     return whole

@@ -51,7 +51,7 @@ def draw_sweep(folder: Path) -> list[Path]:
             continue
         done.append((run, result, history))
     if not done:
-        raise InputError(f"{folder}: none of its {len(runs)} runs has finished yet. Start its command again.")
+        raise InputError(f"{folder}: none of its {len(runs)} runs has a whole result. Start its command again.")
     others = results.differences([result["config"] for _, result, _ in done])
     panels = {}
     for (run, result, history), other in zip(done, others, strict=True):
