@@ -32,6 +32,7 @@ from segtune.sweep import Failures, Run, Sweep, unchanged_data
 log = logging.getLogger(__name__)
 
 MOST_TIMEOUTS = 1000  # how often Slurm may cut a task off at its time limit before it is not queued again
+MOST_IDLE = 5  # the same, without an epoch in between
 
 
 # One run
@@ -302,7 +303,7 @@ def visible_gpus() -> list[str]:
 # A Slurm cluster
 
 
-@dataclass(frozen=True)
+@dataclass
 class SlurmTask:
     """One task of a job array: a few runs, one after another. submitit pickles it and calls it on the node.
 
@@ -312,22 +313,40 @@ class SlurmTask:
 
     runs: list[Run]
     halt: Path | None
+    idle: int = 0  # how often in a row it was taken off its node before an epoch had ended
 
     def __call__(self) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: pickles checkpoint() and asks Slurm
+        before = self._epochs()
         try:
             with stopped_by_signals():
                 here(self.runs, None, halt=self.halt, bar=False)
         except Interrupted as stop:
             if callable(requeue) and (stop.signal == signal.SIGUSR2 or _preempted()):
-                requeue(signal.SIGUSR2, None)
+                self.idle = 0 if self._epochs() > before else self.idle + 1
+                if self.idle < MOST_IDLE:
+                    requeue(signal.SIGUSR2, None)
+                self._give_up()
             raise SystemExit(128 + stop.signal) from stop
 
     def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+    def _epochs(self) -> int:
+        return sum(results.epochs_done(run.folder) for run in self.runs)
+
+    def _give_up(self) -> None:
+        message = (
+            f"Slurm took its task off the node {self.idle} times before an epoch had ended. Choose more hydra.launcher.time "
+            "(minutes), or less hydra.launcher.signal_delay_s."
+        )
+        failed = {"kind": "out of time", "message": message, "traceback": ""}
+        for run in self.runs:
+            if results.state(run.folder, run.run_id)[0] == "interrupted":
+                say(run.folder, "failed", **run.about(), error=failed)
 
 
 def _preempted() -> bool:

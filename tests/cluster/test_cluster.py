@@ -167,7 +167,7 @@ def announce_preemption(*, by_signal):
 
 @pytest.mark.parametrize("how", ["SIGUSR2", "requeue", "time limit", "preemption", "preemption by SIGTERM"])
 def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(how, undisturbed):
-    limit = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=50"] if how == "time limit" else []
+    limit = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=30"] if how == "time limit" else []
     both = ["hydra.launcher.cpus=2"] if how.startswith("preemption") else []
     announce_preemption(by_signal=how != "preemption by SIGTERM")
     command = [*TINY, *SLOW, "trainer.max_epochs=12", "-m", "outputs=o", *CLUSTER, *both, *limit]
@@ -184,3 +184,17 @@ def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(how, undisturbed
     assert "goes on after epoch" in logs("o")
     assert content("o") == undisturbed
     assert len(set(results.read_jobs(Path("o/grid")).values())) == 1
+
+
+def test_a_task_that_never_gets_to_the_end_of_an_epoch_gives_up_and_says_why():
+    """Five real requeues of a run whose epochs outlast the time it gets."""
+    run = [*TINY, "loss=bce", "loss._target_=broken_losses.stuck", "reg=none", "trainer.max_epochs=2", "-m", "outputs=o"]
+    process = subprocess.Popen([sys.executable, "-m", "segtune", *run, *CLUSTER], stderr=subprocess.PIPE, text=True)
+    for attempt in range(1, 6):
+        until(lambda n=attempt: logs("o").count("run ") >= n)  # it is in its first epoch for the nth time
+        time.sleep(1)
+        slurm_says("scancel", "--signal=USR2", job())
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Slurm took its task off the node 5 times before an epoch had ended" in said
+    assert status("o")["failures"][0]["kind"] == "out of time"
