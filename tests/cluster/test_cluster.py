@@ -168,7 +168,7 @@ def announce_preemption(*, by_signal):
 @pytest.mark.parametrize("how", ["SIGUSR2", "requeue", "time limit", "preemption", "preemption by SIGTERM"])
 def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(how, undisturbed, monkeypatch):
     if how == "time limit":
-        monkeypatch.setenv("SLOW_S", "0.6")  # an epoch of four seconds, of which the 30 before the signal hold some
+        monkeypatch.setenv("SLOW_S", "0.4")  # an epoch of three seconds, of which the 30 before the signal hold some
     limit = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=30"] if how == "time limit" else []
     both = ["hydra.launcher.cpus=2"] if how.startswith("preemption") else []
     announce_preemption(by_signal=how != "preemption by SIGTERM")
