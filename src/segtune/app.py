@@ -261,7 +261,8 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
         if str(cause).startswith("Could not override '"):
             return _unknown_key(str(cause).split("'")[1], config_name)
         if isinstance(cause, OSError) and cause.errno in DISK:
-            return f"{cause.filename2 or cause.filename or 'the disk'}: {cause.strerror}. What was done is kept; cure this and start the same again."
+            where = cause.filename2 or cause.filename or "the disk"
+            return f"{where}: {cause.strerror}. What was done is kept; cure this and start the same again."
     if memory := out_of_memory(error):
         return memory
     if str(error).startswith("Ambiguous value for argument '"):
