@@ -4,11 +4,13 @@ Each takes runs and gives back the failures it saw. What is true of a run is in 
 """
 
 import contextlib
+import ctypes
 import itertools
 import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -31,6 +33,7 @@ from segtune.sweep import Failures, Run, Sweep, unchanged_data
 
 log = logging.getLogger(__name__)
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 MOST_TIMEOUTS = 1000  # how often Slurm may cut a task off at its time limit before it is not queued again
 MOST_IDLE = 5  # the same, without an epoch in between
 
@@ -60,9 +63,7 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
         about = run.about() | ({"job": slurm_job()} if slurm_job() else {})
         try:
             with log_file(run.folder), stopped_by_signals(), results.working(run.folder, **about):
-                # Threads that spin long while they wait make processes on the same cores slow each other down threefold
-                # (LOG.md). libgomp reads this as torch is imported.
-                os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+                settle_process()
                 from segtune.train import train  # torch and Lightning take seconds to import: only for a run that trains
 
                 train(OmegaConf.create(run.config), run.folder, bar=bar)
@@ -74,6 +75,20 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
             say(run.folder, "interrupted", **about, signal=name)
             raise
         say(run.folder, "completed", **about)
+
+
+def settle_process() -> None:
+    """What has to be set before torch is imported and allocates; LOG.md has the measurements. Changes no number.
+
+    Threads that spin long while they wait make processes on the same cores slow each other down threefold:
+    GOMP_SPINCOUNT, unless the user has set it. glibc gives each freed tensor back to the kernel, which then has to zero
+    the pages of the next one: it is told to keep them, unless SEGTUNE_MALLOC=default.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    if platform.libc_ver()[0] == "glibc" and os.environ.get("SEGTUNE_MALLOC") != "default":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def say(folder: Path, state: str, **about: Any) -> None:
