@@ -152,6 +152,9 @@ def test_states_are_read_from_the_files_not_believed(tmp_path):
     gone.wait()
     results.write_status(tmp_path, "queued", host=socket.gethostname(), pid=gone.pid)
     assert results.state(tmp_path, "abc")[0] == "missing"  # whoever was to start it is gone
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert results.state(tmp_path, "abc")[0] == "interrupted"  # it had begun before that
     results.write_status(tmp_path, "completed")
     assert results.state(tmp_path, "abc")[0] == "interrupted"  # without a result
     write(tmp_path)

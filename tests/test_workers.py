@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import TINY
+from conftest import TINY, write_patient
 from segtune import app, results, sweep, train, workers
 from segtune.errors import InputError, Interrupted
 
@@ -73,6 +73,23 @@ def test_a_finished_run_is_skipped_until_its_data_change(caplog):
     assert sum("its data have changed" in message for message in caplog.messages) == 1
     assert (run.folder / "other-data-1" / "result.json").read_bytes() == before
     assert results.is_done(run.folder, run.run_id)
+
+
+def test_a_finished_run_whose_data_cannot_be_read_now_keeps_its_result(tmp_path):
+    for number in (1, 2):
+        write_patient(tmp_path / "data", number, [20, 22])
+    settings = ["data=rvsc", f"data.root={tmp_path / 'data'}", "data.size=96", "split=0.4", "model.width=2"]
+    settings += ["trainer.max_epochs=1", "trainer.threads=1", "trainer.accelerator=cpu", "figures=false", "outputs=o"]
+    config = app.plain(app.compose(settings))
+    run = sweep.Run(results.run_id(config), settings, config, Path("o/runs") / results.run_id(config), "missing")
+    workers.execute(run)
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    with pytest.raises(Exception, match="there is no such folder"):
+        workers.execute(run)
+    assert results.is_done(run.folder, run.run_id)
+    (tmp_path / "elsewhere").rename(tmp_path / "data")
+    workers.execute(run)
+    assert not list(run.folder.glob("other-data-*"))
 
 
 @pytest.mark.parametrize(

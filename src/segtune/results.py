@@ -298,7 +298,8 @@ def state(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
     if said == "completed":  # its result has been damaged or removed since
         return "interrupted", status
     if said == "queued" and "job" not in status and status.get("host") == socket.gethostname() and not _lives(status["pid"]):
-        return "missing", status  # whoever was to start it is gone
+        begun = (folder / CHECKPOINTS / LAST).exists()  # whoever was to start it is gone
+        return "interrupted" if begun else "missing", status
     if said == "running":
         return ("running" if _alive(folder, status) else "stale"), status
     return said, status

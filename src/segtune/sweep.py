@@ -103,8 +103,11 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
             continue
         folder = Path(cfg.hydra.sweep.dir) / "runs" / run_id
         state, _ = results.state(folder, run_id)
-        if state == "completed" and not same_data(folder, config):
-            state = "changed"
+        if state == "completed":
+            try:
+                state = "completed" if same_data(folder, config) else "changed"
+            except (InputError, HydraException):  # cannot be read now: the run says why, in its turn
+                state = "changed"
         runs[run_id] = Run(run_id, overrides, config, folder, state)
     for line in sorted(ignored):
         log.info(line)
@@ -133,17 +136,18 @@ def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictC
 
 
 def unchanged_data() -> Callable[[Path, Mapping[str, Any]], bool]:
-    """(folder, config) -> whether a finished run's data still read as they did then. Reads each data set once."""
-    known: dict[str, str | None] = {}
+    """(folder, config) -> whether a finished run's data still read as they did then. Reads each data set once.
+
+    It raises what the reader raises for data that cannot be read now.
+    """
+    known: dict[str, str] = {}
 
     def unchanged(folder: Path, config: Mapping[str, Any]) -> bool:
         reader = json.dumps(config["data"]["reader"], sort_keys=True)
         if reader not in known:
-            try:
-                known[reader] = instantiate(OmegaConf.create(reader)).fingerprint()
-            except InputError:
-                known[reader] = None  # cannot be read now: its runs say why, each in its turn
-        return known[reader] == results.read_result(folder)["data"]["fingerprint"]
+            known[reader] = instantiate(OmegaConf.create(reader)).fingerprint()
+        data = results.read_result(folder).get("data")
+        return isinstance(data, dict) and known[reader] == data.get("fingerprint")
 
     return unchanged
 
