@@ -281,16 +281,17 @@ def test_logging_is_left_as_it_was(trained):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_memory_once_freed_is_kept_unless_told_otherwise():
-    """Pages that the kernel has to hand out, and zero, anew in each training step."""
+    """Pages that the kernel has to hand out, and zero, anew in a training step: the least of four, once it has settled."""
     code = (
         "from segtune import workers; workers.settle_process()\n"
         "import resource, torch\n"
         "from segtune import nets\n"
         "torch.set_num_threads(1); net, image = nets.UNet(width=8), torch.zeros(10, 1, 128, 128)\n"
-        "for step in range(4):\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "faults = [0]\n"
+        "for step in range(8):\n"
         "    net(image).sum().backward()\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+        "    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+        "print(min(after - before for before, after in zip(faults[4:], faults[5:])))"
     )
     faults = {}
     for setting in ("", "default"):
