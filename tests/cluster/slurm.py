@@ -1,6 +1,6 @@
 """A whole Slurm on this machine, for tests: its own configuration, key, ports and folders; nothing of the system is touched.
 
-python tests/cluster/slurm.py /tmp/slurm        starts it, prints the environment to use, and stops it at Ctrl-C
+python tests/cluster/slurm.py FOLDER        starts it, prints the environment to use, and stops it at Ctrl-C
 """
 
 import os
