@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from plain import bce_dice, plain
 from segtune import nets
 
 
@@ -33,7 +34,7 @@ def test_he_normal_is_truncated_at_two_sigma_and_has_variance_2_over_fan_in(net)
 
 
 def test_transposed_convolutions_are_glorot_uniform_and_biases_zero(net):
-    weight = net.up[0].conv.weight
+    weight = net.up[0].weight
     limit = (6 / (9 * (256 + 128))) ** 0.5
     assert weight.abs().max().item() == pytest.approx(limit, rel=0.01)
     assert weight.var().item() == pytest.approx(limit**2 / 3, rel=0.01)
@@ -55,14 +56,44 @@ def test_same_seed_same_weights():
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_transposed_convolution_keeps_the_rows_that_keras_keeps():
-    up = nets.DoubleSize(1, 1)
-    nn.init.ones_(up.conv.weight)
-    nn.init.zeros_(up.conv.bias)
-    image = torch.zeros(1, 1, 2, 2)
-    image[0, 0, 0, 0] = 1
-    # a pixel at row 0 spreads over rows 0, 1, 2 of the full output; padding=1 would have dropped the first
-    assert up(image)[0, 0, :, 0].tolist() == [1, 1, 1, 0]
+@pytest.fixture
+def used():
+    """A network as after training: nothing at its neutral value."""
+    generator = torch.Generator().manual_seed(1)
+    torch.manual_seed(2)
+    net = nets.UNet(width=4, dropout=0.0).to(memory_format=torch.channels_last)
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        for value in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+    return net
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_keras_s_with_its_kernels_turned(used, training):
+    twin = plain(used).train(training)
+    image = torch.randn(3, 1, 48, 32, generator=torch.Generator().manual_seed(3))
+    logits = used.train(training)(image)
+    assert logits.shape == image.shape
+    assert (logits - twin(image)).abs().max() < 1e-5 * logits.abs().max()
+
+
+def test_gradients_are_those_of_the_plain_network(used):
+    twin = plain(used)
+    generator = torch.Generator().manual_seed(3)
+    image, mask = torch.randn(3, 1, 32, 32, generator=generator), torch.rand(3, 1, 32, 32, generator=generator).round()
+    for one in (used, twin):
+        bce_dice(one.train()(image), mask).backward()
+    theirs = dict(twin.named_parameters())
+    for name, parameter in used.named_parameters():
+        expected = theirs[name].grad.flip(2, 3) if parameter.dim() == 4 else theirs[name].grad
+        assert (parameter.grad - expected).abs().max() < 1e-4 * max(1e-3, expected.abs().max()), name
+
+
+def test_the_network_can_be_exported(used):
+    image = torch.randn(1, 1, 32, 32)
+    used.eval()
+    with torch.inference_mode():
+        assert (torch.export.export(used, (image,)).module()(image) - used(image)).abs().max() < 1e-5
 
 
 def keras_twin(keras, width=16):
@@ -97,7 +128,7 @@ def test_forward_pass_equals_a_keras_model_with_the_same_weights(net):
         for value in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
             value.copy_(0.5 + torch.rand(value.shape, generator=generator))
     kinds = {"Conv2D": iter([*convolutions, net.head]), "BatchNormalization": iter(norms)}
-    kinds["Conv2DTranspose"] = iter(up.conv for up in net.up)
+    kinds["Conv2DTranspose"] = iter(net.up)
     for layer in twin.layers:
         source = next(kinds[type(layer).__name__]) if type(layer).__name__ in kinds else None
         if isinstance(source, nn.BatchNorm2d):
@@ -105,7 +136,8 @@ def test_forward_pass_equals_a_keras_model_with_the_same_weights(net):
                 [v.detach().numpy() for v in (source.weight, source.bias, source.running_mean, source.running_var)]
             )
         elif source is not None:  # Keras: (kh, kw, in, out), transposed (kh, kw, out, in)
-            layer.set_weights([source.weight.detach().permute(2, 3, 1, 0).numpy(), source.bias.detach().numpy()])
+            turned = source.weight.detach().flip(2, 3)
+            layer.set_weights([turned.permute(2, 3, 1, 0).numpy(), source.bias.detach().numpy()])
     image = torch.randn(2, 1, 64, 64, generator=generator)
     net.eval()
     with torch.inference_mode():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from conftest import TINY, write_patient
-from segtune import app, results
+from plain import epoch, plain
+from segtune import app, build, results
 from segtune import train as train_module
 from segtune.errors import InputError, NotFiniteError
 from segtune.module import Segmenter
@@ -97,6 +98,21 @@ def test_the_same_run_twice_is_the_same_to_the_bit(folder, tmp_path):
     assert [h.pop("seconds") is not None for h in histories] == [True, True]
     assert histories[0] == histories[1]
     assert (folder / "slices.csv").read_bytes() == (again / "slices.csv").read_bytes()
+
+
+@pytest.mark.parametrize("size", ["batch=10", "batch=15"])
+def test_the_fast_path_trains_as_the_plain_one_does(size, tmp_path):
+    """Channels last, turned images, fused Adam, folded batch norm: the losses of a first epoch without dropout."""
+    settings = ["model.dropout=0", "trainer.max_epochs=1", "loss=bce_dice", "reg=none", "model.width=8", "data.size=64", size]
+    history = results.read_history(run(tmp_path, *settings))
+    cfg = app.compose([*TINY, *settings])
+    slices = build.slices(cfg)
+    sides = build.split(cfg, slices)
+    data = build.datamodule(cfg, slices, sides)
+    torch.manual_seed(cfg.seed)
+    net = build.module(cfg, {}).net
+    losses = epoch(plain(net), *data._data, data.train_order(0), sides.val, cfg.batch.size)
+    assert (history["train_loss"][0], history["val_loss"][0]) == pytest.approx(tuple(losses), abs=1e-4)
 
 
 def test_runs_do_not_leak_into_one_another(tmp_path):

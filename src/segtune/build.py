@@ -1,5 +1,6 @@
 """Configuration to objects: the slices, their split, the network, the loss, the penalty. Each from a resolved config."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -50,13 +51,13 @@ def module(cfg: DictConfig, hyperparameters: dict[str, Any]) -> Segmenter:
 
     `lambda` is a keyword of Python, so here it becomes `strength`; a penalty with lambdas of its own (l1l2) has none.
     """
-    net = instantiate(cfg.model)
+    net = instantiate(cfg.model).to(memory_format=torch.channels_last)  # the order that convolutions are fastest in
     reg = cfg.get("reg") or {}
     penalty = _function(reg["penalty"], "reg.penalty") if "penalty" in reg else None
     return Segmenter(
         net,
         _function(cfg.loss, "loss"),
-        _function(cfg.optimizer, "optimizer"),
+        fused(_function(cfg.optimizer, "optimizer")),
         penalty=penalty,
         strength=reg.get("lambda", 1.0),
         penalised=nets.PENALISED[reg["on"]](net) if penalty else (),
@@ -74,6 +75,13 @@ def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
         given = ", ".join(str(name) for name in cfg if not str(name).startswith("_"))
         raise InputError(f"{key}: {cfg['_target_']} does not take all of these arguments: {given}.") from error
     return function
+
+
+def fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
+    """The optimiser as one kernel, where it has one and nothing else was said: the same update in a fraction of the time."""
+    parameters = inspect.signature(optimizer).parameters
+    chosen = {parameters[name].default for name in ("fused", "foreach") if name in parameters}
+    return functools.partial(optimizer, fused=True) if "fused" in parameters and chosen == {None} else optimizer
 
 
 def trainer(cfg: DictConfig, callbacks: list[pl.Callback], checkpoint_io: CheckpointIO) -> pl.Trainer:

@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from segtune.blocks import Block, Dropout
+
 
 class UNet(nn.Module):
     """U-Net with one 3x3 convolution, batch norm and ReLU per block, four levels down and up.
@@ -13,6 +15,10 @@ class UNet(nn.Module):
     2, concatenation [up, skip], dropout, block, four times. Head: 1x1 convolution to one logit. The study's text wants two
     convolutions per block; its notebook wires the second from the block's input, which leaves the first one dead. With
     width 16: 1,177,649 trainable parameters + 1,472 running statistics = 1,179,121, as published.
+
+    Keras crops the transposed convolution's odd row and column at the end, PyTorch (padding=1, output_padding=1) at the
+    start. All else is the same either way round, so the network works on the image turned by 180 degrees and turns its logits
+    back: Keras's network with its kernels turned, without a crop that would copy the largest tensors.
 
     Initialised as in Keras from torch's global generator: he_normal for convolutions, glorot_uniform for transposed ones
     and the head, biases zero.
@@ -27,47 +33,25 @@ class UNet(nn.Module):
     def __init__(self, *, width: int = 16, dropout: float = 0.05, bn_momentum: float = 0.1) -> None:
         super().__init__()
         channels = [width * 2**level for level in range(5)]
-        self.down = nn.ModuleList(block(i, o, bn_momentum) for i, o in pairwise([1, *channels]))
-        self.up = nn.ModuleList(DoubleSize(i, o) for i, o in pairwise(channels[::-1]))
-        self.merge = nn.ModuleList(block(2 * o, o, bn_momentum) for o in channels[-2::-1])
+        self.down = nn.ModuleList(Block(i, o, bn_momentum) for i, o in pairwise([1, *channels]))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(i, o, kernel_size=3, stride=2, padding=1, output_padding=1) for i, o in pairwise(channels[::-1])
+        )
+        self.merge = nn.ModuleList(Block(2 * o, o, bn_momentum) for o in channels[-2::-1])
         self.head = nn.Conv2d(width, 1, kernel_size=1)
         self.pool = nn.MaxPool2d(2)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.apply(initialise)
 
     def forward(self, image: Tensor) -> Tensor:
         skips = []
-        x = self.down[0](image)
+        x = self.down[0](image.flip(2, 3))
         for level in self.down[1:]:
             skips.append(x)
             x = level(self.dropout(self.pool(x)))
         for up, merge in zip(self.up, self.merge, strict=True):
             x = merge(self.dropout(torch.cat([up(x), skips.pop()], dim=1)))
-        return self.head(x)
-
-
-class DoubleSize(nn.Module):
-    """3x3 transposed convolution of stride 2, (B, C, H, W) to (B, C', 2H, 2W), cropped as Keras's padding "same" does.
-
-    The full output has 2n + 1 rows. Keras keeps rows 0 ... 2n - 1; PyTorch's padding=1, output_padding=1 would keep
-    1 ... 2n.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)[..., :-1, :-1]
-
-
-def block(in_channels: int, out_channels: int, bn_momentum: float) -> nn.Sequential:
-    """3x3 same convolution, batch norm (eps 1e-3 as in Keras), ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
-        nn.BatchNorm2d(out_channels, eps=1e-3, momentum=bn_momentum),
-        nn.ReLU(inplace=True),
-    )
+        return self.head(x).flip(2, 3)
 
 
 def initialise(module: nn.Module) -> None:

@@ -88,7 +88,7 @@ def settle_process() -> None:
     if platform.libc_ver()[0] == "glibc" and os.environ.get("SEGTUNE_MALLOC") != "default":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def say(folder: Path, state: str, **about: Any) -> None:

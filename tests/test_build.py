@@ -1,0 +1,39 @@
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import TINY
+from segtune import app, build
+
+
+def test_weights_lie_in_channels_last():
+    net = build.module(app.compose(TINY), {}).net
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in net.parameters() if weight.dim() == 4)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, functools.partial(torch.optim.SGD, momentum=0.9)])
+def test_a_fused_optimiser_makes_the_same_steps(optimizer):
+    def after(make):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
+        steps = make(net.parameters(), lr=1e-2)
+        for _ in range(5):
+            steps.zero_grad()
+            net(torch.randn(2, 3, 12, 12)).square().mean().backward()
+            steps.step()
+        return torch.cat([parameter.flatten() for parameter in net.parameters()])
+
+    assert build.fused(optimizer) is not optimizer
+    assert torch.allclose(after(build.fused(optimizer)), after(optimizer), atol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", [{"foreach": True}, {"fused": False}])
+def test_what_was_said_of_the_optimiser_s_kernel_stands(chosen):
+    optimizer = functools.partial(torch.optim.Adam, **chosen)
+    assert build.fused(optimizer) is optimizer
+
+
+def test_an_optimiser_without_a_fused_kernel_stays_as_it_is():
+    assert build.fused(torch.optim.RMSprop) is torch.optim.RMSprop
