@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from segtune import blocks
@@ -29,7 +30,7 @@ def test_norm_relu_is_torch_s_in_value_gradient_and_running_statistics(shape, pi
     gradient = torch.randn(shape, generator=generator, dtype=torch.float64)
     ours, theirs = norm_of(shape[1], torch.float64), norm_of(shape[1], torch.float64)
     given, reference = x.to(memory_format=CHANNELS_LAST).requires_grad_(), x.clone().requires_grad_()
-    y = blocks.norm_relu(given, ours, nn.ReLU())
+    y = blocks.norm_relu(given, ours, ours.bias)
     expected = theirs(reference).relu()
     assert torch.allclose(y, expected, atol=1e-10)
     y.backward(gradient)
@@ -47,13 +48,13 @@ def test_norm_relu_in_float32_has_no_sums_that_lose_digits():
     norm = norm_of(16, torch.float32)
     exact = copy.deepcopy(norm).double()(x.double()).relu()
     error = lambda y: (y - exact).abs().max().item()  # noqa: E731
-    assert error(blocks.norm_relu(x, copy.deepcopy(norm), nn.ReLU())) < 3e-6
+    assert error(blocks.norm_relu(x, copy.deepcopy(norm), norm.bias)) < 3e-6
     assert error(norm(x).relu()) > 1e-5
 
 
 def test_a_constant_channel_is_normalised_to_its_bias():
     norm = norm_of(2, torch.float32)
-    y = blocks.norm_relu(torch.full((3, 2, 8, 8), 7.3).to(memory_format=CHANNELS_LAST), norm, nn.ReLU())
+    y = blocks.norm_relu(torch.full((3, 2, 8, 8), 7.3).to(memory_format=CHANNELS_LAST), norm, norm.bias)
     assert torch.allclose(y, norm.bias.relu()[:, None, None].expand_as(y), atol=1e-4)
 
 
@@ -76,14 +77,25 @@ def test_the_bias_before_batch_norm_gets_the_gradient_zero_and_not_rounding_erro
 # Dropout
 
 
+def identity(channels):
+    weight = torch.zeros(channels, channels, 3, 3)
+    weight[range(channels), range(channels), 1, 1] = 1
+    return weight
+
+
+def dropped(x, p):
+    """Dropout alone, seen through a convolution that changes nothing."""
+    return blocks.dropped_convolution(x, identity(x.shape[1]), torch.zeros(x.shape[1]), p)
+
+
 @pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.97])
 def test_dropout_zeroes_at_its_rate_and_keeps_the_mean(p):
     torch.manual_seed(0)
     n = 1_000_000
-    x = blocks.Dropout(p)(torch.ones(n))
+    x = dropped(torch.ones(1, 1, 1000, 1000), p)
     zeros = (x == 0).sum().item()
     assert abs(zeros - n * p) < 4 * (n * p * (1 - p)) ** 0.5
-    assert torch.equal(x[x != 0].unique(), torch.ones(1) * (1 / (1 - p)))
+    assert x[x != 0].unique().tolist() == pytest.approx([1 / (1 - p)])
 
 
 def test_zeros_are_independent_trials():
@@ -108,35 +120,53 @@ def test_zeros_are_ascending_and_in_range_at_any_rate_and_size(n, p):
         assert len(zeros) == n
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_what_dropout_zeroes_gets_no_gradient_and_the_rest_is_scaled(layout):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, CHANNELS_LAST])
+def test_dropout_and_convolution_have_the_gradients_of_both_one_by_one(layout):
     torch.manual_seed(0)
-    x = (torch.rand(4, 6, 8, 10) + 1).to(memory_format=layout).requires_grad_()
-    y = blocks.Dropout(0.2)(x * 1)
-    (y * 3).sum().backward()
-    assert 0 < (y == 0).sum() < y.numel()
-    assert torch.equal(x.grad, torch.where(y == 0, 0.0, 3 * 1.25))
-    assert torch.allclose(y, torch.where(y == 0, 0.0, x * 1.25))
+    x = (torch.rand(4, 6, 8, 10, dtype=torch.float64) + 1).to(memory_format=layout).requires_grad_()
+    weight = torch.randn(3, 6, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias, gradient = torch.randn(3, dtype=torch.float64), torch.randn(4, 3, 8, 10, dtype=torch.float64)
+    seen = x * 1
+    y = blocks.dropped_convolution(seen, weight, bias, 0.2)
+    mask = (seen != 0).double()  # zeroed in place
+    assert 0 < mask.sum() < mask.numel()
+    y.backward(gradient)
+    found = (x.grad.clone(), weight.grad.clone())
+    x.grad = weight.grad = None
+    expected = F.conv2d(x * mask / 0.8, weight, bias, padding=1)
+    expected.backward(gradient)
+    assert torch.allclose(y, expected)
+    assert torch.allclose(found[0], x.grad)
+    assert torch.allclose(found[1], weight.grad)
 
 
 def test_the_same_seed_drops_the_same_and_the_next_call_others():
-    def dropped(seed):
+    def twice(seed):
         torch.manual_seed(seed)
-        return [blocks.Dropout(0.5)(torch.ones(1000)) for _ in range(2)]
+        return [dropped(torch.ones(1, 1, 30, 30), 0.5) for _ in range(2)]
 
-    (a, b), (again, _), (other, _) = dropped(1), dropped(1), dropped(2)
+    (a, b), (again, _), (other, _) = twice(1), twice(1), twice(2)
     assert torch.equal(a, again)
     assert not torch.equal(a, b)
     assert not torch.equal(a, other)
 
 
-def test_dropout_does_nothing_in_evaluation_or_at_p_0():
-    x = torch.randn(100)
-    assert blocks.Dropout(0.5).eval()(x) is x
-    assert blocks.Dropout(0.0)(x) is x
+def test_a_block_drops_in_training_only():
+    torch.manual_seed(0)
+    block, x = blocks.Block(2, 3, 0.1, dropout=0.5), torch.randn(1, 2, 8, 8)
+    assert torch.equal(block.eval()(x), block(x))
+    given = x.clone()
+    block.train()(given)
+    assert (given == 0).any()
 
 
-def test_dropout_in_place_of_a_value_that_is_needed_is_refused_by_autograd():
-    x = torch.ones(5, requires_grad=True).exp()  # whose gradient needs its result
+def test_a_tensor_that_is_not_dense_is_dropped_too():
+    x = torch.ones(2, 4, 8, 16)[:, :, :, ::2]
+    assert (dropped(x, 0.5) == 0).any()
+    assert (x == 1).all()
+
+
+def test_zeroing_in_place_what_is_needed_is_refused_by_autograd():
+    x = torch.ones(1, 1, 5, 5, requires_grad=True).exp()  # whose gradient needs its result
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        blocks.Dropout(0.5)(x).sum().backward()
+        dropped(x, 0.5).sum().backward()

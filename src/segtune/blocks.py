@@ -10,57 +10,114 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-PIECE = 2**20  # numbers that are worked on at a time: few enough to stay in the cache
+PIECE = 2**19  # numbers that are worked on at a time: few enough to stay in the cache
 
 
 class Block(nn.Sequential):
-    """3x3 same convolution, batch norm (eps 1e-3 as in Keras), ReLU.
+    """Dropout of the input, 3x3 same convolution, batch norm (eps 1e-3 as in Keras), ReLU.
 
-    Evaluated as one convolution and ReLU. In training the convolution's bias gets the gradient that it has, zero, for batch
-    norm takes it out again; computed, that would be rounding errors, which Adam scales up to whole steps.
+    Evaluated as one convolution and ReLU. In training on a CPU in channels_last, as fewer and more exact operations than the
+    layers one by one; dropout works in place, so the input must be needed by nothing else (autograd says so where it is). The
+    convolution's bias gets the gradient that it has, zero, for batch norm takes it out again; computed, that would be
+    rounding errors, which Adam scales up to whole steps.
+
+    Args: bn_momentum: weight of the new batch in the running statistics. dropout: probability of zeroing an element.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bn_momentum: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, bn_momentum: float, dropout: float = 0.0) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
             nn.BatchNorm2d(out_channels, eps=1e-3, momentum=bn_momentum),
             nn.ReLU(inplace=True),
         )
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        convolution, norm, relu = self
+        convolution, norm, _ = self
         assert isinstance(convolution, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
-        assert isinstance(relu, nn.ReLU)
         assert convolution.bias is not None
         assert norm.running_mean is not None
         assert norm.running_var is not None
         if self.training:
-            bias = convolution.bias.detach() + 0 * convolution.bias
-            return norm_relu(F.conv2d(x, convolution.weight, bias, padding=1), norm, relu)
+            x = dropped_convolution(x, convolution.weight, convolution.bias.detach(), self.dropout)
+            return norm_relu(x, norm, norm.bias + 0 * convolution.bias)
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         weight = convolution.weight * scale[:, None, None, None]
         bias = (convolution.bias - norm.running_mean) * scale + norm.bias
-        return relu(F.conv2d(x, weight, bias, padding=1))
+        return F.conv2d(x, weight, bias, padding=1).relu_()
 
 
-def norm_relu(x: Tensor, norm: nn.BatchNorm2d, relu: nn.ReLU) -> Tensor:
-    """relu(norm(x)) in training. In channels_last on a CPU by _NormReLU, for torch's own sums there are off by 1e-4."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not x.is_contiguous(memory_format=torch.channels_last):
-        return relu(norm(x))
-    if x.dtype != norm.weight.dtype:
-        return relu(norm(x))
-    y, mean, variance = _NormReLU.apply(x, norm.weight, norm.bias, norm.eps)
+def on_cpu(x: Tensor) -> bool:
+    """Whether x is of the kind that the functions below are written for; torch's own are better for all others."""
+    usual = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu" and usual and not torch.compiler.is_compiling()
+
+
+def dropped_convolution(x: Tensor, weight: Tensor, bias: Tensor, p: float) -> Tensor:
+    """The 3x3 same convolution of x after dropout: each element zero with probability p, the others times 1 / (1 - p).
+
+    On a CPU it draws the gaps between zeros, which are geometric, and not a number per element: the same distribution,
+    exactly, several times as fast at small p. The generator is seeded from torch's global one at each call. The factor goes
+    to the weights, which are fewer. Zeroes x in place.
+    """
+    if p == 0:
+        return F.conv2d(x, weight, bias, padding=1)
+    if not (on_cpu(x) and dense(x)):
+        return F.conv2d(F.dropout(x, p), weight, bias, padding=1)
+    seed = int(torch.randint(2**63 - 1, ()))
+    zeros = torch.from_numpy(zeros_among(x.numel(), p, seed))
+    result: Tensor = _DroppedConvolution.apply(x, weight / (1 - p), bias, zeros)[1]
+    return result
+
+
+class _DroppedConvolution(torch.autograd.Function):
+    """x, in place, with zeros at these positions in memory; its convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor]:
+        in_memory(x).index_fill_(0, zeros, 0.0)
+        ctx.mark_dirty(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight, zeros)
+        return x, F.conv2d(x, weight, bias, padding=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: None, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        x, weight, zeros = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], True, False]
+        d_x, d_weight, _ = torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, wanted
+        )
+        if d_x is not None:
+            if d_x.stride() != x.stride():
+                d_x = torch.empty_like(x).copy_(d_x)
+            in_memory(d_x).index_fill_(0, zeros, 0.0)
+        return d_x, d_weight, None, None
+
+
+def norm_relu(x: Tensor, norm: nn.BatchNorm2d, bias: Tensor) -> Tensor:
+    """relu(norm(x)) in training, with this bias for norm's own.
+
+    In channels_last on a CPU by _NormReLU: torch's own sums are off by 1e-4 there.
+    """
     assert norm.num_batches_tracked is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
-    n = x.numel() // x.shape[1]
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
+    if not (on_cpu(x) and x.is_contiguous(memory_format=torch.channels_last)):
+        statistics = (norm.running_mean, norm.running_var)
+        return F.batch_norm(x, *statistics, norm.weight, bias, True, norm.momentum, norm.eps).relu_()
+    y, mean, variance = _NormReLU.apply(x, norm.weight, bias, norm.eps)
+    n = x.numel() // x.shape[1]
+    with torch.no_grad():
         norm.running_mean.lerp_(mean.to(x.dtype), norm.momentum)
         norm.running_var.lerp_((variance * (n / max(n - 1, 1))).to(x.dtype), norm.momentum)
-    return y
+    result: Tensor = y
+    return result
 
 
 class _NormReLU(torch.autograd.Function):
@@ -117,65 +174,29 @@ def rows(x: Tensor) -> tuple[Tensor, ...]:
     return x.permute(0, 2, 3, 1).view(-1, channels).split(max(1, PIECE // channels))
 
 
-class Dropout(nn.Module):
-    """Zeroes each element with probability p and multiplies the others by 1 / (1 - p), in place, while training.
-
-    On a CPU it draws the gaps between zeros, which are geometric, and not a number per element: the same distribution,
-    exactly, several times as fast at small p as F.dropout, which it is elsewhere. Its generator is seeded from torch's
-    global one at each call.
-
-    Source: Devroye, Non-uniform random variate generation, 1986, chapter X.2 (the geometric distribution by inversion).
-    Args: p: in [0, 1). What is given to it must be needed by nothing else: autograd says so where it is.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return F.dropout(x, self.p, inplace=True)
-        seed = int(torch.randint(2**63 - 1, ()))
-        return _Zeroed.apply(x, torch.from_numpy(zeros_among(x.numel(), self.p, seed)), self.p)
-
-
-class _Zeroed(torch.autograd.Function):
-    """x / (1 - p), in place, with zeros at these positions in memory; the gradient alike."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, zeros: Tensor, p: float) -> Tensor:
-        ctx.save_for_backward(zeros)
-        ctx.p, ctx.layout = p, (x.shape, x.stride())
-        ctx.mark_dirty(x)
-        in_memory(x.mul_(1 / (1 - p))).index_fill_(0, zeros, 0.0)
-        return x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (zeros,) = ctx.saved_tensors
-        scaled = torch.empty_strided(*ctx.layout, dtype=gradient.dtype)
-        torch.mul(gradient, 1 / (1 - ctx.p), out=scaled)
-        in_memory(scaled).index_fill_(0, zeros, 0.0)
-        return scaled, None, None
+def dense(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous()
 
 
 def in_memory(x: Tensor) -> Tensor:
-    """A dense tensor's elements as they lie in memory, (numel,)."""
-    return x.permute(sorted(range(x.dim()), key=lambda axis: (x.stride(axis), x.shape[axis]), reverse=True)).view(-1)
+    """The elements of a dense (B, C, H, W) as they lie in memory, (numel,)."""
+    return (x if x.is_contiguous() else x.permute(0, 2, 3, 1)).view(-1)
 
 
 def zeros_among(n: int, p: float, seed: int) -> NDArray[np.int64]:
-    """Positions of the successes in n independent trials of probability p, ascending."""
+    """Positions of the successes in n independent trials of probability p, ascending.
+
+    Source: Devroye, Non-uniform random variate generation, 1986, chapter X.2 (the geometric distribution by inversion).
+    """
     random = np.random.Generator(np.random.SFC64(seed))
     found, last = [], -1
     while last < n:
         rest = n - last
         gaps = random.standard_exponential(int(rest * p + 6 * math.sqrt(rest * p) + 16))
         gaps /= -math.log1p(-p)
-        positions = np.minimum(gaps, n, out=gaps).astype(np.int64)  # this many failures before each success
+        if p < 1e-12:
+            np.minimum(gaps, n, out=gaps)  # for they would not fit into an integer
+        positions = gaps.astype(np.int64)  # this many failures before each success
         positions += 1
         found.append(np.cumsum(positions, out=positions))
         positions += last

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from segtune.blocks import Block, Dropout
+from segtune.blocks import Block
 
 
 class UNet(nn.Module):
@@ -33,14 +33,16 @@ class UNet(nn.Module):
     def __init__(self, *, width: int = 16, dropout: float = 0.05, bn_momentum: float = 0.1) -> None:
         super().__init__()
         channels = [width * 2**level for level in range(5)]
-        self.down = nn.ModuleList(Block(i, o, bn_momentum) for i, o in pairwise([1, *channels]))
+        rates = [0.0, *[dropout] * 4]
+        self.down = nn.ModuleList(
+            Block(i, o, bn_momentum, rate) for (i, o), rate in zip(pairwise([1, *channels]), rates, strict=True)
+        )
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(i, o, kernel_size=3, stride=2, padding=1, output_padding=1) for i, o in pairwise(channels[::-1])
         )
-        self.merge = nn.ModuleList(Block(2 * o, o, bn_momentum) for o in channels[-2::-1])
+        self.merge = nn.ModuleList(Block(2 * o, o, bn_momentum, dropout) for o in channels[-2::-1])
         self.head = nn.Conv2d(width, 1, kernel_size=1)
         self.pool = nn.MaxPool2d(2)
-        self.dropout = Dropout(dropout)
         self.apply(initialise)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -48,9 +50,9 @@ class UNet(nn.Module):
         x = self.down[0](image.flip(2, 3))
         for level in self.down[1:]:
             skips.append(x)
-            x = level(self.dropout(self.pool(x)))
+            x = level(self.pool(x))
         for up, merge in zip(self.up, self.merge, strict=True):
-            x = merge(self.dropout(torch.cat([up(x), skips.pop()], dim=1)))
+            x = merge(torch.cat([up(x), skips.pop()], dim=1))
         return self.head(x).flip(2, 3)
 
 
