@@ -12,7 +12,7 @@ def test_both_sides_of_the_speed_benchmark_run_and_are_measured(tmp_path, monkey
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import speed
 
-    case = speed.Case.of(tmp_path, 2, 32)
+    case = speed.Case.of(tmp_path, 4, 32)
     sides = {
         "segtune": [speed.segtune(case, 2, "model.width=2", "outputs={}")],
         "usual stack": [speed.usual(case, 2, "--folder", "{}", "--memory")],
