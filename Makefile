@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m segtune.report sweep=outputs/demo
 	@echo
 	@echo "The sweep's figure: outputs/demo/curves.png; each run's numbers: outputs/runs/<run id>/"
-	@echo "Next: $(BIN)/python -m segtune loss=focal split=0.6              one run at full size, about ten minutes"
+	@echo "Next: $(BIN)/python -m segtune loss=focal split=0.6              one run at full size, about three minutes"
 	@echo "      $(BIN)/python -m segtune data=rvsc data.root=TrainingSet   the same on your own copy of the real data"
 
 test: $(VENV)/.installed-dev
