@@ -129,7 +129,7 @@ def main() -> None:
 
     def keep(part: str, title: str, rows: dict[str, dict[str, float]]) -> None:
         print(table(title, rows, "segtune"), flush=True)
-        command = " ".join(["python benchmarks/speed.py", *sys.argv[1:]])
+        command = " ".join(["python benchmarks/speed.py", *("PYTHON" if arg == options.keras else arg for arg in sys.argv[1:])])
         report[part] = {"title": title, "machine": about, "command": command, "rows": rows}
         out.write_text(json.dumps(report, indent=1))
 
