@@ -1,13 +1,13 @@
 """segtune against the usual stack and the study's Keras network, in turn, in one go.
 
-    python benchmarks/speed.py --quick              under 15 minutes on two cores
-    python benchmarks/speed.py                      everything, about an hour
+    python benchmarks/speed.py --quick              fewer and smaller images
+    python benchmarks/speed.py                      everything
     python benchmarks/speed.py --part run --keras tfvenv/bin/python
 
 Every side is a process of its own on the same images of the phantom, sides in turn (A B C A B C), medians. Per epoch: the
-median over the epochs after each process's first, training and validation. Wall and CPU seconds and peak memory are the
-whole process's, from start to exit (os.wait4). Needs the packages of ".[dev]"; Keras runs if --keras names a Python that has
-tensorflow-cpu. Prints tables and writes benchmarks/speed.json (quick: speed-quick.json), part by part.
+median over the epochs after each process's first, training and validation. Wall and CPU seconds are the whole command's, from
+start to exit, peak memory its largest process's (os.wait4). Needs the packages of ".[dev]"; Keras runs if --keras names a
+Python that has tensorflow-cpu. Prints tables and writes benchmarks/speed.json (quick: speed-quick.json), part by part.
 """
 
 import argparse
@@ -60,21 +60,23 @@ def usual(case: Case, epochs: int, *more: str) -> list[str]:
 
 
 def measure(command: list[str], folder: Path) -> dict[str, float]:
-    """Run it to its end; {} for a folder where it is told to write."""
+    """Run the command, in which {} stands for a new folder in this one, to its end."""
+    new = Path(tempfile.mkdtemp(dir=folder))
     load = os.getloadavg()[0]
     begun = time.perf_counter()
-    with (folder.parent / f"{folder.name}.log").open("w") as log:
-        process = subprocess.Popen([part.format(folder) for part in command], stdout=log, stderr=subprocess.STDOUT)
+    with (new / "output.log").open("w") as log:
+        process = subprocess.Popen([part.format(new) for part in command], stdout=log, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - begun
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{(folder.parent / f'{folder.name}.log').read_text()[-3000:]}")
-    seconds = [json.loads(path.read_text()) for path in folder.rglob("seconds.json")]
-    seconds += [results.read_history(path.parent)["seconds"] for path in folder.rglob("history.csv")]
+        sys.exit(f"{' '.join(command)} failed:\n{(new / 'output.log').read_text()[-3000:]}")
+    seconds = [json.loads(path.read_text()) for path in new.rglob("seconds.json")]
+    seconds += [results.read_history(path.parent)["seconds"] for path in new.rglob("history.csv")]
     later = [value for epochs in seconds for value in epochs[1:]]
     return {
         "epoch_s": statistics.median(later) if later else float("nan"),
-        "wall_s": time.perf_counter() - begun,
+        "wall_s": wall,
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "peak_mb": usage.ru_maxrss / 1024,
         "load_before": load,
@@ -86,9 +88,7 @@ def in_turn(sides: dict[str, list[list[str]]], repeats: int, folder: Path) -> di
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for repeat in range(repeats):
         for name, commands in sides.items():
-            parts = [
-                measure(command, folder / f"{len(found[name])}-{abs(hash(name))}-{i}") for i, command in enumerate(commands)
-            ]
+            parts = [measure(command, folder) for command in commands]
             total = {key: sum(part[key] for part in parts) for key in ("wall_s", "cpu_s")}
             found[name].append(
                 total

@@ -29,4 +29,14 @@ def test_a_side_that_fails_ends_the_benchmark_with_what_it_said(tmp_path, monkey
     import speed
 
     with pytest.raises(SystemExit, match="no such data"):
-        speed.measure([sys.executable, "-c", "raise SystemExit('no such data')"], tmp_path / "out")
+        speed.measure([sys.executable, "-c", "raise SystemExit('no such data')"], tmp_path)
+
+
+def test_each_measurement_writes_into_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Else a second part would find the runs of the first done and take no time."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import speed
+
+    code = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'seconds.json').open('x').write('[1, 2]')"
+    for _ in range(2):
+        assert speed.measure([sys.executable, "-c", code, "{}"], tmp_path)["epoch_s"] == 2

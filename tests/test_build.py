@@ -37,3 +37,10 @@ def test_what_was_said_of_the_optimiser_s_kernel_stands(chosen):
 
 def test_an_optimiser_without_a_fused_kernel_stays_as_it_is():
     assert build.fused(torch.optim.RMSprop) is torch.optim.RMSprop
+
+
+@pytest.mark.parametrize(("settings", "expected"), [([], True), (["+trainer.gradient_clip_val=1"], False)])
+def test_float16_with_clipped_gradients_takes_no_fused_optimiser_which_lightning_refuses(settings, expected):
+    cfg = app.compose([*TINY, "trainer.precision=16-mixed", *settings])
+    (group,) = build.module(cfg, {}).configure_optimizers().param_groups
+    assert bool(group["fused"]) is expected

@@ -169,7 +169,7 @@ class _NormReLU(torch.autograd.Function):
 
 
 def rows(x: Tensor) -> tuple[Tensor, ...]:
-    """The pixels of a channels_last tensor, (n, C) each, in pieces of about a million numbers."""
+    """The pixels of a channels_last tensor, (n, C) each, in pieces of about PIECE numbers."""
     channels = x.shape[1]
     return x.permute(0, 2, 3, 1).view(-1, channels).split(max(1, PIECE // channels))
 

@@ -54,10 +54,12 @@ def module(cfg: DictConfig, hyperparameters: dict[str, Any]) -> Segmenter:
     net = instantiate(cfg.model).to(memory_format=torch.channels_last)  # the order that convolutions are fastest in
     reg = cfg.get("reg") or {}
     penalty = _function(reg["penalty"], "reg.penalty") if "penalty" in reg else None
+    optimizer = _function(cfg.optimizer, "optimizer")
+    unscales = str(cfg.trainer.precision).startswith("16") and cfg.trainer.get("gradient_clip_val")  # fused, Adam would too
     return Segmenter(
         net,
         _function(cfg.loss, "loss"),
-        fused(_function(cfg.optimizer, "optimizer")),
+        optimizer if unscales else fused(optimizer),
         penalty=penalty,
         strength=reg.get("lambda", 1.0),
         penalised=nets.PENALISED[reg["on"]](net) if penalty else (),
