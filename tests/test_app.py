@@ -60,7 +60,7 @@ def test_a_share_composes_in_every_form_a_person_types(value):
         (["data.normalize=max"], "data.normalize=max: must be one of zscore, divide255"),
         (["data.target=heart"], "data.target=heart: must be one of endocardium, epicardium"),
         (["split.val_fraction=1"], "split.val_fraction=1: must be a share above 0 and below 1"),
-        (["split.by=slice"], "split.by=slice: must be one of patient, contiguous, image"),
+        (["split.by=slice"], "split.by=slice: must be one of patient, kfold, nested, contiguous, image"),
         (["trainer.max_epochs=0"], "trainer.max_epochs=0: must be"),
         (["trainer.devices=2"], "trainer.devices=2: must be 1"),
         (["trainer.threads=0"], "trainer.threads=0: must be"),
@@ -93,11 +93,13 @@ def explained(*overrides):
 
 
 def test_an_unknown_option_lists_the_known_ones_the_nearest_first():
-    assert explained("loss=focl") == "loss=focl: no such option. Nearest: focal. Known: focal, bce, bce_logdice, bce_dice."
+    said = explained("loss=focl")
+    assert said.startswith("loss=focl: no such option. Nearest: focal. Known: focal, ")
+    assert set(said.partition("Known: ")[2].removesuffix(".").split(", ")) == set(app.groups()["loss"])
     message = explained("split=0.5")
     assert message.startswith("split=0.5: no such option. Nearest: 0.4. Known: 0.4, 0.6, 0.3,")
     assert "split.val_fraction=" in message
-    assert explained("batch=12").startswith("batch=12: no such option. Nearest: 10. Known: 10, 15, 1.")
+    assert explained("batch=12").startswith("batch=12: no such option. Nearest: 10. Known: 10, 15, 1, patient.")
 
 
 def test_an_unknown_key_names_the_nearest_ones():

@@ -1,3 +1,4 @@
+import json
 import math
 import sys
 from pathlib import Path
@@ -22,6 +23,33 @@ def test_both_sides_of_the_speed_benchmark_run_and_are_measured(tmp_path, monkey
     assert rows["segtune"]["peak_mb"] > 100
     assert "(1.00x)" in speed.table("One run", rows, "segtune")
     assert len(next(tmp_path.rglob("slices.csv")).read_text().splitlines()) > 2
+
+
+@pytest.mark.slow
+def test_the_published_study_in_one_process_is_timed_and_its_arithmetic_counted(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import study
+
+    small = ["data.n_patients=10", "data.size=32", "model.width=2", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
+    monkeypatch.setattr(sys, "argv", ["study.py", "--study", "batch_size", "--out", str(tmp_path), *small])
+    study.main()
+    (file,) = tmp_path.glob("study-*.json")
+    report = json.loads(file.read_text())
+    assert report["runs"] == 2
+    assert 0 < report["epochs_s"] < report["wall_s"]
+    images = 2 * 2 * (3 * 135 + 15)  # runs x epochs x (3 x training + validation)
+    assert report["tflop"] == pytest.approx(images * study.flop_per_image(small) / 1e12, abs=0.01)
+
+
+def test_a_forward_pass_of_the_study_s_network_takes_3_6_gflop(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import study
+
+    convolutions = [(1, 16, 256), (16, 32, 128), (32, 64, 64), (64, 128, 32), (128, 256, 16)]
+    convolutions += [(2 * c, c, 16 * side) for c, side in ((128, 2), (64, 4), (32, 8), (16, 16))]
+    by_hand = sum(2 * 9 * i * o * side**2 for i, o, side in convolutions) + 2 * 16 * 256**2
+    by_hand += sum(2 * 9 * 2 * c * c * (16 * side) ** 2 // 4 for c, side in ((128, 2), (64, 4), (32, 8), (16, 16)))
+    assert study.flop_per_image([]) == pytest.approx(by_hand, rel=1e-3)
 
 
 def test_a_side_that_fails_ends_the_benchmark_with_what_it_said(tmp_path, monkeypatch):

@@ -42,5 +42,20 @@ def test_an_optimiser_without_a_fused_kernel_stays_as_it_is():
 @pytest.mark.parametrize(("settings", "expected"), [([], True), (["+trainer.gradient_clip_val=1"], False)])
 def test_float16_with_clipped_gradients_takes_no_fused_optimiser_which_lightning_refuses(settings, expected):
     cfg = app.compose([*TINY, "trainer.precision=16-mixed", *settings])
-    (group,) = build.module(cfg, {}).configure_optimizers().param_groups
+    ((optimizer,), _) = build.module(cfg, {}).configure_optimizers()
+    (group,) = optimizer.param_groups
     assert bool(group["fused"]) is expected
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method. is deprecated:DeprecationWarning")  # torch's own, when it compiles
+def test_a_compiled_network_computes_the_same_and_its_checkpoints_have_the_same_names():
+    settings = ["model.dropout=0", "data.size=64"]
+    torch.manual_seed(0)
+    eager = build.module(app.compose([*TINY, *settings]), {}).net.eval()
+    torch.manual_seed(0)
+    compiled = build.module(app.compose([*TINY, *settings, "trainer.compile=default"]), {}).net.eval()
+    assert eager.state_dict().keys() == compiled.state_dict().keys()
+    image = torch.randn(2, 1, 64, 64)
+    with torch.inference_mode():
+        assert (eager(image) - compiled(image)).abs().max() < 1e-5

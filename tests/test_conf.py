@@ -1,26 +1,81 @@
 """Every option file composes and instantiates: a new YAML is tested on arrival."""
 
+import inspect
+
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from conftest import TINY
-from segtune import app, build
+from segtune import app, build, losses
 
 OPTIONS = [(group, option) for group, options in app.groups().items() for option in options if "/" not in group]
-REQUIRED = {("data", "rvsc"): ["data.root=x"]}
+REQUIRED = {("data", "rvsc"): ["data.root=x"], ("data", "sunnybrook"): ["data.root=x"]}
+MODELS = {  # tiny, where model.width is not what makes them so
+    "basic_unet": ["model.features=[2,2,4,4,8,2]"],
+    "attention_unet": ["model.channels=[2,2,4,4,8]"],
+}
+
+
+def composed(group, option, *settings):
+    """The tiny configuration with this option."""
+    tiny = [setting for setting in TINY[1:] if not (option in MODELS and setting.startswith("model."))]
+    return app.compose([f"{group}={option}", *REQUIRED.get((group, option), []), *tiny, *MODELS.get(option, []), *settings])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_makes_a_module(group, option):
-    cfg = app.compose([f"{group}={option}", *REQUIRED.get((group, option), []), *TINY[1:]])
+    cfg = composed(group, option)
     app.check(app.plain(cfg))
     module = build.module(cfg, {})
     image = torch.zeros(2, 1, 32, 32)
     assert module.loss(module(image), image).isfinite()
     assert (module.penalties()[1] > 0) == (module.penalty is not None)
-    assert module.configure_optimizers().param_groups[0]["lr"] == cfg.optimizer.lr
+    ((optimizer,), _) = module.configure_optimizers()
+    assert optimizer.param_groups[0]["lr"] == cfg.optimizer.lr
+
+
+@pytest.mark.parametrize("option", app.groups()["model"])
+def test_every_network_makes_a_step_and_then_evaluates(option):
+    module = build.module(composed("model", option, "reg=l2"), {})
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 1, 32, 48, generator=generator)
+    target = (torch.rand(2, 1, 32, 48, generator=generator) < 0.3).float()
+    ((optimizer,), _) = module.configure_optimizers()
+    before = [parameter.clone() for parameter in module.penalised]
+    (module.loss(module(image), target) + module.penalties()[1]).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.net.parameters())
+    optimizer.step()
+    assert all((new != old).any() for new, old in zip(module.penalised, before, strict=True))
+    module.eval()
+    with torch.inference_mode():
+        logits = module(image)
+        assert logits.shape == image.shape
+        assert logits.isfinite().all()
+        assert torch.allclose(module(image[:1]), logits[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("option", app.groups()["model"])
+def test_every_network_takes_images_of_16_pixels(option):
+    assert build.module(composed("model", option), {})(torch.randn(2, 1, 16, 16)).shape == (2, 1, 16, 16)
+
+
+@pytest.mark.parametrize("option", app.groups()["model"])
+def test_a_penalty_on_kernels_sees_every_convolution_that_is_not_1_by_1(option):
+    module = build.module(composed("model", option, "reg=l2"), {})
+    expected = [p for p in module.net.parameters() if p.dim() == 4 and p.shape[2:] != (1, 1)]
+    assert {id(p) for p in module.penalised} == {id(p) for p in expected}
+    assert len(expected) >= 13
+
+
+@pytest.mark.parametrize("option", app.groups()["model"])
+def test_same_seed_same_weights_of_every_network(option):
+    def weights():
+        torch.manual_seed(3)
+        return torch.cat([p.flatten() for p in build.module(composed("model", option), {}).net.parameters()])
+
+    assert torch.equal(weights(), weights())
 
 
 @pytest.mark.parametrize("option", app.groups()["loss"])
@@ -28,8 +83,28 @@ def test_an_option_a_function_and_a_file_share_one_name(option):
     assert app.compose([f"loss={option}"]).loss["_target_"] == f"segtune.losses.{option}"
 
 
+@pytest.mark.parametrize("option", app.groups()["loss"])
+def test_a_loss_has_in_its_file_the_defaults_of_its_function(option):
+    given = {key: value for key, value in app.compose([f"loss={option}"]).loss.items() if not key.startswith("_")}
+    parameters = inspect.signature(getattr(losses, option)).parameters.values()
+    assert given == {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_the_networks_are_of_comparable_size():
+    def size(option):
+        return sum(p.numel() for p in instantiate(app.compose([f"model={option}"]).model).parameters())
+
+    expected = {"unet": 1_177_649, "unet_double": 2_161_361, "basic_unet": 1_948_129, "attention_unet": 1_987_417}
+    assert {option: size(option) for option in app.groups()["model"]} == expected
+
+
+def test_unet_double_is_the_study_s_network_with_two_convolutions_per_block():
+    single, double = (dict(app.compose([f"model={option}"]).model) for option in ("unet", "unet_double"))
+    assert double == {**single, "convolutions": 2}
+
+
 def test_option_files_hold_only_their_own_keys():
-    shares = {name: app.compose([f"split={name}"]).split for name in app.groups()["split"]}
+    shares = {name: app.compose([f"split={name}"]).split for name in app.groups()["split"] if name != "kfold"}
     assert {name: share.val_fraction for name, share in shares.items()} == {name: float(name) for name in shares}
     assert {(share.by, share.seed) for share in shares.values()} == {("patient", 0)}
 

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-from segtune.data import contours
+from segtune.data import contours, phantom
 from segtune.errors import InputError
 
 SUNNYBROOK = Path(__file__).resolve().parents[2] / "shared" / "data" / "sunnybrook" / "contourfiles"
@@ -76,15 +77,65 @@ def test_reads_crlf_commas_and_blank_lines(tmp_path):
     assert contours.read(path).tolist() == [[1.5, 2], [3, 4], [5, 6]]
 
 
+@pytest.mark.parametrize("rasterise", contours.RASTERISERS.values())
 @pytest.mark.parametrize("shift", [(-40, 0), (0, -40), (40, 0), (0, 40)])
-def test_a_contour_outside_the_image_is_refused(shift):
+def test_a_contour_outside_the_image_is_refused(rasterise, shift):
     with pytest.raises(InputError, match="lies outside the image"):
-        contours.mask(ellipse(20, 20, 9, 5) + shift, (40, 40))
+        rasterise(ellipse(20, 20, 9, 5) + shift, (40, 40))
 
 
 def test_a_contour_without_a_pixel_centre_is_refused():
     with pytest.raises(InputError, match="encloses no pixel centre"):
         contours.mask(ellipse(20.5, 20.5, 0.3, 0.3), (40, 40))
+
+
+def test_a_pil_mask_has_the_outline_and_no_decimals():
+    painted = contours.mask_pil(np.array([(1.9, 0.9), (3.2, 0.9), (3.2, 2.7), (1.9, 2.7)]), (5, 6))
+    expected = np.zeros((5, 6), dtype=bool)
+    expected[0:3, 1:4] = True  # rows 0 to 2 (y) and columns 1 to 3 (x): both ends belong
+    assert np.array_equal(painted, expected)
+
+
+def test_a_disc_of_141_pixels_has_166_as_pil_draws_it():
+    disc = ellipse(20.2, 20.3, 6.7, 6.7)
+    canvas = Image.new("L", (48, 40))
+    ImageDraw.Draw(canvas).polygon([tuple(point) for point in disc.tolist()], outline=1, fill=1)
+    painted = contours.mask_pil(disc, (40, 48))
+    assert painted.sum() == 166
+    assert painted.dtype == bool
+    assert np.array_equal(painted, np.array(canvas).astype(bool))
+
+
+def test_a_line_beyond_the_last_row_leaves_a_pil_mask_empty_and_is_refused():
+    with pytest.raises(InputError, match="no pixel in the image"):
+        contours.mask_pil(np.array([(3.0, 40.0), (9.0, 40.0), (20.0, 40.0)]), (40, 40))
+
+
+def test_masks_are_chosen_by_name():
+    assert contours.rasteriser(None) is contours.mask
+    assert contours.rasteriser("pil") is contours.mask_pil
+    with pytest.raises(InputError, match="data.masks=cv2: choose null .* or pil"):
+        contours.rasteriser("cv2")
+
+
+def test_the_phantoms_masks_grow_as_published(tmp_path):
+    read = {masks: phantom.read(seed=0, n_patients=1, size=64, target="endocardium", masks=masks, cache=tmp_path)
+            for masks in (None, "pil")}  # fmt: skip
+    sums = {masks: np.array([item.mask.sum() for item in slices]) for masks, slices in read.items()}
+    assert (sums["pil"] > sums[None]).all()
+    assert read["pil"].fingerprint() != read[None].fingerprint()
+
+
+def test_end_diastole_is_the_larger_of_two_phases_where_both_are_drawn():
+    assert contours.end_diastole({(0, 3): 9.0, (0, 7): 5.0}) == 3
+    assert contours.end_diastole({(0, 3): 4.0, (0, 7): 5.0, (1, 3): 99.0}) == 7
+    assert contours.end_diastole({(0, 7): 5.0, (0, 3): 5.0}) == 3
+    assert contours.end_diastole({(0, 3): 5.0, (1, 7): 6.0}) == 7
+
+
+@pytest.mark.parametrize("phases", [(), (3,), (3, 7, 9)])
+def test_end_diastole_is_not_guessed_from_one_phase_or_three(phases):
+    assert contours.end_diastole({(0, phase): 5.0 for phase in phases}) is None
 
 
 def test_a_centre_on_the_edge_counts_once():

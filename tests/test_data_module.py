@@ -47,27 +47,52 @@ def test_a_larger_image_is_refused_with_the_size_it_needs(slices):
         module.to_tensors(slices, size=16, normalize="zscore")
 
 
-def data(slices, seed=0):
-    split = Split(train=np.array([0, 1, 2, 4, 6]), val=np.array([3, 5]))
-    return module.SliceData(slices, split, size=32, normalize="zscore", batch_size=2, seed=seed)
+SPLIT = Split(train=np.array([0, 1, 2, 4, 6]), val=np.array([3, 5]))
+
+
+def data(slices, seed=0, batch_size=2, split=SPLIT, **settings):
+    return module.SliceData(slices, split, size=32, normalize="zscore", batch_size=batch_size, seed=seed, **settings)
+
+
+def order(loader, epoch):
+    return np.concatenate(loader.train_batches(epoch)).tolist()
 
 
 def test_each_epoch_shows_every_training_slice_once_in_an_order_of_its_own(slices):
-    orders = [data(slices).train_order(epoch).tolist() for epoch in range(3)]
+    orders = [order(data(slices), epoch) for epoch in range(3)]
     assert all(sorted(order) == [0, 1, 2, 4, 6] for order in orders)
     assert orders[0] != orders[1] != orders[2]
 
 
 def test_the_order_derives_from_seed_and_epoch_alone(slices):
-    assert data(slices).train_order(5).tolist() == data(slices).train_order(5).tolist()
-    assert data(slices).train_order(5).tolist() != data(slices, seed=1).train_order(5).tolist()
+    assert order(data(slices), 5) == order(data(slices), 5)
+    assert order(data(slices), 5) != order(data(slices, seed=1), 5)
+
+
+def test_without_shuffling_every_epoch_is_in_the_data_set_s_order(slices):
+    loader = data(slices, shuffle=False)
+    assert [batch.tolist() for batch in loader.train_batches(0)] == [[0, 1], [2, 4], [6]]
+    assert order(loader, 7) == [0, 1, 2, 4, 6]
+
+
+def test_a_batch_of_a_patient_is_all_of_its_training_slices_and_patients_come_in_an_order_of_the_epoch():
+    image = np.eye(32)
+    names = [name for name in "ABCDEFGH" for _ in range(3)]
+    slices = SliceSet(slice_of(image, patient=name, frame=i) for i, name in enumerate(names))
+    split = Split(train=np.arange(18), val=np.arange(18, 24))
+    loader = data(slices, batch_size=None, split=split)
+    first, second = ([batch.tolist() for batch in loader.train_batches(epoch)] for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(6)]
+    assert first != second
+    assert [batch.tolist() for batch in data(slices, batch_size=None, split=split, shuffle=False).train_batches(1)] == sorted(
+        first
+    )
+    assert [len(images) for images, _ in loader.val_dataloader()] == [3, 3]
 
 
 def test_the_last_batch_may_be_smaller_and_validation_keeps_its_order(slices):
     loader = data(slices)
-    batches = list(loader._batches(lambda: np.array([0, 1, 2, 4, 6]), 5))
-    assert [len(image) for image, _ in batches] == [2, 2, 1]
-    assert len(loader._batches(lambda: np.arange(5), 5)) == 3
+    assert [len(batch) for batch in loader.train_batches(0)] == [2, 2, 1]
     ((image, mask),) = loader.val_dataloader()
     assert torch.equal(mask[0, 0, :24, :32], torch.from_numpy(slices[3].mask))
     assert image.shape == (2, 1, 32, 32)

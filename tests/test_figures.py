@@ -57,3 +57,33 @@ def test_overview_has_a_panel_per_run_in_rows_and_columns():
     titles = [axes.get_title() for axes in figure.axes if axes.axison]
     assert titles == ["bce\n0.2", "bce\n0.8", "focal\n0.2"]
     assert np.allclose(figure.axes[0].get_ylim(), (0, 1.03))
+
+
+def test_sides_colour_each_patient_by_where_it_is_and_a_leak_red():
+    columns = {
+        "patient 0.2": {"train": ["A", "B"], "val": ["C"], "unused": ["D"]},
+        "image 0.2": {"train": ["A", "B", "C"], "val": ["C", "D"], "unused": []},
+    }
+    (axes,) = figures.sides(columns, title="x").axes
+    found = [to_hex(cell.get_facecolor()) for cell in axes.patches]
+    blue, orange, red, grey = (to_hex(colour) for colour in ("tab:blue", "tab:orange", "tab:red", "lightgrey"))
+    assert found == [blue, blue, orange, grey, blue, blue, red, orange]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "B", "C", "D"]
+
+
+def test_calibration_draws_the_ratio_and_marks_a_collapse():
+    record = {
+        "ratio": 1.0,
+        "lambda": 1e-3,
+        "start": {"loss": 2.0, "penalty": 2000.0, "loss_gradient": 1.0, "penalty_gradient": 100.0},
+        "table": [{"lambda": 1e-5}, {"lambda": 1e-2}],
+        "trials": [
+            {"strength": 0.0, "penalty": [2000.0, 1000.0], "collapsed": False},
+            {"strength": 1e-5, "penalty": [2000.0, 900.0], "collapsed": False},
+            {"strength": 1e-2, "penalty": [2000.0, 20.0], "collapsed": True},
+        ],
+    }
+    ratio, left = figures.calibration(record, title="x").axes
+    assert list(ratio.get_lines()[0].get_ydata()) == [0.01, 10]
+    assert list(left.get_lines()[0].get_ydata()) == [0.9, 0.02]
+    assert [text.get_text() for text in left.texts] == ["collapse"]

@@ -17,6 +17,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.metrics": set(),
     "segtune.blocks": set(),
     "segtune.nets": {"segtune.blocks"},
+    "segtune.optimizers": set(),
     "segtune.report.figures": set(),
     "segtune.report": set(),
     "segtune.data": {"segtune.data"},
@@ -26,11 +27,16 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.sweep": {"segtune.app", "segtune.results"},
     "segtune.workers": {"segtune.app", "segtune.results", "segtune.sweep", "segtune.train"},
     "segtune.status": {"segtune.app", "segtune.results", "segtune.sweep", "segtune.workers"},
+    "segtune.calibrate": {
+        *("segtune.app", "segtune.build", "segtune.results", "segtune.nets", "segtune.data", "segtune.module"),
+        *("segtune.report.figures", "segtune.workers"),
+    },
     "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
     "segtune.train": {
         "segtune.module",
         "segtune.app",
         "segtune.build",
+        "segtune.calibrate",
         "segtune.results",
         "segtune.metrics",
         "segtune.data",
@@ -47,6 +53,7 @@ NO_HYDRA = (
     "segtune.metrics",
     "segtune.blocks",
     "segtune.nets",
+    "segtune.optimizers",
     "segtune.data",
     "segtune.report.figures",
 )

@@ -18,6 +18,34 @@ def test_parameter_counts_are_the_published_ones(net):
     assert (trainable, statistics, trainable + statistics) == (1_177_649, 1_472, 1_179_121)
 
 
+def test_two_convolutions_per_block_double_the_blocks_and_keep_the_rest():
+    net = nets.UNet(convolutions=2)
+    statistics = sum(b.numel() for name, b in net.named_buffers() if name.endswith(("running_mean", "running_var")))
+    assert (sum(p.numel() for p in net.parameters()), statistics) == (2_161_361, 2_944)
+    assert f"{2_161_361:,} + {2_944:,}" in nets.UNet.__doc__
+    assert len(nets.kernels(net)) == 2 * 9 + 4
+
+
+def test_the_second_convolution_sees_what_the_first_made():
+    net = nets.UNet(width=2, convolutions=2)
+    net(torch.randn(2, 1, 32, 32)).square().mean().backward()
+    for kernel in nets.kernels(net):
+        assert kernel.grad.abs().max() > 0
+
+
+def test_one_convolution_per_block_is_the_network_that_it_always_was():
+    torch.manual_seed(0)
+    net = nets.UNet(width=2)
+    assert [name for name, _ in net.named_parameters()][:4] == [
+        "down.0.0.weight",
+        "down.0.0.bias",
+        "down.0.1.weight",
+        "down.0.1.bias",
+    ]
+    checked = sum((i + 1) * p.double().sum().item() for i, p in enumerate(net.parameters()))
+    assert checked == pytest.approx(2078.72627, abs=1e-3)
+
+
 def test_logits_have_the_shape_of_the_image(net):
     assert net(torch.zeros(2, 1, 32, 48)).shape == (2, 1, 32, 48)
 

@@ -37,6 +37,13 @@ def test_target_epicardium_reads_the_outer_contours(tmp_path):
     assert rvsc.read(tmp_path, target="epicardium")[0].mask.sum() == 24 * 24
 
 
+def test_masks_may_be_drawn_as_published(tmp_path):
+    write_patient(tmp_path, 9, [20])
+    assert rvsc.read(tmp_path, target="endocardium", masks="pil")[0].mask.sum() == 21 * 21
+    with pytest.raises(InputError, match="data.masks=cv2"):
+        rvsc.read(tmp_path, target="endocardium", masks="cv2")
+
+
 def test_root_may_be_the_training_set_or_its_parent(tmp_path):
     write_patient(tmp_path, 9, [20])
     parent, folder = (rvsc.read(root, target="endocardium") for root in (tmp_path, tmp_path / "TrainingSet"))

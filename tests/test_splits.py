@@ -2,6 +2,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from segtune.data import splits
 from segtune.errors import InputError
@@ -11,7 +13,7 @@ SHARES = [0.1, 0.2, 0.3, 0.4, 0.6, 0.8]
 
 
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("rule", splits.RULES)
+@pytest.mark.parametrize("rule", ["patient", "contiguous", "image"])
 def test_every_slice_is_on_exactly_one_side(rule, share):
     split = splits.RULES[rule](PATIENTS, val_fraction=share, seed=0)
     assert sorted([*split.train, *split.val]) == list(range(len(PATIENTS)))
@@ -56,6 +58,92 @@ def test_a_share_that_leaves_a_side_empty_is_refused_with_the_possible_ones():
         splits.contiguous(list("ab"), val_fraction=np.nextafter(0, 1), seed=0)
     with pytest.raises(InputError, match="leaves the training side empty"):
         splits.by_image(list("ab"), val_fraction=0.9, seed=0)
+
+
+@st.composite
+def patients(draw, least=2):
+    """The patient of each slice of any data set: 2 to 30 patients of 1 to 40 slices, in the set's order."""
+    counts = draw(st.lists(st.integers(1, 40), min_size=least, max_size=30))
+    return [f"P{i:02}" for i, count in enumerate(counts) for _ in range(count)]
+
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@given(patients(), SEEDS, st.data())
+def test_folds_partition_the_patients_and_each_slice_validates_exactly_once(names, seed, data):
+    n_folds = data.draw(st.integers(2, len(set(names))))
+    folds = [splits.kfold(names, n_folds=n_folds, fold=fold, seed=seed) for fold in range(n_folds)]
+    assert sorted(i for split in folds for i in split.val) == list(range(len(names)))
+    for split in folds:
+        assert sorted([*split.train, *split.val]) == list(range(len(names)))
+        assert splits.leaks(names, split) == []
+
+
+@given(patients(), SEEDS, st.data())
+def test_folds_differ_in_images_by_no_more_than_one_patient_has(names, seed, data):
+    n_folds = data.draw(st.integers(2, len(set(names))))
+    sizes = [len(splits.kfold(names, n_folds=n_folds, fold=fold, seed=seed).val) for fold in range(n_folds)]
+    assert max(sizes) - min(sizes) <= max(names.count(name) for name in set(names))
+
+
+@given(patients(least=6), SEEDS, st.floats(0.2, 0.99), st.floats(0.2, 0.99))
+def test_nested_training_sides_are_nested_and_validate_on_the_same_patients(names, seed, one, other):
+    try:
+        larger, smaller = (splits.nested(names, val_fraction=share, seed=seed) for share in sorted((one, other)))
+    except InputError:  # one patient has so many images that no cut is near 20 %
+        assume(False)
+    assert set(smaller.train) <= set(larger.train)
+    assert smaller.val.tolist() == larger.val.tolist() == splits.by_patient(names, val_fraction=0.2, seed=seed).val.tolist()
+    assert splits.leaks(names, smaller) == splits.leaks(names, larger) == []
+    assert len(smaller.train) > 0
+    assert len({*larger.train, *larger.val}) == len(larger.train) + len(larger.val) <= len(names)
+
+
+@given(patients(), SEEDS, st.floats(0.01, 0.99), st.sampled_from(["patient", "image", "contiguous"]))
+def test_whatever_the_patients_every_slice_is_once_on_one_side_where_there_is_such_a_split(names, seed, share, rule):
+    try:
+        split = splits.RULES[rule](names, val_fraction=share, seed=seed)
+    except InputError:  # no cut leaves both sides a patient
+        assume(False)
+    assert sorted([*split.train, *split.val]) == list(range(len(names)))
+    assert rule != "patient" or splits.leaks(names, split) == []
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.2, 194), (0.4, 146), (0.6, 97), (0.8, 49)])
+def test_nested_trains_on_about_the_share_of_all_images(share, n):
+    split = splits.nested(PATIENTS, val_fraction=share, seed=0)
+    assert abs(len(split.train) - n) <= 8
+    assert abs(len(split.val) - 49) <= 8
+
+
+def test_nested_refuses_a_training_side_that_would_reach_into_its_test_patients():
+    with pytest.raises(InputError, match=r"split.val_fraction=0.1 with split.by=nested.*at most 0.8 can train"):
+        splits.nested(PATIENTS, val_fraction=0.1, seed=0)
+
+
+def test_folds_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="split.n_folds=17: 16 patients can make from 2 to 16 folds"):
+        splits.kfold(PATIENTS, n_folds=17, fold=0, seed=0)
+    with pytest.raises(InputError, match="split.fold=5: the folds of split.n_folds=5 are 0 to 4"):
+        splits.kfold(PATIENTS, n_folds=5, fold=5, seed=0)
+
+
+def test_folds_and_nested_subsets_are_fixed_once_and_for_all():
+    """Golden, as below."""
+    folds = [splits.kfold(PATIENTS, n_folds=5, fold=fold, seed=0).val for fold in range(5)]
+    assert [sorted({PATIENTS[i] for i in fold}) for fold in folds] == GOLDEN_FOLDS
+    assert sorted({PATIENTS[i] for i in splits.nested(PATIENTS, val_fraction=0.8, seed=0).train}) == GOLDEN_NESTED
+
+
+GOLDEN_FOLDS = [
+    ["P01", "P05", "P14"],
+    ["P08", "P09", "P15"],
+    ["P02", "P06", "P10"],
+    ["P03", "P04", "P13", "P16"],
+    ["P07", "P11", "P12"],
+]
+GOLDEN_NESTED = ["P01", "P05", "P11"]
 
 
 def test_splits_are_fixed_once_and_for_all():

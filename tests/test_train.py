@@ -40,7 +40,7 @@ def test_a_run_leaves_everything_that_is_promised(folder):
 
 def test_result_says_what_was_run_on_whom_and_with_what(folder):
     result = results.read_result(folder)
-    keys = "run_id cell_id config data best last epochs_to_90 seconds peak_memory_mb versions git"
+    keys = "run_id cell_id config data best last epochs_to_90 calibration seconds peak_memory_mb versions git"
     assert set(result) == set(keys.split())
     data = result["data"]
     assert sorted(data["patients"]["train"] + data["patients"]["val"]) == ["P01", "P02", "P03", "P04"]
@@ -111,7 +111,7 @@ def test_the_fast_path_trains_as_the_plain_one_does(size, tmp_path):
     data = build.datamodule(cfg, slices, sides)
     torch.manual_seed(cfg.seed)
     net = build.module(cfg, {}).net
-    losses = epoch(plain(net), *data._data, data.train_order(0), sides.val, cfg.batch.size)
+    losses = epoch(plain(net), *data._data, np.concatenate(data.train_batches(0)), sides.val, cfg.batch.size)
     assert (history["train_loss"][0], history["val_loss"][0]) == pytest.approx(tuple(losses), abs=1e-4)
 
 
@@ -224,6 +224,31 @@ def test_a_run_that_is_cut_off_again_and_again_arrives(undisturbed, monkeypatch)
     for step in (7, 6, 8, 2):
         cut_off(monkeypatch, Path(), (Segmenter, "training_step", step), *LONG)
     same(run(Path(), *LONG), undisturbed)
+
+
+def test_what_else_a_run_keeps_in_mind_survives_being_cut_off(tmp_path, monkeypatch):
+    """The scheduler's and Keras's Adam's steps, the order of patients, the calibrated lambda."""
+    options = ["scheduler=cosine", "optimizer=keras_adam", "batch=patient", "reg=l1", "reg.lambda=auto", "trainer.max_epochs=4"]
+    whole = run(tmp_path / "whole", *options)
+    cut_off(monkeypatch, Path(), (Segmenter, "training_step", 8), *options)
+    same(run(Path(), *options), whole)
+
+
+def test_history_has_the_learning_rate_of_each_epoch(tmp_path):
+    options = ["scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1", "trainer.max_epochs=4"]
+    assert results.read_history(run(tmp_path, *options))["lr"] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+
+
+EARLY = ("trainer.patience=2", "trainer.max_epochs=40", "optimizer.lr=0.1")
+
+
+def test_a_run_stops_when_its_patience_is_over_and_does_not_go_on_when_it_is_resumed(tmp_path, monkeypatch):
+    folder = run(tmp_path / "whole", *EARLY)
+    val_loss = results.read_history(folder)["val_loss"]
+    assert len(val_loss) < 40
+    assert int(np.argmin(val_loss)) == len(val_loss) - 3
+    cut_off(monkeypatch, Path(), (results, "write", 1), *EARLY)
+    same(run(Path(), *EARLY), folder)
 
 
 @pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "history.csv"])

@@ -168,6 +168,13 @@ def _real(low: float, high: float = math.inf, *, open_low: bool = False) -> tupl
     )
 
 
+def _channels(n: int) -> tuple[Callable[[Any], bool], str]:
+    return (
+        lambda v: isinstance(v, list) and len(v) == n and all(isinstance(c, int) and c >= 1 for c in v),
+        f"a list of {n} whole numbers of at least 1",
+    )
+
+
 def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
     return lambda v: v in names, f"one of {', '.join(names)}"
 
@@ -190,27 +197,47 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, int) and v >= 16 and v % 16 == 0,
         "a multiple of 16 (the network halves it four times)",
     ),
+    "data.masks": _one_of("pil"),
     "data.normalize": _one_of("zscore", "divide255"),
     "split.val_fraction": (lambda v: _is_number(v) and 0 < v < 1, "a share above 0 and below 1"),
-    "split.by": _one_of("patient", "contiguous", "image"),
+    "split.by": _one_of("patient", "kfold", "nested", "contiguous", "image"),
+    "split.n_folds": _whole(2),
+    "split.fold": _whole(0),
     "split.seed": _whole(0, 2**32 - 1),
     "loss.gamma": _real(0),
     "loss.alpha": _real(0, 1),
-    "reg.lambda": _real(0),
+    "loss.beta": _real(0, 1),
+    "loss.weight": _real(0),
+    "loss.fraction": _real(0, 1, open_low=True),
+    "reg.lambda": (
+        lambda v: v == "auto" or (_is_number(v) and math.isfinite(v) and v >= 0),
+        "a number of at least 0, or auto",
+    ),
+    "reg.ratio": _real(0, open_low=True),
     "reg.lambda_l1": _real(0),
     "reg.lambda_l2": _real(0),
     "reg.on": _one_of("kernels", "all"),
-    "batch.size": _whole(1),
+    "batch.size": (
+        lambda v: v == "patient" or (isinstance(v, int) and not isinstance(v, bool) and v >= 1),
+        "a whole number of at least 1, or patient",
+    ),
+    "batch.shuffle": (lambda v: isinstance(v, bool), "true or false"),
     "model.width": _whole(1),
+    "model.convolutions": _whole(1),
+    "model.features": _channels(6),
+    "model.channels": _channels(5),
     "model.dropout": (lambda v: _is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1"),
     "model.bn_momentum": _real(0, 1, open_low=True),
     "optimizer.lr": _real(0, open_low=True),
+    "optimizer.eps": _real(0, open_low=True),
     "trainer.max_epochs": _whole(1),
     "trainer.devices": (
         lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
         "1 or a list of one, like [0]: a run uses one device, and several devices are for several runs",
     ),
     "trainer.threads": _whole(1),
+    "trainer.patience": _whole(1),
+    "trainer.compile": _one_of("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "hydra.launcher.workers": _whole(1),
     "hydra.launcher.per_gpu": _whole(1),
     "hydra.launcher.pack": _whole(1),
@@ -226,7 +253,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
-NULLABLE = ("loss.alpha", "trainer.threads", "hydra.launcher.workers")
+NULLABLE = {
+    *("data.masks", "loss.alpha", "reg.ratio", "batch.shuffle"),
+    *("trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
+}
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -317,18 +347,18 @@ def _unknown_key(key: str, config_name: str) -> str:
     owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
     if owners:
         return f"{key}: the chosen {group} has no {name}; only {group}={', '.join(owners)}. Choose one or leave it out."
-    if config_name == "config":
-        known, module = _known_keys(), "segtune"
-    else:
-        known, module = _own_keys(config_name), f"segtune.{config_name}"
+    of_a_run = config_name in ("config", "calibrate")
+    known = sorted({*_own_keys(config_name), *(_run_keys() if of_a_run else [])})
+    module = "segtune" if config_name == "config" else f"segtune.{config_name}"
     return f"{key}: no such key. Nearest: {', '.join(nearest(key, known)[:3])}. See python -m {module} --help for all."
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """All that is known, the most similar first: by value where both are numbers, else by spelling."""
+    """All that is known, the most similar first: a number's neighbours by value, all else by spelling."""
     number = _number(name)
-    if number is not None and all(_number(option) is not None for option in known):
-        return sorted(known, key=lambda option: abs((_number(option) or 0) - number))
+    numbers = [option for option in known if _number(option) is not None]
+    if number is not None and numbers:
+        return [*sorted(numbers, key=lambda option: abs((_number(option) or 0) - number)), *sorted(set(known) - set(numbers))]
     ranked = get_close_matches(name, known, n=len(known), cutoff=0)
     return [*ranked, *(option for option in known if option not in ranked)]
 
@@ -343,8 +373,8 @@ def _own_keys(config_name: str) -> list[str]:
     return [key for key in _dotted(OmegaConf.load(CONF / f"{config_name}.yaml")) if not key.startswith(("defaults", "hydra"))]
 
 
-def _known_keys() -> list[str]:
-    keys = set(_own_keys("config"))
+def _run_keys() -> list[str]:
+    keys = set(_own_keys("run"))
     for group, options in groups().items():
         if "/" not in group and group != "study":
             keys |= {f"{group}.{key}" for option in options for key in _dotted(OmegaConf.load(CONF / group / f"{option}.yaml"))}

@@ -2,7 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,6 +23,8 @@ from segtune.data.splits import Split
 from segtune.errors import InputError
 from segtune.module import Segmenter
 
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+OURS = ("threads", "compile", "patience")  # of cfg.trainer, not for Lightning
 TRAINER = {
     *("max_epochs", "accelerator", "devices", "precision", "accumulate_grad_batches", "gradient_clip_val"),
     *("gradient_clip_algorithm", "deterministic", "benchmark", "detect_anomaly"),
@@ -39,29 +43,55 @@ def split(cfg: DictConfig, data: SliceSet) -> Split:
             f"the data hold a single patient ({', '.join(set(data.patients))}): with nobody to validate on, nothing can be "
             "compared. Give at least two patients."
         )
-    return splits.RULES[cfg.split.by](data.patients, val_fraction=cfg.split.val_fraction, seed=cfg.split.seed)
+    rule = splits.RULES[cfg.split.by]
+    wanted = [name for name in inspect.signature(rule).parameters if name != "patients"]
+    given = [str(name) for name in cfg.split if name != "by"]
+    if set(wanted) != set(given):
+        options = {"kfold": "split=kfold"}.get(cfg.split.by, "a share, like split=0.2")
+        raise InputError(
+            f"split.by={cfg.split.by} goes with {', '.join(f'split.{name}' for name in wanted)}, not with "
+            f"{', '.join(f'split.{name}' for name in given)}: choose {options}."
+        )
+    return rule(data.patients, **{name: cfg.split[name] for name in wanted})
 
 
 def datamodule(cfg: DictConfig, data: SliceSet, sides: Split) -> SliceData:
-    return SliceData(data, sides, size=cfg.data.size, normalize=cfg.data.normalize, batch_size=cfg.batch.size, seed=cfg.seed)
+    return SliceData(
+        data,
+        sides,
+        size=cfg.data.size,
+        normalize=cfg.data.normalize,
+        batch_size=None if cfg.batch.size == "patient" else cfg.batch.size,
+        shuffle=cfg.batch.shuffle is not False,
+        seed=cfg.seed,
+    )
 
 
-def module(cfg: DictConfig, hyperparameters: dict[str, Any]) -> Segmenter:
+def module(cfg: DictConfig, hyperparameters: dict[str, Any], *, strength: float | None = None) -> Segmenter:
     """The experiment: network, loss, penalty and optimiser. The weights come from torch's global generator.
 
     `lambda` is a keyword of Python, so here it becomes `strength`; a penalty with lambdas of its own (l1l2) has none.
+
+    Args: strength: lambda, if it is not the configuration's (calibrate).
     """
     net = instantiate(cfg.model).to(memory_format=torch.channels_last)  # the order that convolutions are fastest in
+    if cfg.trainer.compile:
+        net.compile(mode=cfg.trainer.compile, dynamic=False)
     reg = cfg.get("reg") or {}
     penalty = _function(reg["penalty"], "reg.penalty") if "penalty" in reg else None
+    if strength is None:
+        strength = reg.get("lambda", 1.0)
+        if reg.get("ratio") is not None and strength != "auto":
+            raise InputError(f"reg.ratio={reg['ratio']:g} goes with reg.lambda=auto, not with reg.lambda={strength:g}.")
     optimizer = _function(cfg.optimizer, "optimizer")
     unscales = str(cfg.trainer.precision).startswith("16") and cfg.trainer.get("gradient_clip_val")  # fused, Adam would too
     return Segmenter(
         net,
         _function(cfg.loss, "loss"),
         optimizer if unscales else fused(optimizer),
+        scheduler=_function(cfg.scheduler, "scheduler") if cfg.scheduler else None,
         penalty=penalty,
-        strength=reg.get("lambda", 1.0),
+        strength=strength,
         penalised=nets.PENALISED[reg["on"]](net) if penalty else (),
         seed=cfg.seed,
         hyperparameters=hyperparameters,
@@ -87,12 +117,12 @@ def fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def trainer(cfg: DictConfig, callbacks: list[pl.Callback], checkpoint_io: CheckpointIO) -> pl.Trainer:
-    """Lightning's trainer with cfg.trainer's arguments (but for threads).
+    """Lightning's trainer with cfg.trainer's arguments (but for OURS).
 
     Logging (history.csv), checkpoints and the progress bar are ours; a cluster's requeue is ours too, so Lightning sees a
     plain environment.
     """
-    arguments = {key: value for key, value in cfg.trainer.items() if key != "threads"}
+    arguments = {key: value for key, value in cfg.trainer.items() if key not in OURS}
     for key in sorted(str(key) for key in arguments.keys() - TRAINER):
         raise InputError(
             f"trainer.{key}: a run is whole epochs, each of them validated whole, so it takes of Lightning's arguments only "
@@ -114,9 +144,13 @@ def trainer(cfg: DictConfig, callbacks: list[pl.Callback], checkpoint_io: Checkp
         raise InputError(f"{chosen}: Lightning refuses this: {error}") from error
 
 
-def use_threads(cfg: DictConfig) -> int:
-    """Set this process's CPU threads to cfg.trainer.threads (null: all cores); returns what was set before."""
+@contextmanager
+def threads(cfg: DictConfig) -> Iterator[None]:
+    """This process's CPU threads as cfg.trainer.threads wants them (null: all cores), and afterwards as they were."""
     before = torch.get_num_threads()
     if cfg.trainer.threads is not None:
         torch.set_num_threads(cfg.trainer.threads)
-    return before
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -9,6 +9,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from segtune import losses, metrics
 from segtune.data.module import Batch
@@ -21,6 +22,7 @@ class Segmenter(pl.LightningModule):
         net: (B, 1, H, W) images to logits of the same shape.
         loss: (logits, target as float) -> scalar; a function or a module.
         optimizer: parameters -> optimiser.
+        scheduler: optimiser -> scheduler of the learning rate, stepped after each epoch; or None.
         penalty: parameters -> scalar, or None.
         strength: lambda, the penalty's weight in the loss.
         penalised: the parameters that the penalty sees.
@@ -38,6 +40,7 @@ class Segmenter(pl.LightningModule):
         loss: Callable[[Tensor, Tensor], Tensor],
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         *,
+        scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         penalty: Callable[[Iterable[Tensor]], Tensor] | None = None,
         strength: float = 0.0,
         penalised: Sequence[nn.Parameter] = (),
@@ -45,14 +48,15 @@ class Segmenter(pl.LightningModule):
         hyperparameters: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self.net, self.loss, self.optimizer, self.scheduler = net, loss, optimizer, scheduler
         self.penalty, self.strength, self.penalised, self.seed = penalty, strength, tuple(penalised), seed
         self.save_hyperparameters(hyperparameters or {})
         self.train_means, self.val_means = EpochMeans(), EpochMeans()
         self.row: dict[str, float] = {}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.net.parameters())
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LRScheduler]]:
+        optimizer = self.optimizer(self.net.parameters())
+        return [optimizer], [self.scheduler(optimizer)] if self.scheduler else []
 
     def forward(self, image: Tensor) -> Tensor:
         return self.net(image).float()
@@ -67,6 +71,7 @@ class Segmenter(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._started = time.perf_counter()
+        self._lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])  # the scheduler steps before the epoch's end
         torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -99,7 +104,7 @@ class Segmenter(pl.LightningModule):
         val["loss"] = val["data_loss"] + float(self.penalties()[1])
         self.row = {
             "epoch": self.current_epoch + 1,
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             **{f"train_{name}": value for name, value in train.items()},
             **{f"val_{name}": value for name, value in val.items()},
             "seconds": time.perf_counter() - self._started,

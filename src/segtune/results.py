@@ -37,8 +37,8 @@ from segtune.errors import InputError
 if TYPE_CHECKING:
     import numpy as np  # a tenth of a second that reading results does without
 
-HISTORY, SLICES, PICTURES, RESULT, SWEEP, CURVES = (
-    *("history.csv", "slices.csv", "pictures.npz", "result.json", "sweep.json", "curves"),
+HISTORY, SLICES, PICTURES, RESULT, SWEEP, CURVES, SIDES = (
+    *("history.csv", "slices.csv", "pictures.npz", "result.json", "sweep.json", "curves", "sides"),
 )
 STATUS, LOG, LOCK, JOBS = "status.json", "segtune.log", ".lock", "jobs.json"
 PARTIAL = ".partial"  # ends the name of a file that is being written
@@ -54,7 +54,7 @@ BOOKKEEPING = ("hydra", "outputs", "figures", "on_failure", "dry_run", "trainer.
 MEASURED = ("seconds", "peak_memory_mb")  # at any depth of result.json: all else is the same when a run is repeated
 BEAT_S = 10.0  # how often a working process touches status.json
 STALE_S = 60.0  # after how long without a touch it is taken for dead, where its lock cannot be seen
-REPLICATE = ("seed",)  # what tells the runs of one cell apart
+REPLICATE = ("seed", "split.fold")  # what tells the runs of one cell apart
 
 Config = Mapping[str, Any]
 
@@ -69,17 +69,21 @@ def run_id(config: Config) -> str:
 
 
 def cell_id(config: Config) -> str:
-    """The run id without the seed: replicates of a cell share it."""
+    """The run id without the seed and the fold: replicates of a cell share it."""
     return _hash(config, without=(*BOOKKEEPING, *REPLICATE))
 
 
 def axes(config: Config) -> dict[str, str]:
     """What a run is called on the axes of a sweep: loss, split, reg, batch, by their options' names and values."""
     reg = config.get("reg") or {}
-    strengths = ",".join(f"{value:g}" for key, value in reg.items() if key.startswith("lambda"))
+    strengths = ",".join(
+        f"{value:g}" if value != "auto" else f"auto {reg.get('ratio') or 1:g}"
+        for key, value in reg.items()
+        if key.startswith("lambda")
+    )
     return {
         "loss": config["loss"]["_target_"].rpartition(".")[2],
-        "split": f"{config['split']['val_fraction']:g}",
+        "split": f"{share:g}" if (share := config["split"].get("val_fraction")) is not None else config["split"]["by"],
         "reg": f"{reg['penalty']['_target_'].rpartition('.')[2]}({strengths})" if reg.get("penalty") else "none",
         "batch": str(config["batch"]["size"]),
     }
@@ -92,13 +96,18 @@ def label(config: Config) -> str:
 
 def differences(configs: Sequence[Config]) -> list[str]:
     """A word for each configuration on where it departs from the others, beyond what its label says."""
-    named = (*BOOKKEEPING, "loss._target_", "loss._partial_", "reg.penalty", "reg.lambda", "reg.lambda_l1", "reg.lambda_l2")
-    flat = [_flat(config, without=(*named, "batch", "split.val_fraction", "data.reader")) for config in configs]
+    named = (
+        *(*BOOKKEEPING, "loss._target_", "loss._partial_", "reg.penalty", "reg.lambda", "reg.lambda_l1", "reg.lambda_l2"),
+        *("reg.ratio", "batch.size", "split.val_fraction", "data.reader"),
+    )
+    flat = [_flat(config, without=named) for config in configs]
     values: dict[str, set[str]] = {key: set() for one in flat for key in one}
     for one in flat:
         for key in values:
             values[key].add(repr(one.get(key)))
-    varying = sorted(key for key in values if len(values[key]) > 1)
+    # a key of loss or reg that only some options have, and have alike, is no difference beyond the option's name
+    alike = {key for key in values if key.startswith(("loss.", "reg.")) and len(values[key] - {"None"}) < 2}
+    varying = sorted(key for key in values if len(values[key]) > 1 and key not in alike)
     return [", ".join(f"{key}={one[key]}" for key in varying if key in one) for one in flat]
 
 

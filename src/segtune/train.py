@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import segtune
-from segtune import app, build, metrics, results
+from segtune import app, build, calibrate, metrics, results
 from segtune.data import splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
@@ -33,7 +33,6 @@ from segtune.module import Segmenter
 from segtune.report import figures
 
 log = logging.getLogger(__name__)
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.13: theirs to settle, noise here
 warnings.filterwarnings("ignore", message="The `srun` command is available")  # Slurm is here, and this run may not want it
 LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "pydicom", "numpy")
@@ -58,15 +57,15 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     done = resume(folder, results.run_id(config), fingerprint)
     before = sum(results.read_history(folder)["seconds"]) if done else 0.0
 
-    pl.seed_everything(cfg.seed, verbose=False)
-    threads = build.use_threads(cfg)
     best, last = (folder / results.CHECKPOINTS / name for name in (results.BEST, results.LAST))
-    try:
+    with build.threads(cfg):
+        calibration = calibrate.strength(cfg, slices, sides) if (cfg.get("reg") or {}).get("lambda") == "auto" else None
+        pl.seed_everything(cfg.seed, verbose=False)
         data = build.datamodule(cfg, slices, sides)
-        module = build.module(cfg, config)
-        keeper = Keeper(folder, {"data_fingerprint": fingerprint})
+        module = build.module(cfg, config, strength=calibration["lambda"] if calibration else None)
+        keeper = Keeper(folder, {"data_fingerprint": fingerprint}, cfg.trainer.patience)
         trainer = build.trainer(cfg, [keeper, RunBar(enabled=bar)], WholeFiles())
-        if done < cfg.trainer.max_epochs:
+        if done < cfg.trainer.max_epochs and not (done and stopped(folder, cfg.trainer.patience)):
             trainer.fit(module, datamodule=data, ckpt_path=last if done else None)
 
         validation = [slices[int(index)] for index in sides.val]
@@ -75,8 +74,6 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
             batches = trainer.predict(module, datamodule=data, ckpt_path=checkpoint) or []
             soft_dice, predicted, true = (torch.cat(parts) for parts in zip(*batches, strict=True))
             rows += score(which, validation, soft_dice, predicted, true)
-    finally:
-        torch.set_num_threads(threads)
 
     history = results.read_history(folder)
     best_epoch = best_of(history["val_dice"])
@@ -89,6 +86,7 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         "best": summary(history, best_epoch, rows, "best"),
         "last": summary(history, len(history["epoch"]), rows, "last"),
         "epochs_to_90": epochs_to_90(history["val_dice"]),
+        "calibration": calibration,
         "seconds": before + time.perf_counter() - started,
         "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
@@ -152,14 +150,23 @@ def best_of(val_dice: list[float]) -> int:
     return 1 + int(np.argmax([-1.0 if math.isnan(value) else value for value in val_dice]))
 
 
+def stopped(folder: Path, patience: int | None) -> bool:
+    """Whether the validation loss has not fallen below its lowest for this many epochs. The history alone decides."""
+    if patience is None:
+        return False
+    val_loss = results.read_history(folder)["val_loss"]
+    return len(val_loss) - 1 - int(np.argmin(val_loss)) >= patience
+
+
 class Keeper(pl.Callback):
     """At each epoch's end: its row of history.csv, then last.ckpt (all that going on needs), then, if it is, best.ckpt.
 
-    In this order, so that a run that is cut off in between can be put right from what is there (resume).
+    In this order, so that a run that is cut off in between can be put right from what is there (resume). Then it stops
+    the run, if patience has run out.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        self.folder, self.about = folder, about
+    def __init__(self, folder: Path, about: dict[str, Any], patience: int | None = None) -> None:
+        self.folder, self.about, self.patience = folder, about, patience
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint |= self.about
@@ -178,6 +185,7 @@ class Keeper(pl.Callback):
         trainer.save_checkpoint(folder / results.LAST)
         if best_of(results.read_history(self.folder)["val_dice"]) == row["epoch"]:
             trainer.save_checkpoint(folder / results.BEST, weights_only=True)
+        trainer.should_stop = trainer.should_stop or stopped(self.folder, self.patience)
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -257,9 +265,14 @@ def describe(slices: SliceSet, sides: Split) -> dict[str, Any]:
     """Which data, who is on which side, and how many patients lie on both."""
     names = np.asarray(slices.patients)
     leaks = splits.leaks(slices.patients, sides)
+    on = {"train": set(names[sides.train].tolist()), "val": set(names[sides.val].tolist())}
     return {
         "fingerprint": slices.fingerprint(),
-        "patients": {"train": sorted(set(names[sides.train].tolist())), "val": sorted(set(names[sides.val].tolist()))},
+        "patients": {
+            "train": sorted(on["train"]),
+            "val": sorted(on["val"]),
+            "unused": sorted(set(names.tolist()) - on["train"] - on["val"]),
+        },
         "n_images": {"train": len(sides.train), "val": len(sides.val)},
         "leaks": leaks,
         "n_leaks": len(leaks),

@@ -52,18 +52,19 @@ def to_tensors(slices: SliceSet, *, size: int, normalize: str) -> Batch:
 
 
 class Batches:
-    """One side of the split as an iterable of batches, in the order that `order(epoch)` gives."""
+    """One side of the split as an iterable of n batches; `plan()` gives the indices of each, anew at every pass."""
 
-    def __init__(self, data: Batch, batch_size: int, order: Callable[[], NDArray[np.int64]], n: int) -> None:
+    def __init__(self, data: Batch, plan: Callable[[], list[NDArray[np.int64]]], n: int) -> None:
         self._images, self._masks = data
-        self._batch_size, self._order, self._n = batch_size, order, n
+        self._plan, self._n = plan, n
 
     def __len__(self) -> int:
-        return -(-self._n // self._batch_size)
+        return self._n
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.from_numpy(self._order()).to(self._images.device)
-        for index in order.split(self._batch_size):
+        plan = self._plan()
+        order = torch.from_numpy(np.concatenate(plan)).to(self._images.device)
+        for index in order.split([len(indices) for indices in plan]):
             yield self._images[index], self._masks[index]
 
 
@@ -72,11 +73,28 @@ class SliceData(pl.LightningDataModule):
 
     The batch order of an epoch derives from (seed, epoch) alone, so that a run that is resumed sees what it would have
     seen. The last batch of an epoch may be smaller; no image is left out.
+
+    Args:
+        size, normalize: see to_tensors.
+        batch_size: images of a batch; None: all images of one patient.
+        shuffle: False: every epoch in the data set's order, as the study's notebook had it.
+        seed: of the order.
     """
 
-    def __init__(self, slices: SliceSet, split: Split, *, size: int, normalize: str, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        slices: SliceSet,
+        split: Split,
+        *,
+        size: int,
+        normalize: str,
+        batch_size: int | None,
+        seed: int,
+        shuffle: bool = True,
+    ) -> None:
         super().__init__()
-        self._split, self._batch_size, self._seed = split, batch_size, seed
+        self._split, self._batch_size, self._shuffle, self._seed = split, batch_size, shuffle, seed
+        self._patients = np.asarray(slices.patients)
         self._data = to_tensors(slices, size=size, normalize=normalize)
 
     def setup(self, stage: str) -> None:
@@ -84,19 +102,29 @@ class SliceData(pl.LightningDataModule):
         device = self.trainer.strategy.root_device
         self._data = (self._data[0].to(device), self._data[1].to(device))
 
-    def train_order(self, epoch: int) -> NDArray[np.int64]:
-        """Indices of the training slices in the order of one epoch (counted from 0)."""
-        return np.random.default_rng([self._seed, epoch]).permutation(self._split.train)
+    def train_batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Indices of the training slices of each batch of one epoch (counted from 0)."""
+        random = np.random.default_rng([self._seed, epoch]) if self._shuffle else None
+        if self._batch_size is None:
+            patients = self._by_patient(self._split.train)
+            return [patients[index] for index in random.permutation(len(patients))] if random else patients
+        return self._cut(random.permutation(self._split.train) if random else self._split.train)
 
     def train_dataloader(self) -> Batches:
         assert self.trainer is not None
         trainer = self.trainer
-        return self._batches(lambda: self.train_order(trainer.current_epoch), len(self._split.train))
+        return Batches(self._data, lambda: self.train_batches(trainer.current_epoch), len(self.train_batches(0)))
 
     def val_dataloader(self) -> Batches:
-        return self._batches(lambda: self._split.val, len(self._split.val))
+        batches = self._by_patient(self._split.val) if self._batch_size is None else self._cut(self._split.val)
+        return Batches(self._data, lambda: batches, len(batches))
 
     predict_dataloader = val_dataloader
 
-    def _batches(self, order: Callable[[], NDArray[np.int64]], n: int) -> Batches:
-        return Batches(self._data, self._batch_size, order, n)
+    def _cut(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        assert self._batch_size is not None
+        return np.split(order, range(self._batch_size, len(order), self._batch_size))
+
+    def _by_patient(self, side: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        patients = self._patients[side]
+        return [side[patients == name] for name in dict.fromkeys(patients.tolist())]

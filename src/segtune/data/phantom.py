@@ -60,10 +60,12 @@ def write(folder: Path, *, seed: int, n_patients: int, size: int) -> None:
         _write_patient(folder / "TrainingSet" / f"patient{number:02d}", Patient(seed, number, size))
 
 
-def read(*, seed: int, n_patients: int, size: int, target: str, cache: Path | None = None) -> SliceSet:
+def read(
+    *, seed: int, n_patients: int, size: int, target: str, masks: str | None = None, cache: Path | None = None
+) -> SliceSet:
     """The phantom's labelled slices, written on first use into the cache folder (default: the user's own).
 
-    Args: as `write`; target: "endocardium" or "epicardium".
+    Args: as `write`; target: "endocardium" or "epicardium"; masks: see contours.RASTERISERS.
     """
     _check(seed=seed, n_patients=n_patients, size=size)
     source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
@@ -81,7 +83,7 @@ def read(*, seed: int, n_patients: int, size: int, target: str, cache: Path | No
         finally:
             shutil.rmtree(part, ignore_errors=True)
     try:
-        return rvsc.read(whole, target=target)
+        return rvsc.read(whole, target=target, masks=masks)
     except InputError as error:
         raise InputError(f"{error} It belongs to the phantom: remove {whole} and it is written anew.") from error
 

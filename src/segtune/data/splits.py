@@ -13,7 +13,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Indices into a SliceSet, each side in the set's order. by_patient promises that no patient lies on both sides."""
+    """Indices into a SliceSet, each side in the set's order. No patient lies on both sides by patient, kfold and nested."""
 
     train: Indices
     val: Indices
@@ -40,6 +40,57 @@ def by_patient(patients: Sequence[str], *, val_fraction: float, seed: int) -> Sp
     return Split(train=np.flatnonzero(~is_val), val=np.flatnonzero(is_val))
 
 
+def kfold(patients: Sequence[str], *, n_folds: int, fold: int, seed: int) -> Split:
+    """Fold `fold` of n_folds validates: each patient is in exactly one fold, and folds are balanced in images.
+
+    Patients in random order, then the largest first, each to the fold that has the fewest images so far.
+
+    Args: patients: the patient of each slice. n_folds: from 2 to the number of patients. fold: from 0. seed: of the order.
+    Raises: InputError when there are not enough patients.
+    """
+    names, counts = np.unique(np.asarray(patients), return_counts=True)
+    if not 2 <= n_folds <= len(names):
+        raise InputError(f"split.n_folds={n_folds}: {len(names)} patients can make from 2 to {len(names)} folds.")
+    if not 0 <= fold < n_folds:
+        raise InputError(f"split.fold={fold}: the folds of split.n_folds={n_folds} are 0 to {n_folds - 1}.")
+    order = np.random.default_rng(seed).permutation(len(names))
+    images = np.zeros(n_folds, dtype=np.int64)
+    fold_of = np.zeros(len(names), dtype=np.int64)
+    for patient in order[np.argsort(-counts[order], kind="stable")]:
+        fold_of[patient] = np.argmin(images)
+        images[fold_of[patient]] += counts[patient]
+    is_val = np.isin(np.asarray(patients), names[fold_of == fold])
+    return Split(train=np.flatnonzero(~is_val), val=np.flatnonzero(is_val))
+
+
+TEST_FRACTION = 0.2
+
+
+def nested(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
+    """The same patients validate at every share, about TEST_FRACTION of the images; what varies is who trains.
+
+    The others, in random order, train up to the patient where their share of ALL images is nearest to 1 - val_fraction, so
+    that a smaller training side is part of every larger one; the rest is on no side. Where by_patient changes the test
+    patients with the size of the training side, this holds them fixed.
+
+    Args: as in by_patient, whose validation side at TEST_FRACTION this is; val_fraction from TEST_FRACTION on.
+    Raises: InputError when a side would have no patient.
+    """
+    if val_fraction < TEST_FRACTION:
+        raise InputError(
+            f"split.val_fraction={val_fraction:g} with split.by=nested: its test side is {TEST_FRACTION:g} of the images at "
+            f"every share, so at most {1 - TEST_FRACTION:g} can train. Choose {TEST_FRACTION:g} or more."
+        )
+    val = by_patient(patients, val_fraction=TEST_FRACTION, seed=seed).val
+    names, counts = np.unique(np.asarray(patients), return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    others = order[~np.isin(names[order], np.asarray(patients)[val])]
+    shares = np.cumsum(counts[others]) / len(patients)
+    n_train = 1 + int(np.argmin(np.abs(shares - (1 - val_fraction))))
+    is_train = np.isin(np.asarray(patients), names[others[:n_train]])
+    return Split(train=np.flatnonzero(is_train), val=val)
+
+
 def contiguous(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
     """As published: in patient order, the first int(n - val_fraction * n) images train. One patient can lie on both sides.
 
@@ -56,7 +107,13 @@ def by_image(patients: Sequence[str], *, val_fraction: float, seed: int) -> Spli
     return Split(train=np.sort(order[:n_train]), val=np.sort(order[n_train:]))
 
 
-RULES: dict[str, Callable[..., Split]] = {"patient": by_patient, "contiguous": contiguous, "image": by_image}
+RULES: dict[str, Callable[..., Split]] = {
+    "patient": by_patient,
+    "kfold": kfold,
+    "nested": nested,
+    "contiguous": contiguous,
+    "image": by_image,
+}
 
 
 def leaks(patients: Sequence[str], split: Split) -> list[str]:

@@ -61,8 +61,17 @@ def draw_sweep(folder: Path) -> list[Path]:
         panels[row, column] = (history, int(result["best"]["epoch"]))
         name = " ".join(filter(None, [results.label(result["config"]), other]))
         print(f"last Dice {_number(result['last']['val_dice'])}, best {_number(result['best']['val_dice'])}  {name}  {run}")
-    title = f"{folder.resolve().name}: {len(done)} of {len(runs)} runs (each loss over its panel's maximum)"
-    return figures.save(figures.overview(panels, title=title), folder / results.CURVES)
+    name = folder.resolve().name
+    title = f"{name}: {len(done)} of {len(runs)} runs (each loss over its panel's maximum)"
+    written = figures.save(figures.overview(panels, title=title), folder / results.CURVES)
+    splits = {_split(result["config"]["split"]): result["data"]["patients"] for _, result, _ in done}
+    return written + figures.save(figures.sides(splits, title=f"{name}: who is where"), folder / results.SIDES)
+
+
+def _split(config: dict[str, Any]) -> str:
+    """A name for a split: patient 0.2 seed 0."""
+    number = config.get("val_fraction", f"fold {config.get('fold')}")
+    return f"{config['by']} {number} seed {config['seed']}"
 
 
 def _number(value: float | None) -> str:

@@ -3,15 +3,23 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 History = Mapping[str, Sequence[float]]
 COLOURS = {"train_loss": "tab:blue", "val_loss": "tab:orange", "train_dice": "tab:green", "val_dice": "tab:red"}
+SIDES = {  # colour, letter, name
+    "train": ("tab:blue", "T", "T: trains"),
+    "val": ("tab:orange", "V", "V: validates"),
+    "unused": ("lightgrey", "", "on no side"),
+    "leak": ("tab:red", "L", "L: leak, on both sides"),
+}
 LABEL_WIDTH = 40  # characters above one panel of an overview
 NAMES = {
     "train_loss": "training loss / max",
@@ -73,6 +81,67 @@ def overview(panels: Mapping[tuple[str, str], tuple[History, int]], *, title: st
     lines = next(axes for axes in grid.flat if axes.axison).get_lines()[:4]
     figure.legend(lines, NAMES.values(), loc="outside lower center", ncols=2 if len(columns) < 3 else 4, frameon=False)
     figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def sides(columns: Mapping[str, Mapping[str, Sequence[str]]], *, title: str) -> Figure:
+    """Who is where: a row per patient, a column per split; a patient on both sides is a leak, in red.
+
+    Args: columns: name of the split -> the patients that train, val(idate) and are unused.
+    """
+    patients = sorted({name for column in columns.values() for side in column.values() for name in side})
+    figure = Figure(figsize=(2.6 + 0.55 * len(columns), 2.2 + 0.24 * len(patients)), layout="constrained")
+    axes = figure.subplots()
+    for x, column in enumerate(columns.values()):
+        on = {side: set(column.get(side, ())) for side in ("train", "val", "unused")}
+        for y, patient in enumerate(patients):
+            kind = "leak" if patient in on["train"] & on["val"] else next((side for side in on if patient in on[side]), None)
+            if kind:
+                colour, letter, _ = SIDES[kind]
+                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
+                axes.text(x, y, letter, ha="center", va="center", fontsize="x-small", color="white")
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(patients) - 0.5, -0.5), ylabel="patient")
+    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize="small")
+    axes.set_yticks(range(len(patients)), patients, fontsize="small")
+    axes.spines[:].set_visible(False)
+    handles = [Rectangle((0, 0), 1, 1, facecolor=colour, label=name) for colour, _, name in SIDES.values()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    figure.suptitle(title, fontsize="medium", wrap=True)
+    return figure
+
+
+def calibration(record: Mapping[str, Any], *, title: str) -> Figure:
+    """What a lambda does: the ratio of weighted penalty to loss that it starts at, and what is left of the weights.
+
+    Args: record: what segtune.calibrate writes.
+    """
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    strengths = np.array([row["lambda"] for row in record["table"]])
+    start = record["start"]
+    axes.loglog(strengths, strengths * start["penalty"] / start["loss"], color="tab:blue", label="weighted penalty / loss")
+    gradients = strengths * start["penalty_gradient"] / start["loss_gradient"]
+    axes.loglog(strengths, gradients, "--", color="tab:blue", label="ratio of the gradients' norms")
+    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.axvline(record["lambda"], color="black", linewidth=0.8)
+    axes.annotate(f"{record['lambda']:.3g} (ratio {record['ratio']:g})", (record["lambda"], 0.02), rotation=90, va="bottom",
+                  ha="right", xycoords=("data", "axes fraction"), fontsize="small")  # fmt: skip
+    axes.set(xlabel="lambda", ylabel="ratio at the first step")
+    axes.grid(alpha=0.3)
+    left = axes.twinx()
+    free, *trials = record["trials"]
+    shares = [trial["penalty"][-1] / free["penalty"][-1] for trial in trials]
+    left.semilogx(
+        [trial["strength"] for trial in trials], shares, "o-", color="tab:green", label="penalty left after a short training"
+    )
+    for trial, share in zip(trials, shares, strict=True):
+        if trial["collapsed"]:
+            left.plot(trial["strength"], share, "X", color="tab:red", markersize=10)
+            left.annotate("collapse", (trial["strength"], share), xytext=(-10, -3), textcoords="offset points", ha="right",
+                          fontsize="small", color="tab:red")  # fmt: skip
+    left.set(ylabel=f"penalty after {len(free['penalty'])} steps / without lambda", yscale="log", ylim=(0.01, 1.2))
+    axes.set_title(title, fontsize="medium")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     return figure
 
 

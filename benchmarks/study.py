@@ -1,0 +1,75 @@
+"""The whole published study in one process: seconds with start-up, arithmetic, share of the device's peak.
+
+    python benchmarks/study.py trainer.accelerator=gpu --peak-tflops 494       32 runs, 243 images of 256 x 256, TF32
+    python benchmarks/study.py trainer.accelerator=gpu trainer.precision=bf16-mixed --peak-tflops 989
+    python benchmarks/study.py data.size=64 model.width=4 trainer.max_epochs=1 trainer.accelerator=cpu     to see it work
+
+Runs `python -m segtune study=published -m` with these overrides into a new folder, figures off, and counts the arithmetic of
+its convolutions (multiplications and additions, 3 x the forward pass in training). Writes benchmarks/study-<device>.json.
+"""
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from segtune import app, build, results
+
+HERE = Path(__file__).resolve().parent
+
+
+def flop_per_image(overrides: list[str]) -> int:
+    """Of one forward pass of the network."""
+    cfg = app.compose(overrides)
+    net = build.module(cfg, {}).net.eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        net(torch.zeros(1, 1, cfg.data.size, cfg.data.size))
+    return counter.get_total_flops()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--study", default="published")
+    parser.add_argument("--peak-tflops", type=float, help="the device's, at the precision in use")
+    parser.add_argument("--out", type=Path, help="the folder that the report goes to", default=HERE)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        more = [f"study={options.study}", "figures=false", f"outputs={folder}", *options.overrides, "-m"]
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "segtune", *more], check=True)
+        wall = time.perf_counter() - begun
+        runs = [path.parent for path in Path(folder).glob(f"runs/*/{results.RESULT}")]
+        images = epochs_s = 0.0  # images: forward passes, of which a training image needs 3
+        for run in runs:
+            n, history = results.read_result(run)["data"]["n_images"], results.read_history(run)
+            images += len(history["epoch"]) * (3 * n["train"] + n["val"])
+            epochs_s += sum(history["seconds"])
+    tflop = images * flop_per_image(options.overrides) / 1e12
+    on_gpu = torch.cuda.is_available() and "trainer.accelerator=cpu" not in options.overrides
+    device = torch.cuda.get_device_name() if on_gpu else platform.machine()
+    report = {
+        "device": device,
+        "torch": torch.__version__,
+        "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
+        "runs": len(runs),
+        "wall_s": round(wall, 1),
+        "epochs_s": round(epochs_s, 1),
+        "tflop": round(tflop, 2),
+        "tflops": round(tflop / epochs_s, 2),
+        "share_of_peak": round(tflop / epochs_s / options.peak_tflops, 4) if options.peak_tflops else None,
+    }
+    print(json.dumps(report, indent=1))
+    (options.out / f"study-{re.sub('[^a-z0-9]+', '-', device.lower())}.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

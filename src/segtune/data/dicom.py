@@ -1,0 +1,90 @@
+"""One DICOM image and the few tags that are used. Headers may hold names: only TAGS are read, none is stored or logged."""
+
+import math
+import warnings
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from segtune.errors import InputError
+
+TAGS = [
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "PixelData"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelSpacing", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"),
+]
+
+
+class Header(NamedTuple):
+    """The tags that are used, as numbers: spacing (row, column) and gap in mm; position and axes may be empty."""
+
+    spacing_mm: tuple[float, float]
+    gap_mm: float | None
+    position: list[float]
+    axes: list[float]
+
+
+def read(path: Path) -> tuple[NDArray[np.float32], Header]:
+    """The image (H, W) as stored and the few header tags that are used.
+
+    Raises: InputError naming the file for anything that is no single grey image with a usable geometry.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a warning of pydicom may quote a header value, and that may be a name
+            header = pydicom.dcmread(path, specific_tags=TAGS)
+            pixels = header.pixel_array
+            spacing_mm = _numbers(header, "PixelSpacing")
+            gap_mm = [value for value in _numbers(header, "SpacingBetweenSlices") if value]  # 0: not known
+            position, axes = _numbers(header, "ImagePositionPatient"), _numbers(header, "ImageOrientationPatient")
+    except pydicom.errors.InvalidDicomError:
+        raise InputError(f"{path}: this is not a DICOM file, whatever its name says. Replace it by the original.") from None
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: its pixels cannot be decoded; if they are compressed, install a decoder (pip install pylibjpeg "
+            "pylibjpeg-libjpeg pylibjpeg-openjpeg), else copy the file again."
+        ) from error
+    except Exception as error:  # a damaged file makes pydicom fail in many ways, none of them a bug of ours
+        raise InputError(f"{path}: damaged or incomplete DICOM file ({type(error).__name__}). Copy it again.") from None
+    if pixels.ndim != 2:
+        raise InputError(f"{path}: expected one grey image, found an array of shape {pixels.shape}.")
+    if len(spacing_mm) != 2 or not all(0 < value < math.inf for value in spacing_mm):
+        raise InputError(f"{path}: the header has no usable PixelSpacing, without which nothing is known in mm. Restore it.")
+    if not (gap_mm == [] or (len(gap_mm) == 1 and 0 < gap_mm[0] < math.inf)):
+        raise InputError(f"{path}: SpacingBetweenSlices is {gap_mm}, not a distance in mm. Restore it or remove the tag.")
+    if len(position) not in (0, 3) or len(axes) not in (0, 6) or not np.isfinite([*position, *axes]).all():
+        raise InputError(
+            f"{path}: ImagePositionPatient (3 numbers) or ImageOrientationPatient (6) is not usable. Restore or remove them."
+        )
+    return pixels.astype(np.float32), Header((spacing_mm[0], spacing_mm[1]), gap_mm[0] if gap_mm else None, position, axes)
+
+
+def _numbers(header: pydicom.Dataset, name: str) -> list[float]:
+    """A tag's values; empty if it is absent or empty."""
+    value = header.get(name)
+    if value is None or value == "":
+        return []
+    return [float(one) for one in ([value] if isinstance(value, str | int | float) else value)]
+
+
+def gap_mm(headers: Iterable[tuple[int, Header]]) -> float | None:
+    """Distance of neighbouring slice centres [mm]: the tag for it, else from the positions; None where neither tells.
+
+    Args: headers: of one patient's images, each with the number of its slice.
+    """
+    headers = list(headers)
+    stated = [header.gap_mm for _, header in headers if header.gap_mm is not None]
+    if stated:
+        return float(np.median(stated))
+    positions = {}
+    for index, header in headers:
+        if header.position and header.axes:
+            across, down = np.array(header.axes).reshape(2, 3)
+            positions[index] = float(np.dot(np.cross(across, down), np.array(header.position)))
+    gaps = [abs(positions[b] - positions[a]) / (b - a) for a, b in pairwise(sorted(positions))]
+    return float(np.median(gaps)) if gaps and np.median(gaps) > 0 else None

@@ -1,0 +1,186 @@
+"""Reader of the Sunnybrook Cardiac Data (left ventricle, MICCAI challenge of 2009): DICOM images, contours as text.
+
+    link.csv                                               patient_id,original_id: which two folders are one patient
+    dicoms/SCD0000101/59.dcm                               <patient_id>/<frame>.dcm
+    contourfiles/SC-HF-I-1/i-contours/IM-0001-0059-icontour-manual.txt                    <original_id>, frame, i or o
+
+Everything is keyed on these names, nothing on headers. A patient is called by the original_id, the name under which the
+data were published, which tells the group too (HF-I: heart failure with infarction). Frames count from 1 and a slice has
+20 of them: slice = (frame - 1) // 20, phase = (frame - 1) % 20.
+
+Contours. They count pixels from 1, so 1 is subtracted from x and y. The files do not say so, the images do: the mean gradient
+along the endocardial contours of five patients (96 frames), relative to the gradient of the whole image, is 2.11, 2.36,
+2.11, 1.71 and 1.50 with the contours moved by -2, -1, 0, 1 and 2 pixels in x and y; it is largest at -1 in each
+direction on its own, too.
+
+Phase. The epicardium was drawn at end-diastole only. So, if all epicardial contours of a patient are of one phase, that
+is end-diastole, and the other phase with contours of the target is end-systole, if it is only one. Without epicardial
+contours, or with some at several phases, end-diastole is that of exactly two phases whose contours of the target enclose
+the larger area (contours.end_diastole). Frames for which this decides nothing have phase None.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from segtune.data import contours, dicom
+from segtune.data.slices import Phase, Slice, SliceSet
+from segtune.errors import InputError
+
+TARGETS = {"endocardium": "i", "epicardium": "o"}
+PHASES_PER_SLICE = 20
+FIRST_PX = 1.0  # what the contour files call the centre of the first pixel
+COLUMNS = ["patient_id", "original_id"]
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # the name of a folder, never a path
+IMAGE_NAME = re.compile(r"([0-9]+)\.dcm", re.IGNORECASE)
+CONTOUR_NAME = {kind: re.compile(rf"IM-[0-9]{{4}}-([0-9]{{4}})-{kind}contour-manual\.txt", re.IGNORECASE) for kind in "io"}
+
+
+def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None) -> SliceSet:
+    """Every frame that has a contour of the target, patients in the order of their patient_id, frames of their number.
+
+    Args:
+        root: the folder that holds link.csv, dicoms and contourfiles. Nothing outside it is read.
+        target: "endocardium" (inner contour) or "epicardium" (outer contour) of the left ventricle.
+        masks: how contours become masks, see contours.RASTERISERS.
+    Raises: InputError naming the file, and line where there is one, for anything missing, damaged or contradictory.
+    """
+    if target not in TARGETS:
+        raise InputError(f"data.target={target}: Sunnybrook has the contours {' and '.join(TARGETS)}.")
+    rasterise = contours.rasteriser(masks)
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"data.root={root}: there is no such folder.")
+    if not any(path.name == "link.csv" and path.is_file() for path in _entries(folder, folder)):
+        raise InputError(
+            f"data.root={root}: there is no link.csv in it. Give the folder that holds link.csv, dicoms and contourfiles."
+        )
+    link = _link(folder / "link.csv")
+    for part, known in (("dicoms", link.keys()), ("contourfiles", link.values())):
+        for path in _entries(folder / part, folder):
+            if path.is_dir() and path.name not in known:
+                raise InputError(f"{path}: link.csv names no patient {path.name}. Add the line or move the folder elsewhere.")
+    return SliceSet(item for number in sorted(link) for item in _read_patient(folder, number, link[number], target, rasterise))
+
+
+def _link(path: Path) -> dict[str, str]:
+    """patient_id -> original_id."""
+    try:
+        lines = csv.reader(path.read_text(encoding="utf-8-sig", errors="replace").splitlines())
+        rows = [(lines.line_num, [field.strip() for field in row]) for row in lines if any(row)]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+    except csv.Error as error:
+        raise InputError(f"{path}, line {lines.line_num}: {error}. Restore the file.") from error
+    if not rows or rows[0][1] != COLUMNS:
+        raise InputError(f"{path}, line 1: the file must begin with the line {','.join(COLUMNS)}.")
+    if not rows[1:]:
+        raise InputError(f"{path}: it names no patient. Restore it.")
+    link: dict[str, str] = {}
+    for number, row in rows[1:]:
+        if len(row) != 2 or not all(IDENTIFIER.fullmatch(name) for name in row):
+            raise InputError(
+                f"{path}, line {number}: {','.join(row)[:80]!r} is not a line like SCD0000101,SC-HF-I-1: two names of "
+                "folders, made of letters, digits, - and _."
+            )
+        for name, names in zip(row, ({*link}, {*link.values()}), strict=True):
+            if name in names:
+                raise InputError(f"{path}, line {number}: {name} was named before. Which of the two counts? Remove the other.")
+        link[row[0]] = row[1]
+    return link
+
+
+def _entries(folder: Path, root: Path) -> list[Path]:
+    """What a folder holds, in the order of the names, without hidden files; a link out of root is refused."""
+    try:
+        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: this folder cannot be read ({error.strerror}). Restore it.") from error
+    inside = Path(os.path.realpath(root))
+    for path in found:
+        if not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise InputError(f"{path}: this link leads out of {root}, where nothing is read. Put a copy in its place.")
+    return found
+
+
+def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> dict[int, Path]:
+    """Frame -> file, by the name; other kinds of files are passed over, but one of this kind must be named as they are."""
+    found: dict[int, Path] = {}
+    for path in _entries(folder, root):
+        if path.suffix.lower() != Path(example).suffix:
+            continue
+        match = name.fullmatch(path.name)
+        if not match or not path.is_file() or int(match[1]) < 1:
+            raise InputError(f"{path}: not a file named like {example}, with frames counted from 1. Move it elsewhere.")
+        if int(match[1]) in found:
+            raise InputError(f"{path} and {found[int(match[1])]} are of the same frame: which one counts? Move one elsewhere.")
+        found[int(match[1])] = path
+    return found
+
+
+def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Path]]:
+    """i and o -> frame -> contour file of one patient; a folder that is not there holds none."""
+    patient = folder / original
+    there = {path.name for path in _entries(patient, root)} if patient.is_dir() else set()
+    return {
+        kind: _numbered(patient / f"{kind}-contours", root, name, f"IM-0001-0059-{kind}contour-manual.txt")
+        if f"{kind}-contours" in there
+        else {}
+        for kind, name in CONTOUR_NAME.items()
+    }
+
+
+def _read_patient(root: Path, number: str, original: str, target: str, rasterise: contours.Rasteriser) -> Iterator[Slice]:
+    """All frames of one patient with a contour of the target."""
+    kind = TARGETS[target]
+    if not (root / "dicoms" / number).is_dir():
+        raise InputError(f"{root / 'dicoms' / number}: link.csv names this patient, but the folder is missing. Add it.")
+    images = _numbered(root / "dicoms" / number, root, IMAGE_NAME, "59.dcm")
+    outlines = _outlines(root / "contourfiles", root, original)
+    if not outlines[kind]:
+        raise InputError(
+            f"{root / 'contourfiles' / original / f'{kind}-contours'}: no {target} contour of patient {original}. "
+            "Add the contours, or remove the patient's line and folders."
+        )
+    found, areas = {}, {}
+    for frame, outline in sorted(outlines[kind].items()):
+        if frame not in images:
+            raise InputError(f"{outline}: there is no image {root / 'dicoms' / number / f'{frame}.dcm'} for it. Add it.")
+        image, header = dicom.read(images[frame])
+        points = contours.read(outline) - FIRST_PX
+        try:
+            found[frame] = image, header, rasterise(points, image.shape)
+        except InputError as error:
+            raise InputError(f"{outline}: {error}") from None
+        areas[frame] = contours.area(points)
+    phases = _phases(areas, outlines["o"])
+    gap_mm = dicom.gap_mm((_position(frame)[0], header) for frame, (_, header, _) in found.items())
+    for frame, (image, header, mask) in found.items():
+        yield Slice(
+            image=image,
+            mask=mask,
+            patient=original,
+            frame=frame,
+            slice_index=_position(frame)[0],
+            phase=phases[frame],
+            spacing_mm=header.spacing_mm,
+            gap_mm=gap_mm,
+        )
+
+
+def _position(frame: int) -> tuple[int, int]:
+    """Slice and phase of a frame."""
+    return divmod(frame - 1, PHASES_PER_SLICE)
+
+
+def _phases(areas: dict[int, float], epicardial: Iterable[int]) -> dict[int, Phase | None]:
+    """End-diastole or end-systole per frame with a contour of the target, by the rule at the head of this file."""
+    at = {frame: _position(frame)[1] for frame in areas}
+    drawn = {_position(frame)[1] for frame in epicardial}
+    diastole = drawn.pop() if len(drawn) == 1 else contours.end_diastole({_position(f): area for f, area in areas.items()})
+    others = set(at.values()) - {diastole}
+    systole = others.pop() if len(others) == 1 else None
+    names: dict[int | None, Phase | None] = {} if diastole is None else {systole: "ES", diastole: "ED"}
+    return {frame: names.get(phase) for frame, phase in at.items()}

@@ -1,0 +1,132 @@
+import json
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import TINY
+from segtune import app, build, calibrate, nets, results
+from segtune.errors import InputError
+from segtune.train import train
+
+SMALL = [*TINY[:1], "data.size=64", "model.width=4", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
+
+
+def started(*overrides):
+    cfg = app.compose([*SMALL, *overrides], "calibrate")
+    slices = build.slices(cfg)
+    return cfg, calibrate.start(cfg, slices, build.split(cfg, slices))
+
+
+def trained(folder, *overrides):
+    cfg = app.compose([*SMALL, "figures=false", *overrides])
+    return train(cfg, folder / results.run_id(app.plain(cfg)))
+
+
+@pytest.mark.parametrize(("penalty", "expected"), [("l1", 35_659), ("l2", 1_792)])
+def test_the_study_s_network_starts_at_the_closed_form_and_that_is_the_published_sum(penalty, expected, monkeypatch):
+    monkeypatch.setattr(calibrate, "PENALTY_SEEDS", 10)
+    cfg = app.compose([f"reg={penalty}"], "calibrate")
+    net = build.module(cfg, {}).net
+    assert nets.expected_sums(net, nets.kernels(net))[penalty] == pytest.approx(expected, rel=1e-4)
+    found = calibrate.penalties(cfg)
+    assert sum(found) / len(found) == pytest.approx(expected, rel=0.01)
+
+
+def test_the_closed_form_by_hand():
+    """The whole of a network of width 1: he_normal kernels, glorot_uniform transposed ones and head, scales of 1."""
+    net = nets.UNet(width=1)
+    convolutions = [(1, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, 8), (8, 4), (4, 2), (2, 1)]  # channels in and out
+    transposed = [(16, 8), (8, 4), (4, 2), (2, 1)]
+    square = sum(9 * i * o * 2 / (9 * i) for i, o in convolutions)
+    square += sum(9 * i * o * 6 / (9 * i + 9 * o) / 3 for i, o in transposed)
+    assert nets.expected_sums(net, nets.kernels(net))["l2"] == pytest.approx(square)
+    scales = sum(o for _, o in convolutions)
+    assert nets.expected_sums(net, nets.all_parameters(net))["l2"] == pytest.approx(square + 6 / (1 + 1) / 3 + scales)
+
+
+def test_there_is_no_closed_form_for_a_network_whose_initialiser_is_not_ours():
+    net = torch.nn.Linear(3, 3)
+    assert nets.expected_sums(net, net.parameters()) == {}
+
+
+def test_gradients_of_the_penalties_are_those_of_algebra():
+    """|d sum w^2| = 2 sqrt(sum w^2); |d sum |w|| = sqrt(number of weights)."""
+    _, l2 = started("reg=l2")
+    assert l2.penalty_gradient == pytest.approx(2 * math.sqrt(l2.penalty), rel=1e-3)
+    cfg, l1 = started("reg=l1")
+    n = sum(parameter.numel() for parameter in nets.kernels(build.module(cfg, {}).net))
+    assert l1.penalty_gradient == pytest.approx(math.sqrt(n), rel=1e-3)
+
+
+@pytest.mark.parametrize(("reg", "loss"), [("l2", "bce_dice"), ("l1", "bce")])
+def test_the_lambda_for_ratio_1_gives_ratio_1_at_the_first_step_of_fresh_runs(reg, loss):
+    """Of the median one: one network's loss differs from the next one's by a tenth (bce_dice) or a quarter (bce)."""
+    cfg, start = started(f"reg={reg}", f"loss={loss}", "model.width=16")
+    slices = build.slices(cfg)
+    data = build.datamodule(cfg, slices, build.split(cfg, slices))
+    image, mask = (part[data.train_batches(0)[0]] for part in data._data)
+    ratios = []
+    for seed in range(100, 111):
+        torch.manual_seed(seed)
+        module = build.module(cfg, {}, strength=start.strength(1.0)).train()
+        ratios.append(module.penalties()[1].item() / module.loss(module(image), mask.float()).item())
+    assert statistics.median(ratios) == pytest.approx(1, rel=0.2)
+
+
+def test_auto_trains_with_the_calibrated_lambda_and_records_it_and_why(tmp_path):
+    found = trained(tmp_path, "reg=l2", "reg.lambda=auto", "reg.ratio=0.3")
+    calibration = found["calibration"]
+    assert calibration["lambda"] == pytest.approx(0.3 * calibration["loss"] / calibration["penalty"])
+    assert calibration["ratio"] == 0.3
+    penalty = found["last"]["train_penalty"]
+    assert found["last"]["train_weighted_penalty"] == pytest.approx(calibration["lambda"] * penalty, rel=1e-4)
+    assert results.axes(found["config"])["reg"] == "l2(auto 0.3)"
+
+
+def test_replicates_of_a_cell_get_the_same_lambda(tmp_path):
+    one, other = (trained(tmp_path, "reg=l1", "reg.lambda=auto", f"seed={seed}") for seed in (0, 7))
+    assert one["calibration"] == other["calibration"]
+    assert one["cell_id"] == other["cell_id"]
+    assert one["last"]["train_loss"] != other["last"]["train_loss"]
+
+
+def test_a_run_without_auto_says_nothing_of_calibration_and_is_not_moved_by_it(tmp_path):
+    assert trained(tmp_path, "reg=l2")["calibration"] is None
+
+
+def test_a_large_lambda_is_marked_as_a_collapse_and_a_small_one_is_not():
+    cfg = app.compose([*SMALL, "reg=l2"], "calibrate")
+    slices = build.slices(cfg)
+    data, batches, device = calibrate._data(cfg, slices, build.split(cfg, slices))
+    trials = {}
+    for strength in (0.0, 1e-6, 1.0, 1e4):
+        trained = list(calibrate.try_out(cfg, data, np.concatenate(batches), device, strength))
+        trials[strength] = calibrate.Trial(strength, *(list(column) for column in zip(*trained, strict=True)))
+    collapsed = [calibrate.collapsed(trial, trials[0.0], trials[1e4]) for trial in trials.values()]
+    assert collapsed == [False, False, True, True]
+
+
+def test_the_command_prints_and_keeps_what_it_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calibrate, "STEPS", 10)
+    calibrate.calibrate(app.compose([*SMALL, "reg=l2", "reg.ratio=0.3", f"outputs={tmp_path}"], "calibrate"))
+    said = capsys.readouterr().out
+    (file,) = tmp_path.glob("calibrate/*/calibration.json")
+    record = json.loads(file.read_text())
+    assert f"ratio 0.3: reg.lambda={record['lambda']:.6g}" in said
+    assert all(Path(line).exists() for line in said.splitlines() if line.startswith(str(tmp_path)))
+    assert [row["ratio"] for row in record["table"]][0::6] == [0.01, 10]
+
+
+@pytest.mark.parametrize("reg", ["none", "l1l2"])
+def test_what_has_no_single_lambda_cannot_be_calibrated(reg):
+    with pytest.raises(InputError, match="nothing to calibrate: choose a penalty that has one lambda, reg=l1 or reg=l2"):
+        started(f"reg={reg}")
+
+
+def test_a_ratio_beside_a_lambda_of_its_own_is_refused():
+    with pytest.raises(InputError, match=r"reg.ratio=0.3 goes with reg.lambda=auto, not with reg.lambda=0.001"):
+        build.module(app.compose([*SMALL, "reg=l2", "reg.lambda=1e-3", "reg.ratio=0.3"]), {})

@@ -1,0 +1,96 @@
+"""The named studies: what they hold, and that each of them runs."""
+
+import functools
+import itertools
+
+import pytest
+from omegaconf import OmegaConf
+
+from segtune import app, results, sweep
+
+STUDIES = {  # name -> number of runs
+    **{"batch_size": 2, "losses": 11, "l2": 12, "l1": 6, "l1l2": 1, "published": 32, "as_run": 31},
+    **{"claims": 75, "nested": 36, "replicated": 45, "leak": 18, "long": 9, "patient_batches": 6},
+    **{"grid": 72, "demo": 6},
+}
+PARTS = ("batch_size", "losses", "l2", "l1", "l1l2")
+
+
+@functools.cache
+def configs(study):
+    """Every run of a study as a plain configuration, by its id."""
+    grids = OmegaConf.load(app.CONF / "study" / f"{study}.yaml").hydra.sweeper.grids
+    jobs = sweep.combinations(grids, [])
+    composed = [app.plain(app.compose([f"study={study}", *job])) for job in jobs]
+    return {results.run_id(config): config for config in composed}
+
+
+def cells(study):
+    """(loss, split, penalty and lambdas, batch, epochs) of each run."""
+    found = []
+    for config in configs(study).values():
+        axes = results.axes(config)
+        found.append((axes["loss"], axes["split"], axes["reg"], axes["batch"], config["trainer"]["max_epochs"]))
+    return found
+
+
+PUBLISHED = [  # the study's table, by hand
+    *[("bce_dice", "0.1", "none", batch, 5) for batch in ("10", "15")],
+    *[(loss, share, "none", "15", 15) for loss in ("bce", "focal") for share in ("0.2", "0.4", "0.6", "0.8")],
+    *[("bce_dice", "0.2", "none", "15", 15), ("bce_dice", "0.8", "none", "15", 15), ("bce_dice", "0.4", "none", "15", 10)],
+    *[("bce_dice", "0.4", f"l2({strength})", "15", 10) for strength in ("0.1", "0.01", "0.001", "0.0005", "5e-05")],
+    *[("focal", "0.3", "l2(0.01)", "15", 5), ("focal", "0.3", "l2(0.001)", "15", 5)],
+    *[("focal", "0.3", "l2(0.0001)", "15", 15), ("focal", "0.3", "l2(1e-05)", "15", 15)],
+    *[("bce_dice", "0.4", f"l1({strength})", "15", 10) for strength in ("0.1", "0.005", "0.001", "0.0005", "5e-05")],
+    ("bce_dice", "0.4", "l1l2(5e-05,0.001)", "15", 15),
+    *[("bce_dice", share, "l2(0.001)", "15", 15) for share in ("0.2", "0.6", "0.8")],
+    ("bce_dice", "0.2", "l1(0.01)", "15", 5),
+]
+
+
+def test_published_is_the_study_s_table_of_32_runs():
+    assert sorted(cells("published")) == sorted(PUBLISHED)
+    assert len(set(PUBLISHED)) == 32
+
+
+def test_published_is_its_parts_together():
+    parts = [set(configs(study)) for study in PARTS]
+    assert set.union(*parts) == set(configs("published"))
+    assert sum(map(len, parts)) == 32
+
+
+def test_as_run_is_the_same_table_at_a_batch_of_one_with_the_notebook_s_settings():
+    expected = {(loss.replace("bce_dice", "bce_logdice"), share, reg, "1", epochs) for loss, share, reg, _, epochs in PUBLISHED}
+    assert sorted(cells("as_run")) == sorted(expected)
+    for config in configs("as_run").values():
+        assert (config["split"]["by"], config["batch"]["shuffle"], config["data"]["normalize"]) == (
+            "contiguous",
+            False,
+            "divide255",
+        )
+        assert (config["data"]["masks"], config["model"]["bn_momentum"], config["optimizer"]["eps"]) == ("pil", 0.01, 1e-7)
+        assert config["optimizer"]["_target_"] == "segtune.optimizers.keras_adam"
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_has_as_many_runs_as_it_says(study):
+    assert len(configs(study)) == STUDIES[study]
+
+
+def test_every_named_study_is_known_here():
+    assert {*STUDIES, "none"} == set(app.groups()["study"])
+
+
+def test_claims_replicate_every_cell_three_times():
+    by_cell = {}
+    for config in configs("claims").values():
+        by_cell.setdefault(results.cell_id(config), set()).add(config["seed"])
+    assert set(map(frozenset, by_cell.values())) == {frozenset({0, 1, 2})}
+    assert {(axes[0], axes[1]) for axes in cells("claims")} >= set(
+        itertools.product(["bce", "focal", "bce_dice"], ["0.2", "0.8"])
+    )
+
+
+def test_replicates_are_seeds_and_folds_and_never_a_hyper_parameter():
+    assert len({results.cell_id(config) for config in configs("replicated").values()}) == 3
+    assert len({results.cell_id(config) for config in configs("nested").values()}) == 12
