@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import subprocess
+import sys
 
 import pytest
 from omegaconf import OmegaConf
@@ -94,3 +96,16 @@ def test_claims_replicate_every_cell_three_times():
 def test_replicates_are_seeds_and_folds_and_never_a_hyper_parameter():
     assert len({results.cell_id(config) for config in configs("replicated").values()}) == 3
     assert len({results.cell_id(config) for config in configs("nested").values()}) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", sorted({*STUDIES} - {"grid", "demo", *PARTS}))
+def test_a_study_runs_to_its_end_at_tiny_size(study, tmp_path):
+    """One seed and one epoch of each; the parts are in `published`, grid and demo run elsewhere."""
+    tiny = ["data.size=32", "data.n_patients=10", "model.width=2", "trainer.max_epochs=1", "trainer.threads=1", "seed=0"]
+    command = [sys.executable, "-m", "segtune", f"study={study}", *tiny, "figures=false", f"outputs={tmp_path}", "-m"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    runs = results.read_sweep(tmp_path / study)["runs"]
+    assert len({run["run_id"] for run in runs}) == len(runs) >= 2
+    assert all(results.is_done(tmp_path / "runs" / run["run_id"], run["run_id"]) for run in runs)
