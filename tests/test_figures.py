@@ -87,3 +87,10 @@ def test_calibration_draws_the_ratio_and_marks_a_collapse():
     assert list(ratio.get_lines()[0].get_ydata()) == [0.01, 10]
     assert list(left.get_lines()[0].get_ydata()) == [0.9, 0.02]
     assert [text.get_text() for text in left.texts] == ["collapse"]
+
+
+def test_an_overview_of_what_is_no_grid_leaves_no_holes():
+    panels = {(f"row {i}", f"column {i % 4}"): (HISTORY, 3) for i in range(8)}
+    figure = figures.overview(panels, title="x")
+    assert [axes.axison for axes in figure.axes] == [True] * 8 + [False] * 4
+    assert figure.axes[7].get_title() == "row 7\ncolumn 3"

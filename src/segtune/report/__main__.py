@@ -65,7 +65,9 @@ def draw_sweep(folder: Path) -> list[Path]:
     title = f"{name}: {len(done)} of {len(runs)} runs (each loss over its panel's maximum)"
     written = figures.save(figures.overview(panels, title=title), folder / results.CURVES)
     splits = {_split(result["config"]["split"]): result["data"]["patients"] for _, result, _ in done}
-    return written + figures.save(figures.sides(splits, title=f"{name}: who is where"), folder / results.SIDES)
+    return written + figures.save(
+        figures.sides(dict(sorted(splits.items())), title=f"{name}: who is where"), folder / results.SIDES
+    )
 
 
 def _split(config: dict[str, Any]) -> str:

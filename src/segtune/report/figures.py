@@ -20,6 +20,7 @@ SIDES = {  # colour, letter, name
     "unused": ("lightgrey", "", "on no side"),
     "leak": ("tab:red", "L", "L: leak, on both sides"),
 }
+IN_A_ROW = 6  # panels of an overview that is no grid
 LABEL_WIDTH = 40  # characters above one panel of an overview
 NAMES = {
     "train_loss": "training loss / max",
@@ -60,26 +61,29 @@ def _draw(axes: Axes, history: History, best_epoch: int) -> None:
 def overview(panels: Mapping[tuple[str, str], tuple[History, int]], *, title: str) -> Figure:
     """Small multiples of `curves`: one panel per run.
 
-    Args: panels: (row, column) -> (history, best epoch); rows and columns in the order in which they first appear.
+    Args: panels: (row, column) -> (history, best epoch); rows and columns in the order in which they first appear. Where
+        that would leave more than half of the places empty, the panels follow one another.
     """
     rows, columns = (list(dict.fromkeys(key[i] for key in panels)) for i in (0, 1))
-    figure = Figure(figsize=(max(5.0, 1.0 + 2.6 * len(columns)), 1.1 + 2.1 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            axes = grid[i, j]
-            if (row, column) not in panels:
-                axes.set_axis_off()
-                continue
-            history, best_epoch = panels[row, column]
-            _draw(axes, history, best_epoch)
-            axes.set_title("\n".join([*textwrap.wrap(row, LABEL_WIDTH), column]), fontsize="small")
-            axes.annotate(f"{history['val_dice'][best_epoch - 1]:.2f}", (best_epoch, history["val_dice"][best_epoch - 1]),
-                          xytext=(0, -12), textcoords="offset points", ha="center", fontsize="x-small")  # fmt: skip
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch")
+    places = {key: (rows.index(key[0]), columns.index(key[1])) for key in panels}
+    if 2 * len(panels) < len(rows) * len(columns):
+        places = {key: divmod(i, IN_A_ROW) for i, key in enumerate(panels)}
+    n_rows, n_columns = (1 + max(place[i] for place in places.values()) for i in (0, 1))
+    figure = Figure(figsize=(max(5.0, 1.0 + 2.6 * n_columns), 1.1 + 2.1 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    for place in set(np.ndindex(n_rows, n_columns)) - set(places.values()):
+        grid[place].set_axis_off()
+    for (row, column), place in places.items():
+        axes, (history, best_epoch) = grid[place], panels[row, column]
+        _draw(axes, history, best_epoch)
+        axes.set_title("\n".join([*textwrap.wrap(row, LABEL_WIDTH), column]), fontsize="small")
+        axes.annotate(f"{history['val_dice'][best_epoch - 1]:.2f}", (best_epoch, history["val_dice"][best_epoch - 1]),
+                      xytext=(0, -12), textcoords="offset points", ha="center", fontsize="x-small")  # fmt: skip
+        if (place[0] + 1, place[1]) not in places.values():
+            axes.set_xlabel("epoch")
+            axes.tick_params(labelbottom=True)
     lines = next(axes for axes in grid.flat if axes.axison).get_lines()[:4]
-    figure.legend(lines, NAMES.values(), loc="outside lower center", ncols=2 if len(columns) < 3 else 4, frameon=False)
+    figure.legend(lines, NAMES.values(), loc="outside lower center", ncols=2 if n_columns < 3 else 4, frameon=False)
     figure.suptitle(title, fontsize="medium")
     return figure
 
