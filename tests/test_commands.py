@@ -228,7 +228,7 @@ def test_report_explains_what_it_misses():
 def test_help_lists_groups_and_options():
     ended = segtune("--help")
     assert ended.returncode == 0
-    assert "loss: bce, bce_dice, bce_logdice, focal" in ended.stdout
+    assert "loss: bce, bce_dice, bce_logdice, boundary, " in ended.stdout
     assert "split: 0.1, 0.2, 0.3, 0.4, 0.6, 0.8" in ended.stdout
 
 

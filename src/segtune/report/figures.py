@@ -71,15 +71,16 @@ def overview(panels: Mapping[tuple[str, str], tuple[History, int]], *, title: st
     n_rows, n_columns = (1 + max(place[i] for place in places.values()) for i in (0, 1))
     figure = Figure(figsize=(max(5.0, 1.0 + 2.6 * n_columns), 1.1 + 2.1 * n_rows), layout="constrained")
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-    for place in set(np.ndindex(n_rows, n_columns)) - set(places.values()):
-        grid[place].set_axis_off()
-    for (row, column), place in places.items():
-        axes, (history, best_epoch) = grid[place], panels[row, column]
+    for place, axes in np.ndenumerate(grid):
+        if place not in places.values():
+            axes.set_axis_off()
+    for (row, column), (i, j) in places.items():
+        axes, (history, best_epoch) = grid[i, j], panels[row, column]
         _draw(axes, history, best_epoch)
         axes.set_title("\n".join([*textwrap.wrap(row, LABEL_WIDTH), column]), fontsize="small")
         axes.annotate(f"{history['val_dice'][best_epoch - 1]:.2f}", (best_epoch, history["val_dice"][best_epoch - 1]),
                       xytext=(0, -12), textcoords="offset points", ha="center", fontsize="x-small")  # fmt: skip
-        if (place[0] + 1, place[1]) not in places.values():
+        if (i + 1, j) not in places.values():
             axes.set_xlabel("epoch")
             axes.tick_params(labelbottom=True)
     lines = next(axes for axes in grid.flat if axes.axison).get_lines()[:4]
