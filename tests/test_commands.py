@@ -64,8 +64,8 @@ def test_a_sweep_runs_only_what_is_missing_and_the_report_draws_it():
     assert "reg.lambda belongs to reg=l1,l2 and is left out" in sweep.stdout
     report = segtune("sweep=outputs/grid", module="segtune.report")
     assert report.returncode == 0, report.stderr
-    assert "outputs/grid/curves.png" in report.stdout
-    assert report.stdout.count("last Dice") == 3
+    assert "outputs/grid/report.html" in report.stdout
+    assert Path("outputs/grid/tables/runs.csv").read_text().count("\n") == 4
     about = json.loads(Path("outputs/grid/sweep.json").read_text())
     assert sorted(run["run_id"] for run in about["runs"]) == done_runs()
     again = segtune(*command)
@@ -98,8 +98,9 @@ def test_a_report_tells_runs_of_other_hyperparameters_apart_and_leaves_damaged_o
     assert segtune(*both).returncode == 0
     report = segtune("sweep=outputs/grid", module="segtune.report")
     assert report.returncode == 0, report.stderr
-    assert "loss.gamma=1" in report.stdout
-    assert "loss.gamma=2" in report.stdout
+    cells = Path("outputs/grid/tables/cells.csv").read_text()
+    assert "loss=focal gamma=1" in cells
+    assert "loss=focal gamma=2" in cells
     one, other = done_runs()
     (Path("outputs/runs") / one / "history.csv").write_text("abc")
     report = segtune("sweep=outputs/grid", module="segtune.report")
@@ -219,7 +220,7 @@ def test_ctrl_c_ends_a_sweep_with_a_word_and_leaves_nothing_that_looks_done():
 
 def test_report_explains_what_it_misses():
     ended = segtune(module="segtune.report")
-    assert (ended.returncode, "say what to draw" in ended.stderr) == (1, True)
+    assert (ended.returncode, "say what to report" in ended.stderr) == (1, True)
     ended = segtune("sweep=outputs/nothing", module="segtune.report")
     assert ended.returncode == 1
     assert "sweep.json: cannot be read" in ended.stderr

@@ -51,7 +51,7 @@ def test_saved_as_png_and_svg_and_the_same_bytes_each_time(tmp_path):
 
 
 def test_overview_has_a_panel_per_run_in_rows_and_columns():
-    panels = {(row, column): (HISTORY, 3) for row in ("bce", "focal") for column in ("0.2", "0.8")}
+    panels = {(row, column): figures.Panel([HISTORY]) for row in ("bce", "focal") for column in ("0.2", "0.8")}
     panels.pop(("focal", "0.8"))
     figure = figures.overview(panels, title="x")
     titles = [axes.get_title() for axes in figure.axes if axes.axison]
@@ -90,7 +90,44 @@ def test_calibration_draws_the_ratio_and_marks_a_collapse():
 
 
 def test_an_overview_of_what_is_no_grid_leaves_no_holes():
-    panels = {(f"row {i}", f"column {i % 4}"): (HISTORY, 3) for i in range(8)}
+    panels = {(f"row {i}", f"column {i % 4}"): figures.Panel([HISTORY]) for i in range(8)}
     figure = figures.overview(panels, title="x")
     assert [axes.axison for axes in figure.axes] == [True] * 8 + [False] * 4
     assert figure.axes[7].get_title() == "row 7\ncolumn 3"
+
+
+def test_replicates_are_a_median_and_a_band_and_shorter_ones_end_early():
+    short = {name: values[:2] for name, values in HISTORY.items()}
+    better = {**HISTORY, "val_dice": [0.2, 0.6, 0.7, 0.65]}
+    figure = figures.overview({("a", "b"): figures.Panel([HISTORY, better, short])}, title="x")
+    found = lines(figure)
+    assert list(found["validation Dice"].get_ydata()) == pytest.approx([0.1, 0.5, 0.65, 0.6])
+    assert len(figure.axes[0].collections) == 4
+
+
+def test_unscaled_losses_keep_their_level_on_one_logarithmic_axis():
+    low = {**HISTORY, "val_loss": [0.4, 0.2, 0.15, 0.16]}
+    figure = figures.overview({("a", "b"): figures.Panel([HISTORY]), ("a", "c"): figures.Panel([low])}, title="x", scaled=False)
+    right = [axes for axes in figure.axes if axes.get_yscale() == "log"]
+    assert len(right) == 2
+    assert right[0].get_ylim() == right[1].get_ylim()
+    drawn = {line.get_label(): line for line in right[0].get_lines()}
+    assert list(drawn["validation loss"].get_ydata()) == HISTORY["val_loss"]
+
+
+def test_a_label_with_dollars_is_no_formula(tmp_path):
+    groups = [("$x$ and $y", [0.1, 0.2])]
+    figures.save(figures.strip(groups, unit="Dice"), tmp_path / "strip")
+    figures.save(figures.sides({"a $b$": {"train": ["$P1$"], "val": ["P$2"]}}, title="$ $"), tmp_path / "sides")
+    assert (tmp_path / "strip.png").exists()
+
+
+def test_patients_show_a_window_that_holds_both_masks(tmp_path):
+    true, predicted = np.zeros((128, 128), bool), np.zeros((128, 128), bool)
+    true[100:120, 10:30], predicted[5:20, 90:110] = True, True
+    window = figures._window(true | predicted)
+    assert (true[window].sum(), predicted[window].sum()) == (true.sum(), predicted.sum())
+    small = figures._window(true)
+    assert true[small].sum() == true.sum()
+    assert true[small].shape == (96, 96)
+    assert figures._window(np.zeros((8, 8), bool)) == (slice(None), slice(None))

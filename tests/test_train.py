@@ -40,7 +40,7 @@ def test_a_run_leaves_everything_that_is_promised(folder):
 
 def test_result_says_what_was_run_on_whom_and_with_what(folder):
     result = results.read_result(folder)
-    keys = "run_id cell_id config data best last epochs_to_90 calibration seconds peak_memory_mb versions git"
+    keys = "run_id cell_id config data best last epochs_to_90 calibration weights seconds peak_memory_mb versions git machine"
     assert set(result) == set(keys.split())
     data = result["data"]
     assert sorted(data["patients"]["train"] + data["patients"]["val"]) == ["P01", "P02", "P03", "P04"]

@@ -111,6 +111,11 @@ def differences(configs: Sequence[Config]) -> list[str]:
     return [", ".join(f"{key}={one[key]}" for key in varying if key in one) for one in flat]
 
 
+def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
+    """Dotted keys to values, as the run id sees them; replicates=False: as the cell id does."""
+    return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE))
+
+
 def is_done(folder: Path, run: str) -> bool:
     """Whether the folder holds the whole result of this run."""
     try:

@@ -4,12 +4,14 @@ import functools
 import io
 import logging
 import math
+import os
 import platform
 import resource
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import segtune
-from segtune import app, build, calibrate, metrics, results
+from segtune import app, build, calibrate, metrics, nets, regularizers, results
 from segtune.data import splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
@@ -87,10 +89,12 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         "last": summary(history, len(history["epoch"]), rows, "last"),
         "epochs_to_90": epochs_to_90(history["val_dice"]),
         "calibration": calibration,
+        "weights": weights(module),
         "seconds": before + time.perf_counter() - started,
         "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
         "git": git(),
+        "machine": machine(),
     }
     if cfg.figures:
         figures.save(figures.curves(history, best_epoch, title=results.label(config)), folder / results.CURVES)
@@ -308,6 +312,12 @@ def grey(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     return np.pad(scaled, [(0, size - side) for side in image.shape])
 
 
+def weights(module: Segmenter) -> dict[str, float]:
+    """How large the kernels are after the last epoch, with a penalty or without: n, sum |w|, and sum w^2."""
+    values = regularizers.vector(nets.PENALISED["kernels"](module.net)).detach().double()
+    return {"n": len(values), "l1": values.abs().sum().item(), "l2": values.square().sum().item()}
+
+
 def drop_optimizer(path: Path) -> None:
     """A finished run goes on no more: its last checkpoint keeps the weights and loses the optimiser's state."""
     checkpoint = torch.load(path, weights_only=True)
@@ -332,6 +342,17 @@ def peak_memory_mb() -> dict[str, float]:
     if torch.cuda.is_available():
         peak["gpu"] = torch.cuda.max_memory_allocated() / 1e6
     return peak
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    """What the run was computed on: processor, cores, GPU, system. Not its name."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": model, "cores": os.cpu_count(), "gpu": gpu, "system": platform.platform()}
 
 
 @functools.cache

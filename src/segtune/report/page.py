@@ -1,0 +1,582 @@
+"""A sweep's report: one self-contained HTML file, its tables as CSV, its figures as SVG and PNG."""
+
+import base64
+import csv
+import io
+import json
+import math
+import os
+import statistics
+import time
+import urllib.parse
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import segtune
+from segtune import results
+from segtune.errors import InputError
+from segtune.report import claims, figures, stats
+from segtune.report.records import FAMILY, Cell, Record, Sweep
+from segtune.report.tables import CANNOT_TELL, DECLARED, Analysis, Row
+
+MOST_PANELS = 60  # cells; more are drawn on demand
+MOST_ROWS = 60  # of the forest of cells
+MOST_SPLITS = 24  # of the figure of sides
+CURVES = ("train_loss", "val_loss", "train_dice", "val_dice")
+MARKS = {claims.SUPPORTED: "✓", claims.CONTRADICTED: "✗", claims.UNDECIDED: "?"}
+AXIS_NAMES = {"loss": "Loss", "split": "Split (share that validates)", "reg": "Regulariser and lambda", "batch": "Batch size"}
+DEFINITIONS = (
+    "Dice: per slice 2 |A and B| / (|A| + |B|) at a threshold of 0.5; undefined where neither mask has a pixel, 0 where one "
+    "has none. A patient's Dice is the mean over its slices, a run's the mean over its patients, after the last epoch.",
+    "A cell's Dice: each patient's mean over the runs that scored it, then the mean over patients. Its t interval has a "
+    "variance of s² / P over the P patients plus, because a run moves all its patients together, the run variance over the "
+    "number of runs (method of moments, Satterthwaite's degrees of freedom).",
+    "The variance between runs is one for all cells where Bartlett's test gives no hint that theirs differ (p > 0.5), and each "
+    "cell's own otherwise: three seeds alone tell little of it, so power is higher where cells are alike.",
+    "A difference is over the patients that both sides have scored, paired, over cells that are alike in all else.",
+    "Gap, roughness, epochs to 90 % and the curves are of history.csv, whose Dice is the mean over slices.",
+    "Roughness: mean |second difference| of a curve over its range. Epochs to 90 %: the first at 90 % of the run's own best "
+    "validation Dice.",
+    "Penalty / loss: (train_loss - train_data_loss) / train_data_loss of the first epoch. Norm of weights: of the kernels, "
+    "after the last.",
+    "Rank stability: patients, and the runs of each fold, drawn again with replacement 1,000 times (seed 0).",
+    "The best epoch is chosen on the patients that score it, so it flatters; it is marked in figures and enters no test.",
+)
+SECTIONS = (
+    *(
+        ("summary", "Summary"),
+        ("cells", "Cells"),
+        ("curves", "Curves"),
+        ("levels", "Axis by axis"),
+        ("comparisons", "Differences"),
+    ),
+    *(("claims", "Claims"), ("regularisers", "Regularisers"), ("pictures", "Pictures"), ("explore", "Exploring")),
+    ("provenance", "Where it comes from"),
+)
+
+
+def write(analysis: Analysis, out: Path, *, name: str) -> Path:
+    """report.html, tables/*.csv and figures/*.{svg,png} in `out`; each file appears whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    tables = analysis.tables()
+    for table, rows in tables.items():
+        (out / "tables").mkdir(exist_ok=True)
+        results.write_atomically(out / "tables" / f"{table}.csv", table_text(rows).encode())
+    drawn = draw(analysis, name)
+    images, alts = {}, {}
+    for stem, (make, alt) in tqdm(drawn.items(), desc="figures", disable=None):
+        _, svg = figures.save(make(), out / "figures" / stem)
+        images[stem] = "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
+        alts[stem] = alt
+    page = render(analysis, tables, images, alts, out, name)
+    results.write_atomically(out / "report.html", page.encode())
+    return out / "report.html"
+
+
+# Figures
+
+Drawing = tuple[Callable[[], Figure], str]  # what makes it, its alt text
+
+
+def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
+    """The report's figures by name, each made when it is wanted."""
+    sweep, found = analysis.sweep, dict[str, Drawing]()
+    n = f"{len(sweep.records)} of {sweep.n_listed} runs"
+    kept = {id(cell) for cell in analysis.not_worse}
+    top = [(cell.name, e.value, e.low, e.high, id(cell) in kept) for cell, e in analysis.cells[:MOST_ROWS]]
+    if top:
+        more = f", the best {MOST_ROWS} of {len(analysis.cells)}" if len(analysis.cells) > MOST_ROWS else ""
+        found["cells"] = (
+            lambda: figures.forest(top, title=f"{name}: cells{more}", label="Dice, last epoch, mean over patients"),
+            f"Dice of {len(top)} cells with intervals; the best is {top[0][0]} with {top[0][1]:.3f}.",
+        )
+    if len(sweep.cells) <= MOST_PANELS:
+        panels = {}
+        for cell in sweep.cells:
+            panels[_place(sweep, cell)] = figures.Panel([record.history for record in cell.records], published(cell.facts))
+        alt = f"Losses and Dice by epoch, a panel for each of {len(panels)} cells; numbers are in tables/cells.csv."
+        found["curves"] = (lambda: figures.overview(panels, title=f"{name}: {n}, each loss over its panel's maximum"), alt)
+        found["curves_unscaled"] = (
+            lambda: figures.overview(panels, title=f"{name}: {n}, losses as they are", scaled=False),
+            alt,
+        )
+    for verdict in analysis.verdicts:
+        if verdict.found.tests:
+            groups: dict[str, tuple[str, Sequence[float]]] = {
+                label: (label, values) for test in verdict.found.tests[:1] for label, values in test.groups
+            }
+            unit = verdict.found.tests[0].unit
+            for test in verdict.found.tests[1:]:
+                if test.unit == unit:
+                    groups |= {label: (label, values) for label, values in test.groups}
+            shown = list(groups.values())
+            found[f"claim_{verdict.claim.number:02}"] = (
+                lambda shown=shown, unit=unit: figures.strip(shown, unit=unit),  # type: ignore[misc]
+                f"Claim {verdict.claim.number}, {unit} of every run: "
+                + "; ".join(f"{label} mean {np.mean(values):.3g}" for label, values in shown)
+                + ".",
+            )
+    for stem, (drawing, alt) in _responses(analysis).items():
+        found[stem] = (drawing, alt)
+    pictures = chosen_pictures(analysis)
+    if pictures:
+        labels = ", ".join(label.replace("\n", " ") for label, _ in pictures)
+        found["patients"] = (
+            lambda: figures.patients(pictures, title=f"{name}: best, median and worst patient of the best cell"),
+            f"Image, expert's contour, prediction and error for {labels}.",
+        )
+    splits: dict[str, Mapping[str, Any]] = {}
+    for record in sweep.records:
+        splits.setdefault(_split(record.config["split"]), record.result["data"]["patients"])
+    shown_splits = dict(sorted(splits.items())[:MOST_SPLITS])
+    leaks = sorted({str(leak) for record in sweep.records for leak in record.result["data"].get("leaks") or ()})
+    found["sides"] = (
+        lambda: figures.sides(shown_splits, title=f"{name}: who is where"),
+        f"The sides of each patient in {len(shown_splits)} splits; "
+        + (f"{len(leaks)} patients leak." if leaks else "no patient leaks."),
+    )
+    return found
+
+
+def _place(sweep: Sweep, cell: Cell) -> tuple[str, str]:
+    """Row and column of a cell's panel, as in the study: losses and penalties down, splits (and batches) across."""
+    axes = results.axes(cell.first.config)
+    levels = {**axes, **cell.levels}
+    rest = [f"{axis}={level}" for axis, level in cell.levels.items() if axis not in ("loss", "split", "reg", "batch")]
+    row = ", ".join(
+        filter(None, [levels["loss"], levels["reg"] if "reg" in sweep.axes or levels["reg"] != "none" else "", *rest])
+    )
+    return row, f"validation {levels['split']}, batch {levels['batch']}"
+
+
+@cache
+def _published() -> list[dict[str, str]]:
+    text = resources.files("segtune.report").joinpath("published.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+
+
+def published(facts: Any) -> dict[str, list[float]] | None:
+    """The study's own printed curves for these facts (loss, share, lambdas), if its notebook holds them."""
+    runs: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in _published():
+        same_loss = FAMILY.get(row["loss"], row["loss"]) == FAMILY.get(facts.loss, facts.loss)
+        numbers = ((row["val_fraction"], facts.share), (row["lambda_l1"], facts.l1), (row["lambda_l2"], facts.l2))
+        if same_loss and all(value is not None and math.isclose(float(text), value, rel_tol=1e-6) for text, value in numbers):
+            runs[row["run"]].append(row)
+    if runs:
+        rows = next(iter(runs.values()))
+        names = {
+            "epoch": "epoch",
+            "train_loss": "loss_value",
+            "train_dice": "dice",
+            "val_loss": "val_loss",
+            "val_dice": "val_dice",
+        }
+        return {name: [float(row[column]) for row in rows] for name, column in names.items()}
+    return None
+
+
+def _split(config: Mapping[str, Any]) -> str:
+    """A name for a split: patient 0.2 seed 0."""
+    number = f"fold {config['fold']}" if "fold" in config else config.get("val_fraction")
+    return f"{config['by']} {number} seed {config.get('seed')}"
+
+
+def _responses(analysis: Analysis) -> dict[str, Drawing]:
+    """A response curve for each set of cells that differ in lambda alone, of two lambdas or more."""
+    contexts: dict[str, list[Cell]] = defaultdict(list)
+    estimates = {id(cell): e for cell, e in analysis.cells}
+    for cell in analysis.sweep.cells:
+        if id(cell) in estimates:
+            contexts[cell.facts.context].append(cell)
+
+    def point(cell: Cell, strength: float) -> figures.Strength:
+        e = estimates[id(cell)]
+        return figures.Strength(
+            strength, (e.value, e.low, e.high), cell.mean_of(lambda r: r.ratio), cell.mean_of(lambda r: r.weight_norm)
+        )
+
+    found: dict[str, Drawing] = {}
+    for of in contexts.values():
+        for none, l1, l2 in claims.penalised(of):
+            for symbol, cells in (("lambda_l1", l1), ("lambda_l2", l2)):
+                if len(cells) < 2:
+                    continue
+                points = [point(cell, strength) for strength, cell in cells.items()]
+                without = point(none, 0.0) if none else None
+                measured = [p.strength / p.ratio for p in points if p.ratio > 0]
+                one = statistics.median(measured) if measured else None
+                facts = next(iter(cells.values())).facts
+                share = "" if facts.share is None else f", {100 * facts.share:g} % validate"
+                title = f"{facts.loss}, {facts.by} split{share}, batch {facts.batch}, {facts.epochs} epochs"
+                best = max(points, key=lambda p: p.dice[0])
+                found[f"response_{len(found) + 1}"] = (
+                    lambda points=points, without=without, one=one, title=title, symbol=symbol: figures.response(  # type: ignore[misc]
+                        points, without, one, title=title, symbol=symbol
+                    ),
+                    f"Dice against {symbol} for {title}: highest {best.dice[0]:.3f} at {best.strength:g}"
+                    + (f", {without.dice[0]:.3f} without penalty" if without else "")
+                    + ".",
+                )
+    return found
+
+
+def chosen_pictures(analysis: Analysis) -> list[tuple[str, list[tuple[str, Any, Any, Any]]]]:
+    """The best, the median and the worst patient of the best cell, of those that its runs have kept pictures of.
+
+    By the patient's Dice in the run that the picture is of; of each two slices, the middle one and the one of lowest Dice.
+    """
+    if not analysis.best:
+        return []
+    kept: list[tuple[float, str, str, dict[str, Any]]] = []
+    for record in analysis.best.records:
+        try:
+            pictures = results.read_pictures(record.folder)
+            for which in ("best", "median", "worst"):
+                patient = str(pictures[f"{which}_patient"])
+                if patient in record.patients and all(
+                    f"{which}_{part}" in pictures for part in ("image", "true", "pred", "frame")
+                ):
+                    kept.append((record.patients[patient], patient, which, pictures))
+        except (OSError, ValueError, KeyError, InputError, EOFError):
+            continue  # a run's pictures may be damaged or gone; its numbers are not
+    if not kept:
+        return []
+    kept.sort(key=lambda one: one[0])
+    middle = statistics.median(analysis.best.scores.means.values())
+    wanted = (("best", kept[-1]), ("median", min(kept, key=lambda one: abs(one[0] - middle))), ("worst", kept[0]))
+    found = []
+    for word, (dice, patient, which, pictures) in wanted:
+        image, true, predicted, frames = (pictures[f"{which}_{part}"] for part in ("image", "true", "pred", "frame"))
+        both = np.array([int(t.sum()) + int(p.sum()) for t, p in zip(true, predicted, strict=True)])
+        overlap = np.array([2 * int((t & p).sum()) for t, p in zip(true, predicted, strict=True)])
+        by_slice = np.divide(overlap, both, out=np.full(len(both), np.inf), where=both > 0)
+        indices = list(dict.fromkeys([len(image) // 2, int(np.argmin(by_slice))]))
+        slices = [
+            (f"frame {frames[i]}, Dice {by_slice[i]:.2f}" if both[i] else f"frame {frames[i]}", image[i], true[i], predicted[i])
+            for i in indices
+        ]
+        found.append((f"{word}: {patient}\nDice {dice:.3f}", slices))
+    return found
+
+
+# Words
+
+
+def sentences(analysis: Analysis) -> list[str]:
+    """Three sentences from the numbers: the best, what cannot be told from it, what moves Dice."""
+    if not analysis.best:
+        return ["No run has a patient with a defined Dice."]
+    cell, e = analysis.cells[0]
+    interval = f"95 % interval {e.low:.3f} to {e.high:.3f}" if math.isfinite(e.low) else "no interval from a single patient"
+    seeds = f"{e.n_patients} validation patient{'s' * (e.n_patients != 1)}, {e.n_seeds} seed{'s' * (e.n_seeds != 1)}"
+    n = len(analysis.cells)
+    if n == 1:
+        return [
+            f"The only cell, {cell.name}, reaches a mean Dice of {e.value:.3f} after the last epoch ({interval}; {seeds}).",
+            "There is nothing to compare it with.",
+            _limits(analysis),
+        ]
+    first = f"{cell.name} has the highest mean Dice after the last epoch, {e.value:.3f} ({interval}; {seeds})."
+    same = len(analysis.not_worse) - 1
+    if same == n - 1:
+        second = f"None of the other {n - 1} cells is declared worse. {_limits(analysis)}"
+    else:
+        second = f"{n - 1 - same} of the other {n - 1} cells are declared worse; {same} cannot be told apart from it."
+    declared = [one for one in analysis.judged if one.comparison.kind == "axis" and one.verdict == DECLARED]
+    if analysis.variance:
+        source, _, _, share = analysis.variance[0]
+        residual = analysis.variance[-1][3]
+        third = (
+            f"Of the variance between runs {100 * share:.0f} % goes with {source}; replicates differ by {100 * residual:.0f} %."
+        )
+        if declared:
+            third += f" {len(declared)} differences between levels are declared."
+    elif declared:
+        largest = max(declared, key=lambda one: abs(one.comparison.estimate.value))
+        c = largest.comparison
+        third = (
+            f"The largest declared difference between levels of an axis is {c.of}: {c.name}, {c.estimate.value:+.3f} "
+            f"(95 % interval {c.estimate.low:+.3f} to {c.estimate.high:+.3f})."
+        )
+    else:
+        third = "No difference between the levels of an axis could be declared."
+    return [first, second, third]
+
+
+def _limits(analysis: Analysis) -> str:
+    why = Counter(one.why for one in analysis.judged if one.comparison.kind != "claim" and one.verdict == CANNOT_TELL)
+    if why:
+        return f"Cannot tell: {why.most_common(1)[0][0]}."
+    limit = stats.mean(analysis.best.scores).limit() if analysis.best else ""
+    return f"Cannot tell how it would compare: {limit}." if limit else ""
+
+
+def power_sentence(analysis: Analysis) -> str:
+    power, sd, run = analysis.power
+    if not math.isfinite(power):
+        return ""
+    if not math.isfinite(run):
+        return "With one run of each kind no true difference, however large, would be declared."
+    return (
+        f"Power: with the variation measured here (patients' differences: sd {sd:.3f}; runs: sd {run:.3f}) and this many seeds "
+        f"and patients, a true difference of 0.05 between two cells would be declared in {100 * power:.0f} % of such sweeps."
+    )
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def provenance(sweep: Sweep) -> list[tuple[str, list[str]]]:
+    """What is to know of where the numbers come from: each fact with the values it takes over the runs."""
+
+    def distinct(value: Callable[[Record], str]) -> list[str]:
+        found = Counter(value(record) for record in sweep.records)
+        return [text if n == len(sweep.records) else f"{text} ({n} runs)" for text, n in found.most_common(12)]
+
+    def data(record: Record) -> str:
+        reader = record.config["data"].get("reader") or {}
+        about = record.result["data"]
+        name = str(reader.get("_target_", "")).removesuffix(".read").rpartition(".")[2]
+        patients = {p for side in about["patients"].values() for p in side}
+        return f"{name}, {len(patients)} patients, fingerprint {about.get('fingerprint')}"
+
+    def code(record: Record) -> str:
+        git = record.result.get("git") or {}
+        commit = (
+            f"commit {git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}"
+            if git.get("commit")
+            else "no checkout"
+        )
+        return commit
+
+    def machine(record: Record) -> str:
+        about = record.result.get("machine") or {}
+        return ", ".join(f"{key} {value}" for key, value in about.items() if value is not None) or "not recorded"
+
+    findings = distinct(lambda record: json.dumps(record.result["data"].get("findings"), sort_keys=True))
+    rows = [
+        ("data", distinct(data)),
+        ("findings", findings if findings != ["null"] else ["none recorded"]),
+        ("leaks", distinct(lambda record: f"{len(record.result['data'].get('leaks') or ())} patients on both sides")),
+        (
+            "images",
+            distinct(
+                lambda record: ", ".join(f"{n} {side}" for side, n in (record.result["data"].get("n_images") or {}).items())
+            ),
+        ),
+        ("code", distinct(code)),
+        (
+            "versions",
+            distinct(lambda record: ", ".join(f"{name} {of}" for name, of in (record.result.get("versions") or {}).items())),
+        ),
+        ("machine", distinct(machine)),
+        ("peak memory", [f"{max(_memory(record) for record in sweep.records):.0f} MB at most"]),
+        ("commands", list(sweep.commands)),
+    ]
+    return rows
+
+
+def _memory(record: Record) -> float:
+    found = record.result.get("peak_memory_mb")
+    return float(found.get("process", math.nan)) if isinstance(found, Mapping) else math.nan
+
+
+# The page
+
+
+def render(
+    analysis: Analysis,
+    tables: Mapping[str, list[Row]],
+    images: Mapping[str, str],
+    alts: Mapping[str, str],
+    out: Path,
+    name: str,
+) -> str:
+    """The page, every value escaped."""
+    sweep = analysis.sweep
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("segtune.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"num": number, "percent": percent, "p": p_value}
+    records = {record.run_id: record for record in sweep.records}
+    links = {run: urllib.parse.quote(os.path.relpath(record.folder, out.resolve()) + "/") for run, record in records.items()}
+    levels = {axis: [row for row in tables["levels"] if row["axis"] == axis] for axis in sweep.axes}
+    folds = any(record.fold is not None for record in sweep.records)
+    rows = [
+        {
+            **row,
+            "levels": [records[row["run_id"]].levels[axis] for axis in sweep.axes],
+            "link": links[row["run_id"]],
+            "text": f"{row['run_id']} {row['cell']} seed={row['seed']} fold={row['fold']}",
+        }
+        for row in tables["runs"]
+    ]
+    by_claim = defaultdict(list)
+    for row in tables["claims"]:
+        by_claim[row["claim"]].append(row)
+    claim_rows = []
+    for v in analysis.verdicts:
+        stem = f"claim_{v.claim.number:02}"
+        tests = [row for row in by_claim[v.claim.number] if row["test"] is not None]
+        why = v.why + (f". Try {v.claim.study}." if not tests else "")
+        claim_rows.append(
+            {
+                "number": v.claim.number,
+                "text": v.claim.text,
+                "verdict": v.verdict,
+                "mark": MARKS[v.verdict],
+                "why": why,
+                "tests": tests,
+                "image": images.get(stem),
+                "alt": alts.get(stem, ""),
+            }
+        )
+    run_columns = [
+        ("run", 1, "its folder; the title is its command"),
+        *((axis, 1, "") for axis in sweep.axes),
+        ("seed", 0, ""),
+        *([("fold", 0, "")] if folds else []),
+        ("dice", 0, "mean over patients, last epoch"),
+        ("best", 0, "best epoch"),
+        ("gap", 0, "training - validation Dice"),
+        ("to 90 %", 0, "epochs"),
+        ("s", 0, "seconds"),
+    ]
+    n_kept = len(analysis.not_worse)
+    overlaid = any(published(cell.facts) for cell in sweep.cells) and len(sweep.cells) <= MOST_PANELS
+    return environment.get_template("page.html").render(
+        title=f"Sweep {name}",
+        version=segtune.__version__,
+        now=time.strftime("%Y-%m-%d %H:%M"),
+        commands=sweep.commands,
+        sections=SECTIONS,
+        sentences=[sentence for sentence in sentences(analysis) if sentence],
+        n_done=len(sweep.records),
+        n_listed=sweep.n_listed,
+        states=sorted(sweep.states.items()),
+        smallest=min(len(cell.records) for cell in sweep.cells),
+        cost=duration(sum(record.seconds for record in sweep.records)),
+        best=tables["cells"][0] if tables["cells"] else None,
+        left_out=sweep.left_out,
+        failures=sweep.failures,
+        cells=tables["cells"],
+        starred=any(not row["run_variance"] for row in tables["cells"]),
+        not_worse_sentence=f"{n_kept} of {len(tables['cells'])} are not declared worse than the best: the choice is open.",
+        most_panels=MOST_PANELS,
+        published_note=" Dotted: the study's own curves, as its notebook printed them (in truth batch 1), where a cell matches."
+        if overlaid
+        else "",
+        levels=list(levels.items()),
+        axis_names=AXIS_NAMES,
+        variance=tables["variance"],
+        comparisons=tables["comparisons"],
+        family=analysis.family,
+        least_seeds=stats.LEAST_SEEDS,
+        least_patients=stats.LEAST_PATIENTS,
+        equivalence=stats.EQUIVALENCE,
+        power_sentence=power_sentence(analysis),
+        claims=claim_rows,
+        responses=[
+            (
+                stem,
+                "Dice against lambda, the measured ratio of penalty to loss, and what is left of the weights. The line is "
+                "the calibrated lambda: penalty and loss alike in the first epoch.",
+            )
+            for stem in images
+            if stem.startswith("response_")
+        ],
+        pictures_note="Of the best cell, by Dice after the last epoch: the best, median and worst patient its runs kept."
+        if "patients" in images
+        else "The runs of the best cell have kept no pictures.",
+        run_columns=run_columns,
+        runs=rows,
+        folds=folds,
+        links=links,
+        provenance=provenance(sweep),
+        definitions=DEFINITIONS,
+        tables=list(tables),
+        images=images,
+        alts=alts,
+        data=inline(analysis),
+        plotly=Markup(_plotly()),
+        script=Markup(resources.files("segtune.report").joinpath("page.js").read_text(encoding="utf-8")),
+    )
+
+
+def inline(analysis: Analysis) -> dict[str, Any]:
+    """What the page's script draws from: each run's curves (4 digits) and its levels, as numbers and text."""
+    sweep = analysis.sweep
+    levels = {axis: list(dict.fromkeys(record.levels[axis] for record in sweep.records)) for axis in sweep.axes}
+    return {
+        "axes": [{"name": axis, "levels": of} for axis, of in levels.items()],
+        "runs": [
+            {
+                "id": record.run_id,
+                "name": cell.name,
+                "seed": record.seed,
+                "dice": finite(record.dice),
+                "levels": [levels[axis].index(record.levels[axis]) for axis in sweep.axes],
+                "curves": {name: [finite(value) for value in record.history[name]] for name in CURVES},
+            }
+            for cell in sweep.cells
+            for record in cell.records
+        ],
+    }
+
+
+def finite(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _plotly() -> str:
+    """Plotly's script, without importing the package (half a second)."""
+    spec = find_spec("plotly")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("the report needs plotly: pip install --constraint constraints.txt --editable .")
+    return (Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A dash for what is undefined."""
+    if value is None or not math.isfinite(float(value)):
+        return "—"
+    return f"{value:.{digits}f}" if abs(value) >= 10**-digits or value == 0 else f"{value:.2g}"
+
+
+def percent(value: float, digits: int = 0) -> str:
+    return "—" if not math.isfinite(value) else f"{100 * value:.{digits}f} %"
+
+
+def p_value(value: float) -> str:
+    if value is None or not math.isfinite(value):
+        return "—"
+    return "<0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
+
+
+def table_text(rows: Sequence[Row]) -> str:
+    """CSV with the union of the rows' columns; floats as they are, what is undefined empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {key: "" if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        )
+    return text.getvalue()

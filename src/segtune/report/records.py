@@ -1,0 +1,300 @@
+"""A sweep's results as one tidy table: a Record for each finished run, cells of replicates, and the axes that vary."""
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from segtune import results
+from segtune.errors import InputError
+from segtune.report import stats
+from segtune.report.stats import UNLIKE, Block, Pooled, Scores, epochs_to, roughness
+
+AXES = ("loss", "split", "reg", "batch")  # the scientific ones, in the order in which they are shown
+FAMILY = {"bce_logdice": "bce_dice"}  # both forms are the study's "BCE + Dice"
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One finished run. patients: each validation patient's mean Dice over its slices, after the last epoch.
+
+    levels: axis -> what the run is on it, of the axes that vary in the sweep. n_undefined: slices without a defined Dice
+    (neither mask has a pixel), which no mean counts. facts: what the study's claims go by.
+    """
+
+    run_id: str
+    folder: Path
+    overrides: tuple[str, ...]
+    result: Mapping[str, Any]
+    history: Mapping[str, list[float]]
+    patients: Mapping[str, float]
+    n_slices: int
+    n_undefined: int
+    levels: Mapping[str, str]
+    facts: "Facts"
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.result["config"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def fold(self) -> int | None:
+        return self.config["split"].get("fold")
+
+    @property
+    def dice(self) -> float:
+        """The mean over validation patients; NaN if none has a defined Dice."""
+        return statistics.fmean(self.patients.values()) if self.patients else math.nan
+
+    @property
+    def gap(self) -> float:
+        return self.history["train_dice"][-1] - self.history["val_dice"][-1]
+
+    @property
+    def epochs_to_90(self) -> float:
+        """The first epoch at 90 % of the run's own best validation Dice; NaN if that is 0 or undefined."""
+        curve = np.nan_to_num(np.asarray(self.history["val_dice"]))
+        return epochs_to(curve, 0.9 * curve.max()) if curve.max() > 0 else math.nan
+
+    @property
+    def seconds(self) -> float:
+        return float(self.result["seconds"])
+
+    @property
+    def ratio(self) -> float:
+        """Weighted penalty / data loss, means over the first epoch; NaN without a penalty."""
+        total, data = self.history["train_loss"][0], self.history["train_data_loss"][0]
+        return (total - data) / data if data > 0 and total != data else math.nan
+
+    @property
+    def weight_norm(self) -> float:
+        """sqrt(sum w^2) over the kernels after the last epoch; NaN where the run has not recorded it."""
+        squares = (self.result.get("weights") or {}).get("l2")
+        return math.sqrt(squares) if isinstance(squares, int | float) and squares >= 0 else math.nan
+
+    def roughness(self, column: str) -> float:
+        return roughness(self.history[column])
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run on the study's axes. context: all else of its configuration but seed and fold; runs are compared within it."""
+
+    loss: str
+    by: str
+    share: float | None
+    l1: float
+    l2: float
+    batch: str
+    epochs: int
+    context: str
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """Runs that are alike but for seed and fold."""
+
+    name: str
+    records: tuple[Record, ...]
+    pooled: Pooled = UNLIKE
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def facts(self) -> Facts:
+        return self.first.facts
+
+    @property
+    def levels(self) -> Mapping[str, str]:
+        return self.first.levels
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The patients' Dice by block: runs that scored the same patients."""
+        blocks: dict[tuple[str, ...], list[list[float]]] = defaultdict(list)
+        for record in self.records:
+            if record.patients:
+                blocks[tuple(record.patients)].append(list(record.patients.values()))
+        return Scores(tuple(Block(patients, np.array(rows)) for patients, rows in blocks.items()), self.pooled)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({record.seed for record in self.records}))
+
+    def by_seed(self, value: Callable[[Record], float]) -> np.ndarray:
+        """Of what a run has one value of: its mean over folds, for each seed in order."""
+        of_seed: dict[int, list[float]] = defaultdict(list)
+        for record in self.records:
+            of_seed[record.seed].append(value(record))
+        return np.array([float(np.mean(of_seed[seed])) for seed in sorted(of_seed)])
+
+    def mean_of(self, value: Callable[[Record], float]) -> float:
+        """The mean over runs of what is defined of it; NaN if nothing is."""
+        values = [v for record in self.records if math.isfinite(v := value(record))]
+        return statistics.fmean(values) if values else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What is on disk of one or several sweeps. left_out: damaged runs; states: of the runs that are not there."""
+
+    folders: tuple[Path, ...]
+    commands: tuple[str, ...]
+    n_listed: int
+    records: tuple[Record, ...]
+    cells: tuple[Cell, ...]
+    axes: tuple[str, ...]
+    states: Mapping[str, int]
+    failures: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def read(folders: Sequence[Path]) -> Sweep:
+    """Every finished run of these sweeps, whatever state the rest is in.
+
+    Raises: InputError if a folder is none of a sweep.
+    """
+    listed: dict[Path, tuple[str, ...]] = {}
+    commands = []
+    for folder in folders:
+        about = results.read_sweep(folder)
+        commands.append(" ".join(str(word) for word in about["command"]))
+        for run in about["runs"]:
+            overrides = run["overrides"] if isinstance(run["overrides"], list) else []
+            listed.setdefault(folder.resolve().parent / "runs" / run["run_id"], tuple(str(one) for one in overrides))
+    states: dict[str, int] = defaultdict(int)
+    failures, left_out, found = [], [], []
+    for place, overrides in tqdm(listed.items(), desc="reading", disable=None):
+        try:
+            state, status = results.state(place, place.name)
+        except (KeyError, TypeError, ValueError):
+            state, status = "damaged", {}
+        if state != "completed":
+            states[state] += 1
+            error = status.get("error")
+            if state == "failed" and isinstance(error, Mapping):
+                failures.append((place.name, str(error.get("message", "no message"))))
+            if (place / results.RESULT).exists():
+                left_out.append((place.name, f"{place / results.RESULT} is damaged or of another run."))
+            continue
+        try:
+            found.append(_raw(place, overrides))
+        except (InputError, LookupError, TypeError, ValueError, AttributeError) as error:
+            why = str(error) if isinstance(error, InputError) else f"its files in {place} are damaged."
+            left_out.append((place.name, why))
+    records, axes = _with_levels(found)
+    return Sweep(
+        tuple(folders),
+        tuple(commands),
+        len(listed),
+        records,
+        _cells(records),
+        axes,
+        dict(states),
+        tuple(failures),
+        tuple(left_out),
+    )
+
+
+def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
+    result, history = results.read_result(folder), results.read_history(folder)
+    patients: dict[str, list[float]] = defaultdict(list)
+    n_slices = n_undefined = 0
+    for row in results.read_slices(folder):
+        if row["which"] == "last":
+            n_slices += 1
+            if math.isfinite(dice := float(row["dice"] or "nan")):
+                patients[row["patient"]].append(dice)
+            else:
+                n_undefined += 1
+    means = {patient: statistics.fmean(patients[patient]) for patient in sorted(patients)}
+    int(result["best"]["epoch"]), float(result["seconds"]), history["epoch"][0]  # a result without them is damaged
+    return Record(folder.name, folder, overrides, result, history, means, n_slices, n_undefined, {}, _facts(result))
+
+
+def _facts(result: Mapping[str, Any]) -> Facts:
+    config = result["config"]
+    reg = config.get("reg") or {}
+    penalty = str((reg.get("penalty") or {}).get("_target_", "")).rpartition(".")[2]
+    one = reg.get("lambda", 0.0)
+    if one == "auto":
+        one = (result.get("calibration") or {})["lambda"]
+    axes = results.axes(config)
+    without = ("loss", "reg", "batch", "split.val_fraction")
+    others = {
+        key: value
+        for key, value in results.flat(config, replicates=False).items()
+        if not f"{key}.".startswith(tuple(f"{w}." for w in without))
+    }
+    return Facts(
+        loss=axes["loss"],
+        by=config["split"]["by"],
+        share=config["split"].get("val_fraction"),
+        l1=float(reg.get("lambda_l1", one if penalty == "l1" else 0.0)),
+        l2=float(reg.get("lambda_l2", one if penalty == "l2" else 0.0)),
+        batch=axes["batch"],
+        epochs=int(config["trainer"]["max_epochs"]),
+        context=json.dumps(others, sort_keys=True),
+    )
+
+
+def _with_levels(raw: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[str, ...]]:
+    """The records with their levels: an axis is a group of the configuration in which they differ (beyond seed and fold)."""
+    groups = list(
+        dict.fromkeys([*AXES, *(str(key) for record in raw for key in record.config if key not in results.BOOKKEEPING)])
+    )
+    labels: dict[str, list[str]] = {}
+    for group in groups:
+        of = [{group: _without_replicates(group, record.config.get(group))} for record in raw]
+        texts = [json.dumps(results.flat(one), sort_keys=True) for one in of]
+        distinct = dict(zip(texts, of, strict=True))
+        if len(distinct) < 2:
+            continue
+        others = dict(zip(distinct, results.differences(list(distinct.values())), strict=True))
+        named = []
+        for record, text in zip(raw, texts, strict=True):
+            base, other = results.axes(record.config).get(group, ""), others[text]
+            other = ", ".join(word.removeprefix(f"{group}.") for word in other.split(", "))
+            named.append(" ".join(filter(None, [base, other])) or str(record.config.get(group)))
+        labels[group] = named
+    found = []
+    for i, record in enumerate(raw):
+        levels = {group: named[i] for group, named in labels.items()}
+        found.append(replace(record, levels=levels))
+    return tuple(found), tuple(labels)
+
+
+def _without_replicates(group: str, value: Any) -> Any:
+    """A group's part of a configuration, less what tells replicates apart."""
+    if not isinstance(value, Mapping):
+        return None if group in results.REPLICATE else value
+    return {key: item for key, item in value.items() if f"{group}.{key}" not in results.REPLICATE}
+
+
+def _cells(records: Sequence[Record]) -> tuple[Cell, ...]:
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[results.cell_id(record.config)].append(record)
+    cells = [
+        Cell(
+            " ".join(f"{axis}={level}" for axis, level in of[0].levels.items()) or results.label(of[0].config),
+            tuple(sorted(of, key=lambda record: (record.seed, record.fold or 0))),
+        )
+        for of in groups.values()
+    ]
+    pooled = stats.pool([cell.scores for cell in cells])
+    return tuple(replace(cell, pooled=pooled) for cell in cells)

@@ -1,0 +1,180 @@
+"""Sweeps on disk with a known truth, in the format that runs leave, without any training."""
+
+import copy
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from segtune import app, results
+
+PATIENTS = tuple(f"P{number:02}" for number in range(1, 17))
+SLICES = 3  # of each patient
+
+
+@functools.cache
+def base_config():
+    return app.plain(app.compose(["reg=none"]))
+
+
+def config(*, loss="bce_dice", share=0.2, by="patient", l1=0.0, l2=0.0, batch=15, epochs=15, seed=0, fold=None, **others):
+    """A run's configuration on the study's axes; others: dotted keys."""
+    found = copy.deepcopy(base_config())
+    found["loss"] = {"_target_": f"segtune.losses.{loss}", "_partial_": True}
+    found["split"] = {"by": by, "seed": 0, "val_fraction": share} | ({} if fold is None else {"n_folds": 4, "fold": fold})
+    found["batch"] = {"size": batch, "shuffle": None}
+    if l1 and l2:
+        found["reg"] = {
+            "penalty": {"_target_": "segtune.regularizers.l1l2", "_partial_": True},
+            "lambda_l1": l1,
+            "lambda_l2": l2,
+            "on": "kernels",
+        }
+    elif l1 or l2:
+        name = "l1" if l1 else "l2"
+        found["reg"] = {
+            "penalty": {"_target_": f"segtune.regularizers.{name}", "_partial_": True},
+            "lambda": l1 or l2,
+            "on": "kernels",
+        }
+    else:
+        found["reg"] = {}
+    found["trainer"]["max_epochs"] = epochs
+    found["seed"] = seed
+    for key, value in others.items():
+        *groups, name = key.split("__")
+        functools.reduce(dict.__getitem__, groups, found)[name] = value
+    return found
+
+
+def curves(
+    epochs,
+    *,
+    last=0.7,
+    gap=0.1,
+    rough=0.0,
+    rough_dice=0.0,
+    reach=None,
+    loss_settles=None,
+    dice_settles=None,
+    spread=0.0,
+    ratio=0.0,
+    first_loss=1.5,
+):
+    """history.csv's columns: Dice rises to `last`, the loss falls; each roughness alternates about the smooth curve.
+
+    reach: the epoch at which Dice reaches its end in one step. *_settles: the epoch from which a curve is flat. spread: how
+    far the validation loss ends from the training loss. ratio: weighted penalty / data loss.
+    """
+    t = np.arange(1, epochs + 1)
+    rise = 1 - np.exp(-t / (0.2 * epochs))
+    dice = last * rise / rise[-1]
+    if reach is not None:
+        dice = np.where(t >= reach, last, 0.3 * last)
+    if dice_settles is not None:
+        dice = last * np.minimum(1, t / dice_settles)
+    loss = 0.3 + (first_loss - 0.3) * np.exp(-(t - 1) / (0.2 * epochs))
+    if loss_settles is not None:
+        loss = first_loss - (first_loss - 0.3) * np.minimum(1, (t - 1) / (loss_settles - 1))
+    wave = np.where(t % 2 == 0, 1.0, -1.0) * (t < epochs) * (t > 1)
+    val_loss = loss * (1 + spread * (t - 1) / epochs) + rough * wave
+    columns = {name: np.zeros(epochs) for name in results.HISTORY_COLUMNS}
+    columns |= {
+        "epoch": t,
+        "lr": np.full(epochs, 1e-3),
+        "train_data_loss": loss,
+        "train_loss": loss * (1 + ratio),
+        "val_data_loss": val_loss,
+        "val_loss": val_loss,
+        "val_dice": dice + rough_dice * wave,
+        "train_dice": dice + gap,
+        "seconds": np.full(epochs, 1.0),
+    }
+    return columns
+
+
+def write_run(root: Path, settings, dice, columns, *, norm=None, pictures=True):
+    """One finished run. dice: patient -> its mean Dice after the last epoch."""
+    run = results.run_id(settings)
+    folder = root / "runs" / run
+    folder.mkdir(parents=True, exist_ok=True)
+    text = [",".join(results.HISTORY_COLUMNS)]
+    for row in zip(*(columns[name] for name in results.HISTORY_COLUMNS), strict=True):
+        text.append(",".join(repr(float(value)) for value in row))
+    (folder / results.HISTORY).write_text("\n".join(text) + "\n")
+    rows = []
+    for which in ("best", "last"):
+        for patient, value in dice.items():
+            for i in range(SLICES):
+                offset = 0.01 * (i - 1)  # the slices' mean is the patient's
+                rows.append(
+                    {
+                        "which": which,
+                        "patient": patient,
+                        "phase": "ED",
+                        "slice_index": i,
+                        "frame": 20 * i,
+                        "soft_dice": value,
+                        "dice": repr(float(value) + offset),
+                        "iou": 0.5,
+                        "n_true": 10,
+                        "n_pred": 10,
+                        "n_overlap": 5,
+                    }
+                )
+    history = {name: [float(value) for value in of] for name, of in columns.items()}
+    best = int(np.argmax(history["val_dice"])) + 1
+    at = {
+        which: {"epoch": epoch, "val_dice": history["val_dice"][epoch - 1]}
+        for which, epoch in (("best", best), ("last", len(history["epoch"])))
+    }
+    names = sorted(dice)
+    result = {
+        "run_id": run,
+        "cell_id": results.cell_id(settings),
+        "config": settings,
+        **at,
+        "epochs_to_90": 1,
+        "calibration": None,
+        "weights": None if norm is None else {"n": 10, "l1": 1.0, "l2": norm**2},
+        "seconds": 12.0,
+        "data": {
+            "fingerprint": "simulated",
+            "patients": {"train": [], "val": names, "unused": []},
+            "n_images": {"train": 0, "val": len(rows) // 2},
+            "leaks": [],
+            "n_leaks": 0,
+        },
+        "peak_memory_mb": {"process": 100.0},
+        "versions": {"segtune": "0"},
+        "git": None,
+    }
+    shape = (SLICES, 32, 32)
+    masks = {"true": np.zeros(shape, bool), "pred": np.zeros(shape, bool)}
+    masks["true"][:, 8:20, 8:20] = masks["pred"][:, 10:22, 8:20] = True
+    found = {}
+    for which, patient in zip(("best", "median", "worst"), (names[0], names[len(names) // 2], names[-1]), strict=True):
+        found |= {
+            f"{which}_patient": np.array(patient),
+            f"{which}_frame": np.arange(SLICES),
+            f"{which}_image": np.zeros(shape, np.uint8),
+        }
+        found |= {f"{which}_{name}": mask for name, mask in masks.items()}
+    results.write(folder, result=result, slices=rows, pictures=found if pictures else {})
+    return run
+
+
+def scores(mean, random, *, patients=PATIENTS, effects=None, run_sd=0.01, residual_sd=0.05):
+    """patient -> Dice of one run: the cell's mean, the patient's own level, this run's, and a residual."""
+    levels = np.zeros(len(patients)) if effects is None else effects
+    values = mean + levels + random.normal(0, run_sd) + random.normal(0, residual_sd, len(patients))
+    return dict(zip(patients, np.clip(values, 0.02, 0.98), strict=True))
+
+
+def write_sweep(root: Path, name: str, runs):
+    """sweep.json of runs: (run id, overrides)."""
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = [{"run_id": run, "overrides": overrides, "axes": {}} for run, overrides in runs]
+    results.write_sweep(folder, command=["python", "-m", "segtune", f"study={name}", "-m"], runs=listed)
+    return folder

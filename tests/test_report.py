@@ -1,0 +1,277 @@
+"""The report of simulated sweeps: every number recomputed from the runs' files, and text that stays text."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import simulated
+from segtune import results
+from segtune.errors import InputError
+from segtune.report import page, records, tables
+from segtune.report.__main__ import report_sweeps
+
+SHARES, SEEDS = (0.2, 0.4), (0, 1, 2)
+NASTY = "<script>alert('$x$')</script>"
+
+
+def grid(root: Path, *, seeds=SEEDS, patients=simulated.PATIENTS, name="sim", losses=("bce", "focal", "bce_dice"), **settings):
+    """A full grid of losses and shares, bce_dice ahead by 0.1."""
+    random = np.random.default_rng(0)
+    effects, runs = random.normal(0, 0.05, len(patients)), []
+    for loss in losses:
+        for share in SHARES:
+            for seed in seeds:
+                config = simulated.config(loss=loss, share=share, by="nested", seed=seed, **settings)
+                mean = 0.7 if loss == "bce_dice" else 0.6
+                dice = simulated.scores(mean, random, patients=patients, effects=effects)
+                curve = simulated.curves(15, last=mean + 0.01 * random.random(), rough=0.02)
+                run = simulated.write_run(root, config, dice, curve)
+                runs.append((run, [f"loss={loss}", f"split='{share}'", f"seed={seed}", f"outputs={NASTY}"]))
+    return simulated.write_sweep(root, name, runs)
+
+
+def rows(folder, table):
+    with (folder / "tables" / f"{table}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = grid(tmp_path_factory.mktemp("report"))
+    report_sweeps([folder])
+    return folder
+
+
+def raw(folder, run):
+    """patient -> mean Dice of the last epoch; and the history: read without segtune."""
+    place = folder.parent / "runs" / run
+    found = {}
+    with (place / "slices.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["which"] == "last":
+                found.setdefault(row["patient"], []).append(float(row["dice"]))
+    with (place / "history.csv").open(newline="") as file:
+        history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return {patient: sum(of) / len(of) for patient, of in found.items()}, history
+
+
+def test_every_cell_s_numbers_are_recomputed_from_the_runs_csv_files(folder):
+    cells = rows(folder, "cells")
+    assert len(cells) == 6
+    for row in cells:
+        found = [raw(folder, run) for run in row["run_ids"].split()]
+        assert len(found) == int(row["n_runs"]) == int(row["n_seeds"]) == 3
+        by_patient = np.array([[dice[patient] for patient in simulated.PATIENTS] for dice, _ in found])
+        assert float(row["dice"]) == pytest.approx(by_patient.mean(), abs=1e-12)
+        gaps = [history[-1]["train_dice"] - history[-1]["val_dice"] for _, history in found]
+        assert float(row["gap"]) == pytest.approx(np.mean(gaps), abs=1e-12)
+        losses = [[epoch["val_loss"] for epoch in history] for _, history in found]
+        assert float(row["roughness_val_loss"]) == pytest.approx(
+            np.mean([np.abs(np.diff(c, 2)).mean() / np.ptp(c) for c in losses]), abs=1e-12
+        )
+        dice = [np.array([epoch["val_dice"] for epoch in history]) for _, history in found]
+        assert float(row["epochs_to_90"]) == pytest.approx(
+            np.mean([np.argmax(c >= 0.9 * c.max()) + 1 for c in dice]), abs=1e-12
+        )
+        assert float(row["dice_low"]) < float(row["dice"]) < float(row["dice_high"])
+
+
+def test_a_difference_is_the_paired_mean_over_patients_and_alike_cells(folder):
+    found = next(row for row in rows(folder, "comparisons") if row["comparison"] == "focal - bce_dice")
+    differences = []
+    of = {(row["loss"], row["split"]): [raw(folder, run)[0] for run in row["run_ids"].split()] for row in rows(folder, "cells")}
+    for patient in simulated.PATIENTS:
+        mean = {key: np.mean([dice[patient] for dice in runs]) for key, runs in of.items()}
+        differences.append(np.mean([mean["focal", split] - mean["bce_dice", split] for split in ("0.2", "0.4")]))
+    assert float(found["difference"]) == pytest.approx(np.mean(differences), abs=1e-12)
+    assert float(found["p_patient"]) == pytest.approx(scipy.stats.wilcoxon(differences, method="exact").pvalue, rel=1e-9)
+    assert float(found["effect_size"]) == pytest.approx(np.mean(differences) / np.std(differences, ddof=1), rel=1e-9)
+    assert (found["verdict"], found["why"]) == ("declared", "lower")
+
+
+def test_holm_is_over_every_comparison_of_the_page_that_could_be_declared(folder):
+    found = rows(folder, "comparisons")
+    p = np.array([float(row["p"]) for row in found if row["p"]])
+    larger = [
+        max(float(row[name] or 0) for name in ("p_patient", "p_run")) * float(row["selection_factor"])
+        for row in found
+        if row["p"]
+    ]
+    assert p == pytest.approx(np.minimum(larger, 1), rel=1e-12)
+    order = np.argsort(p)
+    expected = np.empty(len(p))
+    expected[order] = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))
+    assert [float(row["p_holm"]) for row in found if row["p"]] == pytest.approx(list(expected), rel=1e-9)
+    assert {row["kind"] for row in found} == {"axis", "best", "claim"}
+
+
+def test_the_best_are_the_planted_ones(folder):
+    kept = {row["loss"] for row in rows(folder, "cells") if row["not_declared_worse_than_best"] == "True"}
+    assert kept == {"bce_dice"}
+    sentences = page.sentences(tables.Analysis(records.read([folder])))
+    assert "bce_dice" in sentences[0]
+    assert "4 of the other 5 cells are declared worse; 1 cannot be told apart" in sentences[1]
+    assert "% goes with loss" in sentences[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"seeds": (0,)}, "1 seed, 3 needed"), ({"patients": simulated.PATIENTS[:5]}, "5 patients")]
+)
+def test_one_seed_or_five_patients_cannot_tell(settings, words, tmp_path):
+    folder = grid(tmp_path, **settings)
+    report_sweeps([folder])
+    assert {row["verdict"] for row in rows(folder, "comparisons") if row["kind"] != "claim"} == {"cannot tell"}
+    html = (folder / "report.html").read_text()
+    assert "None of the other 5 cells is declared worse. Cannot tell" in html
+    assert words in html
+
+
+def test_a_sweep_of_one_run_and_an_unfinished_one_are_reported(tmp_path):
+    runs = [
+        (
+            simulated.write_run(
+                tmp_path, simulated.config(), simulated.scores(0.7, np.random.default_rng(0)), simulated.curves(1)
+            ),
+            [],
+        )
+    ]
+    folder = simulated.write_sweep(tmp_path, "one", [*runs, ("0123456789ab", ["loss=bce"])])
+    results.write_status(
+        _made(tmp_path / "runs" / "fedcba987654"), "failed", run_id="fedcba987654", error={"kind": "data", "message": NASTY}
+    )
+    folder = simulated.write_sweep(tmp_path, "one", [*runs, ("0123456789ab", []), ("fedcba987654", [])])
+    report_sweeps([folder])
+    html = (folder / "report.html").read_text()
+    assert "1 of 3" in html
+    assert "There is nothing to compare it with." in html
+    assert "&lt;script&gt;alert" in html
+
+
+def _made(path):
+    path.mkdir(parents=True)
+    return path
+
+
+def test_a_sweep_without_a_result_is_explained(tmp_path):
+    with pytest.raises(InputError, match="none of its 1 runs has a whole result"):
+        report_sweeps([simulated.write_sweep(tmp_path, "none", [("0123456789ab", [])])])
+
+
+class Page(HTMLParser):
+    """Collects tags, links, alt texts; data in scripts is no markup."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.scripts, self.inside = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+        self.inside = tag == "script"
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.scripts.append(data)
+
+
+def test_names_messages_and_labels_with_markup_are_shown_as_text(tmp_path):
+    patients = (NASTY, *simulated.PATIENTS[1:])
+    folder = grid(tmp_path, patients=patients, name="a<b>", losses=("bce",))
+    report_sweeps([folder])
+    text = (folder / "report.html").read_text()
+    found = Page(text)
+    assert found.tags.count("script") == 3  # the data, Plotly, the page's own
+    assert NASTY not in text
+    assert json.loads(found.scripts[0])["runs"]
+    assert (folder / "figures" / "sides.svg").exists()
+
+
+def test_the_page_is_whole_without_a_network(folder):
+    text = (folder / "report.html").read_text()
+    without_plotly = re.sub(r"<script>/\*\*.*?</script>", "", text, flags=re.DOTALL)
+    assert len(without_plotly) < len(text) - 4_000_000
+    found = Page(text)
+    for tag, attributes in found.attributes:
+        for name in ("src", "href"):
+            if target := attributes.get(name):
+                assert target.startswith(("#", "data:", "../runs/", "tables/", "figures/")), (tag, target)
+                if target.startswith(("../runs/", "tables/", "figures/")):
+                    assert (folder / target).exists(), target
+        if tag == "img":
+            assert len(attributes["alt"]) > 20
+    assert "http://www.w3.org" not in without_plotly or "@import" not in without_plotly
+
+
+def test_every_figure_is_there_as_svg_and_png(folder):
+    names = {path.stem for path in (folder / "figures").glob("*.svg")}
+    assert names == {path.stem for path in (folder / "figures").glob("*.png")}
+    assert {"cells", "curves", "curves_unscaled", "patients", "sides"} <= names
+
+
+def test_several_sweeps_are_reported_together(tmp_path):
+    first, second = grid(tmp_path, name="a", losses=("bce",)), grid(tmp_path, name="b", losses=("bce_dice",))
+    written = report_sweeps([first, second])
+    assert written == tmp_path.resolve() / "a+b" / "report.html"
+    assert {row["level"] for row in rows(written.parent, "levels") if row["axis"] == "loss"} == {"bce", "bce_dice"}
+
+
+def test_a_damaged_run_is_named_and_left_out(tmp_path, capsys):
+    folder = grid(tmp_path, losses=("bce",))
+    run = rows_of(folder)[0]
+    (folder.parent / "runs" / run / "slices.csv").write_text("abc\n1\n")
+    report_sweeps([folder])
+    assert f"{run} is left out" in capsys.readouterr().out
+    assert "5 of 6" in (folder / "report.html").read_text()
+
+
+def rows_of(folder):
+    return [run["run_id"] for run in results.read_sweep(folder)["runs"]]
+
+
+def test_the_published_curves_are_found_for_the_cells_they_match():
+    facts = records._facts({"config": simulated.config(loss="bce", share=0.8)})
+    assert len(page.published(facts)["val_dice"]) == 15
+    assert max(page.published(facts)["val_dice"]) == pytest.approx(0.363, abs=5e-4)
+    assert page.published(records._facts({"config": simulated.config(share=0.4, l2=0.1)})) is not None
+    assert page.published(records._facts({"config": simulated.config(loss="focal")})) is None
+
+
+def test_a_regulariser_s_response_is_drawn_with_its_calibrated_lambda(tmp_path):
+    random, runs = np.random.default_rng(0), []
+    for value in (0.0, 0.1, 0.001, 0.00001):
+        config = simulated.config(share=0.4, l2=value)
+        runs.append(
+            (
+                simulated.write_run(
+                    tmp_path, config, simulated.scores(0.6, random), simulated.curves(15, ratio=1000 * value), norm=40.0
+                ),
+                [],
+            )
+        )
+    folder = simulated.write_sweep(tmp_path, "l2", runs)
+    report_sweeps([folder])
+    html = (folder / "report.html").read_text()
+    assert "Dice against lambda_l2 for bce_dice, patient split, 40 % validate" in html
+    assert (folder / "figures" / "response_1.svg").exists()
+
+
+def test_the_report_needs_no_torch(tmp_path):
+    folder = grid(tmp_path, losses=("bce",))
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import without_torch; from pathlib import Path; "
+        f"from segtune.report.__main__ import report_sweeps; report_sweeps([Path({str(folder)!r})])"
+    )
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
