@@ -33,6 +33,21 @@ def test_options_that_look_like_numbers_are_quoted_and_nothing_else(typed, quote
     assert app.quote_numbers(typed) == quoted
 
 
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["reg=l1,l2", "reg.lambda=auto"], ["reg=l1,l2", "reg.lambda=choice(auto)"]),
+        (["study=l2", "reg.lambda=1e-4"], ["study=l2", "reg.lambda=choice(1e-4)"]),
+        (["reg=l2", "reg.lambda=auto"], ["reg=l2", "reg.lambda=auto"]),
+        (["reg=none,l2", "reg.lambda=1,2"], ["reg=none,l2", "reg.lambda=1,2"]),
+        (["split='0.2'", "split.val_fraction=0.5"], ["split='0.2'", "split.val_fraction=0.5"]),
+        (["-m", "trainer.max_epochs=3", "seed=1", "+reg.lambda=1"], ["-m", "trainer.max_epochs=3", "seed=1", "+reg.lambda=1"]),
+    ],
+)
+def test_in_a_sweep_a_key_that_the_base_may_lack_is_an_axis_and_nothing_else(typed, expected):
+    assert app.as_axes(typed) == expected
+
+
 @pytest.mark.parametrize("typed", ["split=(", "split", "loss=bce,", "loss=[bce,focal]"])
 def test_what_is_no_override_is_refused_by_name(typed):
     with pytest.raises(InputError) as caught:

@@ -109,3 +109,11 @@ def test_a_study_runs_to_its_end_at_tiny_size(study, tmp_path):
     runs = results.read_sweep(tmp_path / study)["runs"]
     assert len({run["run_id"] for run in runs}) == len(runs) >= 2
     assert all(results.is_done(tmp_path / "runs" / run["run_id"], run["run_id"]) for run in runs)
+
+
+@pytest.mark.slow
+def test_a_single_value_for_a_key_of_the_options_that_the_grid_chooses_holds_in_every_run():
+    command = [sys.executable, "-m", "segtune", "study=l2", "reg.lambda=auto", "dry_run=true", "-m"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("reg=l2(auto 1)") == 6

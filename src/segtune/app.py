@@ -44,6 +44,8 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
 
     try:
         typed = [arg if arg.startswith("-") else quote_numbers(arg) for arg in sys.argv[1:]]
+        if {"-m", "--multirun"} & {*typed}:
+            typed = as_axes(typed)
         # argparse takes overrides in one piece only; a person types them on both sides of -m
         sys.argv[1:] = sorted(typed, key=lambda arg: arg not in ("-m", "--multirun"))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
@@ -130,6 +132,25 @@ def quote_numbers(override: str) -> str:
     if not any(value is None or _is_number(value) for value in values):
         return override
     return f"{parsed.get_key_element()}={','.join(quoted(value, options) for value in values)}"
+
+
+def as_axes(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a sweep, in which a key that only some options of its group have is an axis of one value.
+
+    Hydra composes its base from all that is no axis, and there reg.lambda=auto fails where the grid is to choose reg=l2.
+    """
+    chosen = {group: name.strip("'\"") for group, _, name in (arg.partition("=") for arg in arguments)}
+
+    def as_axis(argument: str) -> str:
+        key, _, value = argument.partition("=")
+        group, _, name = key.partition(".")
+        owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
+        if not owners or chosen.get(group) in owners or len(owners) == len(groups()[group]) or value in ("", "null"):
+            return argument
+        is_sweep = OverridesParser.create().parse_override(argument).is_sweep_override()
+        return argument if is_sweep or "${" in value else f"{key}=choice({value})"
+
+    return [as_axis(argument) for argument in arguments]
 
 
 def quoted(value: Any, options: Sequence[str]) -> str:
