@@ -94,6 +94,11 @@ def test_replicates_of_a_cell_get_the_same_lambda(tmp_path):
     assert one["last"]["train_loss"] != other["last"]["train_loss"]
 
 
+def test_the_folds_of_a_cell_get_the_same_lambda():
+    folds = [started("reg=l2", "split=kfold", "split.n_folds=4", f"split.fold={fold}")[1] for fold in (0, 3)]
+    assert folds[0] == folds[1]
+
+
 def test_a_run_without_auto_says_nothing_of_calibration_and_is_not_moved_by_it(tmp_path):
     assert trained(tmp_path, "reg=l2")["calibration"] is None
 

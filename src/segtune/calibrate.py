@@ -65,7 +65,7 @@ class Start:
 
 
 def start(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> Start:
-    """Measure the first step of the run that cfg describes, but for its seed: replicates of a cell get one lambda.
+    """Measure the first step of the run that cfg describes, but for its seed and fold: replicates of a cell get one lambda.
 
     Raises: InputError if there is no penalty with a single lambda, or loss or penalty are not positive and finite.
     """
@@ -107,7 +107,10 @@ def _start(cfg: DictConfig, data: "Batch", batches: "Sequence[Any]", device: "to
 
 
 def _data(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> "tuple[Batch, Sequence[Any], torch.device]":
-    """The tensors, the training side's batches in one order that seed 0 gives, and the device of the run."""
+    """The tensors, the training side's batches in one order that seed 0 gives, and the device of the run.
+
+    Of folds, the training side of fold 0: nearly the others' images, and one lambda for all.
+    """
     from pytorch_lightning.plugins.io import TorchCheckpointIO
 
     from segtune import build
@@ -118,6 +121,8 @@ def _data(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> "tuple[Batch, 
         raise InputError("nothing to calibrate: choose a penalty that has one lambda, reg=l1 or reg=l2.")
     device = build.trainer(cfg, [], TorchCheckpointIO()).strategy.root_device
     images, masks = to_tensors(slices, size=cfg.data.size, normalize=cfg.data.normalize)
+    if cfg.split.get("fold"):
+        sides = build.split(OmegaConf.create({**cfg, "split": {**cfg.split, "fold": 0}}), slices)
     unseeded = OmegaConf.create({**cfg, "seed": 0})
     batches = build.datamodule(unseeded, slices, sides).train_batches(0)
     return (images.to(device), masks.to(device)), batches, device
