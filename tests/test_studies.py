@@ -74,6 +74,12 @@ def test_as_run_is_the_same_table_at_a_batch_of_one_with_the_notebook_s_settings
         assert config["optimizer"]["_target_"] == "segtune.optimizers.keras_adam"
 
 
+def test_as_run_without_a_sweep_is_one_of_its_runs():
+    one = app.plain(app.compose(["study=as_run"]))
+    assert results.run_id(one) in configs("as_run")
+    assert app.compose(["study=as_run", "loss=focal"]).loss.gamma == 2
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_has_as_many_runs_as_it_says(study):
     assert len(configs(study)) == STUDIES[study]
