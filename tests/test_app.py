@@ -2,6 +2,7 @@ import pytest
 from hydra.utils import instantiate
 
 from segtune import app
+from segtune.data import splits
 from segtune.errors import InputError
 
 
@@ -90,9 +91,44 @@ def test_values_that_cannot_be_are_refused_by_key(overrides, message):
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["split=kfold", "split.fold=99"],
+            "split.fold=99: split.n_folds=5 has folds 0 to 4; name those, like split.fold=0,1 -m",
+        ),
+        (
+            ["split=kfold", "study=as_run"],
+            "split.by=contiguous goes with split.val_fraction, not with split.fold, split.n_folds: choose a share",
+        ),
+        (["split=kfold", "study=nested"], "split.by=nested goes with split.val_fraction"),
+        (
+            ["split.by=kfold"],
+            "split.by=kfold goes with split.fold, split.n_folds, not with split.val_fraction: choose split=kfold",
+        ),
+        (["split=0.1", "study=nested"], "split.val_fraction=0.1: must be at least 0.2 with split.by=nested"),
+        (["reg=l2", "reg.lambda=1e-3", "reg.ratio=0.3"], "reg.ratio=0.3 goes with reg.lambda=auto, not with reg.lambda=0.001"),
+        (["study=as_run", "model=basic_unet"], "model.bn_momentum=0.01 (study=as_run has it) goes with model=unet or"),
+    ],
+)
+def test_values_that_cannot_be_beside_each_other_are_refused_by_key(overrides, message):
+    with pytest.raises(InputError) as caught:
+        app.check(app.plain(app.compose(overrides)))
+    assert str(caught.value).startswith(message)
+
+
+def test_the_least_share_of_nested_is_its_test_side():
+    assert app.NESTED_FROM == splits.TEST_FRACTION
+
+
 def test_the_defaults_and_every_valid_edge_pass():
     for overrides in (
         [],
+        ["split=kfold", "split.fold=4"],
+        ["split=0.2", "study=nested"],
+        ["reg=l2", "reg.lambda=auto", "reg.ratio=0.3"],
+        ["study=as_run", "model=unet_double"],
         ["loss=focal", "loss.alpha=0.25"],
         ["trainer.devices=[1]"],
         ["reg=l1", "reg.lambda=0"],

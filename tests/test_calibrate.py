@@ -130,8 +130,3 @@ def test_the_command_prints_and_keeps_what_it_measured(tmp_path, capsys, monkeyp
 def test_what_has_no_single_lambda_cannot_be_calibrated(reg):
     with pytest.raises(InputError, match="nothing to calibrate: choose a penalty that has one lambda, reg=l1 or reg=l2"):
         started(f"reg={reg}")
-
-
-def test_a_ratio_beside_a_lambda_of_its_own_is_refused():
-    with pytest.raises(InputError, match=r"reg.ratio=0.3 goes with reg.lambda=auto, not with reg.lambda=0.001"):
-        build.module(app.compose([*SMALL, "reg=l2", "reg.lambda=1e-3", "reg.ratio=0.3"]), {})

@@ -280,13 +280,36 @@ NULLABLE = {
 }
 
 
+NESTED_FROM = 0.2  # the least split.val_fraction of split.by=nested: splits.TEST_FRACTION, without its imports
+
+
 def check(config: Mapping[str, Any]) -> None:
-    """Raises: InputError naming the first key whose value cannot be, and what it must be."""
+    """Raises: InputError naming the first key whose value cannot be, by itself or beside the others, and what it must be."""
     for key, (fulfils, requirement) in RULES.items():
         group, _, name = key.rpartition(".")
         values = (config.get(group) or {}) if group else config
         if name in values and not (values[name] is None and key in NULLABLE) and not fulfils(values[name]):
             raise InputError(f"{key}={values[name]}: must be {requirement}.")
+    for contradiction in _contradictions(config):
+        raise InputError(contradiction)
+
+
+def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
+    """Values that cannot be beside each other."""
+    split, reg, model = (config.get(group) or {} for group in ("split", "reg", "model"))
+    by, given = split.get("by"), sorted({*split} - {"by", "seed"})
+    wanted, choice = (["fold", "n_folds"], "split=kfold") if by == "kfold" else (["val_fraction"], "a share, like split=0.2")
+    if split and given != wanted:
+        these, those = (", ".join(f"split.{name}" for name in names) for names in (wanted, given))
+        yield f"split.by={by} goes with {these}, not with {those}: choose {choice}."
+    if by == "kfold" and (fold := split["fold"]) >= (n := split["n_folds"]):
+        yield f"split.fold={fold}: split.n_folds={n} has folds 0 to {n - 1}; name those, like split.fold=0,1 -m."
+    if by == "nested" and (share := split["val_fraction"]) < NESTED_FROM:
+        yield f"split.val_fraction={share:g}: must be at least {NESTED_FROM:g} with split.by=nested, which tests on that share."
+    if reg.get("ratio") is not None and "lambda" in reg and reg["lambda"] != "auto":
+        yield f"reg.ratio={reg['ratio']:g} goes with reg.lambda=auto, not with reg.lambda={reg['lambda']:g}."
+    if "bn_momentum" in model and model["_target_"] != "segtune.nets.UNet":
+        yield f"model.bn_momentum={model['bn_momentum']:g} (study=as_run has it) goes with model=unet or unet_double only."
 
 
 # Errors in one sentence
