@@ -109,6 +109,8 @@ def test_values_that_cannot_be_are_refused_by_key(overrides, message):
         ),
         (["split=0.1", "study=nested"], "split.val_fraction=0.1: must be at least 0.2 with split.by=nested"),
         (["reg=l2", "reg.lambda=1e-3", "reg.ratio=0.3"], "reg.ratio=0.3 goes with reg.lambda=auto, not with reg.lambda=0.001"),
+        (["loss=tversky", "loss.alpha=0", "loss.beta=0"], "loss.alpha=0 with loss.beta=0: the loss is 0 whatever"),
+        (["loss=focal_tversky", "loss.gamma=0"], "loss.gamma=0: must be above 0 with loss=focal_tversky"),
         (["study=as_run", "model=basic_unet"], "model.bn_momentum=0.01 (study=as_run has it) goes with model=unet or"),
     ],
 )
@@ -127,6 +129,9 @@ def test_the_defaults_and_every_valid_edge_pass():
         [],
         ["split=kfold", "split.fold=4"],
         ["split=0.2", "study=nested"],
+        ["loss=focal", "loss.gamma=0", "loss.alpha=0"],
+        ["loss=tversky", "loss.beta=0"],
+        ["loss=tversky", "loss.alpha=0"],
         ["reg=l2", "reg.lambda=auto", "reg.ratio=0.3"],
         ["study=as_run", "model=unet_double"],
         ["loss=focal", "loss.alpha=0.25"],

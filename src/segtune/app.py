@@ -296,7 +296,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     """Values that cannot be beside each other."""
-    split, reg, model = (config.get(group) or {} for group in ("split", "reg", "model"))
+    split, loss, reg, model = (config.get(group) or {} for group in ("split", "loss", "reg", "model"))
     by, given = split.get("by"), sorted({*split} - {"by", "seed"})
     wanted, choice = (["fold", "n_folds"], "split=kfold") if by == "kfold" else (["val_fraction"], "a share, like split=0.2")
     if split and given != wanted:
@@ -306,6 +306,10 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"split.fold={fold}: split.n_folds={n} has folds 0 to {n - 1}; name those, like split.fold=0,1 -m."
     if by == "nested" and (share := split["val_fraction"]) < NESTED_FROM:
         yield f"split.val_fraction={share:g}: must be at least {NESTED_FROM:g} with split.by=nested, which tests on that share."
+    if loss.get("alpha") == 0 == loss.get("beta"):
+        yield "loss.alpha=0 with loss.beta=0: the loss is 0 whatever the network does; one of them must be above 0."
+    if loss.get("gamma") == 0 and loss["_target_"] == "segtune.losses.focal_tversky":
+        yield "loss.gamma=0: must be above 0 with loss=focal_tversky, which is 0 whatever the network does otherwise."
     if reg.get("ratio") is not None and "lambda" in reg and reg["lambda"] != "auto":
         yield f"reg.ratio={reg['ratio']:g} goes with reg.lambda=auto, not with reg.lambda={reg['lambda']:g}."
     if "bn_momentum" in model and model["_target_"] != "segtune.nets.UNet":
