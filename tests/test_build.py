@@ -13,6 +13,21 @@ def test_weights_lie_in_channels_last():
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in net.parameters() if weight.dim() == 4)
 
 
+def test_two_shares_of_nested_that_train_the_same_patients_do_not_pass_without_a_word(caplog):
+    trained = {}
+    for share in ("0.2", "0.4", "0.6", "0.8"):
+        caplog.clear()
+        cfg = app.compose([*TINY, "split.by=nested", f"split={share}"])
+        side = tuple(build.split(cfg, build.slices(cfg)).train)
+        trained.setdefault(side, []).append(bool(caplog.messages))
+    assert len(trained) == 3
+    assert all(any(said) for said in trained.values() if len(said) > 1)
+    caplog.clear()
+    cfg = app.compose([*TINY, "data.n_patients=16", "split.by=nested", "split=0.6"])
+    build.split(cfg, build.slices(cfg))
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, functools.partial(torch.optim.SGD, momentum=0.9)])
 def test_a_fused_optimiser_makes_the_same_steps(optimizer):
     def after(make):
