@@ -2,10 +2,12 @@ import functools
 
 import pytest
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from conftest import TINY
 from segtune import app, build
+from segtune.errors import InputError
 
 
 def test_weights_lie_in_channels_last():
@@ -60,6 +62,12 @@ def test_float16_with_clipped_gradients_takes_no_fused_optimiser_which_lightning
     ((optimizer,), _) = build.module(cfg, {}).configure_optimizers()
     (group,) = optimizer.param_groups
     assert bool(group["fused"]) is expected
+
+
+@pytest.mark.parametrize("setting", ["trainer.precision=transformer-engine", "trainer.accelerator=tpu"])
+def test_a_part_of_lightning_that_is_not_installed_is_named_by_its_key(setting):
+    with pytest.raises(InputError, match=f"{setting}.*: Lightning refuses this"):
+        build.trainer(app.compose([*TINY[:-1], setting]), [], TorchCheckpointIO())
 
 
 @pytest.mark.slow

@@ -189,11 +189,10 @@ def _real(low: float, high: float = math.inf, *, open_low: bool = False) -> tupl
     )
 
 
-def _channels(n: int) -> tuple[Callable[[Any], bool], str]:
-    return (
-        lambda v: isinstance(v, list) and len(v) == n and all(isinstance(c, int) and c >= 1 for c in v),
-        f"a list of {n} whole numbers of at least 1",
-    )
+def _wholes(n: int, low: int, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:
+    fulfils, requirement = _whole(low, high)
+    words = requirement.removeprefix("a whole number ")
+    return lambda v: isinstance(v, list) and len(v) == n and all(map(fulfils, v)), f"a list of {n} whole numbers {words}"
 
 
 def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
@@ -245,20 +244,30 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch.shuffle": (lambda v: isinstance(v, bool), "true or false"),
     "model.width": _whole(1),
     "model.convolutions": _whole(1),
-    "model.features": _channels(6),
-    "model.channels": _channels(5),
+    "model.features": _wholes(6, 1),
+    "model.channels": _wholes(5, 2),
+    "model.strides": _wholes(4, 1, 2),
+    "model.norm": _one_of("batch", "instance"),
     "model.dropout": (lambda v: _is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1"),
     "model.bn_momentum": _real(0, 1, open_low=True),
     "optimizer.lr": _real(0, open_low=True),
     "optimizer.eps": _real(0, open_low=True),
+    "scheduler.step_size": _whole(1),
+    "scheduler.gamma": _real(0, open_low=True),
+    "scheduler.T_max": _whole(1),
     "trainer.max_epochs": _whole(1),
     "trainer.devices": (
         lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
         "1 or a list of one, like [0]: a run uses one device, and several devices are for several runs",
     ),
-    "trainer.threads": _whole(1),
+    "trainer.threads": _whole(1, 1024),
     "trainer.patience": _whole(1),
     "trainer.compile": _one_of("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    "trainer.accumulate_grad_batches": _whole(1),
+    "trainer.gradient_clip_val": _real(0),
+    "trainer.deterministic": (lambda v: isinstance(v, bool) or v == "warn", "true, false or warn"),
+    "trainer.benchmark": (lambda v: isinstance(v, bool), "true or false"),
+    "trainer.detect_anomaly": (lambda v: isinstance(v, bool), "true or false"),
     "hydra.launcher.workers": _whole(1),
     "hydra.launcher.per_gpu": _whole(1),
     "hydra.launcher.pack": _whole(1),
@@ -277,6 +286,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 NULLABLE = {
     *("data.masks", "loss.alpha", "reg.ratio", "batch.shuffle"),
     *("trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
+    *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
 }
 
 

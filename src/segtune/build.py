@@ -139,7 +139,7 @@ def trainer(cfg: DictConfig, callbacks: list[pl.Callback], checkpoint_io: Checkp
             enable_checkpointing=False,
             plugins=[LightningEnvironment(), checkpoint_io],
         )
-    except (TypeError, ValueError, MisconfigurationException) as error:
+    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
         chosen = ", ".join(f"trainer.{key}={value}" for key, value in arguments.items())
         raise InputError(f"{chosen}: Lightning refuses this: {error}") from error
 
