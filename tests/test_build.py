@@ -1,4 +1,7 @@
 import functools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -82,3 +85,35 @@ def test_a_compiled_network_computes_the_same_and_its_checkpoints_have_the_same_
     image = torch.randn(2, 1, 64, 64)
     with torch.inference_mode():
         assert (eager(image) - compiled(image)).abs().max() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method. is deprecated:DeprecationWarning")
+def test_every_network_of_a_process_is_compiled_and_not_the_first_eight_alone(monkeypatch):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    compile_with = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **_: compile_with(net, backend=backend, dynamic=False))
+    graphs = []
+    for _ in range(10):
+        compiled.clear()
+        build.module(app.compose([*TINY, "trainer.compile=default"]), {}).net(torch.zeros(2, 1, 32, 32))
+        graphs.append(len(compiled))
+    assert set(graphs) == {graphs[0]}
+    assert graphs[0] > 0
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_ends_in_one_sentence():
+    code = (
+        "import torch; from segtune import app, build\n"
+        f"net = build.module(app.compose({[*TINY, 'trainer.compile=default']}), {{}}).net\n"
+        "try: net(torch.zeros(2, 1, 32, 32))\n"
+        "except Exception as error: print(app.explain(error))"
+    )
+    env = os.environ | {"PATH": "", "CXX": "no-such-compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert said.stdout.startswith("trainer.compile: torch.compile needs a C++ compiler"), said.stdout + said.stderr[-3000:]

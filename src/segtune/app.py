@@ -353,6 +353,10 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
             return f"{where}: {cause.strerror}. What was done is kept; cure this and start the same again."
     if memory := out_of_memory(error):
         return memory
+    if any(type(cause).__name__ == "InvalidCxxCompiler" or "Failed to find C compiler" in str(cause) for cause in chain):
+        return (
+            "trainer.compile: torch.compile needs a C++ compiler, and there is none. Install g++ or leave trainer.compile out."
+        )
     if str(error).startswith("Ambiguous value for argument '"):
         return f"{str(error).split(chr(39))[1]}: several values make a sweep: add -m."
     if isinstance(error, InstantiationException) and not _is_call(error.__cause__):

@@ -78,6 +78,7 @@ def module(cfg: DictConfig, hyperparameters: dict[str, Any], *, strength: float 
     """
     net = instantiate(cfg.model).to(memory_format=torch.channels_last)  # the order that convolutions are fastest in
     if cfg.trainer.compile:
+        torch.compiler.reset()  # else the ninth network that a process compiles runs as it is: a limit per function of torch's
         net.compile(mode=cfg.trainer.compile, dynamic=False)
     reg = cfg.get("reg") or {}
     penalty = _function(reg["penalty"], "reg.penalty") if "penalty" in reg else None

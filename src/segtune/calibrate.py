@@ -134,7 +134,8 @@ def _module(cfg: DictConfig, seed: int, device: "torch.device", strength: float 
     from segtune import build
 
     torch.manual_seed(seed)
-    return build.module(cfg, {}, strength=strength).to(device).train()
+    eager = OmegaConf.create({**cfg, "trainer": {**cfg.trainer, "compile": None}})  # a few steps do not repay compiling
+    return build.module(eager, {}, strength=strength).to(device).train()
 
 
 def _loss(module: "Segmenter", data: "Batch", index: Any) -> "Tensor":
