@@ -117,11 +117,12 @@ def test_a_large_lambda_is_marked_as_a_collapse_and_a_small_one_is_not():
 
 def test_the_command_prints_and_keeps_what_it_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(calibrate, "STEPS", 10)
-    calibrate.calibrate(app.compose([*SMALL, "reg=l2", "reg.ratio=0.3", f"outputs={tmp_path}"], "calibrate"))
+    calibrate.calibrate(app.compose([*SMALL, "reg=l2", "reg.ratio=0.2", f"outputs={tmp_path}"], "calibrate"))
     said = capsys.readouterr().out
     (file,) = tmp_path.glob("calibrate/*/calibration.json")
     record = json.loads(file.read_text())
-    assert f"ratio 0.3: reg.lambda={record['lambda']:.6g}" in said
+    by_gradients = f"by gradients: {record['lambda_by_gradient']:.6g}"
+    assert f"ratio 0.2: reg.lambda={record['lambda']:.6g} ({by_gradients})" in said  # a ratio that the table lacks
     assert all(Path(line).exists() for line in said.splitlines() if line.startswith(str(tmp_path)))
     assert [row["ratio"] for row in record["table"]][0::6] == [0.01, 10]
 

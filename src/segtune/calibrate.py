@@ -3,6 +3,9 @@
 The study chose its lambdas by a guess at the penalty's size; this is the simulation that it proposed instead. Measured: the
 penalty of fresh networks over many seeds, beside its closed form; the data loss and both gradients at the first step of
 a run; and what a short training with each lambda makes of loss and weights. Written to outputs/calibrate/<id>/.
+
+A lambda holds for the mean network: the ratio that one fresh run starts at scatters around the one asked for. Of 30 seeds at
+64 x 64 pixels it was within 20 % for 27 with l2 and bce_dice, for 19 with l1 and bce, for 10 with l2 and focal.
 """
 
 import json
@@ -281,7 +284,8 @@ def table(record: dict[str, Any], config: dict[str, Any]) -> str:
     if given != "auto":
         ratio, by_gradient = given * at["penalty"] / at["loss"], given * at["penalty_gradient"] / at["loss_gradient"]
         lines.append(f"reg.lambda={given:g} starts at a ratio of {ratio:.3g} (of gradients: {by_gradient:.3g})")
-    return "\n".join([*lines, f"ratio {record['ratio']:g}: reg.lambda={record['lambda']:.6g}"])
+    asked = f"ratio {record['ratio']:g}: reg.lambda={record['lambda']:.6g}"
+    return "\n".join([*lines, f"{asked} (by gradients: {record['lambda_by_gradient']:.6g})"])
 
 
 def _late(values: list[float]) -> float:
