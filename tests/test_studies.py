@@ -104,17 +104,23 @@ def test_replicates_are_seeds_and_folds_and_never_a_hyper_parameter():
     assert len({results.cell_id(config) for config in configs("nested").values()}) == 12
 
 
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """One folder for all studies: a run that one has done is done for the others."""
+    return tmp_path_factory.mktemp("studies")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("study", sorted({*STUDIES} - {"grid", "demo", *PARTS}))
-def test_a_study_runs_to_its_end_at_tiny_size(study, tmp_path):
-    """One seed and one epoch of each; the parts are in `published`, grid and demo run elsewhere."""
+@pytest.mark.parametrize("study", sorted({*STUDIES} - {"grid", "demo"}))
+def test_a_study_runs_to_its_end_at_tiny_size(study, outputs):
+    """One seed and one epoch of each; grid and demo run elsewhere."""
     tiny = ["data.size=32", "data.n_patients=10", "model.width=2", "trainer.max_epochs=1", "trainer.threads=1", "seed=0"]
-    command = [sys.executable, "-m", "segtune", f"study={study}", *tiny, "figures=false", f"outputs={tmp_path}", "-m"]
+    command = [sys.executable, "-m", "segtune", f"study={study}", *tiny, "figures=false", f"outputs={outputs}", "-m"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    runs = results.read_sweep(tmp_path / study)["runs"]
-    assert len({run["run_id"] for run in runs}) == len(runs) >= 2
-    assert all(results.is_done(tmp_path / "runs" / run["run_id"], run["run_id"]) for run in runs)
+    runs = results.read_sweep(outputs / study)["runs"]
+    assert len({run["run_id"] for run in runs}) == len(runs) >= min(2, STUDIES[study])
+    assert all(results.is_done(outputs / "runs" / run["run_id"], run["run_id"]) for run in runs)
 
 
 @pytest.mark.slow
