@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from hydra.utils import instantiate
 
@@ -241,3 +244,15 @@ def test_an_unknown_key_of_another_verb_is_explained_by_its_own_keys():
     assert app.explain(caught.value, "report") == (
         "swep: no such key. Nearest: sweep, run. See python -m segtune.report --help for all."
     )
+
+
+def test_help_needs_no_torch_lightning_or_monai():
+    code = (
+        "import runpy, sys\n"
+        "sys.modules |= dict.fromkeys(('torch', 'pytorch_lightning', 'lightning', 'monai', 'torchmetrics'))\n"
+        "sys.argv = ['segtune', '--help']\n"
+        "runpy.run_module('segtune', run_name='__main__')"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert "loss: bce, bce_dice" in said.stdout
