@@ -5,12 +5,12 @@
     python benchmarks/study.py data.size=64 model.width=4 trainer.max_epochs=1 trainer.accelerator=cpu     to see it work
 
 Runs `python -m segtune study=published -m` with these overrides into a new folder, figures off, and counts the arithmetic of
-its convolutions (multiplications and additions, 3 x the forward pass in training). Writes benchmarks/study-<device>.json.
+its convolutions (multiplications and additions, 3 x the forward pass in training). Its rate is over the whole command's wall
+time, start-up and evaluation included. Writes study-<device>.json to --out: outputs, unless it is worth keeping (benchmarks).
 """
 
 import argparse
 import json
-import platform
 import re
 import subprocess
 import sys
@@ -19,33 +19,48 @@ import time
 from pathlib import Path
 
 import torch
+from provenance import about, processor
 from torch.utils.flop_counter import FlopCounterMode
 
 from segtune import app, build, results
-
-HERE = Path(__file__).resolve().parent
 
 
 def flop_per_image(overrides: list[str]) -> int:
     """Of one forward pass of the network."""
     cfg = app.compose(overrides)
+    app.check(app.plain(cfg))
     net = build.module(cfg, {}).net.eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         net(torch.zeros(1, 1, cfg.data.size, cfg.data.size))
     return counter.get_total_flops()
 
 
+def above_0(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0")
+    return value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--study", default="published")
-    parser.add_argument("--peak-tflops", type=float, help="the device's, at the precision in use")
-    parser.add_argument("--out", type=Path, help="the folder that the report goes to", default=HERE)
+    parser.add_argument("--peak-tflops", type=above_0, help="the device's, at the precision in use")
+    parser.add_argument("--out", type=Path, help="the folder that the report goes to", default=Path("outputs"))
     options = parser.parse_args()
+    chosen = [f"study={options.study}", *options.overrides]
+    try:  # what can fail comes before the sweep
+        flop = flop_per_image(chosen)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except Exception as error:
+        if (message := app.explain(error)) is None:
+            raise
+        sys.exit(f"study.py: {message}")
     with tempfile.TemporaryDirectory() as folder:
-        more = [f"study={options.study}", "figures=false", f"outputs={folder}", *options.overrides, "-m"]
+        command = [sys.executable, "-m", "segtune", *chosen, "figures=false", f"outputs={folder}", "-m"]
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "segtune", *more], check=True)
+        if code := subprocess.run(command, check=False).returncode:
+            sys.exit(f"study.py: the sweep ended with exit code {code}, of which it says more above; nothing is written.")
         wall = time.perf_counter() - begun
         runs = [path.parent for path in Path(folder).glob(f"runs/*/{results.RESULT}")]
         images = epochs_s = 0.0  # images: forward passes, of which a training image needs 3
@@ -53,19 +68,19 @@ def main() -> None:
             n, history = results.read_result(run)["data"]["n_images"], results.read_history(run)
             images += len(history["epoch"]) * (3 * n["train"] + n["val"])
             epochs_s += sum(history["seconds"])
-    tflop = images * flop_per_image(options.overrides) / 1e12
+    tflop = images * flop / 1e12
     on_gpu = torch.cuda.is_available() and "trainer.accelerator=cpu" not in options.overrides
-    device = torch.cuda.get_device_name() if on_gpu else platform.machine()
+    device = torch.cuda.get_device_name() if on_gpu else processor()
     report = {
         "device": device,
-        "torch": torch.__version__,
+        "machine": about(),
         "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
         "runs": len(runs),
         "wall_s": round(wall, 1),
-        "epochs_s": round(epochs_s, 1),
+        "epochs_s": round(epochs_s, 1),  # of all runs: several at a time overlap
         "tflop": round(tflop, 2),
-        "tflops": round(tflop / epochs_s, 2),
-        "share_of_peak": round(tflop / epochs_s / options.peak_tflops, 4) if options.peak_tflops else None,
+        "tflops": round(tflop / wall, 4),
+        "share_of_peak": round(tflop / wall / options.peak_tflops, 6) if options.peak_tflops else None,
     }
     print(json.dumps(report, indent=1))
     (options.out / f"study-{re.sub('[^a-z0-9]+', '-', device.lower())}.json").write_text(json.dumps(report, indent=1) + "\n")

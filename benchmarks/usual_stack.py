@@ -9,9 +9,15 @@ setting                 value       why
 network                 NCHW        PyTorch's default; the study's network with PyTorch's usual ConvTranspose2d(padding=1,
                                     output_padding=1), which is faster than Keras's crop
 CacheDataset            all, copy_cache=False  every transform is deterministic; without copies is faster
-DataLoader              0 workers   the cache is in memory: --workers 2 (persistent) is slower on two cores (README)
-zero_grad, Adam         defaults    PyTorch's
+SpatialPadd             method=end  the same zeros at bottom and right as segtune's
+EnsureTyped             track_meta=False  no transform or metric reads where a tensor came from
+DataLoader              0 workers   the cache is in memory: --workers 2 (persistent) is slower on two cores, 29.9 s per epoch
+                                    against 28.4 s (benchmarks/speed.json)
+zero_grad, Adam         defaults    PyTorch's, eps=1e-8
+BatchNorm2d             eps=1e-3    Keras's, as in the study's network
 metrics                 on device   reduced once per epoch, no .item() in a step
+num_sanity_val_steps    0           segtune makes none either
+log_every_n_steps       1000        no log within an epoch: segtune writes one row per epoch
 progress bar, summary   off         so that neither side pays for printing
 """
 

@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 from hydra.utils import instantiate
 
 from segtune import app
+from segtune.data import splits
 from segtune.errors import InputError
 
 
@@ -31,6 +35,21 @@ from segtune.errors import InputError
 )
 def test_options_that_look_like_numbers_are_quoted_and_nothing_else(typed, quoted):
     assert app.quote_numbers(typed) == quoted
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["reg=l1,l2", "reg.lambda=auto"], ["reg=l1,l2", "reg.lambda=choice(auto)"]),
+        (["study=l2", "reg.lambda=1e-4"], ["study=l2", "reg.lambda=choice(1e-4)"]),
+        (["reg=l2", "reg.lambda=auto"], ["reg=l2", "reg.lambda=auto"]),
+        (["reg=none,l2", "reg.lambda=1,2"], ["reg=none,l2", "reg.lambda=1,2"]),
+        (["split='0.2'", "split.val_fraction=0.5"], ["split='0.2'", "split.val_fraction=0.5"]),
+        (["-m", "trainer.max_epochs=3", "seed=1", "+reg.lambda=1"], ["-m", "trainer.max_epochs=3", "seed=1", "+reg.lambda=1"]),
+    ],
+)
+def test_in_a_sweep_a_key_that_the_base_may_lack_is_an_axis_and_nothing_else(typed, expected):
+    assert app.as_axes(typed) == expected
 
 
 @pytest.mark.parametrize("typed", ["split=(", "split", "loss=bce,", "loss=[bce,focal]"])
@@ -66,6 +85,26 @@ def test_a_share_composes_in_every_form_a_person_types(value):
         (["trainer.threads=0"], "trainer.threads=0: must be"),
         (["seed=-1"], "seed=-1: must be"),
         (["optimizer.lr=0"], "optimizer.lr=0: must be a number above 0"),
+        (["scheduler=step", "scheduler.step_size=0"], "scheduler.step_size=0: must be a whole number of at least 1"),
+        (["scheduler=step", "scheduler.step_size=x"], "scheduler.step_size=x: must be"),
+        (["scheduler=step", "scheduler.gamma=-1"], "scheduler.gamma=-1: must be a number above 0"),
+        (["scheduler=step", "scheduler.gamma=x"], "scheduler.gamma=x: must be"),
+        (["scheduler=cosine", "scheduler.T_max=0"], "scheduler.T_max=0: must be a whole number of at least 1"),
+        (
+            ["model=attention_unet", "model.strides=[3,3,3,3]"],
+            "model.strides=[3, 3, 3, 3]: must be a list of 4 whole numbers from",
+        ),
+        (
+            ["model=attention_unet", "model.strides=[2,2]"],
+            "model.strides=[2, 2]: must be a list of 4 whole numbers from 1 to 2",
+        ),
+        (["model=attention_unet", "model.channels=[1,1,1,1,1]"], "model.channels=[1, 1, 1, 1, 1]: must be a list of 5 whole"),
+        (["model=basic_unet", "model.norm=foo"], "model.norm=foo: must be one of batch, instance"),
+        (["trainer.threads=100000"], "trainer.threads=100000: must be a whole number from 1 to 1024"),
+        (["+trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches=0: must be"),
+        (["+trainer.benchmark=foo"], "trainer.benchmark=foo: must be true or false"),
+        (["+trainer.deterministic=foo"], "trainer.deterministic=foo: must be true, false or warn"),
+        (["+trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val=-1: must be a number of at least 0"),
         (["loss=focal", "loss.alpha=2"], "loss.alpha=2: must be a number of at least 0 and up to 1"),
     ],
 )
@@ -75,9 +114,49 @@ def test_values_that_cannot_be_are_refused_by_key(overrides, message):
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["split=kfold", "split.fold=99"],
+            "split.fold=99: split.n_folds=5 has folds 0 to 4; name those, like split.fold=0,1 -m",
+        ),
+        (
+            ["split=kfold", "study=as_run"],
+            "split.by=contiguous goes with split.val_fraction, not with split.fold, split.n_folds: choose a share",
+        ),
+        (["split=kfold", "study=nested"], "split.by=nested goes with split.val_fraction"),
+        (
+            ["split.by=kfold"],
+            "split.by=kfold goes with split.fold, split.n_folds, not with split.val_fraction: choose split=kfold",
+        ),
+        (["split=0.1", "study=nested"], "split.val_fraction=0.1: must be at least 0.2 with split.by=nested"),
+        (["reg=l2", "reg.lambda=1e-3", "reg.ratio=0.3"], "reg.ratio=0.3 goes with reg.lambda=auto, not with reg.lambda=0.001"),
+        (["loss=tversky", "loss.alpha=0", "loss.beta=0"], "loss.alpha=0 with loss.beta=0: the loss is 0 whatever"),
+        (["loss=focal_tversky", "loss.gamma=0"], "loss.gamma=0: must be above 0 with loss=focal_tversky"),
+        (["study=as_run", "model=basic_unet"], "model.bn_momentum=0.01 (study=as_run has it) goes with model=unet or"),
+    ],
+)
+def test_values_that_cannot_be_beside_each_other_are_refused_by_key(overrides, message):
+    with pytest.raises(InputError) as caught:
+        app.check(app.plain(app.compose(overrides)))
+    assert str(caught.value).startswith(message)
+
+
+def test_the_least_share_of_nested_is_its_test_side():
+    assert app.NESTED_FROM == splits.TEST_FRACTION
+
+
 def test_the_defaults_and_every_valid_edge_pass():
     for overrides in (
         [],
+        ["split=kfold", "split.fold=4"],
+        ["split=0.2", "study=nested"],
+        ["loss=focal", "loss.gamma=0", "loss.alpha=0"],
+        ["loss=tversky", "loss.beta=0"],
+        ["loss=tversky", "loss.alpha=0"],
+        ["reg=l2", "reg.lambda=auto", "reg.ratio=0.3"],
+        ["study=as_run", "model=unet_double"],
         ["loss=focal", "loss.alpha=0.25"],
         ["trainer.devices=[1]"],
         ["reg=l1", "reg.lambda=0"],
@@ -165,3 +244,15 @@ def test_an_unknown_key_of_another_verb_is_explained_by_its_own_keys():
     assert app.explain(caught.value, "report") == (
         "swep: no such key. Nearest: sweep, run. See python -m segtune.report --help for all."
     )
+
+
+def test_help_needs_no_torch_lightning_or_monai():
+    code = (
+        "import runpy, sys\n"
+        "sys.modules |= dict.fromkeys(('torch', 'pytorch_lightning', 'lightning', 'monai', 'torchmetrics'))\n"
+        "sys.argv = ['segtune', '--help']\n"
+        "runpy.run_module('segtune', run_name='__main__')"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert "loss: bce, bce_dice" in said.stdout

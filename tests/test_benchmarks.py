@@ -18,7 +18,7 @@ def test_both_sides_of_the_speed_benchmark_run_and_are_measured(tmp_path, monkey
         "segtune": [speed.segtune(case, 2, "model.width=2", "outputs={}")],
         "usual stack": [speed.usual(case, 2, "--folder", "{}", "--memory")],
     }
-    rows = speed.in_turn(sides, 1, tmp_path)
+    rows = speed.medians(speed.in_turn(sides, 1, tmp_path))
     assert all(math.isfinite(value) and value >= 0 for row in rows.values() for value in row.values())
     assert rows["segtune"]["peak_mb"] > 100
     assert "(1.00x)" in speed.table("One run", rows, "segtune")
@@ -37,6 +37,8 @@ def test_the_published_study_in_one_process_is_timed_and_its_arithmetic_counted(
     report = json.loads(file.read_text())
     assert report["runs"] == 2
     assert 0 < report["epochs_s"] < report["wall_s"]
+    assert report["tflops"] == pytest.approx(report["tflop"] / report["wall_s"], abs=1e-3)
+    assert {"processor", "cores", "git", "python", "torch"} == set(report["machine"])
     images = 2 * 2 * (3 * 135 + 15)  # runs x epochs x (3 x training + validation)
     assert report["tflop"] == pytest.approx(images * study.flop_per_image(small) / 1e12, abs=0.01)
 
@@ -68,3 +70,66 @@ def test_each_measurement_writes_into_a_folder_of_its_own(tmp_path, monkeypatch)
     code = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'seconds.json').open('x').write('[1, 2]')"
     for _ in range(2):
         assert speed.measure([sys.executable, "-c", code, "{}"], tmp_path)["epoch_s"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--part", "foo"], "foo: no such part; there are run, sweep, growth"),
+        (["--part", "run,"], "no such part"),
+        (["--repeats", "0"], "0: must be a whole number of at least 1"),
+        (["--keras", "no/such/python"], "no/such/python: is no Python that has tensorflow-cpu"),
+        (["--keras", sys.executable], "is no Python that has tensorflow-cpu"),
+    ],
+)
+def test_options_of_the_speed_benchmark_that_cannot_be_are_refused_before_it_starts(options, words, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import speed
+
+    monkeypatch.setattr(sys, "argv", ["speed.py", *options])
+    with pytest.raises(SystemExit) as ended:
+        speed.main()
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_every_repeat_s_values_stay_beside_their_median(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import speed
+
+    values = iter([1.0, 5.0, 3.0])
+    measures = ("epoch_s", "wall_s", "cpu_s", "peak_mb", "load_before")
+    monkeypatch.setattr(speed, "measure", lambda command, folder: dict.fromkeys(measures, next(values)))
+    found = speed.in_turn({"segtune": [["x"]]}, 3, tmp_path)
+    assert [one["wall_s"] for one in found["segtune"]] == [1, 5, 3]
+    assert speed.medians(found)["segtune"]["wall_s"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--peak-tflops", "0"], "must be above 0"),
+        (["loss=foo"], "study.py: loss=foo: no such option"),
+        (["--study", "foo"], "study.py: study=foo: no such option"),
+        (["data.size=100"], "study.py: data.size=100: must be a multiple of 16"),
+    ],
+)
+def test_what_the_study_benchmark_cannot_do_is_said_before_the_sweep(options, words, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import study
+
+    monkeypatch.setattr(study.subprocess, "run", lambda *_, **__: pytest.fail("the sweep started"))
+    monkeypatch.setattr(sys, "argv", ["study.py", *options])
+    with pytest.raises(SystemExit) as ended:
+        study.main()
+    assert words in f"{ended.value.code} {capsys.readouterr().err}"
+
+
+def test_a_sweep_of_the_study_benchmark_that_fails_ends_it_with_one_sentence(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import study
+
+    monkeypatch.setattr(study.subprocess, "run", lambda command, **_: study.subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(sys, "argv", ["study.py", "data.size=32", "model.width=2"])
+    with pytest.raises(SystemExit, match="the sweep ended with exit code 1"):
+        study.main()

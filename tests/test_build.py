@@ -1,16 +1,36 @@
 import functools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from conftest import TINY
 from segtune import app, build
+from segtune.errors import InputError
 
 
 def test_weights_lie_in_channels_last():
     net = build.module(app.compose(TINY), {}).net
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in net.parameters() if weight.dim() == 4)
+
+
+def test_two_shares_of_nested_that_train_the_same_patients_do_not_pass_without_a_word(caplog):
+    trained = {}
+    for share in ("0.2", "0.4", "0.6", "0.8"):
+        caplog.clear()
+        cfg = app.compose([*TINY, "split.by=nested", f"split={share}"])
+        side = tuple(build.split(cfg, build.slices(cfg)).train)
+        trained.setdefault(side, []).append(bool(caplog.messages))
+    assert len(trained) == 3
+    assert all(any(said) for said in trained.values() if len(said) > 1)
+    caplog.clear()
+    cfg = app.compose([*TINY, "data.n_patients=16", "split.by=nested", "split=0.6"])
+    build.split(cfg, build.slices(cfg))
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, functools.partial(torch.optim.SGD, momentum=0.9)])
@@ -47,6 +67,12 @@ def test_float16_with_clipped_gradients_takes_no_fused_optimiser_which_lightning
     assert bool(group["fused"]) is expected
 
 
+@pytest.mark.parametrize("setting", ["trainer.precision=transformer-engine", "trainer.accelerator=tpu"])
+def test_a_part_of_lightning_that_is_not_installed_is_named_by_its_key(setting):
+    with pytest.raises(InputError, match=f"{setting}.*: Lightning refuses this"):
+        build.trainer(app.compose([*TINY[:-1], setting]), [], TorchCheckpointIO())
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method. is deprecated:DeprecationWarning")  # torch's own, when it compiles
 def test_a_compiled_network_computes_the_same_and_its_checkpoints_have_the_same_names():
@@ -59,3 +85,35 @@ def test_a_compiled_network_computes_the_same_and_its_checkpoints_have_the_same_
     image = torch.randn(2, 1, 64, 64)
     with torch.inference_mode():
         assert (eager(image) - compiled(image)).abs().max() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method. is deprecated:DeprecationWarning")
+def test_every_network_of_a_process_is_compiled_and_not_the_first_eight_alone(monkeypatch):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    compile_with = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **_: compile_with(net, backend=backend, dynamic=False))
+    graphs = []
+    for _ in range(10):
+        compiled.clear()
+        build.module(app.compose([*TINY, "trainer.compile=default"]), {}).net(torch.zeros(2, 1, 32, 32))
+        graphs.append(len(compiled))
+    assert set(graphs) == {graphs[0]}
+    assert graphs[0] > 0
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_ends_in_one_sentence():
+    code = (
+        "import torch; from segtune import app, build\n"
+        f"net = build.module(app.compose({[*TINY, 'trainer.compile=default']}), {{}}).net\n"
+        "try: net(torch.zeros(2, 1, 32, 32))\n"
+        "except Exception as error: print(app.explain(error))"
+    )
+    env = os.environ | {"PATH": "", "CXX": "no-such-compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert said.stdout.startswith("trainer.compile: torch.compile needs a C++ compiler"), said.stdout + said.stderr[-3000:]

@@ -94,6 +94,11 @@ def test_replicates_of_a_cell_get_the_same_lambda(tmp_path):
     assert one["last"]["train_loss"] != other["last"]["train_loss"]
 
 
+def test_the_folds_of_a_cell_get_the_same_lambda():
+    folds = [started("reg=l2", "split=kfold", "split.n_folds=4", f"split.fold={fold}")[1] for fold in (0, 3)]
+    assert folds[0] == folds[1]
+
+
 def test_a_run_without_auto_says_nothing_of_calibration_and_is_not_moved_by_it(tmp_path):
     assert trained(tmp_path, "reg=l2")["calibration"] is None
 
@@ -112,11 +117,12 @@ def test_a_large_lambda_is_marked_as_a_collapse_and_a_small_one_is_not():
 
 def test_the_command_prints_and_keeps_what_it_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(calibrate, "STEPS", 10)
-    calibrate.calibrate(app.compose([*SMALL, "reg=l2", "reg.ratio=0.3", f"outputs={tmp_path}"], "calibrate"))
+    calibrate.calibrate(app.compose([*SMALL, "reg=l2", "reg.ratio=0.2", f"outputs={tmp_path}"], "calibrate"))
     said = capsys.readouterr().out
     (file,) = tmp_path.glob("calibrate/*/calibration.json")
     record = json.loads(file.read_text())
-    assert f"ratio 0.3: reg.lambda={record['lambda']:.6g}" in said
+    by_gradients = f"by gradients: {record['lambda_by_gradient']:.6g}"
+    assert f"ratio 0.2: reg.lambda={record['lambda']:.6g} ({by_gradients})" in said  # a ratio that the table lacks
     assert all(Path(line).exists() for line in said.splitlines() if line.startswith(str(tmp_path)))
     assert [row["ratio"] for row in record["table"]][0::6] == [0.01, 10]
 
@@ -125,8 +131,3 @@ def test_the_command_prints_and_keeps_what_it_measured(tmp_path, capsys, monkeyp
 def test_what_has_no_single_lambda_cannot_be_calibrated(reg):
     with pytest.raises(InputError, match="nothing to calibrate: choose a penalty that has one lambda, reg=l1 or reg=l2"):
         started(f"reg={reg}")
-
-
-def test_a_ratio_beside_a_lambda_of_its_own_is_refused():
-    with pytest.raises(InputError, match=r"reg.ratio=0.3 goes with reg.lambda=auto, not with reg.lambda=0.001"):
-        build.module(app.compose([*SMALL, "reg=l2", "reg.lambda=1e-3", "reg.ratio=0.3"]), {})

@@ -211,6 +211,13 @@ def test_beta_above_one_half_makes_a_missed_pixel_dearer_than_one_too_many():
     assert losses.tversky(small, target, beta=0.3) < losses.tversky(large, target, beta=0.3)
 
 
+@pytest.mark.parametrize("gamma", [0.1, 1 / 3, 0.75, 2])
+def test_the_slack_of_focal_tversky_lowers_its_largest_value_by_slack_to_the_gamma(gamma):
+    target = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    worst = losses.focal_tversky(100 - 200 * target, target, gamma=gamma).item()
+    assert worst == pytest.approx(1 - losses.SLACK**gamma, abs=1e-4)
+
+
 def test_focal_tversky_with_gamma_1_is_tversky(batch):
     assert losses.focal_tversky(*batch, beta=0.8, gamma=1).item() == pytest.approx(losses.tversky(*batch, beta=0.8).item())
 

@@ -74,6 +74,12 @@ def test_as_run_is_the_same_table_at_a_batch_of_one_with_the_notebook_s_settings
         assert config["optimizer"]["_target_"] == "segtune.optimizers.keras_adam"
 
 
+def test_as_run_without_a_sweep_is_one_of_its_runs():
+    one = app.plain(app.compose(["study=as_run"]))
+    assert results.run_id(one) in configs("as_run")
+    assert app.compose(["study=as_run", "loss=focal"]).loss.gamma == 2
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_has_as_many_runs_as_it_says(study):
     assert len(configs(study)) == STUDIES[study]
@@ -98,14 +104,28 @@ def test_replicates_are_seeds_and_folds_and_never_a_hyper_parameter():
     assert len({results.cell_id(config) for config in configs("nested").values()}) == 12
 
 
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """One folder for all studies: a run that one has done is done for the others."""
+    return tmp_path_factory.mktemp("studies")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("study", sorted({*STUDIES} - {"grid", "demo", *PARTS}))
-def test_a_study_runs_to_its_end_at_tiny_size(study, tmp_path):
-    """One seed and one epoch of each; the parts are in `published`, grid and demo run elsewhere."""
+@pytest.mark.parametrize("study", sorted({*STUDIES} - {"grid", "demo"}))
+def test_a_study_runs_to_its_end_at_tiny_size(study, outputs):
+    """One seed and one epoch of each; grid and demo run elsewhere."""
     tiny = ["data.size=32", "data.n_patients=10", "model.width=2", "trainer.max_epochs=1", "trainer.threads=1", "seed=0"]
-    command = [sys.executable, "-m", "segtune", f"study={study}", *tiny, "figures=false", f"outputs={tmp_path}", "-m"]
+    command = [sys.executable, "-m", "segtune", f"study={study}", *tiny, "figures=false", f"outputs={outputs}", "-m"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    runs = results.read_sweep(tmp_path / study)["runs"]
-    assert len({run["run_id"] for run in runs}) == len(runs) >= 2
-    assert all(results.is_done(tmp_path / "runs" / run["run_id"], run["run_id"]) for run in runs)
+    runs = results.read_sweep(outputs / study)["runs"]
+    assert len({run["run_id"] for run in runs}) == len(runs) >= min(2, STUDIES[study])
+    assert all(results.is_done(outputs / "runs" / run["run_id"], run["run_id"]) for run in runs)
+
+
+@pytest.mark.slow
+def test_a_single_value_for_a_key_of_the_options_that_the_grid_chooses_holds_in_every_run():
+    command = [sys.executable, "-m", "segtune", "study=l2", "reg.lambda=auto", "dry_run=true", "-m"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("reg=l2(auto 1)") == 6

@@ -69,6 +69,12 @@ def test_a_bad_value_in_one_run_is_refused_before_anything_starts():
         planned("batch.size=10,0", grids=())
 
 
+def test_several_studies_at_once_are_refused():
+    """Hydra would take the grids of none of them."""
+    with pytest.raises(InputError, match="study=losses,l2: a sweep has the grids of one study"):
+        sweep.combinations([GRID], ["study=losses,l2"])
+
+
 def test_a_grid_that_is_no_list_is_refused():
     with pytest.raises(InputError, match=r"loss: bce must be a list, like loss: \[bce\]"):
         sweep.combinations([{"loss": "bce"}], [])

@@ -44,6 +44,8 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
 
     try:
         typed = [arg if arg.startswith("-") else quote_numbers(arg) for arg in sys.argv[1:]]
+        if {"-m", "--multirun"} & {*typed}:
+            typed = as_axes(typed)
         # argparse takes overrides in one piece only; a person types them on both sides of -m
         sys.argv[1:] = sorted(typed, key=lambda arg: arg not in ("-m", "--multirun"))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
@@ -132,6 +134,25 @@ def quote_numbers(override: str) -> str:
     return f"{parsed.get_key_element()}={','.join(quoted(value, options) for value in values)}"
 
 
+def as_axes(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a sweep, in which a key that only some options of its group have is an axis of one value.
+
+    Hydra composes its base from all that is no axis, and there reg.lambda=auto fails where the grid is to choose reg=l2.
+    """
+    chosen = {group: name.strip("'\"") for group, _, name in (arg.partition("=") for arg in arguments)}
+
+    def as_axis(argument: str) -> str:
+        key, _, value = argument.partition("=")
+        group, _, name = key.partition(".")
+        owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
+        if not owners or chosen.get(group) in owners or len(owners) == len(groups()[group]) or value in ("", "null"):
+            return argument
+        is_sweep = OverridesParser.create().parse_override(argument).is_sweep_override()
+        return argument if is_sweep or "${" in value else f"{key}=choice({value})"
+
+    return [as_axis(argument) for argument in arguments]
+
+
 def quoted(value: Any, options: Sequence[str]) -> str:
     """One option's name in Hydra's quotes: a number by the option of that value (0.60 is '0.6'), null as none."""
     text = "none" if value is None else value.text if isinstance(value, QuotedString) else str(value)
@@ -168,11 +189,10 @@ def _real(low: float, high: float = math.inf, *, open_low: bool = False) -> tupl
     )
 
 
-def _channels(n: int) -> tuple[Callable[[Any], bool], str]:
-    return (
-        lambda v: isinstance(v, list) and len(v) == n and all(isinstance(c, int) and c >= 1 for c in v),
-        f"a list of {n} whole numbers of at least 1",
-    )
+def _wholes(n: int, low: int, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:
+    fulfils, requirement = _whole(low, high)
+    words = requirement.removeprefix("a whole number ")
+    return lambda v: isinstance(v, list) and len(v) == n and all(map(fulfils, v)), f"a list of {n} whole numbers {words}"
 
 
 def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
@@ -224,20 +244,30 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch.shuffle": (lambda v: isinstance(v, bool), "true or false"),
     "model.width": _whole(1),
     "model.convolutions": _whole(1),
-    "model.features": _channels(6),
-    "model.channels": _channels(5),
+    "model.features": _wholes(6, 1),
+    "model.channels": _wholes(5, 2),
+    "model.strides": _wholes(4, 1, 2),
+    "model.norm": _one_of("batch", "instance"),
     "model.dropout": (lambda v: _is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1"),
     "model.bn_momentum": _real(0, 1, open_low=True),
     "optimizer.lr": _real(0, open_low=True),
     "optimizer.eps": _real(0, open_low=True),
+    "scheduler.step_size": _whole(1),
+    "scheduler.gamma": _real(0, open_low=True),
+    "scheduler.T_max": _whole(1),
     "trainer.max_epochs": _whole(1),
     "trainer.devices": (
         lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
         "1 or a list of one, like [0]: a run uses one device, and several devices are for several runs",
     ),
-    "trainer.threads": _whole(1),
+    "trainer.threads": _whole(1, 1024),
     "trainer.patience": _whole(1),
     "trainer.compile": _one_of("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    "trainer.accumulate_grad_batches": _whole(1),
+    "trainer.gradient_clip_val": _real(0),
+    "trainer.deterministic": (lambda v: isinstance(v, bool) or v == "warn", "true, false or warn"),
+    "trainer.benchmark": (lambda v: isinstance(v, bool), "true or false"),
+    "trainer.detect_anomaly": (lambda v: isinstance(v, bool), "true or false"),
     "hydra.launcher.workers": _whole(1),
     "hydra.launcher.per_gpu": _whole(1),
     "hydra.launcher.pack": _whole(1),
@@ -256,16 +286,44 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 NULLABLE = {
     *("data.masks", "loss.alpha", "reg.ratio", "batch.shuffle"),
     *("trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
+    *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
 }
 
 
+NESTED_FROM = 0.2  # the least split.val_fraction of split.by=nested: splits.TEST_FRACTION, without its imports
+
+
 def check(config: Mapping[str, Any]) -> None:
-    """Raises: InputError naming the first key whose value cannot be, and what it must be."""
+    """Raises: InputError naming the first key whose value cannot be, by itself or beside the others, and what it must be."""
     for key, (fulfils, requirement) in RULES.items():
         group, _, name = key.rpartition(".")
         values = (config.get(group) or {}) if group else config
         if name in values and not (values[name] is None and key in NULLABLE) and not fulfils(values[name]):
             raise InputError(f"{key}={values[name]}: must be {requirement}.")
+    for contradiction in _contradictions(config):
+        raise InputError(contradiction)
+
+
+def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
+    """Values that cannot be beside each other."""
+    split, loss, reg, model = (config.get(group) or {} for group in ("split", "loss", "reg", "model"))
+    by, given = split.get("by"), sorted({*split} - {"by", "seed"})
+    wanted, choice = (["fold", "n_folds"], "split=kfold") if by == "kfold" else (["val_fraction"], "a share, like split=0.2")
+    if split and given != wanted:
+        these, those = (", ".join(f"split.{name}" for name in names) for names in (wanted, given))
+        yield f"split.by={by} goes with {these}, not with {those}: choose {choice}."
+    if by == "kfold" and (fold := split["fold"]) >= (n := split["n_folds"]):
+        yield f"split.fold={fold}: split.n_folds={n} has folds 0 to {n - 1}; name those, like split.fold=0,1 -m."
+    if by == "nested" and (share := split["val_fraction"]) < NESTED_FROM:
+        yield f"split.val_fraction={share:g}: must be at least {NESTED_FROM:g} with split.by=nested, which tests on that share."
+    if loss.get("alpha") == 0 == loss.get("beta"):
+        yield "loss.alpha=0 with loss.beta=0: the loss is 0 whatever the network does; one of them must be above 0."
+    if loss.get("gamma") == 0 and loss["_target_"] == "segtune.losses.focal_tversky":
+        yield "loss.gamma=0: must be above 0 with loss=focal_tversky, which is 0 whatever the network does otherwise."
+    if reg.get("ratio") is not None and "lambda" in reg and reg["lambda"] != "auto":
+        yield f"reg.ratio={reg['ratio']:g} goes with reg.lambda=auto, not with reg.lambda={reg['lambda']:g}."
+    if "bn_momentum" in model and model["_target_"] != "segtune.nets.UNet":
+        yield f"model.bn_momentum={model['bn_momentum']:g} (study=as_run has it) goes with model=unet or unet_double only."
 
 
 # Errors in one sentence
@@ -295,6 +353,10 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
             return f"{where}: {cause.strerror}. What was done is kept; cure this and start the same again."
     if memory := out_of_memory(error):
         return memory
+    if any(type(cause).__name__ == "InvalidCxxCompiler" or "Failed to find C compiler" in str(cause) for cause in chain):
+        return (
+            "trainer.compile: torch.compile needs a C++ compiler, and there is none. Install g++ or leave trainer.compile out."
+        )
     if str(error).startswith("Ambiguous value for argument '"):
         return f"{str(error).split(chr(39))[1]}: several values make a sweep: add -m."
     if isinstance(error, InstantiationException) and not _is_call(error.__cause__):

@@ -3,6 +3,9 @@
 The study chose its lambdas by a guess at the penalty's size; this is the simulation that it proposed instead. Measured: the
 penalty of fresh networks over many seeds, beside its closed form; the data loss and both gradients at the first step of
 a run; and what a short training with each lambda makes of loss and weights. Written to outputs/calibrate/<id>/.
+
+A lambda holds for the mean network: the ratio that one fresh run starts at scatters around the one asked for. Of 30 seeds at
+64 x 64 pixels it was within 20 % for 27 with l2 and bce_dice, for 19 with l1 and bce, for 10 with l2 and focal.
 """
 
 import json
@@ -65,7 +68,7 @@ class Start:
 
 
 def start(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> Start:
-    """Measure the first step of the run that cfg describes, but for its seed: replicates of a cell get one lambda.
+    """Measure the first step of the run that cfg describes, but for its seed and fold: replicates of a cell get one lambda.
 
     Raises: InputError if there is no penalty with a single lambda, or loss or penalty are not positive and finite.
     """
@@ -107,7 +110,10 @@ def _start(cfg: DictConfig, data: "Batch", batches: "Sequence[Any]", device: "to
 
 
 def _data(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> "tuple[Batch, Sequence[Any], torch.device]":
-    """The tensors, the training side's batches in one order that seed 0 gives, and the device of the run."""
+    """The tensors, the training side's batches in one order that seed 0 gives, and the device of the run.
+
+    Of folds, the training side of fold 0: nearly the others' images, and one lambda for all.
+    """
     from pytorch_lightning.plugins.io import TorchCheckpointIO
 
     from segtune import build
@@ -118,6 +124,8 @@ def _data(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> "tuple[Batch, 
         raise InputError("nothing to calibrate: choose a penalty that has one lambda, reg=l1 or reg=l2.")
     device = build.trainer(cfg, [], TorchCheckpointIO()).strategy.root_device
     images, masks = to_tensors(slices, size=cfg.data.size, normalize=cfg.data.normalize)
+    if cfg.split.get("fold"):
+        sides = build.split(OmegaConf.create({**cfg, "split": {**cfg.split, "fold": 0}}), slices)
     unseeded = OmegaConf.create({**cfg, "seed": 0})
     batches = build.datamodule(unseeded, slices, sides).train_batches(0)
     return (images.to(device), masks.to(device)), batches, device
@@ -129,7 +137,8 @@ def _module(cfg: DictConfig, seed: int, device: "torch.device", strength: float 
     from segtune import build
 
     torch.manual_seed(seed)
-    return build.module(cfg, {}, strength=strength).to(device).train()
+    eager = OmegaConf.create({**cfg, "trainer": {**cfg.trainer, "compile": None}})  # a few steps do not repay compiling
+    return build.module(eager, {}, strength=strength).to(device).train()
 
 
 def _loss(module: "Segmenter", data: "Batch", index: Any) -> "Tensor":
@@ -185,7 +194,9 @@ def calibrate(cfg: DictConfig) -> None:
     from segtune.report import figures
 
     config = app.plain(cfg)
-    app.check(config)
+    reg = config.get("reg") or {}
+    app.check({"reg": {"ratio": reg.get("ratio")}})
+    app.check(config | {"reg": {**reg, "ratio": None}})  # which goes with any lambda here: another one is asked for
     slices = build.slices(cfg)
     with build.threads(cfg):
         record = {"config": config, "data_fingerprint": slices.fingerprint()} | measure(cfg, slices, build.split(cfg, slices))
@@ -273,7 +284,8 @@ def table(record: dict[str, Any], config: dict[str, Any]) -> str:
     if given != "auto":
         ratio, by_gradient = given * at["penalty"] / at["loss"], given * at["penalty_gradient"] / at["loss_gradient"]
         lines.append(f"reg.lambda={given:g} starts at a ratio of {ratio:.3g} (of gradients: {by_gradient:.3g})")
-    return "\n".join([*lines, f"ratio {record['ratio']:g}: reg.lambda={record['lambda']:.6g}"])
+    asked = f"ratio {record['ratio']:g}: reg.lambda={record['lambda']:.6g}"
+    return "\n".join([*lines, f"{asked} (by gradients: {record['lambda_by_gradient']:.6g})"])
 
 
 def _late(values: list[float]) -> float:

@@ -63,6 +63,10 @@ def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -
     typed: dict[str, list[str]] = {}
     for override in parser.parse_overrides(list(arguments)):
         key = override.get_key_element()
+        if key == "study" and override.is_sweep_override():
+            raise InputError(
+                f"{override.input_line}: a sweep has the grids of one study. Start each with a command of its own."
+            )
         if not override.is_sweep_override():
             typed[key] = [override.input_line or ""]
         elif isinstance(override._value, Glob):
