@@ -17,14 +17,36 @@ def test_notebooks_are_stored_without_outputs(path):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
+SENTENCE = {
+    "00_one_run": "validation Dice is",
+    "01_study": "the loss of the highest mean Dice is",
+    "02_lambda": "has lambda 0.001",
+}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A small sweep: two losses without a penalty, one with."""
+    root = tmp_path_factory.mktemp("notebooks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        runs = []
+        for overrides in (["loss=bce"], ["loss=bce_dice"], ["loss=bce_dice", "reg=l2", "reg.lambda=0.001"]):
+            cfg = app.compose([*TINY, *overrides])
+            run = results.run_id(app.plain(cfg))
+            train(cfg, root / "outputs" / "runs" / run)
+            runs.append({"run_id": run, "overrides": overrides})
+    (root / "outputs" / "small").mkdir()
+    results.write_sweep(root / "outputs" / "small", command=[], runs=runs)
+    return root
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")  # Jupyter's own
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_run_on_a_fresh_result_and_answer_in_a_sentence(path, tmp_path):
-    cfg = app.compose(TINY)
-    train(cfg, tmp_path / "outputs" / "runs" / results.run_id(app.plain(cfg)))
+def test_notebooks_run_on_a_small_sweep_and_answer_in_a_figure_and_a_sentence(path, sweep):
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(sweep)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert any("validation Dice is" in output.get("text", "") for output in outputs)
+    assert any(SENTENCE[path.stem] in output.get("text", "") for output in outputs)

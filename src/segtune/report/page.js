@@ -6,6 +6,16 @@
   const config = { displaylogo: false, responsive: true, displayModeBar: false };
   const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // Plotly knows a little HTML
 
+  // Plotly takes a second to parse: it is, when something is to be drawn
+  const plot = (...words) => {
+    if (!window.Plotly) {
+      const script = document.createElement("script");
+      script.textContent = document.getElementById("plotly").textContent;
+      document.head.append(script);
+    }
+    return window.Plotly.react(...words);
+  };
+
   // Sorting: numbers by value, the rest as text; what is undefined comes last
   const key = (row, column) => {
     const cell = row.cells[column];
@@ -47,7 +57,7 @@
       const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
       const names = columns(table);
       for (const row of table.tBodies[0].rows) row.hidden = !fits(row, names, words);
-      if (table.id === "runs") draw();
+      if (table.id === "runs") { begin(); draw(); }
     });
   }
 
@@ -63,8 +73,8 @@
       x: run.curves[name].map((_, epoch) => epoch + 1), y: run.curves[name], name: names[name], mode: run.curves[name].length > 1 ? "lines" : "markers",
       yaxis: name.endsWith("loss") ? "y2" : "y", line: { color: colours[name], dash: name.startsWith("val") ? "dash" : "solid" },
     }));
-    Plotly.react("hover", traces, { ...layout, xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: "Dice" }, range: [0, 1.02] },
-      yaxis2: { title: { text: "loss" }, overlaying: "y", side: "right", rangemode: "tozero", showgrid: false }, legend: { orientation: "h", y: -0.2 } }, config);
+    plot("hover", traces, { ...layout, xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: "Dice" }, range: [0, 1.02] },
+      yaxis2: { title: { text: "loss" }, overlaying: "y", side: "right", rangemode: "tozero", showgrid: false }, legend: { orientation: "h", y: -0.28 } }, config);
     document.getElementById("which").textContent = `${run.id}: ${run.name}, seed ${run.seed}`;
   };
   const runs = document.getElementById("runs");
@@ -99,13 +109,18 @@
     const annotations = axes.flatMap((axis, x) => axis.levels
       ? (axis.levels.length > 25 ? [] : axis.levels.map((level, k) => ({ x, y: axis.levels.length > 1 ? k / (axis.levels.length - 1) : 0.5, text: plain(level.length > 26 ? level.slice(0, 25) + "…" : level), showarrow: false, xanchor: "left", xshift: 6, bgcolor: "#ffffffcc", font: { size: 11 } })))
       : [0, 0.5, 1].map((share) => ({ x, y: share, text: (low + share * span).toFixed(2), showarrow: false, xanchor: "left", xshift: 6, font: { size: 11 } })));
-    Plotly.react("parallel", traces.filter((trace) => trace.x.length), { ...layout, margin: { l: 30, r: 110, t: 16, b: 36 }, hovermode: "closest", annotations,
+    plot("parallel", traces.filter((trace) => trace.x.length), { ...layout, margin: { l: 30, r: 110, t: 16, b: 36 }, hovermode: "closest", annotations,
       xaxis: { tickvals: axes.map((_, x) => x), ticktext: axes.map((axis) => plain(axis.name)), range: [-0.05, axes.length - 0.9], zeroline: false, fixedrange: true },
       yaxis: { visible: false, range: [-0.06, 1.06], fixedrange: true } }, config);
   };
-  if (data.runs.length) {
+  let begun = false;
+  const begin = () => {
+    if (begun || !data.runs.length) return;
+    begun = true;
     draw();
     document.getElementById("parallel").on("plotly_hover", (event) => show(event.points[0].customdata));
     show(0);
-  }
+  };
+  new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && begin(), { rootMargin: "400px" })
+    .observe(document.getElementById("explore"));
 })();

@@ -137,8 +137,11 @@ def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
             f"Image, expert's contour, prediction and error for {labels}.",
         )
     splits: dict[str, Mapping[str, Any]] = {}
+    several = len({record.result["data"].get("fingerprint") for record in sweep.records}) > 1
     for record in sweep.records:
-        splits.setdefault(_split(record.config["split"]), record.result["data"]["patients"])
+        data = record.result["data"]
+        of = f" of {str(data.get('fingerprint'))[:6]}" if several else ""
+        splits.setdefault(_split(record.config["split"]) + of, data["patients"])
     shown_splits = dict(sorted(splits.items())[:MOST_SPLITS])
     leaks = sorted({str(leak) for record in sweep.records for leak in record.result["data"].get("leaks") or ()})
     found["sides"] = (
@@ -189,7 +192,7 @@ def published(facts: Any) -> dict[str, list[float]] | None:
 
 def _split(config: Mapping[str, Any]) -> str:
     """A name for a split: patient 0.2 seed 0."""
-    number = f"fold {config['fold']}" if "fold" in config else config.get("val_fraction")
+    number = f"fold {config['fold']} of {config.get('n_folds')}" if "fold" in config else config.get("val_fraction")
     return f"{config['by']} {number} seed {config.get('seed')}"
 
 
