@@ -192,7 +192,7 @@ def test_nothing_of_a_header_or_of_info_but_the_frames_is_kept(tmp_path):
     assert "Secret" not in repr([vars(item) for item in read(tmp_path)])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.binary(max_size=80),

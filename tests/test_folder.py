@@ -176,6 +176,7 @@ DAMAGE = {
     "empty": (lambda i, m: i.write_bytes(b""), "a_2.png: damaged, cut off"),
     "a film": (lambda i, m: frames(i), "a_2.tif: 2 images in one file where one slice is expected"),
     "NaN": (lambda i, m: nan(i), "a_2.tif: 1 pixels are not finite numbers"),
+    "NaN in a mask": (lambda i, m: nan(m), "masks/a_2.tif: 1 pixels are not finite numbers"),
     "a large bomb": (lambda i, m: i.write_bytes(bomb(30000, 30000)), "a_2.png: an image .*is larger than 67 million pixels"),
     "a small bomb": (lambda i, m: i.write_bytes(bomb(10000, 10000)), "an image of 10000 x 10000 is larger than 67 million"),
     "an image elsewhere": (

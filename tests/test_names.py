@@ -66,7 +66,7 @@ def test_a_pattern_that_cannot_be_is_refused_with_an_example(pattern, message):
     ],
 )
 def test_names_that_look_grouped_are_refused_without_a_pattern(grouped):
-    with pytest.raises(InputError, match=f"{grouped[0]} and {grouped[1]} look like the same patient.*data.patient='"):
+    with pytest.raises(InputError, match=f"{grouped[0]} and {grouped[1]} look like the same patient.*\"data.patient='"):
         names.parse(grouped, None, EVERY)
     assert len(names.parse(grouped, "(?P<patient>.+)", EVERY)) == len(grouped)
 

@@ -62,9 +62,17 @@ def test_a_nifti_2_file_a_single_slice_and_axes_of_length_one_are_read(tmp_path)
 
 
 def test_metres_and_micrometres_become_millimetres(tmp_path):
-    path = volumes.write(tmp_path / "a.nii", volumes.pixels(1), (0.001, 0.002, 0.009), sform=False, xyzt_units=1)
+    path = volumes.write(tmp_path / "a.nii", volumes.pixels(1), (0.001, 0.002, 0.009), xyzt_units=1)
     assert nifti.read(path).spacing_mm == pytest.approx((2, 1))
     assert nifti.read(path).gap_mm == pytest.approx(9)
+    path = volumes.write(tmp_path / "b.nii", volumes.pixels(1), (700.0, 800.0, 9000.0), xyzt_units=3)
+    assert nifti.read(path).spacing_mm == pytest.approx((0.8, 0.7))
+
+
+def test_without_an_affine_the_spacing_is_pixdim_s_and_labels_fit_any_affine(tmp_path, pair):
+    label = volumes.write(tmp_path / "b.nii.gz", volumes.labels(), sform=False)
+    assert nifti.read(label).affine is None
+    assert len(slices(pair[0], label)) == 3
 
 
 def test_one_channel_of_a_fourth_axis_is_read_where_it_is_announced(tmp_path):

@@ -71,6 +71,7 @@ def read(
             if image.shape != mask.shape:
                 sizes = [" x ".join(map(str, array.shape)) for array in (mask, image)]
                 raise InputError(f"{masks[name]}: it has {sizes[0]} pixels, its image {sizes[1]}. Which mask belongs to it?")
+            _finite(masks[name], mask)
             yield Slice(
                 image=_finite(images[name], image),
                 mask=mask == value if value is not None else _foreground(masks[name], mask, values),
@@ -156,7 +157,7 @@ def _finite(path: Path, pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 def _foreground(path: Path, mask: NDArray[Any], values: dict[int, Path]) -> NDArray[np.bool_]:
     """All but 0. Values: those seen so far, and where; a second one is another structure, or the edge of a smoothed drawing."""
-    for value in np.unique(mask[mask != 0]).tolist():
+    for value in np.unique(mask[mask != 0])[:2].tolist():
         values.setdefault(value, path)
         if len(values) > 1:
             (one, where), (other, _) = [*values.items()][:2]

@@ -10,7 +10,10 @@ from typing import NamedTuple, cast
 from segtune.data.slices import Phase
 from segtune.errors import InputError
 
-EXAMPLES = "'(?P<patient>[^_]+)_' (the name up to its first _) or '(?P<patient>.+)' (each name is a patient of its own)"
+EXAMPLES = (  # as a person types them, in the shell's quotes and in Hydra's
+    "\"data.patient='(?P<patient>[^_]+)_'\" (the name up to its first _) or \"data.patient='(?P<patient>.+)'\" (each name is a "
+    "patient of its own)"
+)
 FORMS = {"patient": "at least one visible character", "phase": "ED or ES", "frame": "a number", "slice": "a number"}
 
 
@@ -75,7 +78,7 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
         if alike := _look_grouped(names):
             raise InputError(
                 f"{alike[0]} and {alike[1]} look like the same patient, who must not be on both sides of a split. Say what "
-                f"names a patient: data.patient={EXAMPLES}."
+                f"names a patient: {EXAMPLES}."
             )
         pattern = "(?P<patient>.+)"
     expression = _compiled(pattern, {"patient", *groups})

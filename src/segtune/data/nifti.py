@@ -140,9 +140,10 @@ def _read(path: Path, file: io.BufferedIOBase, channel: int, n_channels: int) ->
         header = kind(block, check=False)
         shape = tuple(int(n) for n in header.get_data_shape())
         dtype, offset, scale = header.get_data_dtype(), header.get_data_offset(), header.get_slope_inter()
-        zooms = [float(zoom) * MM[header.get_xyzt_units()[0]] for zoom in header.get_zooms()[:3]]
+        unit = MM[header.get_xyzt_units()[0]]
+        zooms = [float(zoom) * unit for zoom in header.get_zooms()[:3]]
         stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64) if stated else None
+        affine = np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine() if stated else None
         single = header["magic"].item().startswith(b"n+")
     except Exception as error:  # a damaged header makes nibabel fail in many ways, none of them a bug of ours
         raise InputError(f"{path}: damaged NIfTI header ({type(error).__name__}). Copy the file again.") from None
@@ -233,7 +234,8 @@ def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) ->
     sizes = [" x ".join(map(str, volume.voxels.shape[::-1])) for volume in (pixels, truth)]
     if sizes[0] != sizes[1]:
         raise InputError(f"{label}: it has {sizes[1]} pixels, its image {image.name} {sizes[0]}. Which labels belong to it?")
-    grids = [(*volume.spacing_mm, volume.gap_mm or 0.0) for volume in (pixels, truth)]
+    is_3d = pixels.gap_mm is not None and truth.gap_mm is not None
+    grids = [(*volume.spacing_mm, (volume.gap_mm or 0.0) if is_3d else 0.0) for volume in (pixels, truth)]
     if not np.allclose(grids[0], grids[1], rtol=AGREE, atol=0):
         spacings = [" x ".join(f"{distance:g}" for distance in grid) for grid in grids]
         raise InputError(
@@ -257,10 +259,11 @@ def _check_values(label: Path, voxels: NDArray[Any], labels: Labels) -> None:
     values = np.unique(voxels)
     if not (np.isfinite(values).all() and (np.rint(values) == values).all()):
         raise InputError(f"{label}: its values are not all whole numbers, as labels are. Is it an image? Replace it.")
-    for value in sorted({int(value) for value in values} - labels.known):
-        known = ", ".join(map(str, sorted(labels.known)))
+    unknown = values[~np.isin(values, sorted(labels.known))]
+    if len(unknown):
         raise InputError(
-            f"{label}: it holds the label {value}, which {labels.source} does not name (only {known}). Correct one."
+            f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not name (only "
+            f"{', '.join(map(str, sorted(labels.known)))}). Correct one."
         )
 
 
