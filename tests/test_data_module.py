@@ -47,6 +47,94 @@ def test_a_larger_image_is_refused_with_the_size_it_needs(slices):
         module.to_tensors(slices, size=16, normalize="zscore")
 
 
+# The network's grid
+
+
+def scene(shape, spacing_mm, curve=lambda y, x: 3 * y - 2 * x):
+    """A slice of a plane that is linear in mm about the image's centre, with a disc of 12 mm radius there."""
+    y, x = ((np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True))
+    image = np.asarray(curve(y[:, None], x[None]), dtype=np.float32)
+    return Slice(image, np.hypot(y[:, None], x[None]) < 12, "P01", 4, 2, "ED", spacing_mm, 8.4)
+
+
+def test_without_spacing_and_crop_the_set_is_as_it_is(slices):
+    assert module.fit(slices, size=16) is slices
+
+
+@pytest.mark.parametrize("spacing_mm", [0.5, 0.8, 1.0, 1.6])
+def test_resampling_keeps_a_linear_image_its_centre_and_the_structure_s_area_in_mm(spacing_mm):
+    old = scene((60, 81), (1.0, 0.8))
+    (new,) = module.fit(SliceSet([old]), size=512, spacing_mm=spacing_mm)
+    expected = scene(new.image.shape, (spacing_mm, spacing_mm))
+    assert new.image.shape == tuple(round(n * mm / spacing_mm) for n, mm in ((60, 1.0), (81, 0.8)))
+    assert new.image.dtype == np.float32
+    assert np.allclose(new.image[1:-1, 1:-1], expected.image[1:-1, 1:-1], atol=1e-3)
+    assert new.mask.sum() * spacing_mm**2 == pytest.approx(np.pi * 12**2, rel=0.05)
+    assert (new.mask ^ expected.mask).sum() <= 0.12 * expected.mask.sum()
+    assert (new.spacing_mm, new.gap_mm, new.patient, new.frame) == ((spacing_mm, spacing_mm), 8.4, "P01", 4)
+
+
+def test_a_mask_is_resampled_to_the_nearest_pixel():
+    item = slice_of([[0, 0, 8, 8]])
+    (new,) = module.fit(SliceSet([item]), size=16, spacing_mm=0.35)
+    assert new.image.shape == (2, 8)
+    assert new.image[0].tolist() == [0, 0, 0, 2, 6, 8, 8, 8]
+    assert new.mask[0].tolist() == [False] * 4 + [True] * 4
+
+
+def test_resampling_to_the_same_spacing_changes_nothing(slices):
+    assert module.fit(slices, size=48, spacing_mm=0.7).fingerprint() == slices.fingerprint()
+
+
+def test_a_larger_image_is_cropped_about_its_centre_if_that_is_chosen():
+    image = np.arange(40 * 21, dtype=np.float32).reshape(40, 21)
+    item = slice_of(image)
+    small = slice_of(image[:16, :16])
+    new, same = module.fit(SliceSet([item, small]), size=16, larger="crop")
+    assert np.array_equal(new.image, image[12:28, 2:18])
+    assert np.array_equal(new.mask, item.mask[12:28, 2:18])
+    assert new.spacing_mm == item.spacing_mm
+    assert same is small
+
+
+def test_what_resampling_makes_larger_is_refused_or_cropped_as_chosen():
+    item = scene((60, 60), (1.0, 1.0))
+    with pytest.raises(
+        InputError, match="frame 4 of patient P01 has 120 x 120 pixels at this data.spacing_mm. Choose data.size=128"
+    ):
+        module.fit(SliceSet([item]), size=64, spacing_mm=0.5)
+    (whole,) = module.fit(SliceSet([item]), size=128, spacing_mm=0.5)
+    (cropped,) = module.fit(SliceSet([item]), size=64, spacing_mm=0.5, larger="crop")
+    assert np.array_equal(cropped.image, whole.image[28:92, 28:92])
+    assert np.array_equal(cropped.mask, whole.mask[28:92, 28:92])
+
+
+def test_a_tiny_spacing_needs_no_more_memory_than_what_is_kept():
+    (new,) = module.fit(SliceSet([scene((60, 60), (1.0, 1.0))]), size=32, spacing_mm=1e-9, larger="crop")
+    assert new.image.shape == (32, 32)
+
+
+def test_a_crop_that_cuts_the_structure_is_said(caplog):
+    module.fit(SliceSet([scene((60, 60), (1.0, 1.0))]), size=32, larger="crop")
+    module.fit(SliceSet([scene((61, 60), (1.0, 1.0))]), size=48, spacing_mm=4.7, larger="crop")
+    assert caplog.text == ""
+    module.fit(SliceSet([scene((60, 60), (1.0, 1.0))]), size=16, larger="crop")
+    assert "data.larger=crop cuts the structure on 1 of 1 slices, most on slice 2 of patient P01" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"larger": "pad"}, "data.larger=pad: choose crop .* or null"),
+        ({"spacing_mm": 0}, "data.spacing_mm=0: must be a distance in mm, or null"),
+        ({"spacing_mm": float("inf")}, "data.spacing_mm=inf: must be"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(slices, settings, message):
+    with pytest.raises(InputError, match=message):
+        module.fit(slices, size=32, **settings)
+
+
 SPLIT = Split(train=np.array([0, 1, 2, 4, 6]), val=np.array([3, 5]))
 
 

@@ -1,6 +1,8 @@
 """What a reader returns: an ordered collection of labelled slices, in memory."""
 
 import hashlib
+import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
@@ -8,7 +10,12 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from segtune.errors import InputError
+
+log = logging.getLogger(__name__)
+
 Phase = Literal["ED", "ES"]
+MEMORY_FRACTION = 0.5  # of the machine's memory that images and masks may fill; the tensors made of them need the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,3 +78,47 @@ class SliceSet(Sequence[Slice]):
             digest.update(item.image.astype("<f4").tobytes())
             digest.update(np.packbits(item.mask).tobytes())
         return digest.hexdigest()[:16]
+
+
+def collected(slices: Iterable[Slice], *, empty: str) -> SliceSet:
+    """The slices that a reader of whole volumes finds: all, or those that show the structure.
+
+    Args: empty: "keep" or "drop", for slices on whose mask no pixel is True.
+    Raises: InputError if nothing shows the structure, if a patient would be left without a slice, or if memory is short.
+    """
+    if empty not in ("keep", "drop"):
+        raise InputError(f"data.empty={empty}: choose keep or drop, for slices that do not show the structure.")
+    limit = MEMORY_FRACTION * _memory_bytes()
+    found: list[Slice] = []
+    shown: dict[str, bool] = {}
+    n_read, n_bytes = 0, 0
+    for item in slices:
+        n_read += 1
+        is_shown = bool(item.mask.any())
+        shown[item.patient] = shown.get(item.patient, False) or is_shown
+        if not (is_shown or empty == "keep"):
+            continue
+        found.append(item)
+        n_bytes += item.image.nbytes + item.mask.nbytes
+        if n_bytes > limit:
+            cure = " data.empty=drop leaves out slices without the structure." if empty == "keep" else ""
+            raise InputError(
+                f"the slices up to patient {item.patient} alone take {n_bytes / 1e9:.1f} GB, and data live in memory as a "
+                f"whole: more than {MEMORY_FRACTION:.0%} of this machine's. Give fewer patients.{cure}"
+            )
+    if not any(shown.values()):
+        raise InputError(
+            f"data.target: none of the {n_read} slices shows the structure. Choose another one, or check the labels."
+        )
+    if without := [patient for patient, is_shown in shown.items() if not is_shown] if empty == "drop" else []:
+        raise InputError(
+            f"data.empty=drop leaves nothing of patient {', '.join(without[:5])}: no slice shows the structure. Choose keep, "
+            "or move the patient's files elsewhere."
+        )
+    if len(found) < n_read:
+        log.info("%d of %d slices do not show the structure and are left out (data.empty=drop).", n_read - len(found), n_read)
+    return SliceSet(found)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,103 @@
+"""Reader of the Automated Cardiac Diagnosis Challenge's files (ACDC, MICCAI 2017): NIfTI images and labels at two phases.
+
+    training/patient001/Info.cfg                       ED: 1, ES: 12, ...: which frames are end-diastole and end-systole
+    training/patient001/patient001_frame01.nii.gz      the image of one frame
+    training/patient001/patient001_frame01_gt.nii.gz   its labels: 1 right ventricle, 2 myocardium, 3 left ventricle (cavity)
+
+A patient is called by its folder; of Info.cfg only the two frames are kept. The film (patient001_4d.nii.gz) is not read.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from segtune.data import names, nifti
+from segtune.data.slices import Phase, Slice, SliceSet, collected
+from segtune.errors import InputError
+
+TARGETS = {"rv": 1, "myocardium": 2, "lv": 3}
+PATIENT = re.compile("patient[0-9]+")
+FRAME = re.compile("[0-9]{1,4}")
+MAX_INFO_BYTES = 2**16
+
+
+def read(root: str | os.PathLike[str], *, target: str, empty: str = "keep") -> SliceSet:
+    """Every slice of the two labelled frames, patients in order of their number, end-diastole first, slices as stored.
+
+    Args:
+        root: the folder of the patients, or the one that holds it as `training`. Nothing outside it is read.
+        target: "rv" (right ventricle), "myocardium" or "lv" (left ventricle's cavity).
+        empty: "keep" or "drop" slices on which the target is not.
+    Raises: InputError naming the file, and line where there is one, for anything missing, damaged or contradictory.
+    """
+    if target not in TARGETS:
+        raise InputError(f"data.target={target}: ACDC has the structures {', '.join(TARGETS)}.")
+    folder = names.opened(root)
+    if any(path.name == "training" and path.is_dir() for path in names.entries(folder, folder)):
+        folder = folder / "training"
+    patients = [path for path in names.entries(folder, folder) if path.is_dir()]
+    if not patients:
+        raise InputError(
+            f"data.root={root}: no folder of a patient (like patient001) in {folder}. Give the folder that holds them, or its "
+            "parent."
+        )
+    for path in patients:
+        if not PATIENT.fullmatch(path.name):
+            raise InputError(
+                f"{path}: not named like the folder of a patient, patient001. Give the right data.root or move it."
+            )
+    labels = nifti.Labels(frozenset(range(4)), frozenset({TARGETS[target]}), "ACDC")
+    return collected((item for path in patients for item in _read_patient(path, folder, labels)), empty=empty)
+
+
+def _read_patient(folder: Path, root: Path, labels: nifti.Labels) -> Iterator[Slice]:
+    found = names.entries(folder, root)
+    info = next((path for path in found if path.name == "Info.cfg" and path.is_file()), None)
+    if info is None:
+        raise InputError(f"{folder}: there is no Info.cfg, which tells end-diastole and end-systole. Restore it.")
+    images = nifti.by_stem([path for path in found if path.name.startswith(f"{folder.name}_frame")])
+    for phase, frame in read_info(info).items():
+        stem = f"{folder.name}_frame{frame:02d}"
+        for name in (stem, f"{stem}_gt"):
+            if name not in images:
+                raise InputError(
+                    f"{folder / name}.nii.gz: missing, but Info.cfg says that frame {frame} is {phase}. Add it or correct that."
+                )
+        yield from nifti.read_slices(
+            images[stem], images[f"{stem}_gt"], labels=labels, patient=folder.name, phase=phase, frame=frame
+        )
+
+
+def read_info(path: Path) -> dict[Phase, int]:
+    """The frames of end-diastole and end-systole [frame, from 1], of the lines `ED: 1` and `ES: 12`. Other lines do not matter.
+
+    Raises: InputError naming file and line.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_INFO_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+    if len(content) > MAX_INFO_BYTES:
+        raise InputError(f"{path}: too long for the few lines of an Info.cfg. Restore it.")
+    frames: dict[Phase, int] = {}
+    phases: tuple[Phase, ...] = ("ED", "ES")
+    for number, line in enumerate(content.decode("utf-8-sig", errors="replace").splitlines(), start=1):
+        key, _, value = (part.strip() for part in line.partition(":"))
+        for phase in phases:
+            if key != phase:
+                continue
+            if not FRAME.fullmatch(value) or int(value) < 1:
+                raise InputError(
+                    f"{path}, line {number}: {value[:40]!r} is not the number of a frame, from 1. Write `{phase}: 1`."
+                )
+            if phase in frames:
+                raise InputError(f"{path}, line {number}: {phase} was given before. Which one counts? Remove the other.")
+            frames[phase] = int(value)
+    for phase in phases:
+        if phase not in frames:
+            raise InputError(f"{path}: no line `{phase}: ...` with the number of that frame. Add it.")
+    if frames["ED"] == frames["ES"]:
+        raise InputError(f"{path}: ED and ES are both frame {frames['ED']}, but are two phases of a beat. Correct it.")
+    return {phase: frames[phase] for phase in phases}

@@ -1,0 +1,150 @@
+"""What a folder holds and what the names in it say: patient, phase, frame, slice. Nothing outside the data's folder is read."""
+
+import os
+import re
+import warnings
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from segtune.data.slices import Phase
+from segtune.errors import InputError
+
+EXAMPLES = (  # as a person types them, in the shell's quotes and in Hydra's
+    "\"data.patient='(?P<patient>[^_]+)_'\" (the name up to its first _) or \"data.patient='(?P<patient>.+)'\" (each name is a "
+    "patient of its own)"
+)
+FORMS = {"patient": "at least one visible character", "phase": "ED or ES", "frame": "a number", "slice": "a number"}
+
+
+class Name(NamedTuple):
+    """What one name says; phase, frame and slice are None where the pattern has no such group."""
+
+    patient: str
+    phase: Phase | None
+    frame: int | None
+    slice: int | None
+
+
+def opened(root: str | os.PathLike[str]) -> Path:
+    """data.root as a folder that is there. Raises: InputError if it is not."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"data.root={root}: there is no such folder.")
+    return folder
+
+
+def entries(folder: Path, root: Path) -> list[Path]:
+    """What a folder below root holds, in natural order, without hidden files.
+
+    Raises: InputError for a link out of root, for what is neither file nor folder, and for a name that cannot be shown.
+    """
+    try:
+        found = sorted(
+            (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: natural(path.name)
+        )
+    except OSError as error:
+        raise InputError(f"{folder}: this folder cannot be read ({error.strerror}). Restore it.") from error
+    inside = Path(os.path.realpath(root))
+    for path in found:
+        if not path.name.isprintable():
+            raise InputError(f"{folder}: the name {path.name!a} has characters that cannot be shown. Rename it.")
+        if not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise InputError(f"{path}: this link leads out of {root}, where nothing is read. Put a copy in its place.")
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path}: neither a file nor a folder. Move it elsewhere.")
+    return found
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts numbers within names by value: p2 before p10."""
+    parts: list[str | int] = [*re.split("([0-9]+)", name)]
+    parts[1::2] = [int(digits) for digits in parts[1::2]]
+    return parts, name
+
+
+def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) -> dict[str, Name]:
+    """What each name says, by a regular expression that the user gives (data.patient); it need not reach the name's end.
+
+    Without a pattern each name is a patient, which is refused where names look as if several were of one patient: that
+    patient would be on both sides of a split.
+
+    Args: groups: the named groups that the data set knows beside patient, of phase, frame and slice.
+    Returns: name -> Name; patients in natural order, and each one's names by phase, frame, slice and name.
+    Raises: InputError for a pattern that is no regular expression, has no group patient, an unknown group, or does not fit.
+    """
+    names = list(names)
+    if pattern is None:
+        if alike := _look_grouped(names):
+            raise InputError(
+                f"{alike[0]} and {alike[1]} look like the same patient, who must not be on both sides of a split. Say what "
+                f"names a patient: {EXAMPLES}."
+            )
+        pattern = "(?P<patient>.+)"
+    expression = _compiled(pattern, {"patient", *groups})
+    found = {name: _said(name, expression) for name in names}
+
+    def place(name: str) -> tuple[object, ...]:
+        said = found[name]
+        return natural(said.patient), said.phase or "", said.frame or 0, said.slice or 0, natural(name)
+
+    return {name: found[name] for name in sorted(names, key=place)}
+
+
+def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's thoughts on future syntax
+            expression = re.compile(str(pattern))
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"data.patient={pattern}: not a regular expression ({error}). Write one like {EXAMPLES}.") from error
+    if "patient" not in expression.groupindex:
+        raise InputError(f"data.patient={pattern}: it has no group named patient. Write one like {EXAMPLES}.")
+    for name in sorted(expression.groupindex.keys() - groups):
+        raise InputError(
+            f"data.patient={pattern}: it has a group {name}; those that count here are {', '.join(sorted(groups))}."
+        )
+    return expression
+
+
+def _said(name: str, expression: re.Pattern[str]) -> Name:
+    match = expression.match(name)
+    if not match:
+        raise InputError(f"data.patient={expression.pattern}: does not fit the name {name}. Change the pattern or the name.")
+    said = match.groupdict()
+    fits = {
+        "patient": lambda text: bool(text.strip()),
+        "phase": lambda text: text.upper() in ("ED", "ES"),
+        "frame": lambda text: bool(re.fullmatch("[0-9]{1,9}", text)),
+        "slice": lambda text: bool(re.fullmatch("[0-9]{1,9}", text)),
+    }
+    for group, text in said.items():
+        if text is None or not fits[group](text):
+            raise InputError(
+                f"data.patient={expression.pattern}: in the name {name} the group {group} is {text!r}, not {FORMS[group]}. "
+                "Change the pattern or the name."
+            )
+    return Name(
+        patient=said["patient"],
+        phase=cast(Phase, said["phase"].upper()) if "phase" in said else None,
+        frame=int(said["frame"]) if "frame" in said else None,
+        slice=int(said["slice"]) if "slice" in said else None,
+    )
+
+
+def _look_grouped(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two names that may be of one patient, if there are any.
+
+    They are so if they begin alike up to a number's or a folder's end (p01_ed and p01_es, anna/1 and anna/2); or if they differ
+    in their last number only, while others begin otherwise (anna_1, anna_2, bert_1; but not la_003, la_004, la_005).
+    """
+    begin: dict[str, str] = {}
+    for name in names:
+        for match in re.finditer("[0-9]+|/", name):
+            if begin.setdefault(name[: match.end()], name) != name:
+                return begin[name[: match.end()]], name
+    stems: dict[str, list[str]] = {}
+    for name in names:
+        stems.setdefault(re.sub("[0-9]+$", "", name), []).append(name)
+    alike = next((stem for stem in stems.values() if len(stem) > 1), None)
+    return (alike[0], alike[1]) if alike and len(stems) > 1 else None

@@ -1,0 +1,279 @@
+"""Slices of one NIfTI image and its label image. Files may come from anywhere: what they claim is checked first.
+
+The third axis of the stored array counts the slices, the second the rows of an image, the first its columns: the image is
+array[:, :, k].T. Nothing is flipped or rotated to an anatomical orientation, so slice 0 may be the apex or the base.
+"""
+
+import gzip
+import io
+import logging
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from numpy.typing import NDArray
+
+from segtune.data.slices import Phase, Slice
+from segtune.errors import InputError
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".nii.gz", ".nii")
+HEADERS: dict[bytes, type[Nifti1Header]] = {
+    header.sizeof_hdr.to_bytes(4, order): header for header in (Nifti1Header, Nifti2Header) for order in ("little", "big")
+}
+MAX_BYTES = 2**30  # of one volume, its pixels as float32 at least: 512 x 512 x 1024
+MAX_EXTENSION_BYTES = 2**24  # between the header and the pixels; passed over, it may hold a name
+CHUNK_BYTES = 2**20
+AGREE = 0.01  # how far two statements of one distance may differ, as a share of it
+MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+
+
+class Volume(NamedTuple):
+    """voxels: (K, H, W) slices, rows, columns, any real dtype. affine: (4, 4) in mm, None where the header states none."""
+
+    voxels: NDArray[Any]
+    spacing_mm: tuple[float, float]
+    gap_mm: float | None
+    affine: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The values that a label image may hold, those that are the structure, and who says so (for messages)."""
+
+    known: frozenset[int]
+    wanted: frozenset[int]
+    source: str
+
+
+def stem(path: Path) -> str | None:
+    """The file's name without .nii.gz or .nii; None if it is not named as NIfTI."""
+    return next((path.name[: -len(ending)] for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+
+
+def by_stem(paths: list[Path]) -> dict[str, Path]:
+    """stem -> file; files of other kinds are passed over. Raises: InputError where name.nii and name.nii.gz are both there."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        if (name := stem(path)) is None:
+            continue
+        if not path.is_file():
+            raise InputError(f"{path}: a folder, named like a file. Move it elsewhere.")
+        if name in found:
+            raise InputError(f"{path} and {found[name]} are the same image: which one counts? Move one elsewhere.")
+        found[name] = path
+    return found
+
+
+def read_slices(
+    image: Path,
+    label: Path,
+    *,
+    labels: Labels,
+    patient: str,
+    phase: Phase | None,
+    frame: int,
+    channel: int = 0,
+    n_channels: int = 1,
+) -> list[Slice]:
+    """All slices of one image and its label image, in the order in which they are stored, slice_index from 0.
+
+    Args: channel, n_channels: which of how many volumes along the image file's fourth axis; see `read`.
+    Raises: InputError naming the file for anything damaged, contradictory or not finite, and for label values not known.
+    """
+    pixels, truth = read(image, channel=channel, n_channels=n_channels), read(label)
+    _check_same_grid(image, pixels, label, truth)
+    _check_values(label, truth.voxels, labels)
+    wanted = sorted(labels.wanted)
+    return [
+        Slice(
+            image=_finite(image, index, plane),
+            mask=np.isin(truth.voxels[index], wanted),
+            patient=patient,
+            frame=frame,
+            slice_index=index,
+            phase=phase,
+            spacing_mm=pixels.spacing_mm,
+            gap_mm=pixels.gap_mm,
+        )
+        for index, plane in enumerate(pixels.voxels)
+    ]
+
+
+def read(path: Path, *, channel: int = 0, n_channels: int = 1) -> Volume:
+    """One 3-D volume, and of its header only what is used: sizes, spacing, affine, scaling.
+
+    No byte is read that the header does not announce, and no volume that is larger than MAX_BYTES, so that neither a
+    header nor a compressed file can claim more memory than that.
+
+    Args: channel: which volume of n_channels along the fourth axis; a file of one channel must have three axes (or two).
+    Raises: InputError naming the file.
+    """
+    try:
+        with path.open("rb") as raw:
+            compressed = raw.peek(2)[:2] == b"\x1f\x8b"
+            with gzip.GzipFile(fileobj=raw) if compressed else raw as file:
+                return _read(path, file, channel, n_channels)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: the file is damaged or was cut off ({_words(error)}). Copy it again.") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or _words(error)}). Restore it.") from error
+
+
+def _words(error: Exception) -> str:
+    return str(error) or "it ends before its last pixel"
+
+
+def _read(path: Path, file: io.BufferedIOBase, channel: int, n_channels: int) -> Volume:
+    first = file.read(4)
+    kind = HEADERS.get(first)
+    if kind is None:
+        raise InputError(f"{path}: this is not a NIfTI file, whatever its name says. Replace it by the original.")
+    block = first + _exactly(file, kind.sizeof_hdr - 4)
+    try:
+        header = kind(block, check=False)
+        shape = tuple(int(n) for n in header.get_data_shape())
+        dtype, offset, scale = header.get_data_dtype(), header.get_data_offset(), header.get_slope_inter()
+        unit = MM[header.get_xyzt_units()[0]]
+        zooms = [float(zoom) * unit for zoom in header.get_zooms()[:3]]
+        stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+        affine = np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine() if stated else None
+        single = header["magic"].item().startswith(b"n+")
+    except Exception as error:  # a damaged header makes nibabel fail in many ways, none of them a bug of ours
+        raise InputError(f"{path}: damaged NIfTI header ({type(error).__name__}). Copy the file again.") from None
+    if not single:
+        raise InputError(f"{path}: the header is not that of a single .nii file. Convert it to one.")
+    while len(shape) > (4 if n_channels > 1 else 3) and shape[-1] == 1:
+        shape = shape[:-1]
+    _check_shape(path, shape, n_channels)
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise InputError(f"{path}: its pixels are {dtype}, not plain numbers. Convert it to a grey image.")
+    n_pixels = math.prod(shape[:3])
+    if n_pixels * max(dtype.itemsize, 4) > MAX_BYTES:
+        raise InputError(
+            f"{path}: the header announces {' x '.join(map(str, shape))} pixels of {dtype}; a volume of more than "
+            f"{MAX_BYTES / 2**30:g} GiB is not read. If it is so large, crop or resample it first; if not, copy it again."
+        )
+    if not kind.sizeof_hdr <= offset <= kind.sizeof_hdr + MAX_EXTENSION_BYTES:
+        raise InputError(f"{path}: the header says that pixels begin at byte {offset}, which cannot be. Copy the file again.")
+    _check_geometry(path, zooms, affine)
+
+    n_bytes = n_pixels * dtype.itemsize
+    _pass_over(file, offset - kind.sizeof_hdr + channel * n_bytes)
+    content = _exactly(file, n_bytes)
+    _pass_over(file, (n_channels - 1 - channel) * n_bytes)
+    if file.read(1):  # reading to the end is also what makes gzip compare its checksum
+        raise InputError(f"{path}: it holds more than the {' x '.join(map(str, shape))} pixels of its header. Copy it again.")
+    rows, columns, n_slices = shape[1], shape[0], shape[2] if len(shape) > 2 else 1
+    voxels: NDArray[Any] = np.frombuffer(content, dtype).reshape(n_slices, rows, columns)
+    slope, inter = scale
+    if slope is not None and (slope, inter) != (1, 0):
+        with np.errstate(over="ignore"):  # what becomes infinite is refused later
+            voxels = voxels.astype(np.float32) * np.float32(slope) + np.float32(inter or 0)
+    return Volume(voxels, (zooms[1], zooms[0]), zooms[2] if len(zooms) > 2 else None, affine)
+
+
+def _exactly(file: io.BufferedIOBase, n_bytes: int) -> bytes:
+    content = file.read(n_bytes)
+    if len(content) < n_bytes:
+        raise EOFError
+    return content
+
+
+def _pass_over(file: io.BufferedIOBase, n_bytes: int) -> None:
+    """Read on without keeping anything; a seek in a file that was cut off would not be noticed."""
+    while n_bytes > 0:
+        n_bytes -= len(_exactly(file, min(n_bytes, CHUNK_BYTES)))
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], n_channels: int) -> None:
+    size = " x ".join(map(str, shape))
+    if len(shape) < 2 or min(shape) < 1:
+        raise InputError(f"{path}: an image of {size or 'no'} pixels is none. Copy the file again.")
+    if n_channels > 1 and (len(shape) != 4 or shape[3] != n_channels):
+        raise InputError(
+            f"{path}: an array of {size}, but dataset.json names {n_channels} channels, which would make a fourth axis of "
+            f"{n_channels}. Correct dataset.json or the file."
+        )
+    if n_channels == 1 and len(shape) > 3:
+        raise InputError(
+            f"{path}: an array of {size} with {len(shape)} axes where one 3-D volume is expected. Give one frame alone."
+        )
+
+
+def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] | None) -> None:
+    """Spacing must be distances; an affine, where the header states one, must say the same."""
+    if not all(0 < zoom < math.inf for zoom in zooms):
+        raise InputError(
+            f"{path}: the header gives the spacing as {' x '.join(f'{zoom:g}' for zoom in zooms)} mm (pixdim), without which "
+            "nothing is known in mm. Restore it."
+        )
+    if affine is None:
+        return
+    with np.errstate(all="ignore"):
+        columns = affine[:3, :3]
+        lengths = np.sqrt((columns**2).sum(axis=0))
+        volume = abs(np.linalg.det(columns / lengths)) if np.isfinite(affine).all() and lengths.all() else 0.0
+    if not volume > 0.5:
+        raise InputError(f"{path}: the affine is not that of an image: its axes do not span a space. Restore the header.")
+    if not np.allclose(lengths[: len(zooms)], zooms, rtol=AGREE, atol=0):
+        raise InputError(
+            f"{path}: the affine gives the spacing as {' x '.join(f'{length:g}' for length in lengths)} mm, pixdim as "
+            f"{' x '.join(f'{zoom:g}' for zoom in zooms)} mm: which one counts? Correct the header."
+        )
+
+
+def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) -> None:
+    """The label image must be drawn on the image's own grid; an origin that differs is said, since no pixel moves by it."""
+    sizes = [" x ".join(map(str, volume.voxels.shape[::-1])) for volume in (pixels, truth)]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{label}: it has {sizes[1]} pixels, its image {image.name} {sizes[0]}. Which labels belong to it?")
+    is_3d = pixels.gap_mm is not None and truth.gap_mm is not None
+    grids = [(*volume.spacing_mm, (volume.gap_mm or 0.0) if is_3d else 0.0) for volume in (pixels, truth)]
+    if not np.allclose(grids[0], grids[1], rtol=AGREE, atol=0):
+        spacings = [" x ".join(f"{distance:g}" for distance in grid) for grid in grids]
+        raise InputError(
+            f"{label}: its spacing (rows, columns, slices) is {spacings[1]} mm, that of its image {image.name} {spacings[0]} "
+            "mm. Correct the header that is wrong."
+        )
+    if pixels.affine is None or truth.affine is None:
+        return
+    axes = [volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0) for volume in (pixels, truth)]  # type: ignore[index]
+    if (axes[0] * axes[1]).sum(axis=0).min() < 0.99:
+        raise InputError(
+            f"{label}: its axes point elsewhere than those of its image {image.name}, so that pixel and label would not meet. "
+            "Store both in one orientation."
+        )
+    moved = float(np.linalg.norm(pixels.affine[:3, 3] - truth.affine[:3, 3]))
+    if moved > min(*pixels.spacing_mm, pixels.gap_mm or math.inf):
+        log.warning("%s: its origin is %.1f mm from that of its image; pixels are taken as they are stored.", label, moved)
+
+
+def _check_values(label: Path, voxels: NDArray[Any], labels: Labels) -> None:
+    values = np.unique(voxels)
+    if not (np.isfinite(values).all() and (np.rint(values) == values).all()):
+        raise InputError(f"{label}: its values are not all whole numbers, as labels are. Is it an image? Replace it.")
+    unknown = values[~np.isin(values, sorted(labels.known))]
+    if len(unknown):
+        raise InputError(
+            f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not name (only "
+            f"{', '.join(map(str, sorted(labels.known)))}). Correct one."
+        )
+
+
+def _finite(path: Path, index: int, plane: NDArray[Any]) -> NDArray[np.float32]:
+    """A copy of one slice as float32, so that no slice keeps its whole volume in memory."""
+    with np.errstate(over="ignore"):
+        image = plane.astype(np.float32)
+    if bad := int((~np.isfinite(image)).sum()):
+        raise InputError(
+            f"{path}: {bad} pixels of slice {index} (from 0) are not finite numbers (NaN or infinite). Replace them, by 0 if "
+            "they lie outside the body."
+        )
+    return image

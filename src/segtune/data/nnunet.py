@@ -1,0 +1,254 @@
+"""Reader of data sets laid out for nnU-Net (raw) or as in the Medical Segmentation Decathlon (MSD): NIfTI and dataset.json.
+
+    dataset.json                    the channels, the labels and, in the older form, the cases
+    imagesTr/CASE_0000.nii.gz       nnU-Net: one file per case and channel
+    imagesTr/CASE.nii.gz            MSD: one file per case, with the channels, if there are several, along a fourth axis
+    labelsTr/CASE.nii.gz            the labels
+
+dataset.json names labels and channels in either direction: {"RV": 1} and {"0": "MRI"} in nnU-Net 2, {"1": "RV"} before; a
+label of several values, [1, 2], is their union. Paths in it are not followed: files are found by their names. Whose case it
+is, only the user knows (data.patient, see names.parse): nnU-Net itself has no notion of a patient.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segtune.data import names, nifti
+from segtune.data.slices import Slice, SliceSet, collected
+from segtune.errors import InputError
+
+IMAGES, LABELS = "imagesTr", "labelsTr"
+MAX_JSON_BYTES = 2**24
+MAX_LABEL, MAX_CHANNELS = 65535, 64
+
+
+class About(NamedTuple):
+    """What dataset.json says: label name -> values, channel names in order, and, if it lists or counts them, the cases."""
+
+    labels: dict[str, frozenset[int]]
+    channels: list[str]
+    cases: frozenset[str] | None
+    n_cases: int | None
+
+
+def read(
+    root: str | os.PathLike[str],
+    *,
+    target: str | int,
+    patient: str | None = None,
+    channel: str | int | None = None,
+    empty: str = "keep",
+) -> SliceSet:
+    """Every slice of every labelled case; patients in natural order, each one's cases by phase, frame and name.
+
+    A frame is the one in the case's name, if the pattern has the group, else the case's number among the patient's, from 0.
+
+    Args:
+        root: the folder that holds dataset.json, imagesTr and labelsTr. Nothing outside it is read.
+        target: the name of a label, or its value.
+        patient: regular expression on the case's name with a group `patient` and, where they are, `phase` and `frame`.
+        channel: name or number of the channel; None: the only one.
+        empty: "keep" or "drop" slices on which the target is not.
+    Raises: InputError naming the file or key for anything missing, damaged or contradictory.
+    """
+    folder = names.opened(root)
+    there = {path.name: path for path in names.entries(folder, folder)}
+    for name in ("dataset.json", IMAGES, LABELS):
+        if name not in there:
+            raise InputError(
+                f"data.root={root}: there is no {name} in it. Give the folder that holds dataset.json, {IMAGES} and {LABELS}."
+            )
+    about = read_json(there["dataset.json"])
+    wanted = _wanted(about, target)
+    chosen = _channel(about, channel)
+    truths = nifti.by_stem(names.entries(there[LABELS], folder))
+    images = nifti.by_stem(names.entries(there[IMAGES], folder))
+    _check_cases(there["dataset.json"], there[LABELS], about, truths.keys())
+    files = _images(there[IMAGES], images, truths, len(about.channels), chosen)
+    labels = nifti.Labels(frozenset({0}).union(*about.labels.values()), wanted, "dataset.json")
+
+    def slices() -> Iterator[Slice]:
+        count: dict[str, int] = {}
+        for case, said in names.parse(truths, patient, ("phase", "frame")).items():
+            number = count[said.patient] = count.get(said.patient, -1) + 1
+            path, along, n_along = files[case]
+            yield from nifti.read_slices(
+                path,
+                truths[case],
+                labels=labels,
+                patient=said.patient,
+                phase=said.phase,
+                frame=number if said.frame is None else said.frame,
+                channel=along,
+                n_channels=n_along,
+            )
+
+    return collected(slices(), empty=empty)
+
+
+def read_json(path: Path) -> About:
+    """What dataset.json says, in the form of nnU-Net 2, nnU-Net 1 or the MSD. Raises: InputError naming file and key."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+    if len(content) > MAX_JSON_BYTES:
+        raise InputError(f"{path}: larger than {MAX_JSON_BYTES / 2**20:g} MiB, which no dataset.json is. Restore it.")
+    try:
+        data = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg}). Correct it.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not usable as JSON ({str(error)[:80]}). Correct it.") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: not an object of keys like labels and channel_names. Restore it.")
+    if "dataset" in data:
+        raise InputError(
+            f"{path}, key dataset: files elsewhere are not read. Put them into {IMAGES} and {LABELS}, remove the key."
+        )
+    ending = data.get("file_ending", ".nii.gz")
+    if ending not in nifti.ENDINGS:
+        raise InputError(
+            f"{path}, key file_ending: {str(ending)[:40]!r}, but only {' and '.join(nifti.ENDINGS)} are read. Convert the "
+            "images; pairs of PNG or TIFF files are read by data=folder."
+        )
+    n_cases = data.get("numTraining")
+    if not (n_cases is None or (_is_whole(n_cases) and n_cases >= 0)):
+        raise InputError(f"{path}, key numTraining: {str(n_cases)[:40]!r} is not a number of cases. Correct it.")
+    return About(_labels(path, data), _channels(path, data), _cases(path, data.get("training")), n_cases)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} is there twice")
+        found[key] = value
+    return found
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
+    given = data.get("labels")
+    if not isinstance(given, dict) or not given:
+        raise InputError(f'{path}, key labels: names no label. Write "labels": {{"background": 0, "RV": 1}}.')
+    labels: dict[str, frozenset[int]] = {}
+    for key, value in given.items():
+        name, values = (value, key) if isinstance(value, str) else (key, value)  # nnU-Net 1 and MSD the one way, 2 the other
+        values = values if isinstance(values, list) else [values]
+        if isinstance(value, str) and key.isascii() and key.isdigit() and len(key) < 9:
+            values = [int(key)]
+        if not (name and values and all(_is_whole(one) and 0 <= one <= MAX_LABEL for one in values)):
+            raise InputError(
+                f"{path}, key labels: {str(key)[:40]!r}: {str(value)[:40]!r} does not give a name a value from 0 to "
+                f"{MAX_LABEL}. "
+                'Write "labels": {"background": 0, "RV": 1}.'
+            )
+        if name in labels:
+            raise InputError(f"{path}, key labels: {name[:40]!r} is there twice. Give each label a name of its own.")
+        labels[name] = frozenset(values)
+    if "ignore" in labels:
+        raise InputError(f"{path}, key labels: ignore: every pixel is learnt from here. Label those pixels and remove the key.")
+    return labels
+
+
+def _channels(path: Path, data: dict[str, Any]) -> list[str]:
+    key = "channel_names" if "channel_names" in data else "modality"
+    given = data.get(key)
+    n = len(given) if isinstance(given, dict) else 0
+    if not isinstance(given, dict) or not 1 <= n <= MAX_CHANNELS or {*given} != {str(index) for index in range(n)}:
+        raise InputError(
+            f'{path}, key {key}: does not name the channels, counted from 0. Write "channel_names": {{"0": "MRI"}}.'
+        )
+    found = [given[str(index)] for index in range(n)]
+    if not all(isinstance(name, str) for name in found):
+        raise InputError(f'{path}, key {key}: a channel\'s name is a text. Write "channel_names": {{"0": "MRI"}}.')
+    return found
+
+
+def _cases(path: Path, given: Any) -> frozenset[str] | None:
+    """The cases that the older form lists, by the names of their label files."""
+    if given is None:
+        return None
+    files = [entry.get("label") if isinstance(entry, dict) else entry for entry in given] if isinstance(given, list) else [None]
+    found = [nifti.stem(Path(file)) if isinstance(file, str) and "\0" not in file else None for file in files]
+    if None in found:
+        raise InputError(
+            f'{path}, key training: not a list like [{{"image": "./imagesTr/A.nii.gz", "label": "./labelsTr/A.nii.gz"}}].'
+        )
+    return frozenset(name for name in found if name)
+
+
+def _wanted(about: About, target: str | int) -> frozenset[int]:
+    values = about.labels.get(str(target))
+    if values is None and str(target).isascii() and str(target).isdigit():
+        values = next((one for one in about.labels.values() if one == {int(str(target)[:9])}), None)
+    if values is None or 0 in values:
+        known = ", ".join(name for name, one in about.labels.items() if 0 not in one)
+        raise InputError(f"data.target={target}: no structure of dataset.json, which has {known or 'none'}.")
+    return values
+
+
+def _channel(about: About, channel: str | int | None) -> int:
+    if channel is None and len(about.channels) == 1:
+        return 0
+    given = str(channel)
+    if channel is not None and about.channels.count(given) == 1:
+        return about.channels.index(given)
+    numbers = [str(index) for index in range(len(about.channels))]
+    if channel is not None and given in numbers:
+        return numbers.index(given)
+    listed = ", ".join(f"{index} ({name})" for index, name in enumerate(about.channels))
+    said = "there are several channels" if channel is None else f"data.channel={channel}: there is no such channel"
+    raise InputError(f"{said}. Choose data.channel: {listed}.")
+
+
+def _check_cases(path: Path, folder: Path, about: About, there: Any) -> None:
+    """No case that dataset.json promises may be missing, none be there that it does not know."""
+    if not there:
+        raise InputError(f"{folder}: no label image (like CASE.nii.gz) in it. Add them.")
+    if about.cases is not None:
+        for case in sorted(about.cases - there):
+            raise InputError(
+                f"{folder / case}.nii.gz: missing, but {path.name} lists it (key training). Add it or correct the list."
+            )
+        for case in sorted(there - about.cases):
+            raise InputError(
+                f"{folder / case}: {path.name} does not list this case (key training). Add it there or move the file."
+            )
+    if about.n_cases is not None and about.n_cases != len(there):
+        raise InputError(
+            f"{path}, key numTraining: {about.n_cases} cases, but {folder.name} holds {len(there)}. Add them or correct it."
+        )
+
+
+def _images(
+    folder: Path, images: dict[str, Path], truths: dict[str, Path], n_channels: int, channel: int
+) -> dict[str, tuple[Path, int, int]]:
+    """case -> image file, and which of how many channels it holds is the one that was chosen."""
+    found: dict[str, tuple[Path, int, int]] = {}
+    of_a_case: set[str] = set()
+    for case in truths:
+        one_each = f"{case}_{channel:04d}"
+        of_a_case |= {case, *(f"{case}_{index:04d}" for index in range(n_channels))}
+        if case in images and one_each in images:
+            raise InputError(
+                f"{images[case]} and {images[one_each]} are both of case {case}: which one counts? Move one elsewhere."
+            )
+        if case not in images and one_each not in images:
+            raise InputError(
+                f"{truths[case]}: there is no image {folder / one_each}.nii.gz (nnU-Net) or {case}.nii.gz (MSD). Add it."
+            )
+        found[case] = (images[one_each], 0, 1) if one_each in images else (images[case], channel, n_channels)
+    for name in sorted(images.keys() - of_a_case):
+        raise InputError(
+            f"{images[name]}: neither a label image in {LABELS} nor a channel of dataset.json belongs to it. Move it."
+        )
+    return found

@@ -1,0 +1,111 @@
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import volumes
+from segtune.data import names
+from segtune.errors import InputError
+
+EVERY = ("phase", "frame", "slice")
+
+
+def test_a_pattern_tells_the_patient_and_what_else_it_names():
+    found = names.parse(
+        ["p10_ed_02_7", "p2_ES_11_3"], "(?P<patient>p[0-9]+)_(?P<phase>..)_(?P<frame>[0-9]+)_(?P<slice>[0-9]+)", EVERY
+    )
+    assert found == {"p2_ES_11_3": names.Name("p2", "ES", 11, 3), "p10_ed_02_7": names.Name("p10", "ED", 2, 7)}
+
+
+def test_names_come_by_patient_phase_frame_slice_and_name_with_numbers_by_value():
+    pattern = "(?P<patient>[a-z]+[0-9]+)_"
+    assert [*names.parse(["p10_1", "p2_10", "p2_9", "p2_x"], pattern, EVERY)] == ["p2_9", "p2_10", "p2_x", "p10_1"]
+    pattern = "(?P<patient>a)_(?P<slice>[0-9]+)_(?P<phase>E.)"
+    assert [*names.parse(["a_2_ES", "a_10_ED", "a_1_ES", "a_2_ED"], pattern, EVERY)] == [
+        "a_2_ED",
+        "a_10_ED",
+        "a_1_ES",
+        "a_2_ES",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(?P<patient>", "data.patient=.*: not a regular expression"),
+        ("[", "not a regular expression"),
+        ("(?P<patient>a){99999999999}", "not a regular expression"),
+        ("(a)", "it has no group named patient. Write one like"),
+        ("", "it has no group named patient"),
+        ("(?P<patient>.)(?P<side>.)", "it has a group side; those that count here are frame, patient, phase, slice"),
+        ("(?P<patient>x)", "does not fit the name p1_2"),
+        ("(?P<patient>x?)", "in the name p1_2 the group patient is '', not at least one visible character"),
+        ("(?P<patient>x)?p", "the group patient is None"),
+        ("(?P<patient>p)(?P<phase>1)", "the group phase is '1', not ED or ES"),
+        ("(?P<patient>p)(?P<frame>1_)", "the group frame is '1_', not a number"),
+        ("(?P<patient>p)1(?P<slice>_)", "the group slice is '_', not a number"),
+    ],
+)
+def test_a_pattern_that_cannot_be_is_refused_with_an_example(pattern, message):
+    with pytest.raises(InputError, match=message):
+        names.parse(["p1_2"], pattern, EVERY)
+
+
+@pytest.mark.parametrize(
+    "grouped",
+    [
+        ["patient001_frame01", "patient001_frame12", "patient002_frame01"],
+        ["p01_ed", "p01_es"],
+        ["sub-01_ses-1", "sub-01_ses-2"],
+        ["A0S9V9_0", "A0S9V9_1"],
+        ["anna_1", "anna_2", "bert_1"],
+        ["anna/01", "anna/02"],
+        ["7a", "7b"],
+        ["case_1", "case_1_2"],
+    ],
+)
+def test_names_that_look_grouped_are_refused_without_a_pattern(grouped):
+    with pytest.raises(InputError, match=f"{grouped[0]} and {grouped[1]} look like the same patient.*\"data.patient='"):
+        names.parse(grouped, None, EVERY)
+    assert len(names.parse(grouped, "(?P<patient>.+)", EVERY)) == len(grouped)
+
+
+@pytest.mark.parametrize(
+    "single", [["la_003", "la_004", "la_010"], ["BRATS_001"], ["001", "002"], ["anna", "bert"], ["liver_0", "liver_10"], []]
+)
+def test_names_that_differ_in_one_number_alone_are_patients(single):
+    assert [said.patient for said in names.parse(single, None, EVERY).values()] == single
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=20), st.lists(st.text(alphabet="ab01_/-", min_size=1, max_size=8), max_size=4, unique=True))
+def test_any_text_as_a_pattern_works_or_is_refused(pattern, there):
+    for given_ in (pattern, f"(?P<patient>{pattern})", None):
+        message = volumes.said(lambda chosen=given_: names.parse(there, chosen, EVERY))
+        assert message is None or "data.patient=" in message
+
+
+def test_a_folder_s_entries_come_in_natural_order_without_hidden_ones(tmp_path):
+    for name in ("p10", "p2", ".DS_Store", "._p2"):
+        (tmp_path / name).touch()
+    (tmp_path / "p3").symlink_to(tmp_path / "p2")
+    assert [path.name for path in names.entries(tmp_path, tmp_path)] == ["p2", "p3", "p10"]
+
+
+def test_links_out_pipes_and_names_that_cannot_be_shown_are_refused(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match="data/a: this link leads out of"):
+        names.entries(folder, folder)
+    (folder / "a").unlink()
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(InputError, match="data/pipe: neither a file nor a folder"):
+        names.entries(folder, folder)
+    (folder / "pipe").unlink()
+    (folder / "a\nb").touch()
+    with pytest.raises(InputError, match=r"the name 'a\\nb' has characters that cannot be shown"):
+        names.entries(folder, folder)
+    with pytest.raises(InputError, match="nowhere: this folder cannot be read"):
+        names.entries(folder / "nowhere", folder)

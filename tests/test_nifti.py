@@ -1,0 +1,270 @@
+import gzip
+import logging
+import struct
+import tracemalloc
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import volumes
+from segtune.data import nifti
+from segtune.errors import InputError
+
+LABELS = nifti.Labels(frozenset({0, 1, 2, 3}), frozenset({1}), "dataset.json")
+
+
+def slices(image, label, **settings):
+    return nifti.read_slices(image, label, **{"labels": LABELS, "patient": "P1", "phase": "ED", "frame": 4, **settings})
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return volumes.write(tmp_path / "a.nii.gz", volumes.pixels(1)), volumes.write(tmp_path / "a_gt.nii.gz", volumes.labels())
+
+
+def test_an_image_is_a_plane_of_the_stored_array_transposed_and_spacing_goes_with_its_rows_and_columns(pair):
+    found = slices(*pair)
+    stored = nib.load(pair[0]).get_fdata()
+    assert [item.slice_index for item in found] == [0, 1, 2]
+    for index, item in enumerate(found):
+        assert item.image.dtype == np.float32
+        assert np.array_equal(item.image, stored[:, :, index].T)
+        assert item.spacing_mm == pytest.approx((0.8, 0.7))
+        assert (item.gap_mm, item.patient, item.phase, item.frame) == (9.0, "P1", "ED", 4)
+    rows, columns = np.nonzero(found[1].mask)
+    assert not found[0].mask.any()
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (1, 4, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">i2", "<u2", "u1", "i1", "<i4", "<i8", "<u8"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_any_plain_number_in_either_byte_order_is_read_as_nibabel_reads_it(tmp_path, dtype, name):
+    path = tmp_path / name
+    nib.Nifti1Image(volumes.pixels(1).astype(dtype), np.eye(4), dtype=np.dtype(dtype)).to_filename(path)
+    found = nifti.read(path)
+    assert np.array_equal(found.voxels.T, nib.load(path).get_fdata())
+
+
+def test_the_header_s_scaling_is_applied(tmp_path):
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.pixels(1), scl_slope=0.5, scl_inter=-10)
+    assert np.allclose(nifti.read(path).voxels.T, volumes.pixels(1) * 0.5 - 10)
+
+
+def test_a_nifti_2_file_a_single_slice_and_axes_of_length_one_are_read(tmp_path):
+    nib.Nifti2Image(volumes.pixels(1), np.diag([2, 3, 4, 1])).to_filename(tmp_path / "a.nii.gz")
+    assert nifti.read(tmp_path / "a.nii.gz").spacing_mm == (3, 2)
+    flat = nifti.read(volumes.write(tmp_path / "b.nii", volumes.pixels(1, (12, 10)), (0.7, 0.8)))
+    assert (flat.voxels.shape, flat.gap_mm) == ((1, 10, 12), None)
+    assert nifti.read(volumes.write(tmp_path / "c.nii", volumes.pixels(1, (12, 10, 3, 1)))).voxels.shape == (3, 10, 12)
+
+
+def test_metres_and_micrometres_become_millimetres(tmp_path):
+    path = volumes.write(tmp_path / "a.nii", volumes.pixels(1), (0.001, 0.002, 0.009), xyzt_units=1)
+    assert nifti.read(path).spacing_mm == pytest.approx((2, 1))
+    assert nifti.read(path).gap_mm == pytest.approx(9)
+    path = volumes.write(tmp_path / "b.nii", volumes.pixels(1), (700.0, 800.0, 9000.0), xyzt_units=3)
+    assert nifti.read(path).spacing_mm == pytest.approx((0.8, 0.7))
+
+
+def test_without_an_affine_the_spacing_is_pixdim_s_and_labels_fit_any_affine(tmp_path, pair):
+    label = volumes.write(tmp_path / "b.nii.gz", volumes.labels(), sform=False)
+    assert nifti.read(label).affine is None
+    assert len(slices(pair[0], label)) == 3
+
+
+def test_one_channel_of_a_fourth_axis_is_read_where_it_is_announced(tmp_path):
+    array = volumes.pixels(1, (12, 10, 3, 2))
+    path = volumes.write(tmp_path / "a.nii.gz", array)
+    for channel in (0, 1):
+        assert np.array_equal(nifti.read(path, channel=channel, n_channels=2).voxels.T, array[..., channel])
+    with pytest.raises(InputError, match="12 x 10 x 3 x 2, but dataset.json names 3 channels"):
+        nifti.read(path, n_channels=3)
+
+
+def test_slices_do_not_keep_their_volume_in_memory(pair):
+    item = slices(*pair)[0]
+    for array in (item.image, item.mask):
+        assert array.base is None or array.base.size == array.size
+
+
+def test_labels_stored_as_floating_numbers_are_labels(tmp_path, pair):
+    label = volumes.write(tmp_path / "b.nii.gz", volumes.labels().astype(np.float32))
+    assert np.array_equal(slices(pair[0], label)[1].mask, slices(*pair)[1].mask)
+
+
+def test_several_values_may_be_the_structure(pair):
+    both = nifti.Labels(frozenset(range(4)), frozenset({1, 3}), "dataset.json")
+    assert slices(*pair, labels=both)[1].mask.sum() == 16
+
+
+def test_an_origin_that_differs_is_said_and_does_not_matter(tmp_path, pair, caplog):
+    label = volumes.write(tmp_path / "b.nii.gz", volumes.labels(), qoffset_x=50, srow_x=[-0.7, 0, 0, 50])
+    with caplog.at_level(logging.WARNING):
+        assert len(slices(pair[0], label)) == 3
+    assert "b.nii.gz: its origin is 50.0 mm from that of its image" in caplog.text
+
+
+def with_nan(shape=(12, 10, 3)):
+    array = volumes.pixels(1, shape).astype(np.float32)
+    array[3, 4, 2] = np.nan
+    return array
+
+
+IMAGES = {  # array, settings, message
+    "four axes": (volumes.pixels(1, (12, 10, 3, 2)), {}, "a.nii.gz: an array of 12 x 10 x 3 x 2 with 4 axes where one"),
+    "NaN": (with_nan(), {}, r"a.nii.gz: 1 pixels of slice 2 \(from 0\) are not finite"),
+    "beyond float32": (np.full((12, 10, 3), 1e300), {}, "a.nii.gz: 120 pixels of slice 0"),
+    "scaled to infinity": (volumes.pixels(1) + 1.0, {"scl_slope": 3e38, "scl_inter": 0}, "a.nii.gz: 120 pixels of slice 0"),
+    "complex": (np.ones((12, 10, 3), np.complex64), {}, "a.nii.gz: its pixels are complex64"),
+    "colours": (np.zeros((12, 10, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")]), {}, "a.nii.gz: its pixels are"),
+    "no spacing": (volumes.pixels(1), {"pixdim": [1, 0, 0.8, 9, 0, 0, 0, 0]}, "the spacing as 0 x 0.8 x 9 mm"),
+    "negative spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, 0.8, -9, 0, 0, 0, 0]}, "the spacing as 0.7 x 0.8 x -9 mm"),
+    "NaN spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, np.nan, 9, 0, 0, 0, 0]}, "the spacing as 0.7 x nan x 9 mm"),
+    "another affine": (volumes.pixels(1), {"srow_x": [-5, 0, 0, 0]}, "affine gives the spacing as 5 x 0.8 x 9 mm, pixdim as"),
+    "NaN affine": (volumes.pixels(1), {"srow_x": [np.nan, 0, 0, 0]}, "its axes do not span a space"),
+    "flat affine": (volumes.pixels(1), {"srow_y": [0, 0, 0, 0]}, "its axes do not span a space"),
+    "equal axes": (volumes.pixels(1), {"srow_x": [0, 0, 0, 0], "srow_y": [0.7, 0.8, 0, 0]}, "its axes do not span a space"),
+    "a quaternion that is none": (volumes.pixels(1), {"sform_code": 0, "quatern_b": 5}, "damaged NIfTI header"),
+    "no axes": (volumes.pixels(1), {"dim": [0] * 8}, "an image of 0 pixels is none"),
+    "an empty axis": (volumes.pixels(1), {"dim": [3, 12, 0, 3, 1, 1, 1, 1]}, "an image of 12 x 0 x 3 pixels is none"),
+    "a negative axis": (volumes.pixels(1), {"dim": [3, 12, -10, 3, 1, 1, 1, 1]}, "an image of 12 x -10 x 3 pixels is none"),
+    "too many axes": (volumes.pixels(1), {"dim": [99, 12, 10, 3, 1, 1, 1, 1]}, "a.nii.gz: "),
+    "an unknown dtype": (volumes.pixels(1), {"datatype": 999}, "damaged NIfTI header"),
+    "pixels before the header's end": (volumes.pixels(1), {"vox_offset": 0}, "pixels begin at byte 0"),
+    "pixels far away": (volumes.pixels(1), {"vox_offset": 1e9}, "pixels begin at byte 1000000000"),
+    "pixels nowhere": (volumes.pixels(1), {"vox_offset": np.nan}, "damaged NIfTI header"),
+    "a header of a pair": (volumes.pixels(1), {"magic": b"ni1"}, "not that of a single .nii file"),
+    "fewer pixels than announced": (volumes.pixels(1), {"dim": [3, 12, 10, 4, 1, 1, 1, 1]}, "ends before its last pixel"),
+    "more pixels than announced": (volumes.pixels(1), {"dim": [3, 12, 10, 2, 1, 1, 1, 1]}, "more than the 12 x 10 x 2 pixels"),
+    "units of time": (volumes.pixels(1), {"xyzt_units": 7}, "damaged NIfTI header"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_that_cannot_be_is_refused_by_name(tmp_path, name):
+    array, fields, message = IMAGES[name]
+    image = volumes.write(tmp_path / "a.nii.gz", array, **fields)
+    with pytest.raises(InputError, match=message) as caught:
+        slices(image, volumes.write(tmp_path / "b.nii.gz", volumes.labels()))
+    assert "Secret" not in str(caught.value)
+
+
+TRUTHS = {
+    "an unknown value": (volumes.labels() * 2, {}, "b.nii.gz: it holds the label 4, which dataset.json does not name"),
+    "a negative value": (-volumes.labels().astype(np.int8), {}, "b.nii.gz: it holds the label -3"),
+    "a huge value": (volumes.labels().astype(np.float64) * 1e30, {}, "b.nii.gz: it holds the label 1000"),
+    "fractions": (volumes.labels() / np.float32(2), {}, "b.nii.gz: its values are not all whole numbers"),
+    "NaN": (with_nan(), {}, "b.nii.gz: its values are not all whole numbers"),
+    "another shape": (volumes.labels((12, 10, 4)), {}, "b.nii.gz: it has 12 x 10 x 4 pixels, its image a.nii.gz 12 x 10 x 3"),
+    "transposed": (volumes.labels((10, 12, 3)), {}, "b.nii.gz: it has 10 x 12 x 3 pixels"),
+    "another spacing": (
+        volumes.labels(),
+        {"pixdim": [1, 1.4, 0.8, 9, 0, 0, 0, 0], "srow_x": [-1.4, 0, 0, 0]},
+        r"b.nii.gz: its spacing \(rows, columns, slices\) is 0.8 x 1.4 x 9 mm, that of its image a.nii.gz 0.8 x 0.7 x 9",
+    ),
+    "a mirrored axis": (volumes.labels(), {"srow_y": [0, 0.8, 0, 0]}, "b.nii.gz: its axes point elsewhere"),
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_labels_that_do_not_fit_are_refused_by_name(tmp_path, pair, name):
+    array, fields, message = TRUTHS[name]
+    with pytest.raises(InputError, match=message):
+        slices(pair[0], volumes.write(tmp_path / "b.nii.gz", array, **fields))
+
+
+@pytest.mark.parametrize("n_bytes", [0, 3, 10, 200, 400, -1, -4, -9])
+def test_a_file_that_was_cut_off_is_refused_wherever_it_was(pair, n_bytes):
+    pair[0].write_bytes(pair[0].read_bytes()[:n_bytes])
+    with pytest.raises(InputError, match="a.nii.gz: (the file is damaged or was cut off|this is not a NIfTI file)"):
+        slices(*pair)
+
+
+def test_a_changed_byte_of_a_compressed_file_is_found_by_its_checksum(pair):
+    content = bytearray(pair[0].read_bytes())
+    content[-6] ^= 1
+    pair[0].write_bytes(bytes(content))
+    with pytest.raises(InputError, match="a.nii.gz: the file is damaged or was cut off .CRC check failed"):
+        slices(*pair)
+
+
+def test_what_is_no_nifti_is_refused(tmp_path):
+    for content in (b"\x89PNG\r\n\x1a\n" + bytes(999), gzip.compress(b"hello world"), bytes(400), b"\x1f\x8b" + bytes(50)):
+        (tmp_path / "a.nii.gz").write_bytes(content)
+        with pytest.raises(InputError, match="a.nii.gz: (this is not a NIfTI file|the file is damaged)"):
+            nifti.read(tmp_path / "a.nii.gz")
+    (tmp_path / "b.nii").mkdir()
+    with pytest.raises(InputError, match="b.nii: cannot be read"):
+        nifti.read(tmp_path / "b.nii")
+
+
+def peak_mb(path):
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError) as caught:
+            nifti.read(path)
+        return str(caught.value), tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_that_announces_more_than_the_bound_is_refused_before_a_pixel_is_read(tmp_path):
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.pixels(1), dim=[3, 32000, 32000, 3000, 1, 1, 1, 1])
+    message, megabytes = peak_mb(path)
+    assert "announces 32000 x 32000 x 3000 pixels of int16; a volume of more than 1 GiB is not read" in message
+    assert megabytes < 5
+
+
+def test_a_zip_bomb_is_not_unpacked_beyond_what_its_header_announces(tmp_path):
+    header = nib.Nifti1Image(volumes.pixels(1), np.eye(4)).to_bytes()
+    path = tmp_path / "a.nii.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(header)
+        for _ in range(64):
+            file.write(bytes(2**20))
+    message, megabytes = peak_mb(path)
+    assert "it holds more than the 12 x 10 x 3 pixels of its header" in message
+    assert megabytes < 5
+
+
+def test_an_extension_is_passed_over_unread(tmp_path):
+    image = nib.Nifti1Image(volumes.pixels(1), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Secret^Name"))
+    image.to_filename(tmp_path / "a.nii.gz")
+    assert np.array_equal(nifti.read(tmp_path / "a.nii.gz").voxels.T, volumes.pixels(1))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
+def test_whatever_bytes_of_a_header_change_it_is_read_or_refused(tmp_path, changes, compressed):
+    content = bytearray(nib.Nifti1Image(volumes.pixels(1), np.diag([1, 2, 3, 1])).to_bytes())
+    for position, value in changes:
+        content[position] = value
+    path = tmp_path / "fuzzed.nii"
+    path.write_bytes(gzip.compress(bytes(content), 1) if compressed else bytes(content))
+    message = volumes.said(lambda: nifti.read(path))
+    assert message is None or str(path) in message
+
+
+def test_the_sizes_of_a_header_are_what_struct_says(tmp_path):
+    """The bytes that the tests above change are those of the format, and not of a class that may be wrong on both sides."""
+    content = volumes.write(tmp_path / "a.nii", volumes.pixels(1)).read_bytes()
+    assert struct.unpack("<i", content[:4]) == (348,)
+    assert struct.unpack("<4h", content[40:48]) == (3, 12, 10, 3)
+    assert struct.unpack("<f", content[108:112]) == (352,)
+
+
+def test_files_are_found_by_their_names_without_ending(tmp_path):
+    paths = [tmp_path / name for name in ("a.nii", "b.nii.gz", "c.txt", "D.NII.GZ")]
+    for path in paths:
+        path.touch()
+    assert nifti.by_stem(paths) == {"a": paths[0], "b": paths[1], "D": paths[3]}
+    (tmp_path / "a.nii.gz").touch()
+    with pytest.raises(InputError, match="are the same image: which one counts"):
+        nifti.by_stem([*paths, tmp_path / "a.nii.gz"])
+    (tmp_path / "e.nii").mkdir()
+    with pytest.raises(InputError, match="e.nii: a folder, named like a file"):
+        nifti.by_stem([tmp_path / "e.nii"])

@@ -1,0 +1,230 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import volumes
+from segtune.data import nnunet
+from segtune.errors import InputError
+
+V2 = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "RV": 1, "wall": 2, "both": [1, 2], "LV": 3}, "numTraining": 2}
+MSD = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "RV", "2": "wall", "3": "LV"}, "numTraining": 2}
+CASES = ("la_003", "la_010")
+
+
+def write(root, cases=CASES, about=V2, *, channels=("_0000",), **keys):
+    """A data set of nnU-Net; of the MSD with channels=("",)."""
+    for number, case in enumerate(cases):
+        for index, channel in enumerate(channels):
+            volumes.write(root / "imagesTr" / f"{case}{channel}.nii.gz", volumes.pixels(10 * number + index))
+        volumes.write(root / "labelsTr" / f"{case}.nii.gz", volumes.labels())
+    content = {key: value for key, value in {**about, "numTraining": len(cases), **keys}.items() if value is not None}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def read(root, target="RV", **settings):
+    return nnunet.read(root, target=target, **settings)
+
+
+@pytest.mark.parametrize(("about", "channels"), [(V2, ("_0000",)), (MSD, ("",)), (MSD, ("_0000",))])
+def test_both_layouts_and_both_forms_of_dataset_json_are_read_alike(tmp_path, about, channels):
+    slices = read(write(tmp_path, about=about, channels=channels))
+    assert [(s.patient, s.frame, s.slice_index, s.phase) for s in slices] == [(c, 0, i, None) for c in CASES for i in range(3)]
+    assert np.array_equal(slices[4].image, volumes.pixels(10)[:, :, 1].T)
+    assert np.unique(np.nonzero(slices[4].mask)[1]).tolist() == [2, 3]
+    assert slices[0].spacing_mm == pytest.approx((0.8, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("target", "columns"), [("RV", [2, 3]), ("both", [2, 3, 4, 5]), ("LV", [6, 7]), (2, [4, 5]), ("3", [6, 7])]
+)
+def test_the_target_is_a_label_s_name_or_value(tmp_path, target, columns):
+    assert np.unique(np.nonzero(read(write(tmp_path), target)[1].mask)[1]).tolist() == columns
+
+
+@pytest.mark.parametrize("target", ["heart", "background", 0, 9, "", "²", "9" * 5000])
+def test_a_target_that_is_no_structure_is_refused(tmp_path, target):
+    with pytest.raises(InputError, match="no structure of dataset.json, which has RV, wall, both, LV"):
+        read(write(tmp_path), target)
+
+
+def test_the_pattern_tells_patient_phase_and_frame(tmp_path):
+    write(tmp_path, ("p2_ES_12", "p10_ED_01", "p2_ED_01"))
+    slices = read(tmp_path, patient="(?P<patient>p[0-9]+)_(?P<phase>E.)_(?P<frame>[0-9]+)")[::3]
+    assert [(s.patient, s.phase, s.frame) for s in slices] == [("p2", "ED", 1), ("p2", "ES", 12), ("p10", "ED", 1)]
+    slices = read(tmp_path, patient="(?P<patient>[^_]+)")[::3]
+    assert [(s.patient, s.phase, s.frame) for s in slices] == [("p2", None, 0), ("p2", None, 1), ("p10", None, 0)]
+
+
+def test_names_that_look_grouped_are_refused_without_a_pattern(tmp_path):
+    write(tmp_path, ("p2_ES", "p2_ED"))
+    with pytest.raises(InputError, match="p2_ED and p2_ES look like the same patient.*data.patient="):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [("_0000", "_0001"), ("",)])
+def test_one_of_several_channels_is_chosen_by_name_or_number(tmp_path, channels):
+    write(tmp_path, channels=channels, channel_names={"0": "T1", "1": "T2"})
+    both = np.stack([volumes.pixels(0), volumes.pixels(1)], axis=3)
+    if channels == ("",):
+        for case in CASES:
+            volumes.write(tmp_path / "imagesTr" / f"{case}.nii.gz", both)
+    for channel, index in (("T1", 0), ("T2", 1), (1, 1), ("0", 0)):
+        assert np.array_equal(read(tmp_path, channel=channel)[0].image, both[:, :, 0, index].T)
+    with pytest.raises(InputError, match=r"there are several channels. Choose data.channel: 0 \(T1\), 1 \(T2\)"):
+        read(tmp_path)
+    with pytest.raises(InputError, match="data.channel=T3: there is no such channel"):
+        read(tmp_path, channel="T3")
+
+
+def test_the_list_of_cases_names_files_and_is_never_followed(tmp_path):
+    cases = [{"image": f"../../{case}.nii.gz", "label": f"/etc/{case}.nii.gz"} for case in CASES]
+    expected = read(write(tmp_path)).fingerprint()
+    assert read(write(tmp_path, about=MSD, training=cases)).fingerprint() == expected
+
+
+def test_slices_without_the_target_may_be_dropped(tmp_path):
+    assert [item.slice_index for item in read(write(tmp_path), empty="drop")] == [1, 2, 1, 2]
+
+
+def about(**keys):
+    return lambda root: (root / "dataset.json").write_text(json.dumps({**V2, **keys}))
+
+
+def text(content):
+    return lambda root: (root / "dataset.json").write_text(content)
+
+
+def elsewhere(name):
+    def damage(root):
+        shutil.move(root / name, root.parent / "outside")
+        (root / name).symlink_to(root.parent / "outside")
+
+    return damage
+
+
+IMAGE, LABEL = "imagesTr/la_010_0000.nii.gz", "labelsTr/la_010.nii.gz"
+DAMAGE = {
+    "no dataset.json": (lambda r: (r / "dataset.json").unlink(), "there is no dataset.json in it. Give the folder that holds"),
+    "dataset.json is a folder": (
+        lambda r: ((r / "dataset.json").unlink(), (r / "dataset.json").mkdir()),
+        "dataset.json: cannot be read",
+    ),
+    "no images": (lambda r: shutil.rmtree(r / "imagesTr"), "there is no imagesTr in it"),
+    "no labels": (lambda r: shutil.rmtree(r / "labelsTr"), "there is no labelsTr in it"),
+    "labelsTr is a file": (
+        lambda r: (shutil.rmtree(r / "labelsTr"), (r / "labelsTr").touch()),
+        "labelsTr: this folder cannot be read",
+    ),
+    "an empty labelsTr": (lambda r: [path.unlink() for path in (r / "labelsTr").iterdir()], "labelsTr: no label image"),
+    "not JSON": (text('{\n"labels": }'), "dataset.json, line 2: not JSON"),
+    "an empty file": (text(""), "dataset.json, line 1: not JSON"),
+    "a list": (text("[]"), "dataset.json: not an object of keys"),
+    "nested": (text("[" * 100_000), "dataset.json: not usable as JSON"),
+    "an endless number": (text('{"numTraining": ' + "9" * 5000 + "}"), "dataset.json: not usable as JSON"),
+    "too large": (text(" " * (2**24 + 1)), "dataset.json: larger than 16 MiB"),
+    "not text": (lambda r: (r / "dataset.json").write_bytes(b'{"a": "\xff"}'), "dataset.json: not usable as JSON"),
+    "a key twice": (text('{"labels": {"a": 1, "a": 2}}'), "the key 'a' is there twice"),
+    "no label": (about(labels={}), "dataset.json, key labels: names no label"),
+    "labels as a list": (about(labels=["RV"]), "dataset.json, key labels: names no label"),
+    "a label without a value": (about(labels={"RV": None}), "key labels: 'RV': 'None' does not give a name a value from 0"),
+    "a label of true": (about(labels={"RV": True}), "key labels: 'RV': 'True' does not"),
+    "a label of -1": (about(labels={"RV": -1}), "key labels: 'RV': '-1' does not"),
+    "a label of half": (about(labels={"RV": 0.5}), "key labels: 'RV': '0.5' does not"),
+    "a label of nothing": (about(labels={"RV": []}), "key labels: 'RV': '\\[\\]' does not"),
+    "names both ways": (about(labels={"RV": "LV"}), "key labels: 'RV': 'LV' does not"),
+    "a name twice": (about(labels={"1": "RV", "2": "RV"}), "key labels: 'RV' is there twice"),
+    "pixels to be ignored": (about(labels={"RV": 1, "ignore": 2}), "key labels: ignore: every pixel is learnt from"),
+    "no channels": (about(channel_names={}), "key channel_names: does not name the channels, counted from 0"),
+    "channels from 1": (about(channel_names={"1": "MRI"}), "key channel_names: does not name the channels"),
+    "a channel without a name": (about(channel_names={"0": 3}), "key channel_names: a channel's name is a text"),
+    "files elsewhere": (about(dataset={}), "key dataset: files elsewhere are not read"),
+    "another format": (about(file_ending=".mha"), "key file_ending: '.mha', but only .nii.gz and .nii are read"),
+    "an ending that is none": (about(file_ending=[1]), r"key file_ending: '\[1\]'"),
+    "a wrong number of cases": (about(numTraining=3), "key numTraining: 3 cases, but labelsTr holds 2"),
+    "no number of cases": (about(numTraining="two"), "key numTraining: 'two' is not a number of cases"),
+    "a list of nothing": (about(training=[{}]), "key training: not a list like"),
+    "no list": (about(training=3), "key training: not a list like"),
+    "a case that is not there": (
+        about(training=["la_003.nii.gz", "x/la_010.nii.gz", "la_011.nii"]),
+        "la_011.nii.gz: missing, but",
+    ),
+    "a case that is not listed": (about(training=["la_003.nii.gz"]), "la_010: dataset.json does not list this case"),
+    "a label without an image": (lambda r: (r / IMAGE).unlink(), "la_010.nii.gz: there is no image .*la_010_0000.nii.gz"),
+    "an image without a label": (lambda r: (r / LABEL).unlink(), "numTraining: 2 cases, but labelsTr holds 1"),
+    "an image of no case": (
+        lambda r: shutil.copy(r / IMAGE, r / "imagesTr" / "la_011_0000.nii.gz"),
+        "la_011_0000.nii.gz: neither a label image in labelsTr nor a channel of dataset.json belongs to it",
+    ),
+    "a channel that is not named": (
+        lambda r: shutil.copy(r / IMAGE, r / "imagesTr" / "la_010_0001.nii.gz"),
+        "la_010_0001.nii.gz: neither a label image",
+    ),
+    "an image in both layouts": (
+        lambda r: shutil.copy(r / IMAGE, r / "imagesTr" / "la_010.nii.gz"),
+        "are both of case la_010: which one counts",
+    ),
+    "a value that dataset.json does not name": (
+        about(labels={"background": 0, "RV": 1, "LV": 3}),
+        r"la_003.nii.gz: it holds the label 2, which dataset.json does not name \(only 0, 1, 3\)",
+    ),
+    "another shape": (
+        lambda r: volumes.write(r / LABEL, volumes.labels((12, 10, 4))),
+        "la_010.nii.gz: it has 12 x 10 x 4 pixels",
+    ),
+    "four axes": (lambda r: volumes.write(r / IMAGE, volumes.pixels(1, (12, 10, 3, 2))), "la_010_0000.nii.gz: an array of"),
+    "cut off": (
+        lambda r: (r / LABEL).write_bytes((r / LABEL).read_bytes()[:90]),
+        "la_010.nii.gz: the file is damaged or was cut",
+    ),
+    "an image elsewhere": (elsewhere(IMAGE), "la_010_0000.nii.gz: this link leads out of"),
+    "labels elsewhere": (elsewhere("labelsTr"), "labelsTr: this link leads out of"),
+    "dataset.json elsewhere": (elsewhere("dataset.json"), "dataset.json: this link leads out of"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_data_are_refused_by_name(tmp_path, name):
+    damage, message = DAMAGE[name]
+    root = write(tmp_path / "data")
+    assert len(read(root)) == 6
+    damage(root)
+    with pytest.raises(InputError, match=message) as caught:
+        read(root)
+    assert "Secret" not in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.sampled_from(["0", "1", "RV", "", "a.nii.gz", ".nii"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["0", "1", "RV", "label", ""]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.dictionaries(st.sampled_from([*V2, "modality", "training", "file_ending"]), JSON).map(
+            lambda keys: json.dumps({**V2, **keys}).encode()
+        ),
+        JSON.map(lambda value: json.dumps(value).encode()),
+    )
+)
+def test_any_dataset_json_is_understood_or_refused_in_one_clear_message(tmp_path, content):
+    path = tmp_path / "dataset.json"
+    path.write_bytes(content)
+    found = []
+    message = volumes.said(lambda: found.append(nnunet.read_json(path)))
+    if message is None:
+        assert all(isinstance(name, str) and values for name, values in found[0].labels.items())
+        assert found[0].channels
+    else:
+        assert message.startswith(str(path))
+        assert len(message) < 300 + len(str(path))
