@@ -11,7 +11,10 @@ from conftest import TINY
 from segtune import app, build, losses
 
 OPTIONS = [(group, option) for group, options in app.groups().items() for option in options if "/" not in group]
-REQUIRED = {("data", "rvsc"): ["data.root=x"], ("data", "sunnybrook"): ["data.root=x"]}
+REQUIRED = {("data", name): ["data.root=x"] for name in ("rvsc", "sunnybrook", "acdc")} | {
+    ("data", "nnunet"): ["data.root=x", "data.target=RV"],
+    ("data", "folder"): ["data.root=x", "data.pixel_mm=1"],
+}
 MODELS = {  # tiny, where model.width is not what makes them so
     "basic_unet": ["model.features=[2,2,4,4,8,2]"],
     "attention_unet": ["model.channels=[2,2,4,4,8]"],

@@ -212,7 +212,14 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data.seed": _whole(0, 2**32 - 1),
     "data.n_patients": _whole(2, 99),
-    "data.target": _one_of("endocardium", "epicardium"),
+    "data.target": (  # see TARGETS
+        lambda v: isinstance(v, str | int) and not isinstance(v, bool) and bool(str(v).strip()),
+        "the name of a structure, or its value",
+    ),
+    "data.empty": _one_of("keep", "drop"),
+    "data.larger": _one_of("crop"),
+    "data.spacing_mm": _real(0, open_low=True),
+    "data.gap_mm": _real(0, open_low=True),
     "data.size": (
         lambda v: isinstance(v, int) and v >= 16 and v % 16 == 0,
         "a multiple of 16 (the network halves it four times)",
@@ -284,12 +291,15 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
 NULLABLE = {
-    *("data.masks", "loss.alpha", "reg.ratio", "batch.shuffle"),
+    *("data.masks", "data.larger", "data.spacing_mm", "data.gap_mm", "loss.alpha", "reg.ratio", "batch.shuffle"),
     *("trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
     *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
 }
 
 
+TARGETS = {reader: ("endocardium", "epicardium") for reader in ("phantom", "rvsc", "sunnybrook")} | {
+    "acdc": ("rv", "myocardium", "lv")
+}  # the structures of a reader's data; those of nnunet and folder are in the data
 NESTED_FROM = 0.2  # the least split.val_fraction of split.by=nested: splits.TEST_FRACTION, without its imports
 
 
@@ -306,7 +316,10 @@ def check(config: Mapping[str, Any]) -> None:
 
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     """Values that cannot be beside each other."""
-    split, loss, reg, model = (config.get(group) or {} for group in ("split", "loss", "reg", "model"))
+    data, split, loss, reg, model = (config.get(group) or {} for group in ("data", "split", "loss", "reg", "model"))
+    names = TARGETS.get(str((data.get("reader") or {}).get("_target_")).split(".")[-2:][0], ())
+    if names and data["target"] not in names:
+        yield f"data.target={data['target']}: must be one of {', '.join(names)}."
     by, given = split.get("by"), sorted({*split} - {"by", "seed"})
     wanted, choice = (["fold", "n_folds"], "split=kfold") if by == "kfold" else (["val_fraction"], "a share, like split=0.2")
     if split and given != wanted:

@@ -16,6 +16,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segtune import nets
+from segtune.data import module as data_module
 from segtune.data import splits
 from segtune.data.module import SliceData
 from segtune.data.slices import SliceSet
@@ -34,8 +35,13 @@ TRAINER = {
 
 
 def slices(cfg: DictConfig) -> SliceSet:
-    """The data set, read by the reader of cfg.data."""
+    """The data set as it is, read by the reader of cfg.data."""
     return instantiate(cfg.data.reader)
+
+
+def fit(cfg: DictConfig, data: SliceSet) -> SliceSet:
+    """The data set as the network sees it: resampled and cropped, as far as cfg.data wants that."""
+    return data_module.fit(data, size=cfg.data.size, spacing_mm=cfg.data.get("spacing_mm"), larger=cfg.data.get("larger"))
 
 
 def split(cfg: DictConfig, data: SliceSet) -> Split:

@@ -199,7 +199,8 @@ def calibrate(cfg: DictConfig) -> None:
     app.check(config | {"reg": {**reg, "ratio": None}})  # which goes with any lambda here: another one is asked for
     slices = build.slices(cfg)
     with build.threads(cfg):
-        record = {"config": config, "data_fingerprint": slices.fingerprint()} | measure(cfg, slices, build.split(cfg, slices))
+        about = {"config": config, "data_fingerprint": slices.fingerprint()}
+        record = about | measure(cfg, build.fit(cfg, slices), build.split(cfg, slices))
     folder = Path(cfg.outputs) / "calibrate" / results.run_id(config)
     folder.mkdir(parents=True, exist_ok=True)
     results.write_atomically(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())

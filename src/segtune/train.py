@@ -37,7 +37,7 @@ from segtune.report import figures
 log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.13: theirs to settle, noise here
 warnings.filterwarnings("ignore", message="The `srun` command is available")  # Slurm is here, and this run may not want it
-LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "pydicom", "numpy")
+LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "pydicom", "nibabel", "numpy")
 OPTIMIZER = ("optimizer_states", "lr_schedulers")
 ONLY_LAST = (*OPTIMIZER, "callbacks", "data_fingerprint")
 Rows = list[dict[str, Any]]
@@ -56,6 +56,7 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     slices = build.slices(cfg)
     sides = build.split(cfg, slices)
     fingerprint = slices.fingerprint()
+    slices = build.fit(cfg, slices)
     done = resume(folder, results.run_id(config), fingerprint)
     before = sum(results.read_history(folder)["seconds"]) if done else 0.0
 
@@ -84,7 +85,7 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         "run_id": results.run_id(config),
         "cell_id": results.cell_id(config),
         "config": config,
-        "data": describe(slices, sides),
+        "data": describe(slices, sides, fingerprint),
         "best": summary(history, best_epoch, rows, "best"),
         "last": summary(history, len(history["epoch"]), rows, "last"),
         "epochs_to_90": epochs_to_90(history["val_dice"]),
@@ -265,13 +266,13 @@ def epochs_to_90(val_dice: list[float]) -> int | None:
     return next((epoch for epoch, value in enumerate(val_dice, start=1) if value >= 0.9 * best), None) if best else None
 
 
-def describe(slices: SliceSet, sides: Split) -> dict[str, Any]:
+def describe(slices: SliceSet, sides: Split, fingerprint: str) -> dict[str, Any]:
     """Which data, who is on which side, and how many patients lie on both."""
     names = np.asarray(slices.patients)
     leaks = splits.leaks(slices.patients, sides)
     on = {"train": set(names[sides.train].tolist()), "val": set(names[sides.val].tolist())}
     return {
-        "fingerprint": slices.fingerprint(),
+        "fingerprint": fingerprint,
         "patients": {
             "train": sorted(on["train"]),
             "val": sorted(on["val"]),
