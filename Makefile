@@ -1,5 +1,5 @@
 # Two commands do all the set-up on a machine that has make and Python 3.11 or newer:
-#   make demo   environment, phantom, a sweep of 6 runs, one figure
+#   make demo   environment, phantom, a sweep of 6 runs, its report
 #   make test   what CI runs: ruff, mypy, every test
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m segtune study=demo -m
 	$(BIN)/python -m segtune.report sweep=outputs/demo
 	@echo
-	@echo "The sweep's figure: outputs/demo/curves.png; each run's numbers: outputs/runs/<run id>/"
+	@echo "The sweep's report: outputs/demo/report.html; each run's numbers: outputs/runs/<run id>/"
 	@echo "Next: $(BIN)/python -m segtune loss=focal split=0.6              one run at full size, about three minutes"
 	@echo "      $(BIN)/python -m segtune data=rvsc data.root=TrainingSet   the same on your own copy of the real data"
 

@@ -90,6 +90,9 @@ def test_intervals_cover_and_no_difference_is_declared_where_there_is_none(run_s
         means += mean.low <= 0.7 <= mean.high
         differences += found[0].low <= 0 <= found[0].high
         declared += min(stats.holm([one.p for one in found])) < stats.ALPHA
+    print(
+        f"run sd {run_sd}: a mean is covered by {means / n:.3f}, a difference by {differences / n:.3f}; declared {declared / n:.3f}"
+    )
     assert 0.93 <= means / n <= 0.97
     assert 0.93 <= differences / n <= 0.97
     assert declared / n <= 0.05
@@ -104,6 +107,7 @@ def test_unlike_variances_of_runs_are_not_pooled_into_false_differences(sds, n):
         cells = [cell(random, run_sd=sd) for sd in sds]
         pooled = stats.pool(cells)
         declared += min(stats.holm([one.p for one in pairs([Scores(one.blocks, pooled) for one in cells])])) < stats.ALPHA
+    print(f"{len(sds)} cells, run sd {sorted(set(sds))}: declared {declared / n:.3f} of {n} sweeps")
     assert declared / n <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / n)
 
 
@@ -248,6 +252,7 @@ def test_power_is_what_simulated_sweeps_declare():
     for _ in range(n):
         one, other = cell(random, 0.75), cell(random, 0.7)
         declared += stats.contrast([one], [other]).p < stats.ALPHA
+    print(f"a true 0.05 between two cells is declared in {declared / n:.2f} of {n} sweeps")
     claimed = stats.power(0.05 * math.sqrt(2 / 3), 0.01, 16, 3, 1, effect=0.05, pooled=stats.UNLIKE, seed=0)
     assert claimed == pytest.approx(declared / n, abs=0.09)
 

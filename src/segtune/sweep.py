@@ -24,7 +24,7 @@ from segtune.errors import InputError
 
 log = logging.getLogger(__name__)
 
-MOST_FIGURES = 60  # a larger sweep draws its runs' figures on demand (python -m segtune.report)
+MOST_FIGURES = 60  # a larger sweep draws a run's figure on demand (python -m segtune.report run=...)
 Compose = Callable[[list[str]], DictConfig]
 
 
@@ -303,4 +303,4 @@ def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
     if count["completed"] < len(runs):
         log.info("sweep %s: %s. %s", folder, said, again)
     else:
-        log.info("sweep %s: all %d runs done. Draw them: python -m segtune.report sweep=%s", folder, len(runs), folder)
+        log.info("sweep %s: all %d runs done. What they prove: python -m segtune.report sweep=%s", folder, len(runs), folder)
