@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from provenance import about, processor
+from provenance import about
 from torch.utils.flop_counter import FlopCounterMode
 
 from segtune import app, build, results
@@ -70,7 +70,7 @@ def main() -> None:
             epochs_s += sum(history["seconds"])
     tflop = images * flop / 1e12
     on_gpu = torch.cuda.is_available() and "trainer.accelerator=cpu" not in options.overrides
-    device = torch.cuda.get_device_name() if on_gpu else processor()
+    device = torch.cuda.get_device_name() if on_gpu else about()["processor"]
     report = {
         "device": device,
         "machine": about(),

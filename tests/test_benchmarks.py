@@ -38,7 +38,7 @@ def test_the_published_study_in_one_process_is_timed_and_its_arithmetic_counted(
     assert report["runs"] == 2
     assert 0 < report["epochs_s"] < report["wall_s"]
     assert report["tflops"] == pytest.approx(report["tflop"] / report["wall_s"], abs=1e-3)
-    assert {"processor", "cores", "git", "python", "torch"} == set(report["machine"])
+    assert {"processor", "cores", "gpu", "git", "python", "torch"} == set(report["machine"])
     images = 2 * 2 * (3 * 135 + 15)  # runs x epochs x (3 x training + validation)
     assert report["tflop"] == pytest.approx(images * study.flop_per_image(small) / 1e12, abs=0.01)
 
