@@ -297,7 +297,7 @@ NULLABLE = {
 }
 
 
-TARGETS = {reader: ("endocardium", "epicardium") for reader in ("phantom", "rvsc", "sunnybrook")} | {
+TARGETS = dict.fromkeys(("phantom", "rvsc", "sunnybrook"), ("endocardium", "epicardium")) | {
     "acdc": ("rv", "myocardium", "lv")
 }  # the structures of a reader's data; those of nnunet and folder are in the data
 NESTED_FROM = 0.2  # the least split.val_fraction of split.by=nested: splits.TEST_FRACTION, without its imports

@@ -41,9 +41,9 @@ DEFINITIONS = (
     "has none. A patient's Dice is the mean over its slices, a run's the mean over its patients, after the last epoch.",
     "A cell's Dice: each patient's mean over the runs that scored it, then the mean over patients. Its t interval has a "
     "variance of s² / P over the P patients plus, because a run moves all its patients together, the run variance over the "
-    "number of runs (method of moments, Satterthwaite's degrees of freedom).",
-    "The variance between runs is one for all cells where Bartlett's test gives no hint that theirs differ (p > 0.5), and each "
-    "cell's own otherwise: three seeds alone tell little of it, so power is higher where cells are alike.",
+    "number of runs, where an F test gives a hint of it (p < 0.35; method of moments, Satterthwaite's degrees of freedom).",
+    "The test over runs takes one variance between runs for all cells where Bartlett's test gives no hint that theirs differ "
+    "(p > 0.5), and each cell's own otherwise: three seeds alone tell little of it.",
     "A difference is over the patients that both sides have scored, paired, over cells that are alike in all else.",
     "Gap, roughness, epochs to 90 % and the curves are of history.csv, whose Dice is the mean over slices.",
     "Roughness: mean |second difference| of a curve over its range. Epochs to 90 %: the first at 90 % of the run's own best "

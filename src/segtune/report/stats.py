@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 ALPHA = 0.05
 LEAST_SEEDS = 3  # that a cell needs before a difference can be declared
 LEAST_PATIENTS = next(n for n in itertools.count(1) if 2 / 2**n < ALPHA)  # a two-sided Wilcoxon can then reject at all: 6
+HINT = 0.35  # p of the F test below which an interval carries the variance between runs
 ALIKE = 0.5  # Bartlett's p above which cells share one variance between runs
 EQUIVALENCE = 0.01  # Dice: differences within +/- this make no practical difference
 
@@ -131,8 +132,9 @@ def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate
 
     The variance of the estimate is s^2 / P, from the P patients' values, plus what it misses because a run moves patients
     together: for weights u of a block's patients, P / (P - 1) * ((sum u)^2 - sum u^2) * run variance / S, by the
-    method of moments (not below zero in all); degrees of freedom by Satterthwaite. With one block of S runs and P patients
-    that is the two-way analysis of variance, with folds of one patient it is the t interval over patients.
+    method of moments, where an F test gives a hint of it; degrees of freedom by Satterthwaite. With one block of S runs and
+    P patients that is the two-way analysis of variance, with folds of one patient it is the t interval over patients. The
+    test over runs may take the variance between runs from all cells (pool).
     """
     others: Sequence[Scores | None] = minus or [None] * len(plus)
     pairs = list(zip(plus, others, strict=True))
@@ -157,7 +159,8 @@ def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate
     value = float(values.mean())
     sd = float(values.std(ddof=1)) if n > 1 else math.nan
     terms: list[tuple[float, float]] = [(sd**2 / n, n - 1)] if n > 1 else []
-    run_terms: list[tuple[float, float]] = []  # of the interval: variance, degrees of freedom
+    run_terms: list[tuple[float, float]] = []  # of the interval: variance of runs, degrees of freedom
+    rest_terms: list[tuple[float, float]] = []  # what of it is the residual's
     test_terms: list[tuple[float, float]] = []  # of the test over runs
     seeds, n_runs, whole = [], 0, True
     for key, of_patient in weights.items():
@@ -179,17 +182,13 @@ def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate
                 runs = block.values.mean(1)
                 rest = block.values - runs[:, None] - block.values.mean(0) + block.values.mean()
                 df = (n_s - 1) * (n_p - 1)
-                variance, freedom = pooled.of(float(runs.var(ddof=1)), n_s - 1)
-                run_terms.append((together * variance / n_s, freedom))
-                run_terms.append((-together * float((rest**2).sum()) / df / n_p / n_s, df))
-    if terms and sum(variance for variance, _ in run_terms) > 0:
-        terms += run_terms
+                run_terms.append((together * float(runs.var(ddof=1)) / n_s, n_s - 1))
+                rest_terms.append((together * float((rest**2).sum()) / df / n_p / n_s, df))
+    if run_terms and _exceeds(run_terms, rest_terms):
+        terms += [*run_terms, *((-variance, df) for variance, df in rest_terms)]
     low, high, low90, high90 = _interval(value, terms)
-    p_run = (
-        math.nan
-        if min(seeds) < 2
-        else _t_test(value, test_terms, most=max(cell.pooled.df for cell in cells.values()) or math.inf)
-    )
+    most = max(cell.pooled.df for cell in cells.values()) or math.inf
+    p_run = math.nan if min(seeds) < 2 else _t_test(value, test_terms, most=most)
     p_patient = _wilcoxon(values) if minus is not None else math.nan
     size = value / sd if minus is not None and sd > 0 else math.nan
     return Estimate(value, low, high, low90, high90, n, min(seeds), n_runs, sd, p_patient, p_run, size, run_variance=whole)
@@ -259,6 +258,12 @@ def _freedom(terms: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """A sum of independent mean squares: its value, and its degrees of freedom after Satterthwaite (1946)."""
     variance = sum(v for v, _ in terms)
     return variance, variance**2 / below if (below := sum(v**2 / df for v, df in terms)) > 0 else 1.0
+
+
+def _exceeds(runs: Sequence[tuple[float, float]], rest: Sequence[tuple[float, float]]) -> bool:
+    """Whether runs vary by more than the residual lets expect: a hint suffices (F test, p < HINT)."""
+    (above, df_above), (below, df_below) = _freedom(runs), _freedom(rest)
+    return above > 0 and (below <= 0 or float(scipy.stats.f.sf(above / below, df_above, df_below)) < HINT)
 
 
 def _interval(value: float, terms: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
