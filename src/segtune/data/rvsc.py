@@ -11,7 +11,7 @@ the other. A patient that does not fit, with one phase or more than two, has pha
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     if target not in TARGETS:
         raise InputError(f"data.target={target}: RVSC has the contours {' and '.join(TARGETS)}.")
     rasterise = contours.rasteriser(masks)
-    folder = Path(root).expanduser()
-    folder = folder / "TrainingSet" if (folder / "TrainingSet").is_dir() else folder
-    if not folder.is_dir():
-        raise InputError(f"data.root={root}: there is no such folder.")
+    folder = _opened(root)
     dicoms, outlines, lists = _find(folder)
     if not dicoms:
         raise InputError(
@@ -66,6 +63,25 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     return SliceSet(
         item for patient in _by_number(wanted) for item in _read_patient(patient, dicoms, outlines, kind, rasterise)
     )
+
+
+def contour_files(root: str | os.PathLike[str]) -> Iterator[tuple[str, int, str, Path, Path | None]]:
+    """Every contour file: patient, frame, target, the file, and its image (None where there is none). Opens no file.
+
+    Raises: InputError as `read`, for what the names alone tell.
+    """
+    dicoms, outlines, _ = _find(_opened(root))
+    targets = {kind: target for target, kind in TARGETS.items()}
+    for patient, frame, kind in sorted(outlines):
+        yield patient, frame, targets[kind], outlines[patient, frame, kind], dicoms.get((patient, frame))
+
+
+def _opened(root: str | os.PathLike[str]) -> Path:
+    folder = Path(root).expanduser()
+    folder = folder / "TrainingSet" if (folder / "TrainingSet").is_dir() else folder
+    if not folder.is_dir():
+        raise InputError(f"data.root={root}: there is no such folder.")
+    return folder
 
 
 def _find(folder: Path) -> tuple[dict[Key, Path], dict[tuple[str, int, str], Path], dict[str, Path]]:

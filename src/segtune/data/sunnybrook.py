@@ -50,6 +50,27 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     if target not in TARGETS:
         raise InputError(f"data.target={target}: Sunnybrook has the contours {' and '.join(TARGETS)}.")
     rasterise = contours.rasteriser(masks)
+    folder, link = _opened(root)
+    return SliceSet(item for number in sorted(link) for item in _read_patient(folder, number, link[number], target, rasterise))
+
+
+def contour_files(root: str | os.PathLike[str]) -> Iterator[tuple[str, int, str, Path, Path | None]]:
+    """Every contour file: patient, frame, target, the file, and its image (None where there is none). Opens link.csv alone.
+
+    Raises: InputError as `read`, for what the names alone tell.
+    """
+    folder, link = _opened(root)
+    for number in sorted(link):
+        place = folder / "dicoms" / number
+        images = _numbered(place, folder, IMAGE_NAME, "59.dcm") if place.is_dir() else {}
+        outlines = _outlines(folder / "contourfiles", folder, link[number])
+        for target, kind in TARGETS.items():
+            for frame, path in sorted(outlines[kind].items()):
+                yield link[number], frame, target, path, images.get(frame)
+
+
+def _opened(root: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
+    """The data set's folder, and patient_id -> original_id."""
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise InputError(f"data.root={root}: there is no such folder.")
@@ -62,7 +83,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
         for path in _entries(folder / part, folder):
             if path.is_dir() and path.name not in known:
                 raise InputError(f"{path}: link.csv names no patient {path.name}. Add the line or move the folder elsewhere.")
-    return SliceSet(item for number in sorted(link) for item in _read_patient(folder, number, link[number], target, rasterise))
+    return folder, link
 
 
 def _link(path: Path) -> dict[str, str]:

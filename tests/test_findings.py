@@ -1,0 +1,310 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segtune.data import contours, findings, phantom, rvsc, splits
+from segtune.data.findings import Finding, Outline
+from segtune.data.slices import Slice, SliceSet
+from segtune.data.splits import Split
+from segtune.errors import InputError
+
+DISC = contours.mask(np.array([(20 + 8 * math.cos(t), 20 + 8 * math.sin(t)) for t in np.linspace(0, 6.2, 40)]), (48, 48))
+
+
+def a_slice(patient="A", frame=1, index=0, **other) -> Slice:
+    """A sound slice whose image and mask no other patient or frame has."""
+    seed = [*patient.encode(), frame, index]
+    mask = np.roll(DISC, np.random.default_rng(seed).integers(-8, 20, 2), axis=(0, 1))
+    mask[0, seed[0] % 48] = mask[1, frame % 48] = mask[2, index] = True
+    sound = Slice(
+        image=np.random.default_rng(seed).integers(0, 400, (48, 48)).astype(np.float32),
+        mask=mask,
+        patient=patient,
+        frame=frame,
+        slice_index=index,
+        phase="ED",
+        spacing_mm=(0.7, 0.8),
+        gap_mm=8.4,
+    )
+    return replace(sound, **other)
+
+
+SOUND = [a_slice(patient, frame, index) for patient in "ABC" for frame in (1, 2) for index in range(3)]
+
+
+def told(found) -> list[tuple[str, str, str | None, int | None]]:
+    return [(one.severity, one.kind, one.patient, one.frame) for one in found]
+
+
+def find(*changed: Slice, sides=None):
+    """The findings of the sound slices after those with a changed one's patient, frame and index took its place."""
+    key = {(one.patient, one.frame, one.slice_index): one for one in changed}
+    return findings.find(SliceSet(key.get((s.patient, s.frame, s.slice_index), s) for s in SOUND), sides)
+
+
+def test_sound_slices_have_no_finding():
+    assert find() == []
+    assert findings.find(SliceSet([])) == []
+
+
+def test_an_image_of_two_patients_is_an_error_and_of_one_a_warning():
+    (found,) = find(a_slice("B", image=SOUND[0].image.copy()))
+    assert told([found]) == [("error", "duplicate_image", "B", 1)]
+    assert "pixel for pixel that of patient A, frame 1, slice 0" in found.message
+    assert told(find(a_slice("A", 2, image=SOUND[0].image))) == [("warning", "duplicate_image", "A", 2)]
+
+
+def test_images_that_differ_in_a_single_pixel_are_two():
+    image = SOUND[0].image.copy()
+    image[3, 5] += 1
+    assert find(a_slice("B", image=image)) == []
+
+
+def test_a_mask_of_two_patients_is_an_error_and_of_one_a_warning():
+    (found,) = find(a_slice("C", 2, mask=SOUND[0].mask.copy()))
+    assert told([found]) == [("error", "duplicate_contour", "C", 2)]
+    assert "patient A, frame 1, slice 0: one of the two is wrong" in found.message
+    assert told(find(a_slice("A", 2, mask=SOUND[0].mask))) == [("warning", "duplicate_contour", "A", 2)]
+
+
+def test_each_further_copy_is_a_finding_of_its_own():
+    copies = [a_slice(patient, mask=DISC) for patient in "ABC"]
+    assert told(find(*copies)) == [("error", "duplicate_contour", "B", 1), ("error", "duplicate_contour", "C", 1)]
+
+
+def test_small_masks_may_be_equal_by_chance():
+    small = np.zeros((48, 48), bool)
+    small[:9, :11] = True
+    assert find(a_slice("A", mask=small), a_slice("B", mask=small)) == []
+    small[9, 0] = True
+    assert told(find(a_slice("A", mask=small), a_slice("B", mask=small))) == [("error", "duplicate_contour", "B", 1)]
+
+
+@pytest.mark.parametrize(("n", "kinds"), [(0, ["empty"]), (1, ["tiny"]), (9, ["tiny"]), (10, [])])
+def test_a_structure_below_10_pixels_is_tiny_and_of_none_empty(n, kinds):
+    mask = np.zeros((48, 48), bool)
+    mask.flat[:n] = True
+    assert [(one.severity, one.kind) for one in find(a_slice("B", mask=mask))] == [("warning", kind) for kind in kinds]
+
+
+def test_empty_slices_are_one_finding_per_patient():
+    none = np.zeros((48, 48), bool)
+    first, second = find(*(a_slice("A", frame, mask=none) for frame in (1, 2)), a_slice("B", 2, 1, mask=none))
+    assert told([first, second]) == [("warning", "empty", "A", None), ("warning", "empty", "B", 2)]
+    assert "2 of 6 slices show no structure (frame 1, slice 0; frame 2, slice 0)" in first.message
+
+
+def test_a_constant_image_is_a_warning_and_no_duplicate():
+    flat = np.full((48, 48), 7, np.float32)
+    assert told(find(a_slice("A", image=flat), a_slice("B", image=flat))) == [
+        ("warning", "constant_image", "A", 1),
+        ("warning", "constant_image", "B", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"spacing_mm": (0.9, 0.8)}, "neighbouring rows is from 0.7 to 0.9 mm"),
+        ({"spacing_mm": (0.7, 1.6)}, "neighbouring columns is from 0.8 to 1.6 mm"),
+        ({"gap_mm": 10.0}, "neighbouring slices is from 8.4 to 10 mm"),
+    ],
+)
+def test_spacing_that_changes_within_a_patient_is_a_warning(change, words):
+    (found,) = find(a_slice("B", 2, 2, **change))
+    assert told([found]) == [("warning", "spacing", "B", None)]
+    assert words in found.message
+
+
+def test_spacing_may_differ_between_patients_and_in_the_last_digit():
+    wider = [a_slice("B", s.frame, s.slice_index, spacing_mm=(1.4, 1.4), gap_mm=10.0) for s in SOUND if s.patient == "B"]
+    assert find(*wider, a_slice("A", spacing_mm=(0.70001, 0.8))) == []
+
+
+def test_a_patient_on_two_sides_is_a_warning():
+    sides = Split(train=np.arange(9), val=np.arange(9, 18))
+    assert told(find(sides=sides)) == [("warning", "two_sides", "B", None)]
+    assert find(sides=splits.by_patient([s.patient for s in SOUND], val_fraction=0.3, seed=0)) == []
+
+
+def test_what_the_data_do_not_tell_is_noted_once():
+    unknown = SliceSet(replace(item, phase=None, gap_mm=None) for item in SOUND)
+    first, second = findings.find(unknown)
+    assert told([first, second]) == [("note", "phase", None, None), ("note", "gap", None, None)]
+    assert "(patients: 3, A, B, C)" in first.message
+    assert told(find(a_slice("C", phase=None))) == [("note", "phase", "C", None)]
+
+
+def test_errors_come_first():
+    mixed = find(a_slice("A", phase=None), a_slice("A", 2, gap_mm=9.0), a_slice("C", image=SOUND[0].image))
+    assert [one.severity for one in mixed] == ["error", "warning", "note"]
+
+
+# What a run asks
+
+SIDES = Split(train=np.arange(12), val=np.arange(12, 18))
+COPIED = SliceSet([*SOUND[:6], a_slice("B", image=SOUND[0].image, mask=SOUND[0].mask), *SOUND[7:]])
+
+
+def test_a_run_records_findings_as_json():
+    recorded = findings.for_run(SliceSet([replace(SOUND[0], gap_mm=9.0), *SOUND[1:]]), SIDES)
+    assert json.loads(json.dumps(recorded)) == recorded
+    assert [{key: one[key] for key in ("severity", "kind", "patient", "frame", "file")} for one in recorded] == [
+        {"severity": "warning", "kind": "spacing", "patient": "A", "frame": None, "file": None}
+    ]
+
+
+def test_a_run_refuses_errors_in_one_sentence_with_its_cure():
+    with pytest.raises(InputError) as caught:
+        findings.for_run(COPIED, SIDES)
+    message = str(caught.value)
+    assert message.startswith("patient B, frame 1: the image of frame 1, slice 0 is pixel for pixel that of patient A")
+    assert "It is the first of 2 errors." in message
+    assert message.endswith("data.allow=[duplicate_contour,duplicate_image].")
+    with pytest.raises(InputError, match=r"data.allow=\[duplicate_contour\]\.$"):
+        findings.for_run(COPIED, SIDES, allow=["duplicate_image"])
+
+
+def test_a_run_goes_on_with_errors_that_are_allowed_and_records_them():
+    recorded = findings.for_run(COPIED, SIDES, allow=["duplicate_image", "duplicate_contour"])
+    assert [one["severity"] for one in recorded] == ["error", "error"]
+    assert len(findings.for_run(SliceSet(SOUND), SIDES, allow="duplicate_image")) == 0
+
+
+@pytest.mark.parametrize("allow", [["tiny"], "x", [5], 5, ["duplicate_image", "all"]])
+def test_only_errors_of_a_run_can_be_allowed(allow):
+    with pytest.raises(InputError, match="data.allow=.*only duplicate_contour and duplicate_image can be allowed"):
+        findings.for_run(SliceSet(SOUND), SIDES, allow=allow)
+
+
+def test_every_kind_is_explained():
+    assert set(findings.ALLOWABLE) < findings.KINDS.keys()
+    with pytest.raises(ValueError, match="not in list"):
+        findings.ranked([Finding("error", "nameless", None, None, None, "")])
+
+
+# Contours
+
+
+def ring(radius, x=24.0, y=24.0, n=60) -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    return np.stack([x + radius * np.cos(t), y + radius * np.sin(t)], axis=1)
+
+
+def pair(patient, inner, outer, frame=1, shape=(48, 48)) -> list[Outline]:
+    return [
+        Outline(patient, frame, target, f"{patient}-{frame}-{target}.txt", points, shape)
+        for target, points in (("endocardium", inner), ("epicardium", outer))
+    ]
+
+
+def in_contours(*pairs):
+    return findings.find_in_contours([one for two in pairs for one in two])
+
+
+def test_sound_contours_have_no_finding():
+    assert in_contours(pair("A", ring(8), ring(11)), pair("B", ring(8.5), ring(12), shape=None)) == []
+    assert findings.find_in_contours([]) == []
+
+
+def test_a_contour_of_another_patient_is_an_error_whoever_comes_first():
+    for names in ("AB", "BA"):
+        sound, wrong = (pair(names[0], ring(8), ring(11)), pair(names[1], ring(8, 30, 30), ring(11)))
+        for order in ((sound, wrong), (wrong, sound)):
+            first, second = in_contours(*order)
+            assert told([first]) == [("error", "duplicate_contour", names[1], 1)]  # the one that does not fit its endocardium
+            assert first.file == f"{names[1]}-1-epicardium.txt"
+            assert f"point for point the epicardium of patient {names[0]}, frame 1" in first.message
+            assert told([second]) == [("warning", "not_nested", names[1], 1)]
+
+
+def test_a_contour_of_another_frame_is_a_warning():
+    found = in_contours(pair("A", ring(8), ring(11)), pair("A", ring(8), ring(12), frame=2))
+    assert [(*one, file) for one, file in zip(told(found), [one.file for one in found], strict=True)] == [
+        ("warning", "duplicate_contour", "A", 2, "A-2-endocardium.txt")
+    ]
+
+
+def test_a_closed_contour_equals_an_open_one():
+    closed = np.vstack([ring(8), ring(8)[:1]])
+    assert told(in_contours(pair("A", ring(8), ring(11)), pair("B", closed, ring(12)))) == [
+        ("error", "duplicate_contour", "B", 1)
+    ]
+
+
+@pytest.mark.parametrize(("shift", "is_told"), [(0, False), (2.9, False), (6, True), (24, True)])
+def test_an_endocardium_that_leaves_its_epicardium_is_a_warning(shift, is_told):
+    found = in_contours(pair("A", ring(8, 24 + shift), ring(11), shape=(96, 96)))
+    assert told(found) == [("warning", "not_nested", "A", 1)] * is_told
+
+
+def test_the_share_inside_is_counted_in_pixels():
+    square = np.array([(0.0, 0.0), (10, 0), (10, 10), (0, 10)]) - 0.5 + 20
+    (found,) = in_contours(pair("A", square + np.array([3, 0]), square))
+    assert "only 70% of the endocardium lies inside this epicardium" in found.message
+
+
+def test_a_contour_that_crosses_itself_is_a_warning():
+    bow = np.array([(5.0, 5.0), (35, 30), (35, 5), (5, 30)])
+    twice = np.vstack([ring(8), ring(5)])
+    for points in (bow, twice):
+        (found,) = in_contours([Outline("A", 1, "endocardium", "a.txt", points, (48, 48))])
+        assert told([found]) == [("warning", "self_crossing", "A", 1)]
+        assert "the endocardium crosses itself" in found.message
+
+
+def test_a_contour_that_turns_back_on_itself_does_not_cross_itself():
+    spur = np.vstack([ring(8), [(40.0, 24.0)]])
+    assert findings.find_in_contours([Outline("A", 1, "endocardium", "a.txt", spur, (48, 48))]) == []
+
+
+def test_a_contour_of_a_few_pixels_is_a_warning():
+    (found,) = findings.find_in_contours([Outline("A", 1, "epicardium", "a.txt", ring(1.5, n=12), (48, 48))])
+    assert told([found]) == [("warning", "tiny", "A", 1)]
+    assert "the epicardium has 9 pixels" in found.message
+    assert told(findings.find_in_contours([Outline("A", 1, "epicardium", "", ring(0.2, 3.5, 3.5), None)])) == [
+        ("warning", "tiny", "A", 1)
+    ]
+
+
+@pytest.mark.parametrize("points", [ring(8) + 100, ring(8) - [30, 0], ring(8) * 1e300, ring(1000)])
+def test_a_contour_outside_its_image_is_an_error(points):
+    (found,) = findings.find_in_contours([Outline("A", 1, "endocardium", "a.txt", points, (48, 48))])
+    assert told([found]) == [("error", "outside_image", "A", 1)]
+    assert "the contour lies outside the image" in found.message
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e300])
+def test_a_contour_of_no_image_s_extent_takes_no_memory(scale):
+    assert findings.find_in_contours([Outline("A", 1, "endocardium", "a.txt", ring(8) * scale, None)]) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(1, 9), min_size=5, max_size=20), st.booleans())
+def test_inside_a_star_the_winding_is_one_and_the_mask_true(radii, backwards):
+    t = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+    points = 10 + np.array(radii)[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1)
+    turns = findings.winding(points[::-1] if backwards else points, (20, 20))
+    assert set(np.unique(turns)) <= {0, -1, 1}
+    assert len({*np.unique(turns)} - {0}) <= 1
+    assert np.array_equal(turns != 0, contours.mask(points, (20, 20)))
+
+
+def test_the_phantom_has_no_finding(tmp_path):
+    phantom.write(tmp_path, seed=0, n_patients=4, size=64)
+    slices = {target: rvsc.read(tmp_path, target=target) for target in rvsc.TARGETS}
+    shapes = {(item.patient, item.frame): item.image.shape for item in slices["endocardium"]}
+    outlines = [
+        Outline(patient, frame, target, path.name, contours.read(path), shapes[patient, frame])
+        for patient, frame, target, path, _ in rvsc.contour_files(Path(tmp_path))
+    ]
+    assert len(outlines) == 2 * len(shapes) == 120
+    assert [one for one in findings.find_in_contours(outlines) if one.severity == "error"] == []
+    for one in slices.values():
+        assert [found for found in findings.find(one) if found.severity == "error"] == []
