@@ -36,6 +36,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
         *("segtune.app", "segtune.build", "segtune.results", "segtune.nets", "segtune.data", "segtune.module"),
         *("segtune.report.figures", "segtune.workers"),
     },
+    "segtune.check": {"segtune.app", "segtune.build", "segtune.results", "segtune.data"},
     "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
     "segtune.train": {
         "segtune.module",

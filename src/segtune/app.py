@@ -216,6 +216,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, str | int) and not isinstance(v, bool) and bool(str(v).strip()),
         "the name of a structure, or its value",
     ),
+    "data.allow": (
+        lambda v: isinstance(v, list) and all(isinstance(k, str) for k in v),
+        "a list of kinds, like [duplicate_image]",
+    ),
     "data.empty": _one_of("keep", "drop"),
     "data.larger": _one_of("crop"),
     "data.spacing_mm": _real(0, open_low=True),
@@ -291,7 +295,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
 NULLABLE = {
-    *("data.masks", "data.larger", "data.spacing_mm", "data.gap_mm", "loss.alpha", "reg.ratio", "batch.shuffle"),
+    *("data.allow", "data.masks", "data.larger", "data.spacing_mm", "data.gap_mm", "loss.alpha", "reg.ratio", "batch.shuffle"),
     *("trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
     *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
 }
@@ -422,7 +426,7 @@ def _unknown_key(key: str, config_name: str) -> str:
     owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
     if owners:
         return f"{key}: the chosen {group} has no {name}; only {group}={', '.join(owners)}. Choose one or leave it out."
-    of_a_run = config_name in ("config", "calibrate")
+    of_a_run = config_name in ("config", "calibrate", "check")
     known = sorted({*_own_keys(config_name), *(_run_keys() if of_a_run else [])})
     module = "segtune" if config_name == "config" else f"segtune.{config_name}"
     return f"{key}: no such key. Nearest: {', '.join(nearest(key, known)[:3])}. See python -m {module} --help for all."
