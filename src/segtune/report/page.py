@@ -41,7 +41,8 @@ DEFINITIONS = (
     "has none. A patient's Dice is the mean over its slices, a run's the mean over its patients, after the last epoch.",
     "A cell's Dice: each patient's mean over the runs that scored it, then the mean over patients. Its t interval has a "
     "variance of s² / P over the P patients plus, because a run moves all its patients together, the run variance over the "
-    "number of runs, where an F test gives a hint of it (p < 0.35; method of moments, Satterthwaite's degrees of freedom).",
+    "number of runs, where an F test gives a hint of it (p < 0.4, of a difference 0.3; method of moments, degrees of freedom "
+    "by Satterthwaite).",
     "The test over runs takes one variance between runs for all cells where Bartlett's test gives no hint that theirs differ "
     "(p > 0.5), and each cell's own otherwise: three seeds alone tell little of it.",
     "A difference is over the patients that both sides have scored, paired, over cells that are alike in all else.",
@@ -330,8 +331,10 @@ def power_sentence(analysis: Analysis) -> str:
     power, sd, run = analysis.power
     if not math.isfinite(power):
         return ""
+    if power == 0 and analysis.family == 0:
+        return "With so few seeds or patients no true difference, however large, would be declared."
     if not math.isfinite(run):
-        return "With one run of each kind no true difference, however large, would be declared."
+        return ""  # folds of one patient do not tell runs from patients
     return (
         f"Power: with the variation measured here (patients' differences: sd {sd:.3f}; runs: sd {run:.3f}) and this many seeds "
         f"and patients, a true difference of 0.05 between two cells would be declared in {100 * power:.0f} % of such sweeps."
