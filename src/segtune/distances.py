@@ -55,7 +55,8 @@ def surface_distances(pred: Mask, true: Mask, *, spacing_mm: Sequence[float]) ->
         raise ValueError(f"spacing_mm={tuple(spacing_mm)}: must be distances in mm.")
     diagonal = math.hypot(*(n * step for n, step in zip(pred.shape, spacing_mm, strict=True)))
     if not (pred.any() and true.any()):
-        return SurfaceDistances(*(np.full(np.count_nonzero(boundary(mask)), diagonal) for mask in (pred, true)), diagonal)
+        from_pred, from_true = (np.full(np.count_nonzero(boundary(mask)), diagonal) for mask in (pred, true))
+        return SurfaceDistances(from_pred, from_true, diagonal)
     box = ndimage.find_objects((pred | true).view(np.uint8))[0]  # both boundaries lie in it: the same distances, sooner
     edges = boundary(pred[box]), boundary(true[box])
     to_pred, to_true = (ndimage.distance_transform_edt(~edge, sampling=spacing_mm) for edge in edges)
