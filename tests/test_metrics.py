@@ -1,11 +1,16 @@
 import math
+import time
 
+import numpy as np
 import pytest
 import sklearn.metrics
 import torch
 import torchmetrics.functional.classification as oracle
+import torchmetrics.segmentation
+from hypothesis import given
+from hypothesis import strategies as st
 
-from segtune import metrics
+from segtune import metrics, volumes
 
 
 def masks(*rows):
@@ -49,3 +54,220 @@ def test_agrees_with_scikit_learn_and_torchmetrics_on_random_masks():
 def test_disjoint_masks_score_0_not_1():
     true = masks([1, 1, 0, 0])
     assert metrics.dice(metrics.counts(~true, true)).item() == 0
+
+
+def test_sensitivity_and_precision_by_hand_and_the_same_rule_for_empty_masks():
+    c = metrics.counts(
+        masks([1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]), masks([1, 0, 0, 0], *[[0] * 4] * 2, [1] * 4)
+    )
+    assert metrics.sensitivity(c).tolist() == pytest.approx([1, math.nan, 0, 0], nan_ok=True)
+    assert metrics.precision(c).tolist() == pytest.approx([0.25, math.nan, 0, 0], nan_ok=True)
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
+def test_one_number_and_a_batch_agree_and_dice_is_the_harmonic_mean(n_true_only, n_pred_only, n_both):
+    c = metrics.Counts(n_true_only + n_both, n_pred_only + n_both, n_both)
+    batch = metrics.Counts(*(torch.tensor([n]) for n in c))
+    for f in (metrics.dice, metrics.iou, metrics.sensitivity, metrics.precision):
+        assert f(c) == pytest.approx(f(batch).item(), nan_ok=True)
+    if n_both:
+        assert metrics.dice(c) == pytest.approx(2 / (1 / metrics.sensitivity(c) + 1 / metrics.precision(c)))
+
+
+def test_the_torchmetrics_trap_disjoint_float_masks_are_1_there_and_0_here():
+    true = torch.tensor([[[[1.0, 1, 0, 0]]]])
+    trap = torchmetrics.segmentation.DiceScore(num_classes=1, input_format="one-hot")
+    assert trap(1 - true, true).item() == 1
+    with pytest.raises(RuntimeError):
+        metrics.counts(1 - true, true)
+
+
+# slices, cases, patients
+
+SIZE = (8, 10)
+SPACING = (2.0, 0.5)
+GAP = 10.0
+DIAGONAL = math.hypot(8 * 2, 10 * 0.5)
+ML_PER_PIXEL = 2 * 0.5 * 10 / 1000
+
+
+def mask(n_rows=0, shift=0):
+    """n_rows rows of 4 pixels, a number of columns to the right."""
+    drawn = np.zeros(SIZE, bool)
+    drawn[1 : 1 + n_rows, 2 + shift : 6 + shift] = True
+    return drawn
+
+
+def pair(pred, true, slice_index=0, phase="ED", patient="P01", spacing_mm=SPACING, gap_mm=GAP):
+    return metrics.Pair(pred, true, patient, phase, slice_index, spacing_mm, gap_mm)
+
+
+def case(*pairs):
+    return metrics.score_case(pairs, tolerance_mm=1)
+
+
+def stack(n_pred, n_true, phase="ED", **about):
+    """A case: the numbers of rows of each slice's masks."""
+    return [pair(mask(p), mask(t), i, phase, **about) for i, (p, t) in enumerate(zip(n_pred, n_true, strict=True))]
+
+
+def test_a_slice_by_hand():
+    row = metrics.score_slice(pair(mask(3, shift=1), mask(3), slice_index=4), tolerance_mm=0.4)
+    assert (row["patient"], row["phase"], row["slice_index"]) == ("P01", "ED", 4)
+    assert (row["n_true"], row["n_pred"], row["n_overlap"]) == (12, 12, 9)
+    assert (row["dice"], row["iou"], row["sensitivity"], row["precision"]) == (0.75, 0.6, 0.75, 0.75)
+    assert (row["hd_mm"], row["hd95_mm"]) == (0.5, 0.5)  # one column
+    # boundaries of 10: the middle row's ends are 0.5 off, and of the outer rows one end; the other's pixel there is boundary
+    assert row["surface_dice"] == pytest.approx(12 / 20)
+    assert row["assd_mm"] == pytest.approx(8 * 0.5 / 20)
+    assert (row["n_one_empty"], row["n_both_empty"]) == (0, 0)
+
+
+def test_a_case_is_one_volume_and_not_the_mean_of_its_slices():
+    row = case(*stack([2, 2], [2, 4]))
+    assert row["dice"] == pytest.approx(2 * 16 / (16 + 24))
+    assert row["hd_mm"] == 4  # two rows down, in the plane; the gap is 10
+    assert (row["volume_true_ml"], row["volume_pred_ml"]) == pytest.approx((24 * ML_PER_PIXEL, 16 * ML_PER_PIXEL))
+    assert row["volume_error_ml"] == pytest.approx(-8 * ML_PER_PIXEL)
+    assert (row["n_slices"], row["undefined"]) == (2, "")
+
+
+def test_a_slice_that_is_missed_is_a_gap_away_in_its_case_and_a_diagonal_by_itself():
+    pairs = stack([2, 0], [2, 2])
+    assert case(*pairs)["hd_mm"] == GAP
+    row = metrics.score_slice(pairs[1], tolerance_mm=1)
+    assert (row["hd_mm"], row["dice"], row["surface_dice"], row["n_one_empty"]) == (DIAGONAL, 0, 0, 1)
+
+
+def test_a_missed_case_is_the_diagonal_of_its_volume_away():
+    row = case(*stack([0, 0, 0], [2, 2, 2]))
+    assert row["hd_mm"] == row["assd_mm"] == pytest.approx(math.hypot(3 * GAP, DIAGONAL))
+    assert (row["volume_pred_ml"], row["n_one_empty"]) == (0, 1)
+
+
+def test_slices_may_come_in_any_order():
+    pairs = stack([1, 2, 3], [2, 2, 4])
+    assert case(*pairs) == case(*pairs[::-1])
+
+
+def test_an_empty_case_is_undefined_and_has_a_volume_of_0():
+    row = case(*stack([0, 0], [0, 0]))
+    assert all(math.isnan(row[name]) for name in (*metrics.OVERLAPS, *metrics.DISTANCES))
+    assert (row["n_both_empty"], row["volume_error_ml"], row["undefined"]) == (1, 0, "")
+
+
+TWO = stack([2, 2], [2, 3])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "why"),
+    [
+        (stack([2, 2], [2, 3], gap_mm=None), "the distance of slices is not known"),
+        ([TWO[0], pair(mask(2), mask(3), 2)], "slice 1 is missing"),
+        ([*TWO, pair(mask(2), mask(3), 1)], "slice 1 is there twice"),
+        ([TWO[0], pair(mask(2), mask(3), 1, spacing_mm=(2, 0.6))], "its slices differ in size or spacing"),
+        ([TWO[0], pair(mask(2), mask(3), 1, gap_mm=None)], "its slices differ in size or spacing"),
+        ([TWO[0], pair(mask(2)[1:], mask(3)[1:], 1)], "its slices differ in size or spacing"),
+    ],
+)
+def test_a_case_without_a_known_geometry_has_overlaps_and_says_why_it_has_no_more(pairs, why):
+    row = case(*pairs)
+    assert row["undefined"] == why
+    assert row["dice"] > 0.8
+    assert all(math.isnan(row[name]) for name in (*metrics.DISTANCES, "volume_true_ml", "volume_pred_ml", "volume_error_ml"))
+
+
+def test_headers_may_round():
+    assert case(TWO[0], pair(mask(2), mask(3), 1, spacing_mm=(2.0, 0.500001)))["undefined"] == ""
+
+
+def test_a_case_of_one_slice_is_scored_in_its_plane_and_has_no_volume():
+    one = pair(mask(2), mask(4), gap_mm=None)
+    row, plane = case(one), metrics.score_slice(one, tolerance_mm=1)
+    assert [row[name] for name in metrics.DISTANCES] == [plane[name] for name in metrics.DISTANCES]
+    assert row["undefined"] == "one slice is no volume"
+    assert math.isnan(row["volume_true_ml"])
+
+
+def patient(*stacks):
+    return metrics.score([p for stack in stacks for p in stack], tolerance_mm=1).patients[0]
+
+
+def test_a_patient_by_hand():
+    """Expert: ED 4 + 6 rows, ES 2 + 2; prediction: ED 4 + 4, ES 2 + 2; a row is 0.04 ml."""
+    row = patient(stack([4, 4], [4, 6]), stack([2, 2], [2, 2], "ES"))
+    assert row["dice"] == pytest.approx((2 * 8 / 18 + 1) / 2)
+    assert row["hd_mm"] == pytest.approx((4 + 0) / 2)
+    assert (row["stroke_volume_true_ml"], row["stroke_volume_pred_ml"]) == pytest.approx((0.24, 0.16))
+    assert row["stroke_volume_error_ml"] == pytest.approx(-0.08)
+    assert (row["ejection_fraction_true"], row["ejection_fraction_pred"]) == pytest.approx((0.6, 0.5))
+    assert row["ejection_fraction_error"] == pytest.approx(-0.1)
+    assert (row["n_cases"], row["undefined"]) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("stacks", "why"),
+    [
+        ([stack([4, 4], [4, 6])], "ES is missing"),
+        ([stack([4, 4], [4, 6], "ES")], "ED is missing"),
+        ([stack([4, 4], [4, 6], None)], "ED is missing"),
+        ([stack([4, 4], [4, 6]), stack([2], [2], "ES")], "ES: one slice is no volume"),
+        ([stack([4, 4], [0, 0]), stack([2, 2], [2, 2], "ES")], "the expert's end-diastolic volume is 0"),
+    ],
+)
+def test_an_ejection_fraction_that_cannot_be_is_undefined_and_says_why(stacks, why):
+    row = patient(*stacks)
+    assert row["undefined"] == why
+    assert math.isnan(row["ejection_fraction_error"])
+    assert math.isnan(row["stroke_volume_error_ml"])
+    assert row["dice"] >= 0
+
+
+def test_a_model_that_predicts_nothing_scores_worst_in_everything():
+    """Three patients; the last one's ES has nothing to be found. The other model is bad: off by rows."""
+    truths = [([4, 6], [2, 2]), ([5, 5], [3, 1]), ([6, 6], [0, 0])]
+
+    def table(model):
+        stacks = [
+            stack(model(t), t, phase, patient=f"P{i}")
+            for i, both in enumerate(truths)
+            for phase, t in zip(("ED", "ES"), both, strict=True)
+        ]
+        return metrics.score([p for s in stacks for p in s], tolerance_mm=1)
+
+    nothing, bad = table(lambda t: [0] * len(t)), table(lambda t: [max(n - 2, 0) for n in t])
+    for worst, other in zip(nothing, bad, strict=True):
+        for name in (*metrics.OVERLAPS, "surface_dice"):
+            assert volumes.mean(worst, name).value == 0 < volumes.mean(other, name).value
+        for name in ("hd_mm", "hd95_mm", "assd_mm"):
+            assert volumes.mean(worst, name).value > volumes.mean(other, name).value
+            assert volumes.mean(worst, name).n == volumes.mean(other, name).n
+    assert volumes.mean(nothing.cases, "dice")[1:] == (5, 5, 1, 1)
+    assert volumes.mean(nothing.patients, "hd_mm")[1:] == (3, 5, 1, 0)
+    fractions = [[abs(row["ejection_fraction_error"]) for row in s.patients] for s in (nothing, bad)]
+    assert fractions[0] == pytest.approx([row["ejection_fraction_true"] for row in nothing.patients])
+    assert sum(fractions[0]) > sum(fractions[1])
+
+
+def test_rows_keep_the_order_of_patients_and_phases():
+    scores = metrics.score([*stack([1, 1], [1, 1], "ES", patient="B"), *stack([1, 1], [1, 1], patient="A")], tolerance_mm=1)
+    assert [row["patient"] for row in scores.slices] == ["B", "B", "A", "A"]
+    assert [(row["patient"], row["phase"]) for row in scores.cases] == [("B", "ES"), ("A", "ED")]
+    assert [row["patient"] for row in scores.patients] == ["B", "A"]
+
+
+def test_probabilities_are_no_masks():
+    with pytest.raises(ValueError, match="must be bool and of one shape, got float64"):
+        pair(mask(1) * 0.7, mask(1))
+
+
+def test_a_case_of_12_slices_takes_less_than_a_tenth_of_a_second():
+    rows, columns = np.ogrid[:256, :256]
+    discs = [(rows - 128) ** 2 + (columns - x) ** 2 < 45**2 for x in (125, 130)]
+    pairs = [pair(*discs, slice_index=i) for i in range(12)]
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        case(*pairs)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.1, seconds

@@ -1,35 +1,70 @@
-"""Overlap of masks, from counts. One rule for empty masks: both empty is undefined (NaN, counted, left out of means);
-one empty is 0."""
+"""From masks to numbers: per image, slice, case (patient x phase) and patient.
 
-from typing import NamedTuple
+One rule for empty masks: both empty is undefined (NaN, counted, left out of means); one empty is the worst value: 0 for an
+overlap, the image's diagonal for a distance. So a model that predicts nothing scores worst, and not undefined, wherever there
+is something to be found. The geometry that a case needs for its distances and volumes may be unknown: then they are NaN, and
+the row's `undefined` says why.
+"""
 
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from segtune import distances, volumes
 
-class Counts(NamedTuple):
-    """Pixels per image, each (B,) int64: of the expert's mask, of the prediction, of both."""
+Row = dict[str, Any]
+Numbers = TypeVar("Numbers", Tensor, float)  # of a batch, wherever it lives; or of one image or case
 
-    n_true: Tensor
-    n_pred: Tensor
-    n_overlap: Tensor
+OVERLAPS = ("dice", "iou", "sensitivity", "precision")
+DISTANCES = ("hd_mm", "hd95_mm", "assd_mm", "surface_dice")
 
 
-def counts(pred: Tensor, true: Tensor) -> Counts:
+class Counts(NamedTuple, Generic[Numbers]):
+    """Pixels of the expert's mask, of the prediction, of both: each (B,) int64, one per image; or one number."""
+
+    n_true: Numbers
+    n_pred: Numbers
+    n_overlap: Numbers
+
+
+def counts(pred: Tensor, true: Tensor) -> Counts[Tensor]:
     """Args: pred, true: (B, ...) bool."""
     pred, true = pred.flatten(1), true.flatten(1)
     return Counts(n_true=true.sum(1), n_pred=pred.sum(1), n_overlap=(pred & true).sum(1))
 
 
-def dice(c: Counts) -> Tensor:
-    """2 |P and T| / (|P| + |T|) per image, (B,) float64 in [0, 1], higher is better; NaN where both are empty."""
-    return 2 * c.n_overlap.double() / (c.n_true + c.n_pred)
+def dice(c: Counts[Numbers]) -> Numbers:
+    """2 |P and T| / (|P| + |T|), (B,) float64 in [0, 1], higher is better; NaN where both are empty."""
+    return _ratio(2 * c.n_overlap, c.n_true + c.n_pred)
 
 
-def iou(c: Counts) -> Tensor:
-    """|P and T| / |P or T| per image, (B,) float64 in [0, 1], higher is better; NaN where both are empty."""
-    return c.n_overlap.double() / (c.n_true + c.n_pred - c.n_overlap)
+def iou(c: Counts[Numbers]) -> Numbers:
+    """|P and T| / |P or T|, (B,) float64 in [0, 1], higher is better; NaN where both are empty."""
+    return _ratio(c.n_overlap, c.n_true + c.n_pred - c.n_overlap)
+
+
+def sensitivity(c: Counts[Numbers]) -> Numbers:
+    """|P and T| / |T|, (B,) float64 in [0, 1], higher is better; NaN where both are empty, 0 where only T is."""
+    return _ratio(c.n_overlap, c.n_true + (c.n_true == 0) * c.n_pred)
+
+
+def precision(c: Counts[Numbers]) -> Numbers:
+    """|P and T| / |P|, (B,) float64 in [0, 1], higher is better; NaN where both are empty, 0 where only P is."""
+    return _ratio(c.n_overlap, c.n_pred + (c.n_pred == 0) * c.n_true)
+
+
+def _ratio(part: Numbers, whole: Numbers) -> Numbers:
+    if isinstance(part, Tensor):
+        return part.double() / whole
+    return part / whole if whole else math.nan
 
 
 class MeanOverlap(Metric):
@@ -48,5 +83,147 @@ class MeanOverlap(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """dice, iou: means over the defined images, NaN if none is; n_undefined: images both masks of which were empty."""
-        c = Counts(*torch.cat(self.counts).cpu().unbind(1))
+        c: Counts[Tensor] = Counts(*torch.cat(self.counts).cpu().unbind(1))
         return {"dice": dice(c).nanmean(), "iou": iou(c).nanmean(), "n_undefined": dice(c).isnan().sum()}
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The two masks of a slice, and where it lies: patient, phase, slice_index, spacing_mm and gap_mm as in data.slices.Slice.
+
+    pred, true: (H, W) bool, on the grid that spacing_mm speaks of.
+    """
+
+    pred: NDArray[np.bool_]
+    true: NDArray[np.bool_]
+    patient: str
+    phase: str | None
+    slice_index: int
+    spacing_mm: tuple[float, float]
+    gap_mm: float | None
+
+    def __post_init__(self) -> None:
+        if not (self.pred.dtype == self.true.dtype == bool and self.pred.shape == self.true.shape):
+            found = [f"{mask.dtype} {mask.shape}" for mask in (self.pred, self.true)]
+            raise ValueError(f"masks must be bool and of one shape, got {found[0]} and {found[1]}.")
+
+
+def score_slice(pair: Pair, *, tolerance_mm: float) -> Row:
+    """OVERLAPS and DISTANCES in the slice's plane, its pixels, and n_one_empty, n_both_empty (1 or 0)."""
+    about = {"patient": pair.patient, "phase": pair.phase, "slice_index": pair.slice_index}
+    c = _counted([pair])
+    return {**about, **_overlaps(c), **_distances(pair.pred, pair.true, pair.spacing_mm, tolerance_mm)}
+
+
+def score_case(pairs: Sequence[Pair], *, tolerance_mm: float) -> Row:
+    """The same in 3-D over all slices of one patient and phase, in any order; its volumes and their error [ml].
+
+    Overlaps need no geometry. Distances and volumes are NaN, and `undefined` says why, unless the slices follow each other
+    without a hole, with a known gap, on one grid: a missing slice would be a hole in both masks. A case with one slice is
+    scored in its plane, and has no volume. Slices beyond the first and the last that are given count as empty.
+    """
+    pairs = sorted(pairs, key=lambda pair: pair.slice_index)
+    first, c, why = pairs[0], _counted(pairs), _why_undefined(pairs)
+    row = {"patient": first.patient, "phase": first.phase, "n_slices": len(pairs), **_overlaps(c)}
+    if len(pairs) == 1:
+        row |= _distances(first.pred, first.true, first.spacing_mm, tolerance_mm)
+    elif why:
+        row |= dict.fromkeys(DISTANCES, math.nan)
+    else:
+        assert first.gap_mm is not None
+        pred, true = np.stack([pair.pred for pair in pairs]), np.stack([pair.true for pair in pairs])
+        row |= _distances(pred, true, (first.gap_mm, *first.spacing_mm), tolerance_mm)
+    volume = {
+        side: math.nan if why else volumes.volume_ml([int(n)], spacing_mm=first.spacing_mm, gap_mm=first.gap_mm or math.nan)
+        for side, n in (("true", c.n_true), ("pred", c.n_pred))
+    }
+    return row | _with_error("volume", "_ml", volume["true"], volume["pred"]) | {"undefined": why}
+
+
+def score_patient(cases: Sequence[Row]) -> Row:
+    """From the rows of a patient's cases: means over the defined ones, stroke volume [ml] and ejection fraction with errors.
+
+    n_one_empty and n_both_empty count cases. Stroke volume and ejection fraction need one ED and one ES of known volume and an
+    expert's EDV above 0, else they are NaN and `undefined` says why. A prediction without any EDV has ejection fraction 0,
+    not NaN: nothing was found, and that must not be left out.
+    """
+    phases: Mapping[str | None, Row] = {case["phase"]: case for case in cases}
+    why = next((f"{phase} is missing" for phase in ("ED", "ES") if phase not in phases), "")
+    why = why or next((f"{phase}: {phases[phase]['undefined']}" for phase in ("ED", "ES") if phases[phase]["undefined"]), "")
+    why = why or ("the expert's end-diastolic volume is 0" if not phases["ED"]["volume_true_ml"] else "")
+    row: Row = {"patient": cases[0]["patient"], "n_cases": len(cases)}
+    row |= {name: volumes.mean(cases, name).value for name in (*OVERLAPS, *DISTANCES)}
+    row |= {name: sum(case[name] for case in cases) for name in ("n_one_empty", "n_both_empty")}
+    strokes, fractions = [math.nan] * 2, [math.nan] * 2
+    if not why:
+        sides = [[phases[phase][f"volume_{side}_ml"] for phase in ("ED", "ES")] for side in ("true", "pred")]
+        strokes = [volumes.stroke_volume_ml(*side) for side in sides]
+        fractions = [volumes.ejection_fraction(*side) if side[0] else 0.0 for side in sides]
+    row |= _with_error("stroke_volume", "_ml", *strokes) | _with_error("ejection_fraction", "", *fractions)
+    return row | {"undefined": why}
+
+
+class Scores(NamedTuple):
+    """The rows of all slices in the order given, of all cases and of all patients in the order of first appearance."""
+
+    slices: list[Row]
+    cases: list[Row]
+    patients: list[Row]
+
+
+def score(pairs: Sequence[Pair], *, tolerance_mm: float) -> Scores:
+    """Args: pairs: slices of any number of patients and phases. tolerance_mm: of surface Dice."""
+    cases: dict[tuple[str, str | None], list[Pair]] = {}
+    for pair in pairs:
+        cases.setdefault((pair.patient, pair.phase), []).append(pair)
+    case_rows = [score_case(case, tolerance_mm=tolerance_mm) for case in cases.values()]
+    patients: dict[str, list[Row]] = {}
+    for row in case_rows:
+        patients.setdefault(row["patient"], []).append(row)
+    slice_rows = [score_slice(pair, tolerance_mm=tolerance_mm) for pair in pairs]
+    return Scores(slice_rows, case_rows, [score_patient(rows) for rows in patients.values()])
+
+
+def _counted(pairs: Sequence[Pair]) -> Counts[float]:
+    sides = [[int(np.count_nonzero(mask)) for mask in (p.true, p.pred, p.pred & p.true)] for p in pairs]
+    return Counts(*(sum(side) for side in zip(*sides, strict=True)))
+
+
+def _overlaps(c: Counts[float]) -> Row:
+    empty = {"n_one_empty": int((c.n_true == 0) != (c.n_pred == 0)), "n_both_empty": int(c.n_true == c.n_pred == 0)}
+    values = (dice(c), iou(c), sensitivity(c), precision(c))
+    return {**dict(zip(OVERLAPS, values, strict=True)), **c._asdict(), **empty}
+
+
+def _distances(pred: distances.Mask, true: distances.Mask, spacing_mm: Sequence[float], tolerance_mm: float) -> Row:
+    d = distances.surface_distances(pred, true, spacing_mm=spacing_mm)
+    hd_mm, hd95_mm = distances.hausdorff_mm(d), distances.hausdorff_mm(d, 95)
+    values = (hd_mm, hd95_mm, distances.assd_mm(d), distances.surface_dice(d, tolerance_mm=tolerance_mm))
+    return dict(zip(DISTANCES, values, strict=True))
+
+
+def _with_error(name: str, unit: str, true: float, pred: float) -> Row:
+    return {f"{name}_true{unit}": true, f"{name}_pred{unit}": pred, f"{name}_error{unit}": pred - true}
+
+
+def _why_undefined(pairs: Sequence[Pair]) -> str:
+    """What keeps slices, in order, from being a volume; empty if nothing does."""
+    first = pairs[0]
+    if len(pairs) == 1:
+        return "one slice is no volume"
+    if first.gap_mm is None:
+        return "the distance of slices is not known"
+    grid = (*first.spacing_mm, first.gap_mm)
+    if any(p.true.shape != first.true.shape or not _same(grid, (*p.spacing_mm, p.gap_mm or math.nan)) for p in pairs):
+        return "its slices differ in size or spacing"
+    for here, there in itertools.pairwise(pair.slice_index for pair in pairs):
+        if there == here:
+            return f"slice {here} is there twice"
+        if there > here + 1:
+            return f"slice {here + 1} is missing"
+    return ""
+
+
+def _same(a: Sequence[float], b: Sequence[float]) -> bool:
+    """But for the rounding of headers."""
+    return np.allclose(a, b, rtol=1e-3, atol=0)
