@@ -14,7 +14,9 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune": set(),
     "segtune.losses": set(),
     "segtune.regularizers": set(),
-    "segtune.metrics": set(),
+    "segtune.distances": set(),
+    "segtune.volumes": set(),
+    "segtune.metrics": {"segtune.distances", "segtune.volumes"},
     "segtune.blocks": set(),
     "segtune.nets": {"segtune.blocks"},
     "segtune.optimizers": set(),
@@ -59,6 +61,8 @@ NO_HYDRA = (
     "segtune.losses",
     "segtune.regularizers",
     "segtune.metrics",
+    "segtune.distances",
+    "segtune.volumes",
     "segtune.blocks",
     "segtune.nets",
     "segtune.optimizers",
@@ -116,7 +120,20 @@ def test_a_breach_is_caught(module, line):
 
 @pytest.mark.parametrize(
     "module",
-    ["results", "sweep", "app", "report", "report.figures", "report.page", "report.__main__", "__main__", "status", "workers"],
+    [
+        "results",
+        "distances",
+        "volumes",
+        "sweep",
+        "app",
+        "report",
+        "report.figures",
+        "report.page",
+        "report.__main__",
+        "__main__",
+        "status",
+        "workers",
+    ],
 )
 def test_what_reads_results_or_plans_a_sweep_needs_no_torch(module):
     subprocess.run([sys.executable, "-c", f"import without_torch, segtune.{module}"], check=True, cwd=Path(__file__).parent)
