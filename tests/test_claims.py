@@ -145,6 +145,17 @@ def test_a_single_run_of_each_cell_leaves_a_claim_undecided_and_says_why(number,
     assert "1 seed, 3 needed" in found.why
 
 
+def test_a_run_that_stops_early_has_not_reached_its_dice_sooner(tmp_path):
+    world = World(tmp_path, seeds=3)
+    world.cell(share=0.4, epochs=15, curve={"reach": 9})
+    for value in (0.0005, 0.00075, 0.001):
+        for seed in range(3):
+            config = simulated.config(seed=seed, share=0.4, l2=value)
+            columns = simulated.curves(5, last=0.3)
+            world.runs.append((simulated.write_run(tmp_path, config, simulated.scores(0.3, world.random), columns), []))
+    assert world.verdict(10).verdict == claims.CONTRADICTED
+
+
 def test_a_claim_without_its_cells_names_them_and_the_study_that_has_them(tmp_path):
     world = World(tmp_path, seeds=3)
     world.cell()

@@ -275,3 +275,69 @@ def test_the_report_needs_no_torch(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_patient_undefined_in_some_runs_is_left_out_of_the_cell_and_the_rest_counts_whole(tmp_path):
+    random, runs = np.random.default_rng(0), []
+    for seed in range(4):
+        dice = simulated.scores(0.6, random)
+        if seed < 2:
+            dice["P05"] = float("nan")
+        runs.append((simulated.write_run(tmp_path, simulated.config(seed=seed), dice, simulated.curves(15)), []))
+    (cell,) = records.read([simulated.write_sweep(tmp_path, "x", runs)]).cells
+    (block,) = cell.scores.blocks
+    assert block.values.shape == (4, 15)
+    assert "P05" not in block.patients
+
+
+DAMAGE = {
+    "half of the slices": ("slices.csv", lambda text: "\n".join(text.splitlines()[: len(text.splitlines()) * 3 // 4]) + "\n"),
+    "no slices": ("slices.csv", lambda text: text.splitlines()[0] + "\n"),
+    "slices twice": ("slices.csv", lambda text: text + "\n".join(text.splitlines()[1:]) + "\n"),
+    "a Dice above one": (
+        "slices.csv",
+        lambda text: text.replace(",0.5,10,10,5", ",0.5,10,10,5").replace("last,P01,ED,0,0,", "last,P01,ED,0,0,0.5,7.5,", 1),
+    ),
+    "half of the history": ("history.csv", lambda text: "\n".join(text.splitlines()[:8]) + "\n"),
+    "a seed that is text": ("result.json", lambda text: text.replace('"seed": 0', '"seed": "a"')),
+    "patients that are a number": ("result.json", lambda text: re.sub(r'"val": \[[^\]]*\]', '"val": 5', text)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_files_that_do_not_fit_each_other_are_no_run(name, tmp_path, capsys):
+    folder = grid(tmp_path, losses=("bce",))
+    run = rows_of(folder)[0]
+    file, damage = DAMAGE[name]
+    path = folder.parent / "runs" / run / file
+    path.write_text(damage(path.read_text()))
+    report_sweeps([folder])
+    assert f"{run} is left out" in capsys.readouterr().out
+    assert len(rows(folder, "runs")) == 5
+
+
+def test_a_copy_of_a_sweep_makes_no_more_seeds(tmp_path):
+    first, second = grid(tmp_path / "a", seeds=(0,)), grid(tmp_path / "b", seeds=(0,))
+    assert {len(cell.records) for cell in records.read([first, second]).cells} == {1}
+
+
+def test_the_same_label_in_two_data_sets_is_two_patients(tmp_path):
+    random, runs = np.random.default_rng(0), []
+    for n_patients, print_ in ((4, "aaaaaaaaaaaa"), (5, "bbbbbbbbbbbb")):
+        config = simulated.config(data__n_patients=n_patients)
+        run = simulated.write_run(tmp_path, config, simulated.scores(0.6, random), simulated.curves(15))
+        path = tmp_path / "runs" / run / "result.json"
+        path.write_text(path.read_text().replace('"simulated"', f'"{print_}"'))
+        runs.append((run, []))
+    analysis = tables.Analysis(records.read([simulated.write_sweep(tmp_path, "two", runs)]))
+    assert [one.why for one in analysis.judged if one.comparison.kind == "axis"] == ["no patient that both have scored"]
+
+
+def test_settings_that_differ_in_a_null_alone_have_names_of_their_own(tmp_path):
+    random, runs = np.random.default_rng(0), []
+    for alpha in (None, 0.25):
+        config = simulated.config(loss="focal")
+        config["loss"]["alpha"] = alpha
+        runs.append((simulated.write_run(tmp_path, config, simulated.scores(0.6, random), simulated.curves(15)), []))
+    names = {cell.name for cell in records.read([simulated.write_sweep(tmp_path, "null", runs)]).cells}
+    assert names == {"loss=focal alpha=null", "loss=focal alpha=0.25"}

@@ -21,7 +21,10 @@ def report(cfg: DictConfig) -> None:
     if cfg.run:
         print("\n".join(str(path) for path in draw_run(Path(str(cfg.run)))))
         return
-    folders = [Path(str(folder)) for folder in (cfg.sweep if isinstance(cfg.sweep, ListConfig) else [cfg.sweep])]
+    if isinstance(cfg.sweep, DictConfig):
+        raise InputError(f"sweep={cfg.sweep}: must be a folder, or a list of folders in brackets.")
+    given = cfg.sweep if isinstance(cfg.sweep, ListConfig) else [cfg.sweep]
+    folders = [Path(folder) for folder in dict.fromkeys(str(folder) for folder in given)]
     print(report_sweeps(folders))
 
 

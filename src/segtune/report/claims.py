@@ -322,9 +322,10 @@ def _decay(cells: Sequence[Cell]) -> Found:
     seeds = sorted(set.intersection(*(set(cell.seeds) for cell in focal.values())))
 
     def spread(column: str, seed: int) -> float:
-        curves = [np.mean([r.history[column] for r in cell.records if r.seed == seed], axis=0) for cell in focal.values()]
-        n = min(len(curve) for curve in curves)
-        return float(np.std([curve[:n] / curve[0] for curve in curves], axis=0, ddof=1).mean())
+        of = [[r.history[column] for r in cell.records if r.seed == seed] for cell in focal.values()]
+        n = min(len(curve) for curves in of for curve in curves)
+        means = [np.mean([curve[:n] for curve in curves], axis=0) for curves in of]
+        return float(np.std([curve / curve[0] for curve in means], axis=0, ddof=1).mean())
 
     train, val = (np.array([spread(column, seed) for seed in seeds]) for column in ("train_loss", "val_loss"))
     if not seeds:
@@ -390,7 +391,8 @@ def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name
     goal = 0.9 * float(np.mean(none.by_seed(lambda record: float(np.nanmax([0.0, *record.history["val_dice"]])))))
 
     def epochs(record: Record) -> float:
-        return stats.epochs_to(record.history["val_dice"], goal)
+        reached = stats.epochs_to(record.history["val_dice"], goal)  # a run that stopped early without it has not reached it
+        return reached if reached <= len(record.history["val_dice"]) else record.facts.epochs + 1.0
 
     found = [cell for value in lambdas if (cell := at(cells, value))]
     missing = [f"{name} {value:g}" for value in lambdas if not at(cells, value)]
@@ -400,8 +402,8 @@ def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name
     label = f"{name} {', '.join(f'{value:g}' for value in lambdas if at(cells, value))} - none: epochs"
     unit = f"epochs to a validation Dice of {goal:.3f}"
     test = run_contrast(label, groups, "lower", margin=0.5, unit=unit, resolution=1.0)
-    at_none = groups[-1][2].mean()
-    return Found([test], missing, consistent=all(of.mean() <= at_none for _, _, of in groups[:-1]))
+    steps = [of.mean() - groups[-1][2].mean() for _, _, of in groups[:-1]]
+    return Found([test], missing, consistent=all(step * test.estimate.value >= 0 for step in steps))
 
 
 def _of_lambda(rule: Callable[[Cell, dict[float, Cell], dict[float, Cell]], Found]) -> Callable[[Sequence[Cell]], Found]:
@@ -442,6 +444,7 @@ def _magnitude(cells: Sequence[Cell]) -> Found:
     for _, l1, l2 in penalised(cells):
         tests = []
         for name, of in (("lambda2", l2), ("lambda1", l1)):
+            of = {strength: cell for strength, cell in of.items() if cell.scores.blocks}
             if len(of) < 2:
                 continue
             value, best = max(of.items(), key=lambda item: stats.mean(item[1].scores).value)

@@ -87,7 +87,13 @@ def overview(panels: Mapping[tuple[str, str], Panel], *, title: str, scaled: boo
     for place, axes in np.ndenumerate(grid):
         if place not in places.values():
             axes.set_axis_off()
-    losses = [v for panel in panels.values() for h in panel.histories for name in ("train_loss", "val_loss") for v in h[name]]
+    losses = [
+        min(v, 1e300)
+        for panel in panels.values()
+        for h in panel.histories
+        for name in ("train_loss", "val_loss")
+        for v in h[name]
+    ]
     positive = [value for value in losses if np.isfinite(value) and value > 0] or [1.0]
     handles: dict[str, Any] = {}
     for (row, column), (i, j) in places.items():
@@ -337,8 +343,10 @@ def sides(columns: Mapping[str, Mapping[str, Sequence[str]]], *, title: str) -> 
                 axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
                 axes.text(x, y, letter, ha="center", va="center", fontsize="x-small", color="white")
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(patients) - 0.5, -0.5), ylabel="patient")
-    axes.set_xticks(range(len(columns)), [text(name) for name in columns], rotation=60, ha="right", fontsize="small")
-    axes.set_yticks(range(len(patients)), [text(name) for name in patients], fontsize="small")
+    axes.set_xticks(
+        range(len(columns)), [text(shorten(name, 40)) for name in columns], rotation=60, ha="right", fontsize="small"
+    )
+    axes.set_yticks(range(len(patients)), [text(shorten(name, 40)) for name in patients], fontsize="small")
     axes.spines[:].set_visible(False)
     handles = [Rectangle((0, 0), 1, 1, facecolor=colour, label=name) for colour, _, name in SIDES.values()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
@@ -398,7 +406,8 @@ def calibration(record: Mapping[str, Any], *, title: str) -> Figure:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """The figure as stem.png (150 dpi) and stem.svg; the same figure gives the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "segtune", "svg.fonttype": "path"}):
+    with rc_context({"svg.hashsalt": "segtune", "svg.fonttype": "path"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a label in another script: boxes, no failure
         paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
         for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
             partial = path.with_name(f".{path.name}.partial")

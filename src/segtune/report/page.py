@@ -28,7 +28,7 @@ from segtune import results
 from segtune.errors import InputError
 from segtune.report import claims, figures, stats
 from segtune.report.records import FAMILY, Cell, Record, Sweep
-from segtune.report.tables import CANNOT_TELL, DECLARED, Analysis, Row
+from segtune.report.tables import CANNOT_TELL, DECLARED, Analysis, Judged, Row
 
 MOST_PANELS = 60  # cells; more are drawn on demand
 MOST_ROWS = 60  # of the forest of cells
@@ -113,7 +113,7 @@ def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
             alt,
         )
     for verdict in analysis.verdicts:
-        if verdict.found.tests:
+        if any(math.isfinite(value) for test in verdict.found.tests[:1] for _, values in test.groups for value in values):
             groups: dict[str, tuple[str, Sequence[float]]] = {
                 label: (label, values) for test in verdict.found.tests[:1] for label, values in test.groups
             }
@@ -121,7 +121,7 @@ def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
             for test in verdict.found.tests[1:]:
                 if test.unit == unit:
                     groups |= {label: (label, values) for label, values in test.groups}
-            shown = list(groups.values())
+            shown = [group for group in groups.values() if np.isfinite(group[1]).any()]
             found[f"claim_{verdict.claim.number:02}"] = (
                 lambda shown=shown, unit=unit: figures.strip(shown, unit=unit),  # type: ignore[misc]
                 f"Claim {verdict.claim.number}, {unit} of every run: "
@@ -320,11 +320,16 @@ def sentences(analysis: Analysis) -> list[str]:
 
 
 def _limits(analysis: Analysis) -> str:
-    why = Counter(one.why for one in analysis.judged if one.comparison.kind != "claim" and one.verdict == CANNOT_TELL)
-    if why:
-        return f"Cannot tell: {why.most_common(1)[0][0]}."
+    why = [one for one in analysis.judged if one.comparison.kind != "claim" and one.verdict == CANNOT_TELL]
+    if why:  # the one that comes nearest to a difference
+        return f"Cannot tell: {max(why, key=lambda one: _nearness(one)).why}."
     limit = stats.mean(analysis.best.scores).limit() if analysis.best else ""
     return f"Cannot tell how it would compare: {limit}." if limit else ""
+
+
+def _nearness(one: Judged) -> float:
+    e = one.comparison.estimate
+    return abs(e.value) if math.isfinite(e.value) else -1.0
 
 
 def power_sentence(analysis: Analysis) -> str:
@@ -335,7 +340,10 @@ def power_sentence(analysis: Analysis) -> str:
         return "With so few seeds or patients no true difference, however large, would be declared."
     if not math.isfinite(run):
         return ""  # folds of one patient do not tell runs from patients
+    pooled = analysis.cells[0][0].pooled
+    shared = f"shared by all cells, {pooled.df} degrees of freedom" if pooled.df else "each cell's own"
     return (
+        f"The variance between runs is {shared}. "
         f"Power: with the variation measured here (patients' differences: sd {sd:.3f}; runs: sd {run:.3f}) and this many seeds "
         f"and patients, a true difference of 0.05 between two cells would be declared in {100 * power:.0f} % of such sweeps."
     )

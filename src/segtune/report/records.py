@@ -46,6 +46,10 @@ class Record:
         return self.result["config"]
 
     @property
+    def fingerprint(self) -> str:
+        return str(self.result["data"].get("fingerprint"))
+
+    @property
     def seed(self) -> int:
         return self.config["seed"]
 
@@ -124,12 +128,18 @@ class Cell:
 
     @cached_property
     def scores(self) -> Scores:
-        """The patients' Dice by block: runs that scored the same patients."""
-        blocks: dict[tuple[str, ...], list[list[float]]] = defaultdict(list)
+        """The patients' Dice by fold, of the patients whose Dice is defined in each of its runs."""
+        folds: dict[int | None, list[Record]] = defaultdict(list)
         for record in self.records:
             if record.patients:
-                blocks[tuple(record.patients)].append(list(record.patients.values()))
-        return Scores(tuple(Block(patients, np.array(rows)) for patients, rows in blocks.items()), self.pooled)
+                folds[record.fold].append(record)
+        blocks, known = [], set[str]()
+        for of in folds.values():
+            patients = tuple(p for p in of[0].patients if p not in known and all(p in record.patients for record in of))
+            known |= {*patients}
+            if patients:
+                blocks.append(Block(patients, np.array([[record.patients[p] for p in patients] for record in of])))
+        return Scores(tuple(blocks), self.pooled)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -169,11 +179,14 @@ def read(folders: Sequence[Path]) -> Sweep:
     Raises: InputError if a folder is none of a sweep.
     """
     listed: dict[Path, tuple[str, ...]] = {}
-    commands = []
+    commands, known = [], set[str]()
     for folder in folders:
         about = results.read_sweep(folder)
-        commands.append(" ".join(str(word) for word in about["command"]))
+        commands.append(" ".join(str(word) for word in about["command"] or []))
         for run in about["runs"]:
+            if run["run_id"] in known:  # in several sweeps, or in a copy of one: it is one run all the same
+                continue
+            known.add(run["run_id"])
             overrides = run["overrides"] if isinstance(run["overrides"], list) else []
             listed.setdefault(folder.resolve().parent / "runs" / run["run_id"], tuple(str(one) for one in overrides))
     states: dict[str, int] = defaultdict(int)
@@ -181,7 +194,7 @@ def read(folders: Sequence[Path]) -> Sweep:
     for place, overrides in tqdm(listed.items(), desc="reading", disable=None):
         try:
             state, status = results.state(place, place.name)
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
             state, status = "damaged", {}
         if state != "completed":
             states[state] += 1
@@ -193,10 +206,10 @@ def read(folders: Sequence[Path]) -> Sweep:
             continue
         try:
             found.append(_raw(place, overrides))
-        except (InputError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except (InputError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             why = str(error) if isinstance(error, InputError) else f"its files in {place} are damaged."
             left_out.append((place.name, why))
-    records, axes = _with_levels(found)
+    records, axes = _with_levels(_told_apart(found))
     return Sweep(
         tuple(folders),
         tuple(commands),
@@ -211,19 +224,64 @@ def read(folders: Sequence[Path]) -> Sweep:
 
 
 def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
+    """Raises: InputError, or what a wrong type raises, for files that do not fit each other: half of a run is no run."""
     result, history = results.read_result(folder), results.read_history(folder)
+    _well_formed(result, folder / results.RESULT)
+    if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
+        raise InputError(f"{folder / results.HISTORY}: has not the epochs 1 to {result['last']['epoch']} of {results.RESULT}.")
     patients: dict[str, list[float]] = defaultdict(list)
-    n_slices = n_undefined = 0
+    known, n_undefined = set[tuple[str, ...]](), 0
+    path = folder / results.SLICES
     for row in results.read_slices(folder):
-        if row["which"] == "last":
-            n_slices += 1
-            if math.isfinite(dice := float(row["dice"] or "nan")):
-                patients[row["patient"]].append(dice)
-            else:
-                n_undefined += 1
+        if row["which"] != "last":
+            continue
+        dice = float(row["dice"] or "nan")
+        if not 0 <= dice <= 1 and not math.isnan(dice):
+            raise InputError(f"{path}: a Dice of {dice:g} cannot be.")
+        if (key := (row["patient"], row["phase"], row["slice_index"], row["frame"])) in known:
+            raise InputError(f"{path}: holds frame {row['frame']} of patient {row['patient']} twice.")
+        known.add(key)
+        if math.isnan(dice):
+            n_undefined += 1
+        else:
+            patients[row["patient"]].append(dice)
+    val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
+    if (val and {key[0] for key in known} != set(val)) or (n_images and len(known) != n_images):
+        raise InputError(f"{path}: has not the {n_images} slices of the patients that {results.RESULT} says were scored.")
     means = {patient: statistics.fmean(patients[patient]) for patient in sorted(patients)}
-    int(result["best"]["epoch"]), float(result["seconds"]), history["epoch"][0]  # a result without them is damaged
-    return Record(folder.name, folder, overrides, result, history, means, n_slices, n_undefined, {}, _facts(result))
+    return Record(folder.name, folder, overrides, result, history, means, len(known), n_undefined, {}, _facts(result))
+
+
+def _well_formed(result: Mapping[str, Any], path: Path) -> None:
+    """Raises: InputError for a result whose parts are not of the kind that the report goes by."""
+    data = result["data"]
+    kinds: list[tuple[Any, Any]] = [
+        (result["config"]["seed"], int),
+        (result["seconds"], int | float),
+        (result["best"]["epoch"], int),
+        (result["best"]["val_dice"], int | float | None),
+        (result["last"]["epoch"], int),
+        (data["patients"], Mapping),
+        *((side, list) for side in data["patients"].values()),
+        *((result.get(key), Mapping | None) for key in ("weights", "git")),
+        *((result.get(key), Mapping | None) for key in ("versions", "machine", "peak_memory_mb", "calibration")),
+        (data.get("leaks"), list | None),
+        (data.get("n_images"), Mapping | None),
+        (result["config"]["data"], Mapping),
+    ]
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        raise InputError(f"{path}: damaged (a value is not of its kind). Remove it and start the run's command again.")
+
+
+def _told_apart(raw: Sequence[Record]) -> list[Record]:
+    """Where runs have read different data, a patient's label says which: P01 of one set is not P01 of another."""
+    prints = {record.fingerprint for record in raw}
+    if len(prints) < 2:
+        return list(raw)
+    return [
+        replace(record, patients={f"{patient} ({record.fingerprint[:6]})": dice for patient, dice in record.patients.items()})
+        for record in raw
+    ]
 
 
 def _facts(result: Mapping[str, Any]) -> Facts:
@@ -270,12 +328,26 @@ def _with_levels(raw: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[str, 
             base, other = results.axes(record.config).get(group, ""), others[text]
             other = ", ".join(word.removeprefix(f"{group}.") for word in other.split(", "))
             named.append(" ".join(filter(None, [base, other])) or str(record.config.get(group)))
-        labels[group] = named
+        labels[group] = _distinct(named, texts, group)
     found = []
     for i, record in enumerate(raw):
         levels = {group: named[i] for group, named in labels.items()}
         found.append(replace(record, levels=levels))
     return tuple(found), tuple(labels)
+
+
+def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
+    """Names that are the same for different settings get the settings that tell them apart, null among them."""
+    behind: dict[str, set[str]] = defaultdict(set)
+    for name, text in zip(named, texts, strict=True):
+        behind[name].add(text)
+    found = []
+    for name, text in zip(named, texts, strict=True):
+        flats = [json.loads(one) for one in behind[name]]
+        varying = sorted({key for one in flats for key in one if any(one.get(key) != other.get(key) for other in flats)})
+        said = ", ".join(f"{key.removeprefix(f'{group}.')}={json.loads(text).get(key, 'null')}" for key in varying)
+        found.append(f"{name} {said}".strip())
+    return found
 
 
 def _without_replicates(group: str, value: Any) -> Any:
@@ -288,10 +360,12 @@ def _without_replicates(group: str, value: Any) -> Any:
 def _cells(records: Sequence[Record]) -> tuple[Cell, ...]:
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        groups[results.cell_id(record.config)].append(record)
+        groups[results.cell_id(record.config) + record.fingerprint].append(record)
+    several = len({record.fingerprint for record in records}) > 1
     cells = [
         Cell(
-            " ".join(f"{axis}={level}" for axis, level in of[0].levels.items()) or results.label(of[0].config),
+            (" ".join(f"{axis}={level}" for axis, level in of[0].levels.items()) or results.label(of[0].config))
+            + (f" of data {of[0].fingerprint[:6]}" if several else ""),
             tuple(sorted(of, key=lambda record: (record.seed, record.fold or 0))),
         )
         for of in groups.values()

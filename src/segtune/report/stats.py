@@ -102,7 +102,8 @@ class Estimate:
             return f"{self.n_seeds} seed{'s' * (self.n_seeds != 1)}, {LEAST_SEEDS} needed"
         if 0 < self.n_patients < LEAST_PATIENTS:
             smallest = 2 / 2**self.n_patients
-            return f"{self.n_patients} patients: no p below {smallest:.2g} is possible, {LEAST_PATIENTS} patients needed"
+            patients = f"{self.n_patients} patient{'s' * (self.n_patients != 1)}"
+            return f"{patients}: no p below {smallest:.2g} is possible, {LEAST_PATIENTS} patients needed"
         return ""
 
     def within(self, margin: float) -> bool:
@@ -193,7 +194,7 @@ def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate
     most = max(cell.pooled.df for cell in cells.values()) or math.inf
     p_run = math.nan if min(seeds) < 2 else _t_test(value, test_terms, most=most)
     p_patient = _wilcoxon(values) if minus is not None else math.nan
-    size = value / sd if minus is not None and sd > 0 else math.nan
+    size = value / sd if minus is not None and sd > 1e-12 else math.nan
     return Estimate(value, low, high, low90, high90, n, min(seeds), n_runs, sd, p_patient, p_run, size, run_variance=whole)
 
 
@@ -217,7 +218,7 @@ def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, r
         n_seeds=seeds,
         n_runs=n_runs,
         p_run=_t_test(value - null, terms),
-        effect_size=(value - null) / sd if sd > 0 else math.nan,
+        effect_size=(value - null) / sd if sd > 1e-12 else math.nan,
         null=null,
     )
 
@@ -390,7 +391,13 @@ def decompose(levels: Mapping[str, Sequence[str]], values: Sequence[float]) -> l
         found[tuple(order[name].index(levels[name][i]) for name in names)].append(value)
     shape = tuple(len(order[name]) for name in names)
     replicates = {len(of) for of in found.values()}
-    if not names or len(found) != math.prod(shape) or len(replicates) != 1 or not np.isfinite(list(values)).all():
+    if (
+        not names
+        or np.ptp(list(values)) < 1e-15
+        or len(found) != math.prod(shape)
+        or len(replicates) != 1
+        or not np.isfinite(list(values)).all()
+    ):
         return None
     n = replicates.pop()
     cells = np.empty((*shape, n))

@@ -172,9 +172,9 @@ class Analysis:
         sds = sorted(e.sd_patients for e in pairs)
         sd, run = sds[len(sds) // 2], stats.run_sd([cell.scores for cell, _ in self.cells])
         least = min(pairs, key=lambda e: (e.n_seeds, e.n_patients))
-        found = stats.power(
-            sd, run, least.n_patients, least.n_seeds, self.family, effect=0.05, pooled=self.cells[0][0].pooled, seed=SEED
-        )
+        tests = math.ceil(self.family * max(c.selection for c in self.comparisons))
+        pooled = self.cells[0][0].pooled
+        found = stats.power(sd, run, least.n_patients, least.n_seeds, tests, effect=0.05, pooled=pooled, seed=SEED)
         return found, sd, run
 
     @cached_property
@@ -261,6 +261,8 @@ def judge(comparison: Comparison, p_holm: float, family: int) -> Judged:
         return Judged(
             comparison, p_holm, CANNOT_TELL, f"{e.n_patients} patients are too few for {family} comparisons ({needed} needed)"
         )
+    if comparison.p < ALPHA:
+        return Judged(comparison, p_holm, CANNOT_TELL, f"p = {comparison.p:.2g} is not enough among {family} comparisons")
     return Judged(comparison, p_holm, CANNOT_TELL, "within what patients and runs vary by")
 
 
