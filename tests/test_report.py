@@ -131,6 +131,7 @@ def test_one_seed_or_five_patients_cannot_tell(settings, words, tmp_path):
     assert {row["verdict"] for row in rows(folder, "comparisons") if row["kind"] != "claim"} == {"cannot tell"}
     html = (folder / "report.html").read_text()
     assert "None of the other 5 cells is declared worse. Cannot tell" in html
+    assert ("there are no replicates" in html) == (settings == {"seeds": (0,)})
     assert words in html
 
 

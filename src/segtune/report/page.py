@@ -302,9 +302,8 @@ def sentences(analysis: Analysis) -> list[str]:
     if analysis.variance:
         source, _, _, share = analysis.variance[0]
         residual = analysis.variance[-1][3]
-        third = (
-            f"Of the variance between runs {100 * share:.0f} % goes with {source}; replicates differ by {100 * residual:.0f} %."
-        )
+        replicates = f"replicates differ by {100 * residual:.0f} %" if analysis.variance[-1][1] else "there are no replicates"
+        third = f"Of the variance between runs {100 * share:.0f} % goes with {source}; {replicates}."
         if declared:
             third += f" {len(declared)} differences between levels are declared."
     elif declared:
