@@ -230,7 +230,7 @@ def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
     if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
         raise InputError(f"{folder / results.HISTORY}: has not the epochs 1 to {result['last']['epoch']} of {results.RESULT}.")
     patients: dict[str, list[float]] = defaultdict(list)
-    known, n_undefined = set[tuple[str, ...]](), 0
+    scored, n_undefined = [], 0
     path = folder / results.SLICES
     for row in results.read_slices(folder):
         if row["which"] != "last":
@@ -238,18 +238,16 @@ def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
         dice = float(row["dice"] or "nan")
         if not 0 <= dice <= 1 and not math.isnan(dice):
             raise InputError(f"{path}: a Dice of {dice:g} cannot be.")
-        if (key := (row["patient"], row["phase"], row["slice_index"], row["frame"])) in known:
-            raise InputError(f"{path}: holds frame {row['frame']} of patient {row['patient']} twice.")
-        known.add(key)
+        scored.append(row["patient"])
         if math.isnan(dice):
             n_undefined += 1
         else:
             patients[row["patient"]].append(dice)
     val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
-    if (val and {key[0] for key in known} != set(val)) or (n_images and len(known) != n_images):
+    if (val and set(scored) != set(val)) or (n_images and len(scored) != n_images):
         raise InputError(f"{path}: has not the {n_images} slices of the patients that {results.RESULT} says were scored.")
     means = {patient: statistics.fmean(patients[patient]) for patient in sorted(patients)}
-    return Record(folder.name, folder, overrides, result, history, means, len(known), n_undefined, {}, _facts(result))
+    return Record(folder.name, folder, overrides, result, history, means, len(scored), n_undefined, {}, _facts(result))
 
 
 def _well_formed(result: Mapping[str, Any], path: Path) -> None:
