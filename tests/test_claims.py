@@ -7,6 +7,7 @@ import simulated
 from segtune.report import claims, records, tables
 
 LOSSES, SHARES = ("bce", "focal", "bce_dice"), (0.2, 0.4, 0.6, 0.8)
+pytestmark = pytest.mark.slow
 
 
 class World:
