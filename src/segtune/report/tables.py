@@ -81,7 +81,7 @@ class Analysis:
     def comparisons(self) -> list[Comparison]:
         """The family, in order: pairs of an axis's levels, the best cell and each other, the claims' tests."""
         found = [comparison for axis in self.sweep.axes for comparison in self._of_axis(axis)]
-        if self.best and not (len(self.sweep.axes) == 1 and self._all_pairs(self.sweep.axes[0])):
+        if self.best and not self._one_axis:
             n = len(self.cells)
             found += [
                 Comparison(
@@ -108,6 +108,15 @@ class Analysis:
         """Penalties are compared with none, where there is none; all else each with each."""
         return axis != "reg" or "none" not in self._levels(axis)
 
+    @property
+    def _one_axis(self) -> bool:
+        """Whether the pairs of the only axis's levels are all pairs of cells, the best cell's among them."""
+        return (
+            len(self.sweep.axes) == 1
+            and self._all_pairs(axis := self.sweep.axes[0])
+            and len(self._levels(axis)) == len(self.cells)
+        )
+
     def _of_axis(self, axis: str) -> list[Comparison]:
         levels, found = self._levels(axis), []
         pairs = (
@@ -115,7 +124,10 @@ class Analysis:
         )
         for one, other in pairs:
             rest = [
-                {tuple(v for k, v in cell.levels.items() if k != axis): cell for cell in levels[level]}
+                {
+                    (axis == "data" or c.first.fingerprint, *(v for k, v in c.levels.items() if k != axis)): c
+                    for c in levels[level]
+                }
                 for level in (one, other)
             ]
             common = [key for key in rest[0] if key in rest[1]]
@@ -152,15 +164,17 @@ class Analysis:
         """The best cell, and those that are not declared lower."""
         if not self.best:
             return []
-        lower = {one.comparison.of for one in self.judged if one.comparison.kind == "best" and one.verdict == DECLARED}
-        if len(self.sweep.axes) == 1 and self._all_pairs(axis := self.sweep.axes[0]):
-            level = self.best.levels[axis]
-            pairs = {one.comparison.name for one in self.judged if one.comparison.kind == "axis" and one.verdict == DECLARED}
+        declared = {(one.comparison.kind, one.comparison.name, one.why) for one in self.judged if one.verdict == DECLARED}
+        if self._one_axis:
+            level, axis = self.best.levels[self.sweep.axes[0]], self.sweep.axes[0]
             lower = {
                 cell.name
                 for cell, _ in self.cells
-                if {f"{level} - {cell.levels[axis]}", f"{cell.levels[axis]} - {level}"} & pairs
+                if ("axis", f"{level} - {cell.levels[axis]}", "higher") in declared
+                or ("axis", f"{cell.levels[axis]} - {level}", "lower") in declared
             }
+        else:  # where patients differ, the best of all may be the lower one on those that both have scored
+            lower = {cell.name for cell, _ in self.cells if ("best", f"{self.best.name}  -  {cell.name}", "higher") in declared}
         return [cell for cell, _ in self.cells if cell.name not in lower]
 
     @cached_property
