@@ -160,7 +160,12 @@ def write_run(root: Path, settings, dice, columns, *, norm=None, pictures=True):
             f"{which}_image": np.zeros(shape, np.uint8),
         }
         found |= {f"{which}_{name}": mask for name, mask in masks.items()}
-    results.write(folder, result=result, slices=rows, pictures=found if pictures else {})
+    results.write(
+        folder,
+        result=result,
+        tables={results.SLICES: rows, results.CASES: [], results.PATIENTS: []},
+        pictures=found if pictures else {},
+    )
     return run
 
 

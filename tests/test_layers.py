@@ -40,6 +40,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     },
     "segtune.check": {"segtune.app", "segtune.build", "segtune.results", "segtune.data"},
     "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
+    "segtune.trained": {"segtune.build", "segtune.results", "segtune.data"},
     "segtune.train": {
         "segtune.module",
         "segtune.app",

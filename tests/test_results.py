@@ -24,7 +24,12 @@ def config(*overrides):
 def write(folder, run="abc", **result):
     folder.mkdir(parents=True, exist_ok=True)
     results.append_history(folder, ROW | {"epoch": 1})
-    results.write(folder, result={"run_id": run, **result}, slices=[SLICE], pictures=PICTURES)
+    results.write(
+        folder,
+        result={"run_id": run, **result},
+        tables={"slices.csv": [SLICE], "cases.csv": [], "patients.csv": []},
+        pictures=PICTURES,
+    )
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -34,7 +39,7 @@ def test_what_is_written_is_read(tmp_path):
     assert results.read_result(tmp_path)["last"]["dice_of_nobody"] is None
     assert results.read_history(tmp_path)["epoch"] == [1, 2]
     assert results.read_history(tmp_path)["val_dice"] == [0.5, 0.123456789012345678]
-    assert results.read_slices(tmp_path)[0]["n_true"] == "1"
+    assert results.read_table(tmp_path, results.SLICES)[0]["n_true"] == "1"
     assert results.read_pictures(tmp_path)["best_image"].shape == (2, 4, 4)
     assert (tmp_path / "history.csv").read_text().splitlines()[0] == ",".join(results.HISTORY_COLUMNS)
 

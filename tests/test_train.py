@@ -33,15 +33,15 @@ def folder(tmp_path_factory):
 def test_a_run_leaves_everything_that_is_promised(folder):
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names == {
-        *("history.csv", "slices.csv", "pictures.npz", "result.json", "curves.png", "curves.svg"),
+        *("history.csv", "slices.csv", "cases.csv", "patients.csv", "pictures.npz", "result.json", "curves.png", "curves.svg"),
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
     }
 
 
 def test_result_says_what_was_run_on_whom_and_with_what(folder):
     result = results.read_result(folder)
-    keys = "run_id cell_id config data best last epochs_to_90 calibration weights seconds peak_memory_mb versions git machine"
-    assert set(result) == set(keys.split())
+    keys = "run_id cell_id config data tolerance_mm best last epochs_to_90 calibration weights seconds peak_memory_mb"
+    assert set(result) == {*keys.split(), "versions", "git", "machine"}
     data = result["data"]
     assert sorted(data["patients"]["train"] + data["patients"]["val"]) == ["P01", "P02", "P03", "P04"]
     assert data["n_images"]["val"] == len(rows_of(folder, "last", "frame", "patient")) > 0
@@ -51,14 +51,14 @@ def test_result_says_what_was_run_on_whom_and_with_what(folder):
 
 
 def rows_of(folder, which, *columns):
-    rows = [row for row in results.read_slices(folder) if row["which"] == which]
+    rows = [row for row in results.read_table(folder, results.SLICES) if row["which"] == which]
     return ["/".join(row[column] for column in columns) for row in rows]
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_the_history_s_dice_is_recomputed_from_the_slices(folder, which):
     result, history = results.read_result(folder)[which], results.read_history(folder)
-    rows = [row for row in results.read_slices(folder) if row["which"] == which]
+    rows = [row for row in results.read_table(folder, results.SLICES) if row["which"] == which]
     counts = np.array([[int(row[name]) for name in ("n_true", "n_pred", "n_overlap")] for row in rows])
     dice = 2 * counts[:, 2] / (counts[:, 0] + counts[:, 1])
     assert dice == pytest.approx([float(row["dice"]) for row in rows], abs=1e-12)
@@ -127,10 +127,15 @@ def test_a_leaky_split_is_recorded(tmp_path):
     assert data["n_leaks"] == len(data["leaks"]) > 0
 
 
-def test_the_real_format_trains_and_no_name_is_stored(tmp_path):
+def test_the_real_format_trains_if_copies_are_allowed_and_no_name_is_stored(tmp_path):
     for number in (1, 2, 3):
         write_patient(tmp_path / "real", number, [20, 28, 40, 48], n_frames=40, scale={28: 0.7, 48: 0.7})
-    folder = run(tmp_path, "data=rvsc", f"data.root={tmp_path / 'real'}", "data.size=96", "split=0.4")
+    settings = ["data=rvsc", f"data.root={tmp_path / 'real'}", "data.size=96", "split=0.4"]
+    with pytest.raises(InputError, match=r"patient P02, frame 20: .* pixel for pixel .* data.allow=\[duplicate_contour\]"):
+        run(tmp_path, *settings)
+    folder = run(tmp_path, *settings, "data.allow=[duplicate_contour]")
+    kinds = [one["kind"] for one in results.read_result(folder)["data"]["findings"] if one["severity"] == "error"]
+    assert kinds == ["duplicate_contour"] * 8
     assert set(rows_of(folder, "last", "phase")) == {"ED", "ES"}
     assert not any(b"Secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 

@@ -220,6 +220,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, list) and all(isinstance(k, str) for k in v),
         "a list of kinds, like [duplicate_image]",
     ),
+    "tolerance_mm": _real(0, open_low=True),
     "data.empty": _one_of("keep", "drop"),
     "data.larger": _one_of("crop"),
     "data.spacing_mm": _real(0, open_low=True),
@@ -296,7 +297,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 NULLABLE = {
     *("data.allow", "data.masks", "data.larger", "data.spacing_mm", "data.gap_mm", "loss.alpha", "reg.ratio", "batch.shuffle"),
-    *("trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
+    *("tolerance_mm", "trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
     *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
 }
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from segtune import nets
 from segtune.data import module as data_module
@@ -75,6 +76,11 @@ def datamodule(cfg: DictConfig, data: SliceSet, sides: Split) -> SliceData:
     )
 
 
+def network(model: DictConfig | dict[str, Any]) -> nn.Module:
+    """The network that cfg.model describes, in the order in memory that convolutions are fastest in."""
+    return instantiate(model).to(memory_format=torch.channels_last)
+
+
 def module(cfg: DictConfig, hyperparameters: dict[str, Any], *, strength: float | None = None) -> Segmenter:
     """The experiment: network, loss, penalty and optimiser. The weights come from torch's global generator.
 
@@ -82,7 +88,7 @@ def module(cfg: DictConfig, hyperparameters: dict[str, Any], *, strength: float 
 
     Args: strength: lambda, if it is not the configuration's (calibrate).
     """
-    net = instantiate(cfg.model).to(memory_format=torch.channels_last)  # the order that convolutions are fastest in
+    net = network(cfg.model)
     if cfg.trainer.compile:
         torch.compiler.reset()  # else the ninth network that a process compiles runs as it is: a limit per function of torch's
         net.compile(mode=cfg.trainer.compile, dynamic=False)

@@ -24,6 +24,7 @@ Row = dict[str, Any]
 Numbers = TypeVar("Numbers", Tensor, float)  # of a batch, wherever it lives; or of one image or case
 
 OVERLAPS = ("dice", "iou", "sensitivity", "precision")
+TOLERANCE_MM = 2.0  # of surface Dice, where no other is chosen: one to three pixels of cardiac MRI
 DISTANCES = ("hd_mm", "hd95_mm", "assd_mm", "surface_dice")
 
 
@@ -101,6 +102,11 @@ class Pair:
     slice_index: int
     spacing_mm: tuple[float, float]
     gap_mm: float | None
+
+    @classmethod
+    def of(cls, item: Any, pred: NDArray[np.bool_], true: NDArray[np.bool_]) -> "Pair":
+        """The two masks of a data.slices.Slice."""
+        return cls(pred, true, item.patient, item.phase, item.slice_index, item.spacing_mm, item.gap_mm)
 
     def __post_init__(self) -> None:
         if not (self.pred.dtype == self.true.dtype == bool and self.pred.shape == self.true.shape):
@@ -182,6 +188,30 @@ def score(pairs: Sequence[Pair], *, tolerance_mm: float) -> Scores:
         patients.setdefault(row["patient"], []).append(row)
     slice_rows = [score_slice(pair, tolerance_mm=tolerance_mm) for pair in pairs]
     return Scores(slice_rows, case_rows, [score_patient(rows) for rows in patients.values()])
+
+
+def overview(scores: Scores) -> dict[str, Any]:
+    """Means over slices, cases and patients, each with its counts, and how well volumes and what follows from them agree.
+
+    Returns: {"slices", "cases", "patients": {metric: volumes.Mean as a dict}, "agreement": {quantity: volumes.Agreement as a
+    dict}}; a volume's is of one phase at a time, so that a patient counts once.
+    """
+    means = {
+        level: {name: volumes.mean(rows, name)._asdict() for name in (*OVERLAPS, *DISTANCES)}
+        for level, rows in scores._asdict().items()
+    }
+    agreement = {
+        f"volume_{phase}_ml": _agreement([row for row in scores.cases if row["phase"] == phase], "volume", "_ml")
+        for phase in ("ED", "ES")
+    }
+    agreement["stroke_volume_ml"] = _agreement(scores.patients, "stroke_volume", "_ml")
+    agreement["ejection_fraction"] = _agreement(scores.patients, "ejection_fraction", "")
+    return {**means, "agreement": agreement}
+
+
+def _agreement(rows: Sequence[Row], name: str, unit: str) -> dict[str, float]:
+    pred, true = ([row[f"{name}_{side}{unit}"] for row in rows] for side in ("pred", "true"))
+    return volumes.bland_altman(pred, true)._asdict()
 
 
 def _counted(pairs: Sequence[Pair]) -> Counts[float]:

@@ -6,6 +6,8 @@ A run is its configuration: run_id(config) names its folder, outputs/runs/<run_i
     segtune.log     what the run said, with times, over all its attempts
     history.csv     one row per epoch, appended as epochs end
     slices.csv      one row per validation slice, for the best and for the last epoch
+    cases.csv       one row per validation case (patient and phase), 3-D over its slices: distances in mm, volumes in ml
+    patients.csv    one row per validation patient: means over its cases, stroke volume, ejection fraction
     pictures.npz    image, expert's and predicted mask of the best, median and worst validation patient (last epoch)
     checkpoints/    last.ckpt (from which a run that was cut off goes on), best.ckpt (by validation Dice)
     result.json     the rest, written last and atomically: where it is and matches, the run is done
@@ -37,8 +39,9 @@ from segtune.errors import InputError
 if TYPE_CHECKING:
     import numpy as np  # a tenth of a second that reading results does without
 
-HISTORY, SLICES, PICTURES, RESULT, SWEEP, CURVES, SIDES = (
-    *("history.csv", "slices.csv", "pictures.npz", "result.json", "sweep.json", "curves", "sides"),
+HISTORY, SLICES, CASES, PATIENTS, PICTURES, RESULT, SWEEP, CURVES, SIDES = (
+    *("history.csv", "slices.csv", "cases.csv", "patients.csv", "pictures.npz"),
+    *("result.json", "sweep.json", "curves", "sides"),
 )
 STATUS, LOG, LOCK, JOBS = "status.json", "segtune.log", ".lock", "jobs.json"
 PARTIAL = ".partial"  # ends the name of a file that is being written
@@ -49,7 +52,20 @@ HISTORY_COLUMNS = (
 )
 SLICE_COLUMNS = (
     *("which", "patient", "phase", "slice_index", "frame", "soft_dice", "dice", "iou", "n_true", "n_pred", "n_overlap"),
+    *("sensitivity", "precision", "hd_mm", "hd95_mm", "assd_mm", "surface_dice", "n_one_empty", "n_both_empty"),
 )
+CASE_COLUMNS = (
+    *("which", "patient", "phase", "n_slices", "dice", "iou", "sensitivity", "precision"),
+    *("hd_mm", "hd95_mm", "assd_mm", "surface_dice", "n_true", "n_pred", "n_overlap", "n_one_empty", "n_both_empty"),
+    *("volume_true_ml", "volume_pred_ml", "volume_error_ml", "undefined"),
+)
+PATIENT_COLUMNS = (
+    *("which", "patient", "n_cases", "dice", "iou", "sensitivity", "precision"),
+    *("hd_mm", "hd95_mm", "assd_mm", "surface_dice", "n_one_empty", "n_both_empty"),
+    *("stroke_volume_true_ml", "stroke_volume_pred_ml", "stroke_volume_error_ml"),
+    *("ejection_fraction_true", "ejection_fraction_pred", "ejection_fraction_error", "undefined"),
+)
+TABLES = {SLICES: SLICE_COLUMNS, CASES: CASE_COLUMNS, PATIENTS: PATIENT_COLUMNS}  # what is scored, by file
 BOOKKEEPING = ("hydra", "outputs", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
 MEASURED = ("seconds", "peak_memory_mb")  # at any depth of result.json: all else is the same when a run is repeated
 BEAT_S = 10.0  # how often a working process touches status.json
@@ -126,7 +142,7 @@ def is_done(folder: Path, run: str) -> bool:
 
 def set_aside(folder: Path, why: str) -> Path | None:
     """Move what a run left in its folder to a folder <why>-N in there; nothing is deleted. None if it had left nothing."""
-    left = [folder / name for name in (HISTORY, SLICES, PICTURES, RESULT, CHECKPOINTS) if (folder / name).exists()]
+    left = [folder / name for name in (HISTORY, *TABLES, PICTURES, RESULT, CHECKPOINTS) if (folder / name).exists()]
     left += sorted(folder.glob(f"{CURVES}.*"))
     if not left:
         return None
@@ -142,7 +158,7 @@ def append_history(folder: Path, row: Mapping[str, float]) -> None:
     if set(row) != set(HISTORY_COLUMNS):
         raise ValueError(f"history row with {sorted(set(row) ^ set(HISTORY_COLUMNS))} missing or unknown")
     path = folder / HISTORY
-    text = _csv(HISTORY_COLUMNS, [row], header=not path.exists())
+    text = csv_text(HISTORY_COLUMNS, [row], header=not path.exists())
     with path.open("a", encoding="utf-8", newline="") as file:
         file.write(text)
 
@@ -156,19 +172,22 @@ def cut_history(folder: Path, epochs: int) -> bool:
         return False
     whole = [row[0] for row in numbers] == list(range(1, epochs + 1))
     if whole:
-        write_atomically(folder / HISTORY, _csv(HISTORY_COLUMNS, rows).encode())
+        write_atomically(folder / HISTORY, csv_text(HISTORY_COLUMNS, rows).encode())
     return whole
 
 
-def write(folder: Path, *, result: Mapping[str, Any], slices: Iterable[Mapping[str, Any]], pictures: Mapping[str, Any]) -> None:
-    """Write what a finished run leaves: slices.csv and pictures.npz, then, last of all, result.json (NaN as null)."""
+def write(
+    folder: Path, *, result: Mapping[str, Any], tables: Mapping[str, Iterable[Mapping[str, Any]]], pictures: Mapping[str, Any]
+) -> None:
+    """Write what a finished run leaves: the TABLES and pictures.npz, then, last of all, result.json (NaN as null)."""
     import numpy as np
 
-    write_atomically(folder / SLICES, _csv(SLICE_COLUMNS, slices).encode())
+    for name, columns in TABLES.items():
+        write_atomically(folder / name, csv_text(columns, tables[name]).encode())
     packed = io.BytesIO()
     np.savez_compressed(packed, **pictures)
     write_atomically(folder / PICTURES, packed.getvalue())
-    write_atomically(folder / RESULT, _json(_without_nan(result)))
+    write_atomically(folder / RESULT, json_text(result))
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -186,9 +205,9 @@ def read_history(folder: Path) -> dict[str, list[float]]:
         raise InputError(f"{path}: damaged. Remove {folder / RESULT} and start the run's command again.") from error
 
 
-def read_slices(folder: Path) -> list[dict[str, str]]:
-    """slices.csv, a dict per row."""
-    return _read_csv(folder / SLICES)
+def read_table(folder: Path, name: str) -> list[dict[str, str]]:
+    """One of the TABLES, a dict per row. Raises: InputError if it is not there (runs of 0.1 have slices.csv alone)."""
+    return _read_csv(folder / name)
 
 
 def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
@@ -451,6 +470,11 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
+def json_text(value: Any) -> bytes:
+    """As JSON, which knows no NaN: it is null."""
+    return _json(_without_nan(value))
+
+
 def without_measurements(value: Any) -> Any:
     """A result less MEASURED, at any depth: what a repeated run gives again."""
     if not isinstance(value, Mapping):
@@ -459,7 +483,6 @@ def without_measurements(value: Any) -> Any:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON knows no NaN."""
     if isinstance(value, Mapping):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -475,7 +498,8 @@ def _free(folder: Path, stem: str, suffix: str = "") -> Path:
     return folder / f"{stem}-{number}{suffix}"
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, header: bool = True) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, header: bool = True) -> str:
+    """The rows as CSV; a key that a row lacks, or None, is empty, NaN is nan."""
     text = io.StringIO(newline="")
     writer: csv.DictWriter[str] = csv.DictWriter(text, columns, lineterminator="\n", restval="")
     if header:

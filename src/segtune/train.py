@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import segtune
 from segtune import app, build, calibrate, metrics, nets, regularizers, results
-from segtune.data import splits
+from segtune.data import findings, splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.errors import InputError, NotFiniteError
@@ -40,7 +40,6 @@ warnings.filterwarnings("ignore", message="The `srun` command is available")  # 
 LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "pydicom", "nibabel", "numpy")
 OPTIMIZER = ("optimizer_states", "lr_schedulers")
 ONLY_LAST = (*OPTIMIZER, "callbacks", "data_fingerprint")
-Rows = list[dict[str, Any]]
 
 
 def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
@@ -55,6 +54,9 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     log.info("run %s: %s", folder.name, results.label(config))
     slices = build.slices(cfg)
     sides = build.split(cfg, slices)
+    found = findings.for_run(slices, sides, allow=config["data"].get("allow"))
+    for kind, (n, first) in findings.warnings(found).items():
+        log.warning("run %s: %s (%d); the first: %s", folder.name, findings.KINDS[kind], n, first)
     fingerprint = slices.fingerprint()
     slices = build.fit(cfg, slices)
     done = resume(folder, results.run_id(config), fingerprint)
@@ -72,11 +74,12 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
             trainer.fit(module, datamodule=data, ckpt_path=last if done else None)
 
         validation = [slices[int(index)] for index in sides.val]
-        rows: Rows = []
+        tolerance_mm = cfg.tolerance_mm or metrics.TOLERANCE_MM
+        scored: dict[str, metrics.Scores] = {}
         for which, checkpoint in (("best", best), ("last", last)):
             batches = trainer.predict(module, datamodule=data, ckpt_path=checkpoint) or []
             soft_dice, predicted, true = (torch.cat(parts) for parts in zip(*batches, strict=True))
-            rows += score(which, validation, soft_dice, predicted, true)
+            scored[which] = score(validation, soft_dice, predicted, true, tolerance_mm=tolerance_mm)
 
     history = results.read_history(folder)
     best_epoch = best_of(history["val_dice"])
@@ -85,9 +88,10 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         "run_id": results.run_id(config),
         "cell_id": results.cell_id(config),
         "config": config,
-        "data": describe(slices, sides, fingerprint),
-        "best": summary(history, best_epoch, rows, "best"),
-        "last": summary(history, len(history["epoch"]), rows, "last"),
+        "data": describe(slices, sides, fingerprint) | {"findings": found},
+        "tolerance_mm": tolerance_mm,
+        "best": summary(history, best_epoch, scored["best"]),
+        "last": summary(history, len(history["epoch"]), scored["last"]),
         "epochs_to_90": epochs_to_90(history["val_dice"]),
         "calibration": calibration,
         "weights": weights(module),
@@ -99,7 +103,11 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     }
     if cfg.figures:
         figures.save(figures.curves(history, best_epoch, title=results.label(config)), folder / results.CURVES)
-    results.write(folder, result=result, slices=rows, pictures=pictures(validation, rows, predicted, true))
+    tables = {
+        name: [{"which": which, **row} for which, scores in scored.items() for row in getattr(scores, Path(name).stem)]
+        for name in results.TABLES
+    }
+    results.write(folder, result=result, tables=tables, pictures=pictures(validation, scored["last"].slices, predicted, true))
     log.info(
         "run %s: validation Dice %.3f (last), %.3f (best, epoch %d); %.0f s; %s",
         *(folder.name, result["last"]["val_dice"], result["best"]["val_dice"], best_epoch, result["seconds"], folder),
@@ -236,27 +244,24 @@ class RunBar(pl.Callback):
         self.bar.close()
 
 
-def score(which: str, slices: list[Slice], soft_dice: Tensor, predicted: Tensor, true: Tensor) -> Rows:
-    """The rows of slices.csv for one set of predictions: soft_dice (N,), predicted and true (N, 1, S, S) bool."""
-    c = metrics.counts(predicted, true)
-    columns = {"soft_dice": soft_dice, "dice": metrics.dice(c), "iou": metrics.iou(c), **c._asdict()}
-    numbers = zip(*(values.tolist() for values in columns.values()), strict=True)
-    about = ("patient", "phase", "slice_index", "frame")
-    return [
-        {"which": which, **{name: getattr(item, name) for name in about}, **dict(zip(columns, values, strict=True))}
-        for item, values in zip(slices, numbers, strict=True)
-    ]
+def score(slices: list[Slice], soft_dice: Tensor, predicted: Tensor, true: Tensor, *, tolerance_mm: float) -> metrics.Scores:
+    """One set of predictions, on the network's grid: soft_dice (N,), predicted and true (N, 1, S, S) bool."""
+    masks = zip(slices, predicted[:, 0].numpy(), true[:, 0].numpy(), strict=True)
+    scores = metrics.score([metrics.Pair.of(item, pred, mask) for item, pred, mask in masks], tolerance_mm=tolerance_mm)
+    about = zip(slices, soft_dice.tolist(), scores.slices, strict=True)
+    return scores._replace(slices=[{**row, "frame": item.frame, "soft_dice": value} for item, value, row in about])
 
 
-def summary(history: dict[str, list[float]], epoch: int, rows: Rows, which: str) -> dict[str, Any]:
-    """One epoch's history, its weighted penalties, and how many of its validation slices have no defined Dice."""
+def summary(history: dict[str, list[float]], epoch: int, scores: metrics.Scores) -> dict[str, Any]:
+    """One epoch's history, its weighted penalties, how many of its validation slices have no defined Dice, and all metrics."""
     at_epoch = {name: values[epoch - 1] for name, values in history.items()}
     return {
         **at_epoch,
         "epoch": epoch,
         "train_weighted_penalty": at_epoch["train_loss"] - at_epoch["train_data_loss"],
         "val_weighted_penalty": at_epoch["val_loss"] - at_epoch["val_data_loss"],
-        "n_undefined": sum(math.isnan(row["dice"]) for row in rows if row["which"] == which),
+        "n_undefined": sum(math.isnan(row["dice"]) for row in scores.slices),
+        "metrics": metrics.overview(scores),
     }
 
 
@@ -267,12 +272,14 @@ def epochs_to_90(val_dice: list[float]) -> int | None:
 
 
 def describe(slices: SliceSet, sides: Split, fingerprint: str) -> dict[str, Any]:
-    """Which data, who is on which side, and how many patients lie on both."""
+    """Which data, who is on which side, how many patients lie on both; smallest and largest pixel of the training side [mm]."""
     names = np.asarray(slices.patients)
     leaks = splits.leaks(slices.patients, sides)
     on = {"train": set(names[sides.train].tolist()), "val": set(names[sides.val].tolist())}
+    pixel_mm = [mm for index in sides.train for mm in slices[int(index)].spacing_mm]
     return {
         "fingerprint": fingerprint,
+        "pixel_mm": [min(pixel_mm), max(pixel_mm)],
         "patients": {
             "train": sorted(on["train"]),
             "val": sorted(on["val"]),
@@ -284,14 +291,14 @@ def describe(slices: SliceSet, sides: Split, fingerprint: str) -> dict[str, Any]
     }
 
 
-def pictures(slices: list[Slice], rows: Rows, predicted: Tensor, true: Tensor) -> dict[str, NDArray[Any]]:
+def pictures(slices: list[Slice], rows: list[metrics.Row], predicted: Tensor, true: Tensor) -> dict[str, NDArray[Any]]:
     """All slices of the best, the median and the worst validation patient, by mean Dice of the last epoch.
 
     Per patient: image (n, S, S) uint8, true and pred (n, S, S) bool, frame (n,), and the patient's label.
     """
     dice: dict[str, list[float]] = {}
     for row in rows:
-        if row["which"] == "last" and not math.isnan(row["dice"]):
+        if not math.isnan(row["dice"]):
             dice.setdefault(row["patient"], []).append(row["dice"])
     ranked = sorted(dice or {item.patient: [0.0] for item in slices}, key=lambda name: (-np.mean(dice.get(name, 0)), name))
     chosen = {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}

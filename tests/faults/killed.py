@@ -127,7 +127,7 @@ def table(outputs: Path) -> str:
         parts: dict[str, bytes] = {
             "result.json": json.dumps(result, sort_keys=True).encode(),
             "history.csv": json.dumps(history).encode(),
-            "slices.csv": (folder / "slices.csv").read_bytes(),
+            **{name: (folder / name).read_bytes() for name in ("slices.csv", "cases.csv", "patients.csv")},
             "pictures.npz": (folder / "pictures.npz").read_bytes(),
         }
         for name in ("best.ckpt", "last.ckpt"):

@@ -4,7 +4,7 @@ An error would make results wrong: images or contours of one patient that are an
 else's or lie on both sides of a split. A warning is to be looked at; a note says what the data cannot tell.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -88,6 +88,16 @@ def for_run(slices: SliceSet, sides: Split, *, allow: Collection[str] | None = N
             f"data.allow=[{','.join(kinds)}]."
         )
     return [asdict(one) for one in found]
+
+
+def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
+    """Of for_run's findings: kind -> how many warnings of it there are, and the first in words."""
+    told: dict[str, tuple[int, str]] = {}
+    for one in found:
+        if one["severity"] == "warning":
+            n, first = told.get(one["kind"], (0, f"{place(Finding(**one))}: {one['message']}"))
+            told[one["kind"]] = (n + 1, first)
+    return told
 
 
 def not_allowed(found: Iterable[Finding], allow: Collection[str] | None) -> list[Finding]:

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from segtune.errors import InputError
 
 log = logging.getLogger(__name__)
 
+Number = TypeVar("Number", np.float32, np.float64)
 Batch = tuple[Tensor, Tensor]  # image (B, 1, S, S) float32, mask (B, 1, S, S) bool
 
 
@@ -68,44 +70,82 @@ def fit(slices: SliceSet, *, size: int, spacing_mm: float | None = None, larger:
     return SliceSet(fitted)
 
 
+def restore(values: NDArray[np.float64], item: Slice, *, spacing_mm: float | None, larger: str | None) -> NDArray[np.float64]:
+    """What the network says of a slice, from the network's grid back on the slice's own: the inverse of fit and of padding.
+
+    Args:
+        values: (S, S), of the whole square image that to_tensors made of the fitted slice.
+        item: the slice as it was before fit.
+        spacing_mm, larger: as they were for fit; S is its size.
+    Returns: (H, W), linearly interpolated where spacing_mm is given; 0 where the slice was cropped.
+    """
+    for axis in _axes(item, len(values), spacing_mm, larger):
+        at = axis.new_positions()
+        rows = _interpolate(values[: axis.n_kept], at)
+        if axis.n_new > axis.n_kept:
+            rows[(at < -0.5) | (at > axis.n_kept - 0.5)] = 0
+        values = rows.T
+    return np.ascontiguousarray(values)
+
+
 def _fit(item: Slice, size: int, spacing_mm: float | None, larger: str | None) -> tuple[Slice, int]:
     """One slice on its new grid, and how many pixels of its structure were cropped away (in the old pixels)."""
-    new_mm = (spacing_mm, spacing_mm) if spacing_mm is not None else item.spacing_mm
-    full = [max(1, round(n * old / new)) for n, old, new in zip(item.image.shape, item.spacing_mm, new_mm, strict=True)]
-    if larger is None:
-        _check_size(item, (full[0], full[1]), size)
-    if spacing_mm is None and max(full) <= size:
+    axes = _axes(item, size, spacing_mm, larger)
+    if spacing_mm is None and max(item.image.shape) <= size:
         return item, 0
-    lost, positions, nearest = item.mask.copy(), [], []
-    kept: list[slice] = []
-    for n, old, new, n_new in zip(item.image.shape, item.spacing_mm, new_mm, full, strict=True):
-        at = _positions(n, old / new, n_new, min(n_new, size))
-        half = new / old / 2
-        kept.append(slice(max(0, math.ceil(at[0] - half)), math.floor(at[-1] + half) + 1) if n_new > size else slice(None))
-        positions.append(at)
-        nearest.append(np.clip(np.floor(at + 0.5), 0, n - 1).astype(int))
+    lost, kept = item.mask.copy(), []
+    for axis in axes:
+        at, half = axis.old_positions(), 0.5 / axis.ratio
+        is_cut = axis.n_new > axis.n_kept
+        kept.append(slice(max(0, math.ceil(at[0] - half)), math.floor(at[-1] + half) + 1) if is_cut else slice(None))
     lost[tuple(kept)] = False
-    image = np.ascontiguousarray(_interpolate(_interpolate(item.image, positions[0]).T, positions[1]).T)
+    nearest = [np.clip(np.floor(axis.old_positions() + 0.5), 0, axis.n - 1).astype(int) for axis in axes]
+    rows, columns = (axis.old_positions() for axis in axes)
+    image = np.ascontiguousarray(_interpolate(_interpolate(item.image, rows).T, columns).T)
+    new_mm = (spacing_mm, spacing_mm) if spacing_mm is not None else item.spacing_mm
     return dataclasses.replace(item, image=image, mask=item.mask[np.ix_(*nearest)], spacing_mm=new_mm), int(lost.sum())
 
 
-def _positions(n: int, ratio: float, n_new: int, n_kept: int) -> NDArray[np.float64]:
-    """Where the n_kept middle pixels of a new axis lie on the old one [old pixels, from 0]. The centres of both coincide.
+class _Axis(NamedTuple):
+    """One axis of an image: n pixels as stored, n_new after resampling, the middle n_kept of them kept. The centres coincide.
 
-    Args: n, n_new: pixels of the old and the new axis. ratio: old spacing / new spacing.
+    ratio: old spacing / new spacing.
     """
-    first = (n_new - n_kept) // 2
-    steps = np.arange(first, first + n_kept, dtype=np.float64) - (n_new - 1) / 2
-    return steps / ratio + (n - 1) / 2
+
+    n: int
+    ratio: float
+    n_new: int
+    n_kept: int
+
+    def old_positions(self) -> NDArray[np.float64]:
+        """Where the kept new pixels lie on the old axis [old pixels, from 0]."""
+        return (np.arange(self.n_kept, dtype=np.float64) + self._first - (self.n_new - 1) / 2) / self.ratio + (self.n - 1) / 2
+
+    def new_positions(self) -> NDArray[np.float64]:
+        """Where the old pixels lie among the kept new ones [new pixels, from 0]; those cropped away lie outside."""
+        return (np.arange(self.n, dtype=np.float64) - (self.n - 1) / 2) * self.ratio + (self.n_new - 1) / 2 - self._first
+
+    @property
+    def _first(self) -> int:
+        return (self.n_new - self.n_kept) // 2
 
 
-def _interpolate(image: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.float32]:
+def _axes(item: Slice, size: int, spacing_mm: float | None, larger: str | None) -> list[_Axis]:
+    """Rows and columns of a slice. Raises: InputError for one that is larger than size, if larger is None."""
+    ratios = [1.0 if spacing_mm is None else old / spacing_mm for old in item.spacing_mm]
+    full = [max(1, round(n * ratio)) for n, ratio in zip(item.image.shape, ratios, strict=True)]
+    if larger is None:
+        _check_size(item, (full[0], full[1]), size)
+    return [_Axis(n, r, new, min(new, size)) for n, r, new in zip(item.image.shape, ratios, full, strict=True)]
+
+
+def _interpolate(image: NDArray[Number], at: NDArray[np.float64]) -> NDArray[Number]:
     """The image (H, W) at these rows, linearly between two rows; beyond the first and last one, these."""
     at = np.clip(at, 0, len(image) - 1)
     low = np.floor(at).astype(int)
     high = np.minimum(low + 1, len(image) - 1)
-    share = (at - low).astype(np.float32)[:, None]
-    return (image[low] * (1 - share) + image[high] * share).astype(np.float32)
+    share = (at - low).astype(image.dtype)[:, None]
+    return (image[low] * (1 - share) + image[high] * share).astype(image.dtype)
 
 
 def _check_size(item: Slice, shape: tuple[int, int], size: int) -> None:

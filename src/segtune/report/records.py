@@ -232,7 +232,7 @@ def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
     patients: dict[str, list[float]] = defaultdict(list)
     scored, n_undefined = [], 0
     path = folder / results.SLICES
-    for row in results.read_slices(folder):
+    for row in results.read_table(folder, results.SLICES):
         if row["which"] != "last":
             continue
         dice = float(row["dice"] or "nan")

@@ -1,0 +1,187 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import TINY
+from segtune import app, build, results, trained
+from segtune.data import module as data_module
+from segtune.data.slices import Slice
+from segtune.errors import InputError
+from segtune.train import train
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run, and the configuration that it was made of."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        cfg = app.compose([*TINY, "figures=false"])
+        folder = tmp_path_factory.mktemp("run") / results.run_id(app.plain(cfg))
+        train(cfg, folder)
+        return folder, cfg
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of the run's folder to be damaged."""
+    copy = tmp_path / made[0].name
+    copy.mkdir()
+    for path in (results.RESULT, "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        (copy / path).parent.mkdir(exist_ok=True)
+        (copy / path).write_bytes((made[0] / path).read_bytes())
+    return copy
+
+
+def a_slice(shape, *, spacing_mm=(1.0, 1.0), mask=None):
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return Slice(image, np.zeros(shape, bool) if mask is None else mask, "P1", 0, 0, None, spacing_mm, 8.0)
+
+
+@pytest.mark.parametrize("which", trained.WHICH)
+def test_a_loaded_run_predicts_what_it_predicted_in_training(made, which):
+    folder, cfg = made
+    model = trained.load(folder, which=which)
+    slices = build.slices(cfg)
+    scored = [row for row in results.read_table(folder, results.SLICES) if row["which"] == which]
+    of = {(item.patient, item.frame): item for item in slices}
+    items = [of[row["patient"], int(row["frame"])] for row in scored]
+    masks = [values > 0.5 for values in model.probabilities(items)]
+    assert [mask.shape for mask in masks] == [item.image.shape for item in items]
+    found = [int((mask & item.mask).sum()) for mask, item in zip(masks, items, strict=True)]
+    assert found == [int(row["n_overlap"]) for row in scored]
+    assert sum(found) > 0
+
+
+def test_an_ensemble_is_the_mean_of_its_models(made):
+    model = trained.load(made[0])
+    other = trained.load(made[0], which="best")
+    items = [a_slice((30, 20)), a_slice((32, 32))]
+    both = trained.ensemble([model, other], items)
+    for value, one, two in zip(both, model.probabilities(items), other.probabilities(items), strict=True):
+        assert value == pytest.approx((one + two) / 2, abs=1e-12)
+
+
+def test_an_image_larger_than_the_training_s_is_taken_whole(made):
+    (values,) = trained.load(made[0]).probabilities([a_slice((50, 33))])
+    assert values.shape == (50, 33)
+    assert ((values > 0) & (values < 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "how"),
+    [
+        ((40, 30), (1.0, 1.0), {"spacing_mm": None, "larger": None}),
+        ((100, 30), (1.0, 1.0), {"spacing_mm": None, "larger": "crop"}),
+        ((37, 30), (0.7, 0.8), {"spacing_mm": 1.1, "larger": None}),
+        ((30, 37), (2.0, 1.9), {"spacing_mm": 1.3, "larger": "crop"}),
+    ],
+)
+def test_restore_brings_a_mask_back_to_where_it_was(shape, spacing_mm, how):
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    mask = ((rows - shape[0] / 2 + 2) / 9) ** 2 + ((columns - shape[1] / 2) / 8) ** 2 < 1
+    item = a_slice(shape, spacing_mm=spacing_mm, mask=mask)
+    fitted = data_module.fit([item], size=48, **how)
+    _, masks = data_module.to_tensors(fitted, size=48, normalize="zscore")
+    back = data_module.restore(masks[0, 0].double().numpy(), item, **how)
+    assert back.shape == shape
+    overlap = 2 * np.count_nonzero((back > 0.5) & mask) / (np.count_nonzero(back > 0.5) + mask.sum())
+    assert overlap == 1 if how["spacing_mm"] is None else overlap > 0.95
+
+
+def test_what_was_cropped_away_has_probability_zero():
+    item = a_slice((100, 30))
+    back = data_module.restore(np.ones((48, 48)), item, spacing_mm=None, larger="crop")
+    assert (np.flatnonzero(back.all(axis=1)) == np.arange(26, 74)).all()
+    assert not back[:26].any()
+    assert not back[74:].any()
+
+
+def edited(folder, edit):
+    result = json.loads((folder / results.RESULT).read_text())
+    edit(result)
+    result["run_id"] = results.run_id(result["config"]) if isinstance(result.get("config"), dict) else "?"
+    (folder / results.RESULT).write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "segtune.nets.torch.load", "segtune.nets.nn", "monai.networks.nets.resnet.torch.hub.load", "segtune.nets", 5],
+)
+def test_a_run_s_folder_cannot_have_other_code_called(folder, target):
+    edited(folder, lambda result: result["config"]["model"].update({"_target_": target}))
+    with pytest.raises(InputError, match="run code that this file names"):
+        trained.load(folder)
+    edited(
+        folder,
+        lambda result: result["config"]["model"].update({"_target_": "segtune.nets.UNet", "width": {"_target_": target}}),
+    )
+    with pytest.raises(InputError, match="run code that this file names"):
+        trained.load(folder)
+
+
+def test_damaged_and_foreign_folders_are_refused_by_name(folder, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        trained.load(tmp_path / "nothing")
+    with pytest.raises(InputError, match="which=first: choose last or best"):
+        trained.load(folder, which="first")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[:1000])
+    with pytest.raises(InputError, match="last.ckpt: damaged, or no checkpoint"):
+        trained.load(folder)
+    torch.save({"state_dict": {}, "hyper_parameters": {"a": 1}}, checkpoint)
+    with pytest.raises(InputError, match="last.ckpt is of run"):
+        trained.load(folder)
+    checkpoint.unlink()
+    with pytest.raises(InputError, match="the file is not there"):
+        trained.load(folder)
+    checkpoint.write_bytes(whole)
+    (folder / results.RESULT).write_text(json.dumps({"run_id": "abc", "config": []}))
+    with pytest.raises(InputError, match="result.json: damaged"):
+        trained.load(folder)
+    (folder / results.RESULT).unlink()
+    with pytest.raises(InputError, match="The run has not finished"):
+        trained.load(folder)
+
+
+def test_a_pickle_in_place_of_the_checkpoint_is_not_run(folder, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "evil"), "w"))
+
+    torch.save({"state_dict": Evil()}, folder / "checkpoints" / "last.ckpt")
+    with pytest.raises(InputError, match="damaged, or no checkpoint"):
+        trained.load(folder)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_weights_of_another_network_are_refused(folder):
+    edited(folder, lambda result: result["config"]["model"].update({"width": 3}))
+    config = json.loads((folder / results.RESULT).read_text())["config"]
+    path = folder / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    torch.save(checkpoint | {"hyper_parameters": config}, path)
+    with pytest.raises(InputError, match="its weights do not fit the network"):
+        trained.load(folder)
+
+
+def test_runs_that_look_for_different_structures_are_no_ensemble(made, folder):
+    with pytest.raises(InputError, match="a run is there twice"):
+        trained.load_all([str(made[0]), str(folder)], which="last", accelerator="cpu")
+    edited(folder, lambda result: result["config"]["data"].update({"target": "epicardium"}))
+    path = folder / "checkpoints" / "last.ckpt"
+    config = json.loads((folder / results.RESULT).read_text())["config"]
+    torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": config}, path)
+    with pytest.raises(InputError, match=r"different structures \(endocardium \(phantom\), epicardium \(phantom\)\)"):
+        trained.load_all([str(made[0]), str(folder)], which="last", accelerator="cpu")
+
+
+def test_pixels_of_another_size_than_the_training_s_are_told(made, caplog):
+    model = trained.load(made[0])
+    size = model.result["data"]["pixel_mm"][0]
+    trained.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size, size))])
+    assert caplog.text == ""
+    trained.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size / 2, size / 2))])
+    assert "structures look of another size" in caplog.text
