@@ -142,6 +142,11 @@ BAD_INPUT = {
     "NaN in a contour": (lambda: damage_contour(text="1 1\nnan 2\n3 3"), rvsc(), "line 2: 'nan 2' is not a point"),
     "letters in a contour": (lambda: damage_contour(text="1 1\na b\n3 3"), rvsc(), "line 2: 'a b' is not a point"),
     "contour outside": (lambda: damage_contour(text="900 1\n950 1\n900 50"), rvsc(), "lies outside the image"),
+    "somebody else's contour": (
+        lambda: damage_contour(text=next(Path("real").rglob("P01-0022-icontour-manual.txt")).read_text()),
+        rvsc(),
+        "go on all the same with data.allow=[duplicate_contour]",
+    ),
     "truncated DICOM": (lambda: damage_image(next(Path("real").rglob("P02-0022.dcm")).read_bytes()[:2000]), rvsc(), "damaged"),
     "a PNG named .dcm": (lambda: damage_image(b"\x89PNG\r\n\x1a\n" + bytes(999)), rvsc(), "is not a DICOM file"),
     "list names an absent frame": (
@@ -180,7 +185,8 @@ BAD_INPUT = {
 def test_bad_input_ends_with_one_message_and_no_traceback(name):
     damage, arguments, message = BAD_INPUT[name]
     for number in (1, 2, 3):
-        write_patient(Path("real"), number, [20, 22, 23], n_frames=5)
+        scale = {frame: 1 - number / 10 - (frame - 20) / 100 for frame in (20, 22, 23)}
+        write_patient(Path("real"), number, [20, 22, 23], n_frames=5, scale=scale)
     damage()
     ended = segtune(*arguments)
     assert ended.returncode == 1
