@@ -41,6 +41,10 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.check": {"segtune.app", "segtune.build", "segtune.results", "segtune.data"},
     "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
     "segtune.trained": {"segtune.build", "segtune.results", "segtune.data"},
+    "segtune.evaluate": {
+        *("segtune.app", "segtune.build", "segtune.results", "segtune.trained", "segtune.train", "segtune.metrics"),
+        *("segtune.volumes", "segtune.losses", "segtune.data", "segtune.check", "segtune.workers"),
+    },
     "segtune.train": {
         "segtune.module",
         "segtune.app",

@@ -427,8 +427,9 @@ def _unknown_key(key: str, config_name: str) -> str:
     owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
     if owners:
         return f"{key}: the chosen {group} has no {name}; only {group}={', '.join(owners)}. Choose one or leave it out."
-    of_a_run = config_name in ("config", "calibrate", "check")
-    known = sorted({*_own_keys(config_name), *(_run_keys() if of_a_run else [])})
+    beginning = {"config": "", "calibrate": "", "check": "", "evaluate": "data."}.get(config_name)  # of the run's keys it has
+    of_a_run = [name for name in _run_keys() if name.startswith(beginning)] if beginning is not None else []
+    known = sorted({*_own_keys(config_name), *of_a_run})
     module = "segtune" if config_name == "config" else f"segtune.{config_name}"
     return f"{key}: no such key. Nearest: {', '.join(nearest(key, known)[:3])}. See python -m {module} --help for all."
 

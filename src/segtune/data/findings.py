@@ -73,10 +73,10 @@ class Outline:
 # What a run asks
 
 
-def for_run(slices: SliceSet, sides: Split, *, allow: Collection[str] | None = None) -> list[dict[str, Any]]:
+def for_run(slices: SliceSet, sides: Split | None = None, *, allow: Collection[str] | None = None) -> list[dict[str, Any]]:
     """The findings of a run's data, as dicts for JSON.
 
-    Args: slices: as read. allow: kinds of errors (of ALLOWABLE) that the run is to go on with.
+    Args: slices: as read. sides: None where nobody trains. allow: kinds of errors (of ALLOWABLE) that the run is to go on with.
     Raises: InputError if there are errors of other kinds, or allow names something else.
     """
     found = find(slices, sides)

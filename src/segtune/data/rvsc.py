@@ -50,16 +50,16 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
         )
     kind = TARGETS[target]
     wanted = {(patient, frame) for patient, frame, letter in outlines if letter == kind}
-    for patient, list_file in lists.items():
-        listed = set(_listed(list_file, patient, kind, dicoms, outlines))
-        if listed and (extra := {key for key in wanted if key[0] == patient} - listed):
-            log.warning("%s does not list %s; read all the same.", list_file, ", ".join(_name(*key) for key in sorted(extra)))
-        wanted |= listed
     for patient in sorted({patient for patient, _ in dicoms} - {patient for patient, _ in wanted}):
         raise InputError(
             f"{folder}: patient {patient} has images but no {target} contour "
             f"({patient}-NNNN-{kind}contour-manual.txt). Add the contours or move the patient's files elsewhere."
         )
+    for patient, list_file in lists.items():
+        listed = set(_listed(list_file, patient, kind, dicoms, outlines))
+        if listed and (extra := {key for key in wanted if key[0] == patient} - listed):
+            log.warning("%s does not list %s; read all the same.", list_file, ", ".join(_name(*key) for key in sorted(extra)))
+        wanted |= listed
     return SliceSet(
         item for patient in _by_number(wanted) for item in _read_patient(patient, dicoms, outlines, kind, rasterise)
     )

@@ -1,0 +1,296 @@
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.errors import InstantiationException
+
+import test_acdc
+from conftest import TINY, write_patient
+from segtune import app, build, evaluate, metrics, results, trained
+from segtune.errors import InputError
+from segtune.train import train
+
+OWN = ["data=phantom", "data.n_patients=4"]  # of the runs here
+OTHER = [*OWN, "data.seed=1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs that differ by their seed, and so have the same training side."""
+    folders = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        for seed in (0, 1):
+            longer = ["trainer.max_epochs=10", "optimizer.lr=0.01"]
+            cfg = app.compose([*TINY, *longer, "split=0.4", "figures=false", f"seed={seed}"])
+            folders.append(tmp_path_factory.mktemp("runs") / results.run_id(app.plain(cfg)))
+            train(cfg, folders[-1])
+    return folders
+
+
+@pytest.fixture
+def evaluated(capsys):
+    """Evaluate; returns what was printed and the folder that this names."""
+
+    def evaluated(folders, *overrides) -> tuple[str, Path]:
+        typed = f"[{','.join(map(str, folders))}]" if isinstance(folders, list) else folders
+        evaluate.evaluate(app.compose([f"run={typed}", "accelerator=cpu", *overrides], "evaluate"))
+        printed = capsys.readouterr().out
+        return printed, Path(printed.splitlines()[-1])
+
+    return evaluated
+
+
+def record(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def damaged(folder, copy, edit):
+    """A copy of the run whose result.json was edited."""
+    shutil.copytree(folder, copy)
+    result = json.loads((copy / results.RESULT).read_text())
+    edit(result)
+    (copy / results.RESULT).write_text(json.dumps(result))
+    return copy
+
+
+def rvsc(root, *numbers, **about):
+    """A set of RVSC files called Test1Set, each heart of a size of its own, ED larger than ES."""
+    for number in numbers:
+        scale = {frame: (1 - 0.1 * (number - 16)) * (0.7 if frame % 20 else 1) for frame in (20, 28, 40, 48)}
+        write_patient(root, number, scale, n_frames=40, scale=scale, **about)
+    return (root / "TrainingSet").rename(root / "Test1Set")
+
+
+@pytest.mark.parametrize("which", trained.WHICH)
+def test_on_its_own_data_a_run_scores_its_validation_patients_as_it_did_itself(runs, evaluated, caplog, which):
+    printed, folder = evaluated(runs[0], *OWN, f"which={which}")
+    mine, its = ([row for row in results.read_table(f, results.SLICES) if row["which"] == which] for f in (folder, runs[0]))
+    for column in ("patient", "frame", "phase", "n_true", "n_overlap"):
+        assert [row[column] for row in mine] == [row[column] for row in its]
+    pairs = [pair for pair in zip(mine, its, strict=True) if pair[0]["n_pred"] == pair[1]["n_pred"] != "0"]
+    assert len(pairs) > len(mine) / 2  # in the others the run, on its square image, saw something in the padding too
+    for column in ("dice", "sensitivity", "hd_mm", "assd_mm"):
+        assert [row[column] for row, _ in pairs] == [row[column] for _, row in pairs]
+    of_run = results.read_result(runs[0])["data"]["patients"]
+    assert record(folder)["data"]["left_out"] == of_run["train"]
+    assert record(folder)["data"]["n_patients"] == len(of_run["val"]) == 2
+    assert f"these are the data of run {runs[0].name}: 2 of 4 patients are left out" in caplog.text
+    assert ("which=last" in caplog.text) == (which == "best")
+    assert "left out, for they were in the training: 2 patients" in printed
+
+
+def test_another_data_set_is_scored_whole_and_again_to_the_same_bytes(runs, evaluated, caplog):
+    printed, folder = evaluated(runs[0], *OTHER)
+    assert not [word for word in ("left out", "called like", "another size") if word in caplog.text]
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(files) == {"slices.csv", "cases.csv", "patients.csv", "evaluation.json"}
+    for name, columns in results.TABLES.items():
+        assert files[name].decode().splitlines()[0].split(",") == list(columns)
+        assert "" not in {row["which"] for row in results.read_table(folder, name)}
+    found = record(folder)
+    assert [found["data"][key] for key in ("n_patients", "n_cases", "left_out")] == [4, 8, []]
+    assert found["runs"][0]["run_id"] == runs[0].name
+    assert found["metrics"]["all"]["patients"]["dice"]["n"] == 4
+    assert found["metrics"]["ED"]["cases"]["dice"]["n"] == found["metrics"]["ES"]["cases"]["dice"]["n"] == 4
+    assert found["versions"]["segtune"]
+    assert str(runs[0].parent) not in (folder / "evaluation.json").read_text()
+    assert evaluated(runs[0], *OTHER) == (printed, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert len({folder, *(evaluated(runs[0], *OTHER, more)[1] for more in ("which=best", "tolerance_mm=3"))}) == 3
+
+
+def test_several_runs_are_their_mean_probability_in_any_order(runs, evaluated):
+    _, folder = evaluated(runs, *OTHER)
+    files = [path.read_bytes() for path in sorted(folder.iterdir())]
+    assert evaluated(runs[::-1], *OTHER)[1] == folder
+    assert [path.read_bytes() for path in sorted(folder.iterdir())] == files
+    slices = build.slices(app.compose([*TINY, "data.seed=1"]))
+    one, two = (trained.load(run).probabilities(slices) for run in runs)
+    means, rows = [(a + b) / 2 for a, b in zip(one, two, strict=True)], results.read_table(folder, results.SLICES)
+    assert [int(row["n_pred"]) for row in rows] == [np.count_nonzero(mean > 0.5) for mean in means]
+    soft_dice = [2 * p[item.mask].sum() / (p.sum() + item.mask.sum()) for item, p in zip(slices, means, strict=True)]
+    assert [float(row["soft_dice"]) for row in rows] == pytest.approx(soft_dice, abs=1e-6)
+    assert len(record(folder)["runs"]) == 2
+
+
+def test_data_of_another_reader_and_size_are_scored_on_their_own_grid(runs, evaluated, tmp_path, caplog):
+    for number, shape in ((1, (52, 40, 3)), (2, (30, 36, 3))):
+        test_acdc.write_patient(tmp_path / "data", number, shape=shape)
+    overrides = ["data=acdc", f"data.root={tmp_path / 'data'}"]
+    with pytest.raises(InputError, match=r"looks for the endocardium \(phantom\).*one of rv, myocardium, lv"):
+        evaluated(runs[0], *overrides)
+    printed, folder = evaluated(runs[0], *overrides, "data.target=rv")
+    rows = results.read_table(folder, results.SLICES)
+    assert [int(row["n_true"]) for row in rows] == [0, 8, 8] * 4
+    assert "trained to find the endocardium (phantom), compared with the rv (acdc)" in printed
+    assert record(folder)["data"]["settings"] == {"allow": None, "empty": "keep"}
+    assert "structures look of another size" in caplog.text  # 0.7 mm, where the tiny phantom has 5.6 mm
+    assert "slices without the structure (2); the first: patient patient001" in caplog.text
+
+
+def test_the_right_ventricle_s_other_contour_is_refused(runs, evaluated):
+    with pytest.raises(InputError, match="data.target=epicardium: run .* looks for the endocardium of such data"):
+        evaluated(runs[0], *OWN, "data.target=epicardium")
+
+
+@pytest.mark.parametrize("typed", ["size=64", "spacing_mm=1", "larger=crop", "normalize=zscore"])
+def test_how_images_reach_the_network_is_not_for_the_command_to_say(runs, evaluated, typed):
+    with pytest.raises(InputError, match=f"^data.{typed}: .*is the run's to say. Leave data.{typed.partition('=')[0]} out"):
+        evaluated(runs[0], *OWN, f"data.{typed}")
+
+
+def test_data_have_to_be_named(runs, evaluated):
+    with pytest.raises(InputError, match="say which data .* one of data=acdc, data=folder, .*data=sunnybrook"):
+        evaluated(runs[0])
+
+
+def test_patients_that_every_run_has_seen_are_no_test(runs, evaluated, tmp_path):
+    def all_train(result):
+        result["data"]["patients"] = {"train": ["P01", "P02", "P03", "P04"], "val": []}
+
+    copy = damaged(runs[0], tmp_path / runs[0].name, all_train)
+    with pytest.raises(InputError, match="all 4 patients were in its training: nobody is left to score on"):
+        evaluated(copy, *OWN)
+    with pytest.raises(InputError, match="nobody is left to score on"):
+        evaluated([copy, runs[1]], *OWN)
+
+
+def test_patients_with_the_names_of_training_patients_are_told(runs, evaluated, caplog):
+    _, folder = evaluated(runs[0], "data=phantom", "data.n_patients=5")  # the same four, and one more
+    first, second = results.read_result(runs[0])["data"]["patients"]["train"]
+    assert f"2 of 5 patients are called like patients that run {runs[0].name} was trained on ({first}, {second})" in caplog.text
+    assert record(folder)["data"]["left_out"] == []
+
+
+def test_a_run_without_its_patients_is_damaged(runs, evaluated, tmp_path):
+    copy = damaged(runs[0], tmp_path / "copy", lambda result: result["data"].pop("patients"))
+    with pytest.raises(InputError, match=r"copy/result.json: damaged"):
+        evaluated(copy, *OWN)
+
+
+def test_the_challenge_s_test_set_is_read_where_its_contours_are(runs, evaluated, tmp_path, caplog):
+    root = rvsc(tmp_path, 17, 18)
+    _, folder = evaluated(runs[0], "data=rvsc", f"data.root={root}")
+    assert [row["patient"] for row in results.read_table(folder, results.PATIENTS)] == ["P17", "P18"]
+    assert all(float(row["volume_true_ml"]) > 0 for row in results.read_table(folder, results.CASES))
+    assert "called like" not in caplog.text
+    assert str(tmp_path) not in (folder / "evaluation.json").read_text()
+    for path in root.rglob("P18*contour-manual.txt"):
+        path.unlink()  # the list file still names them
+    with pytest.raises(InstantiationException, match="patient P18 has images but no endocardium contour"):
+        evaluated(runs[0], "data=rvsc", f"data.root={root}")
+
+
+def test_copied_contours_are_refused_unless_allowed(runs, evaluated, tmp_path):
+    for number in (17, 18):
+        write_patient(tmp_path, number, (20, 40), n_frames=40)
+    overrides = ["data=rvsc", f"data.root={tmp_path}"]
+    with pytest.raises(InputError, match=r"pixel for pixel that of patient P17.*data.allow=\[duplicate_contour\]"):
+        evaluated(runs[0], *overrides)
+    _, folder = evaluated(runs[0], *overrides, "data.allow=[duplicate_contour]")
+    assert {one["kind"] for one in record(folder)["data"]["findings"]} >= {"duplicate_contour"}
+
+
+def test_a_run_that_predicts_nothing_scores_worst(runs, evaluated, monkeypatch):
+    monkeypatch.setattr(trained, "ensemble", lambda models, slices: [np.zeros(item.image.shape) for item in slices])
+    _, folder = evaluated(runs[0], *OTHER)
+    for row in results.read_table(folder, results.CASES):
+        assert (float(row["dice"]), float(row["surface_dice"]), row["n_one_empty"]) == (0, 0, "1")
+        assert float(row["hd_mm"]) > 179  # the whole field of view
+    for of in record(folder)["challenge"].values():
+        assert of["images"]["dice"]["mean"] == of["cases"]["dice"]["mean"] == 0
+        assert of["images"]["dice"]["n_one_empty"] == of["images"]["dice"]["n"] > 20
+        assert [of[kind]["hd_mm"]["n_one_empty"] for kind in ("cases", "means")] == [4, 4]
+    assert record(folder)["metrics"]["all"]["agreement"]["ejection_fraction"]["n"] == 4
+
+
+def disc(radius, shape=(40, 40)):
+    return np.hypot(*np.ogrid[-20:20, -20:20]) < radius if shape == (40, 40) else np.zeros(shape, bool)
+
+
+def scores_of(n_patients, *, gap_mm=10.0, phases=("ED", "ES")):
+    """Two slices each: in the first the prediction is the expert's, the second the expert alone has drawn."""
+    pairs = [
+        metrics.Pair(pred, true, f"P{number}", phase, index, (1.0, 1.0), gap_mm)
+        for number in range(n_patients)
+        for phase in phases
+        for index, (pred, true) in enumerate([(disc(8), disc(8)), (disc(0), disc(8))])
+    ]
+    return metrics.score(pairs, tolerance_mm=2.0)
+
+
+def about(n_patients):
+    names = {"n_patients": n_patients, "n_cases": 2 * n_patients, "n_slices": 4 * n_patients}
+    data = {"reader": "rvsc", "target": "endocardium", "left_out": [], **names}
+    return {"runs": [], "which": "last", "trained_on": {"reader": "rvsc", "target": "endocardium"}, "data": data}
+
+
+def test_the_challenge_s_figures_are_means_over_images():
+    area, diagonal = np.count_nonzero(disc(8)), math.hypot(40, 40)
+    phase = evaluate.by_phase(scores_of(3))["ES"]
+    assert evaluate.figure(phase.images, "dice")[:4] == (0.5, pytest.approx(np.std([0, 1] * 3, ddof=1)), 6, 3)
+    assert evaluate.figure(phase.means, "hd_mm") == pytest.approx((diagonal / 2, 0, 3, 3, 0))
+    assert evaluate.figure(phase.cases, "dice") == pytest.approx((2 / 3, 0, 3, 0, 0))
+    assert evaluate.figure(phase.cases, "volume_true_ml").mean == pytest.approx(2 * area * 10 / 1000)
+
+
+def test_every_mean_on_the_terminal_has_its_counts():
+    lines = [line.split() for line in evaluate.table(about(3), scores_of(3))]
+    at = lines.index(["end-systole", "(ES)"])
+    area = np.count_nonzero(disc(8))
+    volume = [f"{2 * area / 100:.1f}", f"{area / 100:.1f}"]
+    assert lines[at + 2] == ["P0", "2", "0.667", "10.0", "0.500", "28.3", *volume]
+    assert lines[at + 6] == ["mean", "of", "patients", "0.667", "10.0", "0.500", "28.3", *volume]
+    assert lines[at + 7] == ["+-", "sd", "0.000", "0.0", "0.000", "0.0", "0.0", "0.0"]
+    assert lines[at + 8 : at + 11] == [["patients", *"333333"], ["one", "empty", *"003300"], ["undefined", *"000000"]]
+    assert lines[at + 12] == ["mean", "of", "slices", "0.500", "28.3"]
+    assert lines[at + 14 : at + 17] == [["slices", "6", "6"], ["one", "empty", "3", "3"], ["undefined", "0", "0"]]
+    bias = f"{-area / 100:.1f}"
+    assert ["EDV", "[ml]", bias, bias, "to", bias, "3", "0"] in lines
+
+
+def test_what_is_undefined_is_counted_with_its_reason():
+    lines = evaluate.table(about(2), scores_of(2, gap_mm=None, phases=(None,)))
+    at = lines.index("phase not known")
+    assert lines[at + 2].split() == ["P0", "2", "0.667", "-", "0.500", "28.3", "-", "-"]
+    assert lines[at + 9].split() == ["undefined", "0", "2", "0", "0", "2", "2"]
+    assert "no volume: P0 : the distance of slices is not known; P1 : the distance of slices is not known" in lines
+    assert ["EDV", "[ml]", "-", "-", "0", "0"] in [line.split() for line in lines]
+
+
+def test_many_patients_are_left_to_the_files():
+    lines = evaluate.table(about(21), scores_of(21))
+    assert not any(line.startswith("P0") for line in lines)
+    assert any("cases.csv" in line for line in lines)
+    assert any(line.startswith("P19") for line in evaluate.table(about(20), scores_of(20)))
+
+
+def test_an_unknown_key_names_those_of_the_data():
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever Hydra raises, the sentence is what counts
+        app.compose(["data=rvsc", "data.rot=x"], "evaluate")
+    assert app.explain(caught.value, "evaluate").startswith("data.rot: no such key. Nearest: data.root")
+
+
+@pytest.mark.slow
+def test_the_command_as_typed(runs):
+    def command(*arguments):
+        line = [sys.executable, "-W", "error", "-m", "segtune.evaluate", f"run={runs[0]}", *arguments]
+        return subprocess.run(line, capture_output=True, text=True, env=os.environ, check=False)
+
+    done = command(*OTHER)
+    assert done.returncode == 0
+    assert done.stderr.startswith("a structure of a few pixels (12); the first: patient P01, frame ")
+    assert done.stderr.count("\n") == 1
+    assert (Path(done.stdout.splitlines()[-1]) / "evaluation.json").is_file()
+    own = command(*OWN)
+    assert "these are the data of run " in own.stderr
+    bad = command("data=rvsc", "data.root=nowhere")
+    assert (bad.returncode, bad.stderr) == (1, "segtune: data.root=nowhere: there is no such folder.\n")
+    assert sorted(path.name for path in Path().iterdir()) == ["outputs"]
