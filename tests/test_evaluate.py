@@ -11,6 +11,7 @@ import pytest
 from hydra.errors import InstantiationException
 
 import test_acdc
+import test_sunnybrook
 from conftest import TINY, write_patient
 from segtune import app, build, evaluate, metrics, results, trained
 from segtune.errors import InputError
@@ -124,15 +125,28 @@ def test_data_of_another_reader_and_size_are_scored_on_their_own_grid(runs, eval
     for number, shape in ((1, (52, 40, 3)), (2, (30, 36, 3))):
         test_acdc.write_patient(tmp_path / "data", number, shape=shape)
     overrides = ["data=acdc", f"data.root={tmp_path / 'data'}"]
-    with pytest.raises(InputError, match=r"looks for the endocardium \(phantom\).*one of rv, myocardium, lv"):
-        evaluated(runs[0], *overrides)
-    printed, folder = evaluated(runs[0], *overrides, "data.target=rv")
+    printed, folder = evaluated(runs[0], *overrides)
     rows = results.read_table(folder, results.SLICES)
     assert [int(row["n_true"]) for row in rows] == [0, 8, 8] * 4
     assert "trained to find the endocardium (phantom), compared with the rv (acdc)" in printed
     assert record(folder)["data"]["settings"] == {"allow": None, "empty": "keep"}
     assert "structures look of another size" in caplog.text  # 0.7 mm, where the tiny phantom has 5.6 mm
     assert "slices without the structure (2); the first: patient patient001" in caplog.text
+
+
+def test_a_structure_of_the_same_name_is_compared_with_a_word_and_an_unknown_one_has_to_be_named(
+    runs, evaluated, tmp_path, caplog
+):
+    for number in (1, 2):
+        scale = {20: 1 - number / 10, 40: 0.95 - number / 10}
+        test_sunnybrook.write_patient(tmp_path / "data", number, (20, 40), (20, 40), scale=scale)
+    printed, _ = evaluated(runs[0], "data=sunnybrook", f"data.root={tmp_path / 'data'}")
+    assert "compared with the endocardium (sunnybrook)" in printed
+    assert "may be another heart chamber in data=sunnybrook" in caplog.text
+    cfg = app.compose(["run=x", "data=acdc", "data.root=x"], "evaluate")
+    origins = [evaluate.origin(trained.load(runs[0]))._replace(data={"target": "epicardium"})]
+    with pytest.raises(InputError, match=r"looks for the epicardium \(phantom\).*one of rv, myocardium, lv"):
+        evaluate.with_target(cfg, origins)
 
 
 def test_the_right_ventricle_s_other_contour_is_refused(runs, evaluated):

@@ -53,8 +53,8 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
             raise failures[0]
     except (KeyboardInterrupt, Interrupted) as stop:
         number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
-        again = "The same command goes on from each run's last epoch."
-        print(f"segtune: stopped by {signal.Signals(number).name}. {again}", file=sys.stderr)
+        again = " The same command goes on from each run's last epoch." if config_name == "config" else ""
+        print(f"segtune: stopped by {signal.Signals(number).name}.{again}", file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
         message = explain(error, config_name)

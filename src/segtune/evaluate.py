@@ -36,6 +36,12 @@ EVALUATION = "evaluation.json"
 OF_THE_RUN = ("size", "spacing_mm", "larger", "normalize")  # of cfg.data: how its network wants its images
 PHANTOM_PX = (32, 512)  # the sizes that the phantom can be had in
 MOST_PATIENTS = 20  # up to which each has its line on the terminal
+SAME = {  # kind of data, structure -> other kind -> what the same structure is called there
+    ("rvsc", "endocardium"): {"acdc": "rv"},
+    ("acdc", "rv"): {"rvsc": "endocardium"},
+    ("sunnybrook", "endocardium"): {"acdc": "lv"},
+    ("acdc", "lv"): {"sunnybrook": "endocardium"},
+}
 PHASES = {"ED": "end-diastole (ED)", "ES": "end-systole (ES)", "unknown": "phase not known"}
 
 
@@ -54,8 +60,7 @@ def evaluate(cfg: DictConfig) -> None:
     workers.settle_process()
     from segtune import build, metrics, trained
 
-    runs = [config["run"]] if isinstance(config["run"], int | float) else config["run"]  # a folder that is named like a number
-    models = trained.load_all(runs, which=config["which"], accelerator=config["accelerator"])
+    models = trained.load_all(config["run"], which=config["which"], accelerator=config["accelerator"])
     models = sorted(models, key=lambda model: str(model.result["run_id"]))  # the last digit of a mean depends on the order
     origins = [origin(model) for model in models]
     cfg = with_target(cfg, origins)
@@ -135,9 +140,9 @@ def reader_of(data: Mapping[str, Any]) -> str:
 def with_target(cfg: DictConfig, origins: Sequence[Origin]) -> DictConfig:
     """cfg with the structure to be compared, and the phantom in the size that the run had it in.
 
-    The runs' own structure, where the data are of their kind; else it must have been said, for nothing tells which one it is.
+    If none was said: the runs' own, the one that is the SAME in other data, or one of the same name, which is told.
 
-    Raises: InputError if it was not, or if it is another structure of the same kind of data.
+    Raises: InputError if there is none of these, or for another structure of the same kind of data.
     """
     cfg = cfg.copy()
     here, there, own, asked = reader_of(cfg.data), origins[0].reader, origins[0].data["target"], cfg.data.target
@@ -146,6 +151,11 @@ def with_target(cfg: DictConfig, origins: Sequence[Origin]) -> DictConfig:
         if names and asked not in (None, own):
             raise InputError(f"data.target={asked}: {run} of such data. Leave data.target out.")
         cfg.data.target = own if asked is None else asked
+    elif asked is None and (same := SAME.get((_kind(there), own), {}).get(_kind(here))):
+        cfg.data.target = same
+    elif asked is None and own in names:
+        log.warning("%s (%s), which may be another heart chamber in data=%s: compared all the same.", run, there, here)
+        cfg.data.target = own
     elif asked is None:
         known = f"one of {', '.join(names)}" if names else "its name or value"
         raise InputError(
