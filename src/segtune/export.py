@@ -1,0 +1,196 @@
+"""python -m segtune.export run=outputs/runs/<id>: the run's network as ONNX, and its model card.
+
+model.onnx is checked against PyTorch before its folder appears. Needs none of the run's data.
+"""
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import DictConfig
+
+import segtune
+from segtune import app, card, results
+from segtune.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from segtune.trained import Trained
+
+MODEL, CARD = "model.onnx", "model_card.md"
+OPSET = 17  # of 2022: what runtimes of today have in common
+TOLERANCE = 1e-4  # by which ONNX and PyTorch may differ; rounding makes some 1e-6
+SHAPES = ((1, 32, 32), (2, 48, 32), (5, 32, 64))  # images, rows and columns of the check, beside one of the run's own size
+
+
+class Agreement(NamedTuple):
+    """How far model.onnx is from PyTorch.
+
+    difference: the largest, of a probability, or of a logit in parts of that logit if it is above 1; NaN if an output is not
+    finite. n: batches of images, each of a size of its own. runtime: onnxruntime's version.
+    """
+
+    difference: float
+    n: int
+    runtime: str
+
+
+def export(cfg: DictConfig) -> None:
+    """Write the folder, and say where it is and how well the two agree."""
+    app.check({"outputs": cfg.outputs})
+    if not isinstance(cfg.run, str | int):
+        raise InputError("run=: give the folder of one run, like run=outputs/runs/0123456789ab.")
+    if not isinstance(cfg.output, str | int | None):
+        raise InputError(f"output={cfg.output}: give one new folder, like output=right_ventricle.")
+    from segtune import trained
+
+    model = trained.load(str(cfg.run), which=str(cfg.which))
+    output = Path(str(cfg.output) if cfg.output is not None else Path(cfg.outputs) / "export" / model.result["run_id"])
+    with new_folder(output.expanduser()) as folder:
+        found = checked(model, folder / MODEL)
+        (folder / CARD).write_bytes(card_of(model, told(found)).encode(errors="replace"))
+    print(f"{output / MODEL}: {told(found)}\n{output / CARD}")
+
+
+def checked(model: "Trained", path: Path) -> Agreement:
+    """Write model.onnx. Raises: InputError if it does not do what the network does in PyTorch."""
+    try:
+        write_onnx(model, path)
+        found = agreement(path, model.net, size=model.config["data"]["size"])
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch.onnx", "onnx")):
+            raise
+        why = f"its network cannot be had as ONNX ({(str(error).splitlines() or [type(error).__name__])[0]})"
+    else:
+        if found.difference <= TOLERANCE:
+            return found
+        why = f"as ONNX, its network differs from PyTorch by {found.difference:.1e}, and {TOLERANCE:g} is allowed"
+    raise InputError(f"run={model.folder}: {why}. Nothing is written. Try the versions of constraints.txt.")
+
+
+def told(found: Agreement) -> str:
+    return (
+        f"differs from PyTorch by {found.difference:.1e} at most, on random images of {found.n} sizes (onnxruntime "
+        f"{found.runtime}; {TOLERANCE:g} is allowed)"
+    )
+
+
+def card_of(model: "Trained", checked: str) -> str:
+    """Raises: InputError for a result, a table or a status with values of a wrong kind."""
+    try:
+        return card.page(model.folder, model.result, which=model.which, checked=checked)
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(
+            f"{model.folder / results.RESULT}, or a table beside it, is damaged. Copy the run's folder again."
+        ) from error
+
+
+# ONNX
+
+
+def write_onnx(model: "Trained", path: Path) -> None:
+    """image (batch, 1, height, width) float32, normalised, sides multiples of 16, to probability and logits of that shape."""
+    import onnx
+    import torch
+
+    with warnings.catch_warnings():
+        # PyTorch's newer exporter takes 30 times as long, and in 2.6 fails on MONAI's networks. This one is deprecated, and
+        # tells of every size that it takes for constant: agreement() tries others.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model.net,
+            (torch.zeros(2, 1, 32, 48),),
+            str(path),
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes={name: {0: "batch", 2: "height", 3: "width"} for name in ("image", "logits")},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    written = onnx.load(path)
+    written.graph.node.append(onnx.helper.make_node("Sigmoid", ["logits"], ["probability"]))
+    shape = ("batch", 1, "height", "width")
+    written.graph.output.insert(0, onnx.helper.make_tensor_value_info("probability", onnx.TensorProto.FLOAT, shape))
+    written.doc_string = (
+        f"probability that a pixel is of the structure ({plain(model.target)}), and its logits. For research use only, not a "
+        f"medical device. See {CARD}."
+    )
+    onnx.helper.set_model_props(written, {key: plain(value) for key, value in metadata(model).items()})
+    onnx.checker.check_model(written, full_check=True)
+    onnx.save(written, path)
+
+
+def metadata(model: "Trained") -> dict[str, Any]:
+    """What a program needs to know to give it an image."""
+    data = model.config["data"]
+    return {
+        "run_id": model.result["run_id"],
+        "epoch": model.which,
+        "target": model.target,
+        **{key: data.get(key) for key in ("size", "normalize", "spacing_mm", "larger")},
+        "threshold": 0.5,
+        "segtune": segtune.__version__,
+    }
+
+
+def plain(value: Any) -> str:
+    """As UTF-8, which not every string of JSON can be; what is no string as JSON."""
+    return (value if isinstance(value, str) else json.dumps(value)).encode(errors="replace").decode()
+
+
+def agreement(path: Path, net: "nn.Module", *, size: int) -> Agreement:
+    """Run both on random images, some of them smooth, of several batch sizes and sides."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    random, differences = np.random.default_rng(0), []
+    shapes = (*SHAPES, (1, size, size))
+    for n, height, width in shapes:
+        image = random.normal(size=(n, 1, height, width)).astype(np.float32)
+        image[::2] = image[::2, :, ::16, ::16].repeat(16, axis=2).repeat(16, axis=3)
+        with torch.inference_mode():
+            expected = net(torch.from_numpy(image)).double()
+        probability, logits = session.run(["probability", "logits"], {"image": image})
+        differences += [
+            np.abs(probability - torch.sigmoid(expected).numpy()).max(),
+            (np.abs(logits - expected.numpy()) / np.maximum(1, np.abs(expected.numpy()))).max(),
+        ]
+    return Agreement(float(np.max(differences)), len(shapes), onnxruntime.__version__)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes it when the block ends well, and vanishes when it does not.
+
+    Raises: InputError, before the block, if there is something already but an empty folder; after it, if there is by then.
+    """
+    refuse_existing(path)
+    parent = path.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{path.name}.", suffix=results.PARTIAL))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        refuse_existing(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"output={path}: is there already. Name a new folder, or remove this one.")
+
+
+if __name__ == "__main__":
+    app.entry("export", export)
