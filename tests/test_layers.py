@@ -22,9 +22,12 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.optimizers": set(),
     "segtune.report.figures": set(),
     "segtune.report.stats": set(),
-    "segtune.report.records": {"segtune.results", "segtune.report.stats"},
+    "segtune.report.clinical": {"segtune.results", "segtune.volumes"},
+    "segtune.report.records": {"segtune.results", "segtune.report.stats", "segtune.report.clinical"},
     "segtune.report.claims": {"segtune.report.stats", "segtune.report.records"},
-    "segtune.report.tables": {"segtune.report.stats", "segtune.report.records", "segtune.report.claims"},
+    "segtune.report.tables": {
+        *("segtune.report.stats", "segtune.report.clinical", "segtune.report.records", "segtune.report.claims"),
+    },
     "segtune.report.page": {"segtune.results", "segtune.report"},
     "segtune.report": set(),
     "segtune.data": {"segtune.data"},
@@ -77,6 +80,7 @@ NO_HYDRA = (
     "segtune.report.figures",
     "segtune.report.stats",
     "segtune.report.claims",
+    "segtune.report.clinical",
 )
 
 

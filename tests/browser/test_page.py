@@ -88,6 +88,17 @@ def test_a_column_sorts_up_and_down_by_number(page):
     assert heads[column].get_attribute("aria-sort") == "descending"
 
 
+def test_the_best_cell_s_patients_sort_by_distance(page):
+    heads = page.find_elements("css selector", "#best_patients th")
+    page.execute_script("arguments[0].firstElementChild.click()", heads[2])
+    found = page.execute_script(
+        "return [...document.querySelectorAll('#best_patients tbody tr')].map(r => Number(r.cells[2].innerText))"
+    )
+    assert heads[2].text.strip() == "HD95 mm"
+    assert len(found) == 6
+    assert found == sorted(found)
+
+
 def test_the_filter_takes_words_and_bounds(page):
     field = page.find_element("id", "filter")
     field.send_keys("loss=focal seed=1 dice>0.45")

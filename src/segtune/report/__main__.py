@@ -41,7 +41,7 @@ def report_sweeps(folders: list[Path]) -> Path:
         raise InputError(f"{folders[0]}: none of its {sweep.n_listed} runs has a whole result. Start its command again.")
     analysis = tables.Analysis(sweep)
     written = page.write(analysis, out, name=" + ".join(names))
-    print("\n".join(page.sentences(analysis)))
+    print("\n".join([*page.alarms(analysis), *page.sentences(analysis)]))
     return written
 
 

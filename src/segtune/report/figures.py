@@ -204,6 +204,72 @@ def strip(groups: Sequence[tuple[str, Sequence[float]]], *, unit: str) -> Figure
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """One quantity of one cell, a value per patient: the expert's, the predicted, and its sd between runs (NaN: one run).
+
+    bias, lower, upper: of the errors; *_interval: of the limits. All NaN where there are too few patients.
+    """
+
+    true: Sequence[float]
+    predicted: Sequence[float]
+    sd: Sequence[float]
+    bias: float
+    lower: float
+    upper: float
+    lower_interval: tuple[float, float]
+    upper_interval: tuple[float, float]
+
+
+def agreement(rows: Sequence[tuple[str, Mapping[str, Agreement]]], *, title: str) -> Figure:
+    """Bland and Altman's plots, the error against the mean of both values: a row per cell, a column per quantity.
+
+    Args: rows: cell, and by the quantity's name (its unit in brackets at the end) what is drawn; the same in each row.
+    """
+    names = list(rows[0][1])
+    figure = Figure(figsize=(0.6 + 3.6 * len(names), 1.3 + 2.8 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(names), sharex="col", sharey="col", squeeze=False)
+    for column, name in zip(grid.T, names, strict=True):
+        quantity, _, unit = name.partition(" [")
+        ends = [0.0]
+        for axes, (cell, row) in zip(column, rows, strict=True):
+            n, drawn = _draw_agreement(axes, row[name])
+            ends += drawn
+            about = f"{quantity}, {n} patient{'s' * (n != 1)}"
+            axes.set_title(text("\n".join([*textwrap.wrap(cell, LABEL_WIDTH), about])), fontsize="small")
+            axes.set_ylabel(f"predicted - expert's [{unit}", fontsize="small")
+            axes.tick_params(labelsize="small")
+        column[-1].set_xlabel(f"mean of both [{unit}", fontsize="small")
+        pad = 0.08 * (max(ends) - min(ends) or 1)
+        column[0].set_ylim(min(ends) - pad, max(ends) + pad)  # a limit's interval may leave the figure: numbers say it
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    figure.suptitle(text(textwrap.fill(title, 30 * len(names))), fontsize="medium")
+    return figure
+
+
+def _draw_agreement(axes: Axes, one: Agreement) -> tuple[int, list[float]]:
+    """One panel. Returns: how many patients it shows, and the ends of what must be in view."""
+    true, predicted, sd = (np.asarray(values, dtype=float) for values in (one.true, one.predicted, one.sd))
+    errors, bars = predicted - true, np.nan_to_num(sd)
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    for limit, interval, label in (
+        (one.lower, one.lower_interval, "_"),
+        (one.upper, one.upper_interval, "limits of agreement"),
+    ):
+        if np.isfinite(limit):
+            axes.axhline(limit, color=ORANGE, linestyle="--", linewidth=1.3, label=label)
+            shade = "95 % interval of a limit" if label != "_" else "_"
+            axes.axhspan(*interval, color=ORANGE, alpha=0.15, linewidth=0, label=shade)
+    if np.isfinite(one.bias):
+        axes.axhline(one.bias, color=BLUE, linewidth=1.5, label="bias")
+    label = "a patient, its mean over runs and their sd" if bars.any() else "a patient"
+    axes.errorbar((true + predicted) / 2, errors, yerr=bars, fmt="o", color="black", markersize=4, linewidth=0.8, label=label)
+    axes.grid(alpha=0.3)
+    ends = np.array([*(errors - bars), *(errors + bars), one.lower, one.upper])
+    return int(np.isfinite(errors).sum()), ends[np.isfinite(ends)].tolist()
+
+
+@dataclass(frozen=True)
 class Strength:
     """One lambda of a response curve: Dice with its interval, weighted penalty / loss of the first epoch, weights' norm."""
 

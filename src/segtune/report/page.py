@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import math
 import os
 import statistics
@@ -26,15 +25,23 @@ from tqdm import tqdm
 import segtune
 from segtune import results
 from segtune.errors import InputError
-from segtune.report import claims, figures, stats
+from segtune.report import claims, clinical, figures, stats
 from segtune.report.records import FAMILY, Cell, Record, Sweep
-from segtune.report.tables import CANNOT_TELL, DECLARED, Analysis, Judged, Row
+from segtune.report.tables import CANNOT_TELL, DECLARED, Analysis, Judged, Row, finding_rows
 
 MOST_PANELS = 60  # cells; more are drawn on demand
 MOST_ROWS = 60  # of the forest of cells
 MOST_SPLITS = 24  # of the figure of sides
+MOST_AGREEMENTS = 3  # cells of the figure of agreement; where more cannot be told from the best, it is the best alone
 CURVES = ("train_loss", "val_loss", "train_dice", "val_dice")
 MARKS = {claims.SUPPORTED: "✓", claims.CONTRADICTED: "✗", claims.UNDECIDED: "?"}
+QUANTITIES = {  # as the page shows them: name, unit, how many of it are one of the table's
+    "ejection_fraction": ("Ejection fraction", "percentage points", 100),
+    "volume_ED_ml": ("End-diastolic volume", "ml", 1),
+    "volume_ES_ml": ("End-systolic volume", "ml", 1),
+    "stroke_volume_ml": ("Stroke volume", "ml", 1),
+}
+DRAWN = ("ejection_fraction", "volume_ED_ml", "volume_ES_ml")  # of QUANTITIES, in the figure of agreement
 AXIS_NAMES = {"loss": "Loss", "split": "Split (share that validates)", "reg": "Regulariser and lambda", "batch": "Batch size"}
 DEFINITIONS = (
     "Dice: per slice 2 |A and B| / (|A| + |B|) at a threshold of 0.5; undefined where neither mask has a pixel, 0 where one "
@@ -51,6 +58,17 @@ DEFINITIONS = (
     "validation Dice.",
     "Penalty / loss: (train_loss - train_data_loss) / train_data_loss of the first epoch. Norm of weights: of the kernels, "
     "after the last.",
+    "In mm and ml: a case is one phase (ED or ES) of a patient, scored in 3-D over its slices, on the network's grid, after "
+    "the last epoch. A patient's value is the mean over its cases, then over the runs that scored it; a cell's is the mean "
+    "over its patients. Counts are of the cases of all runs. This Dice is of whole cases, so that a slice counts by its "
+    "pixels; in the Dice that ranks cells each slice counts alike.",
+    "HD, HD95: the larger of both directions' maximum, or 95th percentile, of the distances between the boundaries. ASSD: mean "
+    "of all these distances. Surface Dice: share of both boundaries that is no farther than the tolerance from the other. "
+    "Volume: pixels times their area times the distance of slices. Stroke volume: EDV - ESV. Ejection fraction (EF): stroke "
+    "volume / EDV, 0 where nothing is predicted at ED.",
+    "Agreement: error = predicted - expert's, one value per patient: the mean over the runs that scored it, as these are not "
+    "independent. Bias: mean error over patients. Limits: bias ± 1.96 sd over patients (Bland and Altman 1986), with exact "
+    "95 % intervals for normal errors (Carkeet 2015). A single run's errors vary by the sd of runs besides.",
     "Rank stability: patients, and the runs of each fold, drawn again with replacement 1,000 times (seed 0).",
     "The best epoch is chosen on the patients that score it, so it flatters; it is marked in figures and enters no test.",
 )
@@ -61,6 +79,7 @@ SECTIONS = (
         ("curves", "Curves"),
         ("levels", "Axis by axis"),
         ("comparisons", "Differences"),
+        ("clinical", "In mm and ml"),
     ),
     *(("claims", "Claims"), ("regularisers", "Regularisers"), ("pictures", "Pictures"), ("explore", "Exploring")),
     ("provenance", "Where it comes from"),
@@ -136,6 +155,16 @@ def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
         found["patients"] = (
             lambda: figures.patients(pictures, title=f"{name}: best, median and worst patient of the best cell"),
             f"Image, expert's contour, prediction and error for {labels}.",
+        )
+    if agreements := _agreements(analysis):
+        alt = "; ".join(
+            f"{what} of {cell}: bias {fixed(one.bias, 1)}, limits {fixed(one.lower, 1)} to {fixed(one.upper, 1)}"
+            for cell, row in agreements
+            for what, one in row.items()
+        )
+        found["agreement"] = (
+            lambda: figures.agreement(agreements, title=f"{name}: predicted and expert's volumes"),
+            f"Error against the mean of predicted and expert's value, a point per patient. {alt}.",
         )
     splits: dict[str, Mapping[str, Any]] = {}
     several = len({record.result["data"].get("fingerprint") for record in sweep.records}) > 1
@@ -233,6 +262,32 @@ def _responses(analysis: Analysis) -> dict[str, Drawing]:
                     + (f", {without.dice[0]:.3f} without penalty" if without else "")
                     + ".",
                 )
+    return found
+
+
+def _agreements(analysis: Analysis) -> list[tuple[str, dict[str, figures.Agreement]]]:
+    """Of the best cell, and of those that are not declared worse if they are few: what of their volumes is drawn."""
+    kept = [id(cell) for cell in analysis.not_worse]
+    kept = kept if len(kept) <= MOST_AGREEMENTS else kept[:1]
+    found = []
+    for cell, patients in analysis.scored:
+        of = {row["quantity"]: row for row in clinical.agreement_rows(patients)} if id(cell) in kept else {}
+        if any(row["n_patients"] for quantity, row in of.items() if quantity in DRAWN):
+            panels = {}
+            for quantity in DRAWN:
+                name, unit, scale = QUANTITIES[quantity]
+                true, predicted, sd = (
+                    [scale * patient[clinical.column(quantity, what)] for patient in patients]
+                    for what in ("true", "pred", "pred_sd")
+                )
+                bias, lower, upper, *ends = (
+                    scale * of[quantity][key]
+                    for key in ("bias", "lower", "upper", "lower_low", "lower_high", "upper_low", "upper_high")
+                )
+                panels[f"{name} [{unit}]"] = figures.Agreement(
+                    true, predicted, sd, bias, lower, upper, (ends[0], ends[1]), (ends[2], ends[3])
+                )
+            found.append((cell.name, panels))
     return found
 
 
@@ -348,6 +403,24 @@ def power_sentence(analysis: Analysis) -> str:
     )
 
 
+def alarms(analysis: Analysis) -> list[str]:
+    """What nobody may overlook: errors in the data that its runs were told to go on with."""
+    return [
+        f"Errors in the data were allowed (data.allow): {row['kind']}, up to {row['n_most']} in each of {row['n_runs']} of the "
+        f"{row['n_recorded']} runs on data {row['data'][:6]}. The first: {row['first']}"
+        for row in finding_rows(analysis.sweep.records)
+        if row["severity"] == "error"
+    ]
+
+
+def clinical_cells(tables: Mapping[str, list[Row]]) -> list[Row]:
+    """A row per cell, of the table that has one per cell and metric: metric -> its row."""
+    found: dict[str, Row] = {}
+    for row in tables["clinical"]:
+        found.setdefault(row["cell"], {})[row["metric"]] = row
+    return [{"cell": cell, **metrics} for cell, metrics in found.items()]
+
+
 def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -382,10 +455,8 @@ def provenance(sweep: Sweep) -> list[tuple[str, list[str]]]:
         about = record.result.get("machine") or {}
         return ", ".join(f"{key} {value}" for key, value in about.items() if value is not None) or "not recorded"
 
-    findings = distinct(lambda record: json.dumps(record.result["data"].get("findings"), sort_keys=True))
     rows = [
         ("data", distinct(data)),
-        ("findings", findings if findings != ["null"] else ["none recorded"]),
         ("leaks", distinct(lambda record: f"{len(record.result['data'].get('leaks') or ())} patients on both sides")),
         (
             "images",
@@ -426,7 +497,7 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("segtune.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"num": number, "percent": percent, "p": p_value}
+    environment.filters |= {"num": number, "fixed": fixed, "percent": percent, "p": p_value}
     records = {record.run_id: record for record in sweep.records}
     links = {run: urllib.parse.quote(os.path.relpath(record.folder, out.resolve()) + "/") for run, record in records.items()}
     levels = {axis: [row for row in tables["levels"] if row["axis"] == axis] for axis in sweep.axes}
@@ -480,6 +551,7 @@ def render(
         commands=sweep.commands,
         sections=SECTIONS,
         sentences=[sentence for sentence in sentences(analysis) if sentence],
+        alarms=alarms(analysis),
         n_done=len(sweep.records),
         n_listed=sweep.n_listed,
         states=sorted(sweep.states.items()),
@@ -504,6 +576,12 @@ def render(
         least_patients=stats.LEAST_PATIENTS,
         equivalence=stats.EQUIVALENCE,
         power_sentence=power_sentence(analysis),
+        clinical=clinical_cells(tables),
+        n_unrecorded=sum(record.scored is None for record in sweep.records),
+        tolerances=sorted({record.scored.tolerance_mm for record in sweep.records if record.scored}),
+        quantities=QUANTITIES,
+        agreement={quantity: [row for row in tables["agreement"] if row["quantity"] == quantity] for quantity in QUANTITIES},
+        best_patients=analysis.scored[0][1] if analysis.scored else [],
         claims=claim_rows,
         responses=[
             (
@@ -522,6 +600,8 @@ def render(
         folds=folds,
         links=links,
         provenance=provenance(sweep),
+        findings=tables["findings"],
+        n_unchecked=sum(record.result["data"].get("findings") is None for record in sweep.records),
         definitions=DEFINITIONS,
         tables=list(tables),
         images=images,
@@ -570,6 +650,11 @@ def number(value: Any, digits: int = 3) -> str:
     if value is None or not math.isfinite(float(value)):
         return "—"
     return f"{value:.{digits}f}" if abs(value) >= 10**-digits or value == 0 else f"{value:.2g}"
+
+
+def fixed(value: float, digits: int) -> str:
+    """A measurement, to this many digits however small; a dash for what is undefined."""
+    return f"{value:z.{digits}f}" if math.isfinite(value) else "—"  # z: no -0.0
 
 
 def percent(value: float, digits: int = 0) -> str:

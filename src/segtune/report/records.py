@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from segtune import results
 from segtune.errors import InputError
-from segtune.report import stats
+from segtune.report import clinical, stats
 from segtune.report.stats import UNLIKE, Block, Pooled, Scores, epochs_to, roughness
 
 AXES = ("loss", "split", "reg", "batch")  # the scientific ones, in the order in which they are shown
@@ -27,7 +27,8 @@ class Record:
     """One finished run. patients: each validation patient's mean Dice over its slices, after the last epoch.
 
     levels: axis -> what the run is on it, of the axes that vary in the sweep. n_undefined: slices without a defined Dice
-    (neither mask has a pixel), which no mean counts. facts: what the study's claims go by.
+    (neither mask has a pixel), which no mean counts. facts: what the study's claims go by. scored: cases and patients in mm and
+    ml; None if the run is of a version that recorded none.
     """
 
     run_id: str
@@ -40,6 +41,7 @@ class Record:
     n_undefined: int
     levels: Mapping[str, str]
     facts: "Facts"
+    scored: clinical.Scored | None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -145,6 +147,11 @@ class Cell:
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({record.seed for record in self.records}))
 
+    @property
+    def scored(self) -> list[clinical.Scored]:
+        """Of the runs that have recorded it."""
+        return [record.scored for record in self.records if record.scored]
+
     def by_seed(self, value: Callable[[Record], float]) -> np.ndarray:
         """Of what a run has one value of: its mean over folds, for each seed in order."""
         of_seed: dict[int, list[float]] = defaultdict(list)
@@ -230,7 +237,7 @@ def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
     if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
         raise InputError(f"{folder / results.HISTORY}: has not the epochs 1 to {result['last']['epoch']} of {results.RESULT}.")
     patients: dict[str, list[float]] = defaultdict(list)
-    scored, n_undefined = [], 0
+    scored, n_undefined = Counter[tuple[str, str]](), 0
     path = folder / results.SLICES
     for row in results.read_table(folder, results.SLICES):
         if row["which"] != "last":
@@ -238,16 +245,18 @@ def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
         dice = float(row["dice"] or "nan")
         if not 0 <= dice <= 1 and not math.isnan(dice):
             raise InputError(f"{path}: a Dice of {dice:g} cannot be.")
-        scored.append(row["patient"])
+        scored[row["patient"], row.get("phase") or ""] += 1
         if math.isnan(dice):
             n_undefined += 1
         else:
             patients[row["patient"]].append(dice)
     val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
-    if (val and set(scored) != set(val)) or (n_images and len(scored) != n_images):
+    if (val and {patient for patient, _ in scored} != set(val)) or (n_images and scored.total() != n_images):
         raise InputError(f"{path}: has not the {n_images} slices of the patients that {results.RESULT} says were scored.")
     means = {patient: statistics.fmean(patients[patient]) for patient in sorted(patients)}
-    return Record(folder.name, folder, overrides, result, history, means, len(scored), n_undefined, {}, _facts(result))
+    in_mm = clinical.read(folder, result, scored)
+    facts, n_slices = _facts(result), scored.total()
+    return Record(folder.name, folder, overrides, result, history, means, n_slices, n_undefined, {}, facts, in_mm)
 
 
 def _well_formed(result: Mapping[str, Any], path: Path) -> None:
@@ -263,7 +272,9 @@ def _well_formed(result: Mapping[str, Any], path: Path) -> None:
         *((side, list) for side in data["patients"].values()),
         *((result.get(key), Mapping | None) for key in ("weights", "git")),
         *((result.get(key), Mapping | None) for key in ("versions", "machine", "peak_memory_mb", "calibration")),
-        (data.get("leaks"), list | None),
+        *((data.get(key), list | None) for key in ("leaks", "findings")),
+        *((one, Mapping) for one in data.get("findings") or ()),
+        *((one.get(key), str) for one in data.get("findings") or () for key in ("severity", "kind")),
         (data.get("n_images"), Mapping | None),
         (result["config"]["data"], Mapping),
     ]
@@ -276,10 +287,13 @@ def _told_apart(raw: Sequence[Record]) -> list[Record]:
     prints = {record.fingerprint for record in raw}
     if len(prints) < 2:
         return list(raw)
-    return [
-        replace(record, patients={f"{patient} ({record.fingerprint[:6]})": dice for patient, dice in record.patients.items()})
-        for record in raw
-    ]
+    found = []
+    for record in raw:
+        known = {*record.patients, *(record.scored.patients if record.scored else ())}
+        label = {patient: f"{patient} ({record.fingerprint[:6]})" for patient in known}
+        patients = {label[patient]: dice for patient, dice in record.patients.items()}
+        found.append(replace(record, patients=patients, scored=record.scored and record.scored.renamed(label)))
+    return found
 
 
 def _facts(result: Mapping[str, Any]) -> Facts:

@@ -7,13 +7,13 @@ import itertools
 import math
 import re
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from segtune.report import claims, stats
+from segtune.report import claims, clinical, stats
 from segtune.report.records import Cell, Record, Sweep
 from segtune.report.stats import ALPHA, EQUIVALENCE, Estimate
 
@@ -208,6 +208,11 @@ class Analysis:
             for (cell, _), p, (low, high) in zip(self.cells, first, limits, strict=True)
         }
 
+    @cached_property
+    def scored(self) -> list[tuple[Cell, list[Row]]]:
+        """The cells, best first, each with clinical.patient_rows: none where its runs have recorded none."""
+        return [(cell, clinical.patient_rows(cell.scored)) for cell, _ in self.cells]
+
     # As rows
 
     def tables(self) -> dict[str, list[Row]]:
@@ -226,6 +231,16 @@ class Analysis:
                 for cell in self.sweep.cells
                 for patient, value in sorted(cell.scores.means.items())
             ],
+            "clinical": [
+                {"cell": cell.name, **row}
+                for cell, patients in self.scored
+                for row in clinical.metric_rows(patients, cell.scored)
+            ],
+            "agreement": [
+                {"cell": cell.name, **row} for cell, patients in self.scored for row in clinical.agreement_rows(patients)
+            ],
+            "clinical_patients": [{"cell": cell.name, **row} for cell, patients in self.scored for row in patients],
+            "findings": finding_rows(self.sweep.records),
         }
 
     def cell_rows(self) -> list[Row]:
@@ -389,3 +404,36 @@ def claim_rows(verdict: Verdict) -> list[Row]:
             }
         )
     return rows or [{**about, **empty}]
+
+
+def finding_rows(records: Sequence[Record]) -> list[Row]:
+    """What the data check found: a row for each severity and kind in each data set, errors (which were allowed) first.
+
+    n_least, n_most: findings in a run that has any, for some depend on its split. n_runs: those runs, of n_recorded of this
+    data set. first: one of them, in words.
+    """
+    of_data: dict[str, list[Sequence[Mapping[str, Any]]]] = defaultdict(list)
+    for record in records:
+        if (found := record.result["data"].get("findings")) is not None:
+            of_data[record.fingerprint].append(found)
+    rows = []
+    for fingerprint, runs in of_data.items():
+        first = {(one["severity"], one["kind"]): one for found in reversed(runs) for one in reversed(found)}
+        counts = [Counter((one["severity"], one["kind"]) for one in found) for found in runs]
+        for severity, kind in sorted(first, key=lambda key: (key[0] != "error", key[0] != "warning", key)):
+            n = [count[severity, kind] for count in counts if count[severity, kind]]
+            one = first[severity, kind]
+            patient = f"patient {one['patient']}: " if one.get("patient") else ""
+            rows.append(
+                {
+                    "data": fingerprint,
+                    "severity": severity,
+                    "kind": kind,
+                    "n_least": min(n),
+                    "n_most": max(n),
+                    "n_runs": len(n),
+                    "n_recorded": len(runs),
+                    "first": f"{patient}{one.get('message', '')}",
+                }
+            )
+    return rows

@@ -1,0 +1,438 @@
+"""The report in mm and ml: recomputed from the runs' own tables with csv and numpy alone, on masks with known traps."""
+
+import csv
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import simulated
+from segtune import metrics, results
+from segtune.report import clinical, figures, page, records, tables
+from segtune.report.__main__ import report_sweeps
+
+PATIENTS = ("P01", "P02", "P03", "P04", "P05", "P06")
+FOLDS = (PATIENTS[:4], PATIENTS[4:])  # of unequal size, so that the order of means shows
+UNKNOWN, EMPTY = "P02", "P03"  # without a distance of slices; without a structure in ES
+NASTY = "<script>alert('$x$')</script>"
+NOTHING, NOISY, GOOD = "bce", "focal", "bce_dice"  # what these losses' networks are here
+
+
+def square(top, left, side, shape=(20, 20)):
+    mask = np.zeros(shape, bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def pairs(patients, predict):
+    """Three slices of ED and ES of each patient; predict: expert's mask, patient, phase -> predicted mask."""
+    for number, patient in enumerate(patients):
+        for phase, side in (("ED", 9 + number % 3), ("ES", 0 if patient == EMPTY else 5 + number % 2)):
+            for i in range(3):
+                true = square(4, 4, side - i if side else 0)
+                gap = None if patient == UNKNOWN else 8.0
+                yield metrics.Pair(predict(true, patient, phase), true, patient, phase, i, (1.5, 1.0), gap)
+
+
+def predictor(loss, random):
+    def predict(true, patient, phase):
+        shift = {GOOD: 0, NOISY: 2}[loss] + int(random.integers(0, 2))
+        drawn = np.roll(true, (shift, -shift), (0, 1))
+        return drawn | square(14, 14, int(random.integers(0, 3))) if loss == NOISY else drawn
+
+    return (lambda true, patient, phase: np.zeros_like(true)) if loss == NOTHING else predict
+
+
+def scored(patients, predict, tolerance_mm=2.0):
+    found = metrics.score(list(pairs(patients, predict)), tolerance_mm=tolerance_mm)
+    return {results.SLICES: found.slices, results.CASES: found.cases, results.PATIENTS: found.patients}
+
+
+def write(root, rows, **settings):
+    """One run with these tables."""
+    names = dict.fromkeys((row["patient"] for row in rows[results.PATIENTS]), 0.5)
+    return simulated.write_run(root, simulated.config(**settings), names, simulated.curves(3), tables=rows)
+
+
+def sweep(root, losses=(NOTHING, NOISY, GOOD), folds=FOLDS, seeds=(0, 1)):
+    random, runs = np.random.default_rng(0), []
+    for loss in losses:
+        for seed in seeds:
+            for fold, patients in enumerate(folds):
+                rows = scored(patients, predictor(loss, random))
+                runs.append((write(root, rows, loss=loss, seed=seed, fold=fold, epochs=3), [f"loss={loss}"]))
+    return simulated.write_sweep(root, "clinical", runs)
+
+
+def analysed(folder):
+    return tables.Analysis(records.read([folder]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A sweep with its report."""
+    folder = sweep(tmp_path_factory.mktemp("clinical"))
+    report_sweeps([folder])
+    return folder
+
+
+def table(folder, name):
+    with (folder / "tables" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def raw(folder, cell, name):
+    """The last epoch's rows of one file of each of a cell's runs, without segtune."""
+    found = []
+    for run in next(row["run_ids"] for row in table(folder, "cells") if row["cell"] == cell).split():
+        with (folder.parent / "runs" / run / name).open(newline="") as file:
+            found.append([row for row in csv.DictReader(file) if row["which"] == "last"])
+    return found
+
+
+def by_patient(runs, column, phase=None):
+    """patient -> its value in each run that has it, undefined ones left out."""
+    found = {}
+    for row in (row for run in runs for row in run if phase in (None, row.get("phase"))):
+        found.setdefault(row["patient"], [])
+        if not math.isnan(float(row[column])):
+            found[row["patient"]].append(float(row[column]))
+    return found
+
+
+CELLS = tuple(f"loss={loss}" for loss in (NOTHING, NOISY, GOOD))
+
+
+def test_the_metrics_are_those_that_runs_write():
+    assert (clinical.OVERLAPS, clinical.DISTANCES) == (metrics.OVERLAPS, metrics.DISTANCES)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_s_means_are_over_cases_then_runs_then_patients(folder, cell):
+    runs, cases = raw(folder, cell, "patients.csv"), [row for run in raw(folder, cell, "cases.csv") for row in run]
+    found = {row["metric"]: row for row in table(folder, "clinical") if row["cell"] == cell}
+    assert set(found) == set(clinical.METRICS)
+    for name, row in found.items():
+        means = [np.mean(values) for values in by_patient(runs, name).values() if values]
+        assert float(row["mean"]) == pytest.approx(np.mean(means), abs=1e-12)
+        assert int(row["n_patients"]) == len(means)
+        defined = [case for case in cases if not math.isnan(float(case[name]))]
+        assert int(row["n_cases"]) == len(cases) == 24
+        assert int(row["n_undefined"]) == len(cases) - len(defined)
+        assert int(row["n_one_empty"]) == sum(int(case["n_one_empty"]) for case in defined)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("quantity", "file", "column", "phase"),
+    [
+        ("volume_ED_ml", "cases.csv", "volume_{}_ml", "ED"),
+        ("volume_ES_ml", "cases.csv", "volume_{}_ml", "ES"),
+        ("stroke_volume_ml", "patients.csv", "stroke_volume_{}_ml", None),
+        ("ejection_fraction", "patients.csv", "ejection_fraction_{}", None),
+    ],
+)
+def test_agreement_has_one_error_per_patient(folder, cell, quantity, file, column, phase):
+    runs = raw(folder, cell, file)
+    true, pred = ({p: v for p, v in by_patient(runs, column.format(of), phase).items() if v} for of in ("true", "pred"))
+    errors = [np.mean(pred[patient]) - np.mean(true[patient]) for patient in true]
+    found = next(row for row in table(folder, "agreement") if (row["cell"], row["quantity"]) == (cell, quantity))
+    bias, sd = np.mean(errors), np.std(errors, ddof=1)
+    assert [float(found[key]) for key in ("bias", "sd", "lower", "upper", "mean_absolute_error")] == pytest.approx(
+        [bias, sd, bias - 1.96 * sd, bias + 1.96 * sd, np.mean(np.abs(errors))], abs=1e-9
+    )
+    assert float(found["sd_runs"]) == pytest.approx(math.sqrt(np.mean([np.var(v, ddof=1) for v in pred.values()])), abs=1e-9)
+    far, near = (scipy.stats.nct.ppf(q, 4, 1.96 * math.sqrt(5)) / math.sqrt(5) for q in (0.975, 0.025))
+    ends = [float(found[key]) for key in ("lower_low", "lower_high", "upper_low", "upper_high")]
+    assert ends == pytest.approx([bias - far * sd, bias - near * sd, bias + near * sd, bias + far * sd], rel=1e-6)
+    assert (int(found["n_patients"]), int(found["n_undefined"])) == (5, 1)  # one has no known distance of slices
+
+
+def test_each_patient_s_row_is_recomputed_from_its_cases(folder):
+    cell = f"loss={GOOD}"
+    cases = [row for run in raw(folder, cell, "cases.csv") for row in run]
+    found = {row["patient"]: row for row in table(folder, "clinical_patients") if row["cell"] == cell}
+    assert set(found) == set(PATIENTS)
+    for patient, row in found.items():
+        mine = [case for case in cases if case["patient"] == patient]
+        assert (int(row["n_runs"]), int(row["n_cases"])) == (2, len(mine)) == (2, 4)
+        dice = [float(case["dice"]) for case in mine]
+        assert float(row["dice"]) == pytest.approx(np.nanmean(dice), abs=1e-12)  # as many defined in each run here
+        for phase in ("ED", "ES"):
+            ml = [float(case["volume_pred_ml"]) for case in mine if case["phase"] == phase]
+            if patient == UNKNOWN:
+                assert row[f"volume_{phase}_pred_ml"] == ""
+            else:
+                assert float(row[f"volume_{phase}_pred_ml"]) == pytest.approx(np.mean(ml), abs=1e-9)
+
+
+def test_a_model_that_predicts_nothing_is_the_worst_in_every_column(folder):
+    found = {(row["cell"], row["metric"]): row for row in table(folder, "clinical")}
+    for name in clinical.METRICS:
+        nothing, *others = (float(found[cell, name]["mean"]) for cell in CELLS)
+        assert nothing > max(others) if name in clinical.LENGTHS else nothing == 0 < min(others)
+    assert int(found[CELLS[0], "dice"]["n_one_empty"]) == 22  # of 24: in two nothing is to be found
+    errors = {(row["cell"], row["quantity"]): float(row["mean_absolute_error"]) for row in table(folder, "agreement")}
+    for quantity in clinical.QUANTITIES:
+        assert errors[CELLS[0], quantity] > max(errors[cell, quantity] for cell in CELLS[1:])
+    assert all(row["dice"] == "0.0" for row in table(folder, "clinical_patients") if row["cell"] == CELLS[0])
+
+
+def test_one_empty_is_in_the_mean_both_empty_and_an_unknown_geometry_are_counted_and_left_out(tmp_path):
+    def predict(true, patient, phase):  # nothing where nothing is, and nothing at all of P01's ES
+        return np.zeros_like(true) if (patient, phase) == ("P01", "ES") else true
+
+    run = write(tmp_path, scored(PATIENTS, predict), epochs=3)
+    found = {row["metric"]: row for row in analysed(simulated.write_sweep(tmp_path, "x", [(run, [])])).tables()["clinical"]}
+    assert [found["dice"][key] for key in ("n_cases", "n_one_empty", "n_undefined", "n_patients")] == [12, 1, 1, 6]
+    assert found["dice"]["mean"] == pytest.approx((0.5 + 5) / 6)  # P01 has 0 and 1
+    assert [found["hd_mm"][key] for key in ("n_cases", "n_one_empty", "n_undefined", "n_patients")] == [12, 1, 3, 5]
+    assert found["hd_mm"]["mean"] == pytest.approx(math.hypot(20 * 1.5, 20, 3 * 8) / 2 / 5)  # the stack's diagonal
+
+
+def test_a_one_empty_case_is_named_beside_its_patient(folder):
+    text = (folder / "report.html").read_text()
+    assert "ES in 2 of 2 runs" in {row["one_empty"] for row in table(folder, "clinical_patients") if row["cell"] == CELLS[1]}
+    best = re.search(r'id="best_patients".*?</table>', text, re.DOTALL)[0]
+    assert best.count("<tr>") == 1 + len(PATIENTS)
+    assert ">none</td>" in best
+
+
+def test_the_page_says_its_rules_once_and_that_nothing_here_is_tested(folder):
+    section = re.search(r'<section id="clinical">.*?</section>', (folder / "report.html").read_text(), re.DOTALL)[0]
+    assert "Nothing here is tested: Dice over patients is the one endpoint" in section
+    assert section.count("Empty masks:") == 1
+    assert "at a tolerance of 2 mm" in section
+    assert "have recorded nothing" not in section
+    assert not re.search(r"\bp (patients|runs|Holm)\b|Wilcoxon", section)
+
+
+def test_the_agreement_is_drawn_with_numbers_in_its_alternative_text(folder):
+    assert {path.name for path in (folder / "figures").glob("agreement.*")} == {"agreement.png", "agreement.svg"}
+    alt = re.search(r'alt="(Error against the mean[^"]*)"', (folder / "report.html").read_text())[1]
+    found = next(row for row in table(folder, "agreement") if row["quantity"] == "ejection_fraction")
+    assert f"Ejection fraction [percentage points] of {found['cell']}: bias {100 * float(found['bias']):.1f}, limits" in alt
+
+
+def test_a_figure_of_agreement_has_its_lines_where_the_numbers_are():
+    one = figures.Agreement([50, 60, 70], [52, 59, math.nan], [1, 2, math.nan], 0.5, -3.7, 4.7, (-90, -1), (2, 90))
+    axes = figures.agreement([("$a$", {"EF [percentage points]": one, "EDV [ml]": one})], title="x").axes
+    assert [ax.get_title() for ax in axes] == [r"\$a\$" + "\nEF, 2 patients", r"\$a\$" + "\nEDV, 2 patients"]
+    assert axes[0].get_xlabel() == "mean of both [percentage points]"
+    heights = {line.get_ydata()[0] for line in axes[0].get_lines() if len(set(line.get_ydata())) == 1}
+    assert {0, 0.5, -3.7, 4.7} <= heights
+    low, high = axes[0].get_ylim()
+    assert -6 < low < -3.7
+    assert 4.7 < high < 7  # an interval of 90 does not squeeze the points
+
+
+def test_a_limit_s_interval_covers_the_true_limit_in_95_of_100_studies():
+    random = np.random.default_rng(0)
+    for n in (3, 6):
+        errors = random.normal(1, 2, (4000, n))
+        below, above = clinical._limit_factors(n)
+        bias, sd = errors.mean(1), errors.std(1, ddof=1)
+        assert np.mean((bias + below * sd < 1 + 1.96 * 2) & (bias + above * sd > 1 + 1.96 * 2)) == pytest.approx(
+            0.95, abs=0.012
+        )
+
+
+def test_one_patient_has_a_bias_and_no_limits(tmp_path):
+    folder = sweep(tmp_path, losses=(GOOD,), folds=(("P01",),))
+    report_sweeps([folder])
+    found = next(row for row in table(folder, "agreement") if row["quantity"] == "volume_ED_ml")
+    assert found["bias"] != ""
+    assert (found["sd"], found["lower"], found["upper_high"], found["n_patients"]) == ("", "", "", "1")
+
+
+# Runs of an earlier version, damaged ones, runs that do not go together
+
+
+def forget(folder, run):
+    place = folder.parent / "runs" / run
+    (place / results.CASES).unlink()
+    (place / results.PATIENTS).unlink()
+    path = place / results.RESULT
+    result = json.loads(path.read_text())
+    del result["tolerance_mm"], result["data"]["findings"]
+    path.write_text(json.dumps(result))
+
+
+def runs_of(folder):
+    return [run["run_id"] for run in results.read_sweep(folder)["runs"]]
+
+
+def test_cells_of_an_earlier_version_are_blank_and_their_runs_counted(tmp_path):
+    folder = sweep(tmp_path, losses=(GOOD, NOISY), folds=(PATIENTS,))
+    good, noisy = runs_of(folder)[:2], runs_of(folder)[2:]
+    before = {row["metric"]: row for row in analysed(folder).tables()["clinical"] if row["cell"] == f"loss={NOISY}"}
+    for run in (*good, noisy[0]):
+        forget(folder, run)
+    report_sweeps([folder])
+    blank = [row for row in table(folder, "clinical") if row["cell"] == f"loss={GOOD}"]
+    assert {(row["mean"], row["n_runs"], row["n_cases"]) for row in blank} == {("", "0", "0")}
+    half = {row["metric"]: row for row in table(folder, "clinical") if row["cell"] == f"loss={NOISY}"}
+    assert {row["n_runs"] for row in half.values()} == {"1"}
+    assert half["hd_mm"]["n_cases"] == "12"
+    assert float(half["hd_mm"]["mean"]) != before["hd_mm"]["mean"]  # of the run that is left alone
+    text = (folder / "report.html").read_text()
+    assert "<b>3 of 4 runs</b> have recorded nothing of this" in text
+    assert "3 of 4 runs have recorded no check" in text
+    assert len(table(folder, "runs")) == 4
+
+
+def test_a_sweep_of_an_earlier_version_alone_is_reported(tmp_path):
+    folder = sweep(tmp_path, losses=(GOOD,), folds=(PATIENTS[:2],))
+    for run in runs_of(folder):
+        forget(folder, run)
+    report_sweeps([folder])
+    assert "<b>2 of 2 runs</b> have recorded nothing of this" in (folder / "report.html").read_text()
+    assert not (folder / "figures" / "agreement.svg").exists()
+
+
+def last(columns, value, table=results.CASES):
+    """Puts a value into columns of the last epoch's first row."""
+
+    def damage(place):
+        header, *lines = (place / table).read_text().splitlines()
+        at = next(i for i, line in enumerate(lines) if line.startswith("last"))
+        cells = lines[at].split(",")
+        for column in columns.split():
+            cells[header.split(",").index(column)] = value
+        lines[at] = ",".join(cells)
+        (place / table).write_text("\n".join([header, *lines]) + "\n")
+
+    return damage
+
+
+def tolerance(value):
+    def damage(place):
+        path = place / results.RESULT
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"tolerance_mm": value}))
+
+    return damage
+
+
+def findings(value):
+    def damage(place):
+        result = json.loads((place / results.RESULT).read_text())
+        result["data"]["findings"] = value
+        (place / results.RESULT).write_text(json.dumps(result))
+
+    return damage
+
+
+def cut(name):
+    return lambda place: (place / name).write_text((place / name).read_text()[:-60])
+
+
+DAMAGE = {
+    "no cases": (lambda place: (place / results.CASES).unlink(), "cases.csv: cannot be read"),
+    "no patients": (lambda place: (place / results.PATIENTS).unlink(), "patients.csv: cannot be read"),
+    "no tolerance": (tolerance(None), "tolerance_mm=None is no distance"),
+    "a tolerance that is text": (tolerance("2"), "tolerance_mm='2' is no distance"),
+    "cases cut off": (cut(results.CASES), "cases.csv"),
+    "patients cut off": (cut(results.PATIENTS), "patients.csv"),
+    "cases of another patient": (last("patient", "P99"), "cases.csv: has not each patient and phase"),
+    "cases of another phase": (last("phase", "ES"), "cases.csv: has not each patient and phase"),
+    "fewer slices": (last("n_slices", "2"), "cases.csv: has not each patient and phase"),
+    "another patient": (last("patient", "P99", results.PATIENTS), "patients.csv: has not each patient"),
+    "an overlap above 1": (last("iou", "1.5"), "cases.csv: has a number of patient P01 that cannot be"),
+    "a negative distance": (last("assd_mm", "-1"), "cases.csv: has a number of patient P01 that cannot be"),
+    "an endless distance": (last("hd_mm", "inf"), "cases.csv: has a number of patient P01 that cannot be"),
+    "one metric undefined alone": (last("hd95_mm", "nan"), "cases.csv: has a number of patient P01 that cannot be"),
+    "a negative volume": (last("volume_pred_ml", "-3"), "cases.csv: has a number of patient P01 that cannot be"),
+    "a volume that is text": (last("volume_pred_ml", "many"), "are damaged"),
+    "a count that is no number": (last("n_one_empty", "nan"), "cases.csv: has a number of patient P01 that cannot be"),
+    "an overlap where one is empty": (last("n_one_empty", "1"), "do not fit each other"),
+    "a Dice that its cases have not": (last("dice", "0.123", results.PATIENTS), "what it says of patient P01 is not what"),
+    "no overlap where its cases have one": (last("dice iou sensitivity precision", "nan", results.PATIENTS), "is not what"),
+    "binary": (lambda place: (place / results.CASES).write_bytes(b"\xff\xfe\x00"), "cases.csv: damaged"),
+    "findings that are a number": (findings(5), "damaged"),
+    "a finding without a kind": (findings([{"severity": "error"}]), "damaged"),
+}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A sweep of two runs, and what to put back after each damage."""
+    folder = sweep(tmp_path_factory.mktemp("two"), losses=(GOOD,), folds=(PATIENTS[:2],))
+    place = folder.parent / "runs" / runs_of(folder)[0]
+    return folder, place, {path: path.read_bytes() for path in place.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_run_with_damaged_tables_is_named_and_left_out(name, two):
+    folder, place, whole = two
+    damage, words = DAMAGE[name]
+    damage(place)
+    try:
+        read = records.read([folder])
+    finally:
+        for path, content in whole.items():
+            path.write_bytes(content)
+    ((run, why),) = read.left_out
+    assert run == place.name
+    assert words in why
+    assert len(read.records) == 1
+
+
+def test_undamaged_they_are_both_read(two):
+    assert len(records.read([two[0]]).records) == 2
+
+
+def test_runs_of_one_cell_with_other_tolerances_have_no_mean_surface_dice(tmp_path):
+    folder = sweep(tmp_path, losses=(GOOD,), folds=(PATIENTS,))
+    tolerance(1.0)(folder.parent / "runs" / runs_of(folder)[0])
+    report_sweeps([folder])
+    found = {row["metric"]: row for row in table(folder, "clinical")}
+    assert (found["surface_dice"]["mean"], found["surface_dice"]["tolerance_mm"]) == ("", "1, 2")
+    assert found["surface_dice"]["n_undefined"] == found["surface_dice"]["n_cases"] == "24"
+    assert found["hd_mm"]["mean"] != ""
+    assert "at 1, 2 mm" in (folder / "report.html").read_text()
+
+
+def test_a_label_of_two_data_sets_is_two_patients_here_too(tmp_path):
+    runs = []
+    for n, print_ in ((4, "aaaaaaaaaaaa"), (5, "bbbbbbbbbbbb")):
+        run = write(tmp_path, scored(("P01",), predictor(GOOD, np.random.default_rng(0))), data__n_patients=n, epochs=3)
+        path = tmp_path / "runs" / run / results.RESULT
+        path.write_text(path.read_text().replace('"simulated"', f'"{print_}"'))
+        runs.append((run, []))
+    found = analysed(simulated.write_sweep(tmp_path, "two", runs)).tables()["clinical_patients"]
+    assert {row["patient"] for row in found} == {"P01 (aaaaaa)", "P01 (bbbbbb)"}
+
+
+# What the data check found
+
+
+def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_path, capsys):
+    error = {"severity": "error", "kind": "duplicate_contour", "patient": NASTY, "frame": 1, "file": None, "message": "copy"}
+    empty = {"severity": "warning", "kind": "empty", "patient": "P01", "frame": None, "file": None, "message": "no structure"}
+    folder = sweep(tmp_path, losses=(GOOD,), folds=(PATIENTS[:2],))
+    for run, of in zip(runs_of(folder), ([empty, error, error], [error, error, empty, empty]), strict=True):
+        findings(of)(folder.parent / "runs" / run)
+    report_sweeps([folder])
+    assert capsys.readouterr().out.startswith(
+        "Errors in the data were allowed (data.allow): duplicate_contour, up to 2 in each"
+    )
+    found = table(folder, "findings")
+    assert [
+        (row["severity"], row["kind"], row["n_least"], row["n_most"], row["n_runs"], row["n_recorded"]) for row in found
+    ] == [
+        ("error", "duplicate_contour", "2", "2", "2", "2"),
+        ("warning", "empty", "1", "2", "2", "2"),
+    ]
+    text = (folder / "report.html").read_text()
+    assert NASTY not in text
+    summary = re.search(r'<section id="summary">.*?</section>', text, re.DOTALL)[0]
+    assert 'class="alarm">Errors in the data were allowed' in summary
+    assert "error, allowed" in text
+
+
+def test_data_without_errors_raise_no_alarm(folder):
+    assert page.alarms(analysed(folder)) == []
+    assert 'class="alarm"' not in (folder / "report.html").read_text()
