@@ -2,6 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
 from segtune.data import contours, phantom
@@ -156,3 +159,78 @@ def test_real_contours_over_100_pixels_keep_their_area():
     assert ratios.mean() == pytest.approx(1, abs=0.001)
     assert (abs(ratios - 1) <= 0.01).mean() > 0.98  # the centre test can do no better: its steps are whole pixels
     assert abs(ratios - 1).max() < 0.015
+
+
+MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda shape: arrays(bool, shape))
+
+
+def there_and_back(mask, path):
+    """The mask that a mask's contour file gives again."""
+    (line,) = contours.outlines(mask)
+    path.write_bytes(contours.text(line).encode())
+    return contours.mask(contours.read(path), mask.shape)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(MASKS)
+def test_the_contour_of_what_one_can_enclose_gives_that_very_mask_again(tmp_path, mask):
+    inside, n_dropped, n_filled = contours.enclosed(mask)
+    assert inside.any() == mask.any()
+    assert inside.sum() == mask.sum() - n_dropped + n_filled
+    if mask.any():
+        assert np.array_equal(there_and_back(inside, tmp_path / "contour.txt"), inside)
+
+
+THIN = {
+    "a pixel": ["...", ".#.", "..."],
+    "a pixel in a corner": ["#..", "...", "..."],
+    "a pixel that is the image": ["#"],
+    "the whole image": ["####", "####"],
+    "a line along an edge": ["....", "....", "####"],
+    "a comb": ["#.#.#", "#.#.#", "#####"],
+    "steps": ["##...", ".##..", "..##."],
+}
+
+
+@pytest.mark.parametrize("name", THIN)
+def test_thin_shapes_and_the_image_s_edge_survive_the_contour(tmp_path, name):
+    mask = np.array([[character == "#" for character in row] for row in THIN[name]])
+    assert np.array_equal(contours.enclosed(mask)[0], mask)
+    assert np.array_equal(there_and_back(mask, tmp_path / "contour.txt"), mask)
+
+
+def test_a_contour_runs_half_a_pixel_around_the_centres():
+    mask = np.zeros((5, 6), bool)
+    mask[1:3, 2:5] = True
+    (line,) = contours.outlines(mask)
+    assert line.min(axis=0).tolist() == [1.5, 0.5]
+    assert line.max(axis=0).tolist() == [4.5, 2.5]
+    assert np.array_equal(line[0], line[-1])
+    assert contours.text(line).splitlines(keepends=True)[0].endswith("0\r\n")
+    assert contours.outlines(mask & False) == []
+
+
+def test_only_the_largest_component_is_kept_and_its_holes_are_filled():
+    mask = np.zeros((9, 9), bool)
+    mask[1:6, 1:6] = True
+    mask[3, 3] = False  # a hole
+    mask[6, 6] = True  # at a corner: no neighbour
+    mask[8, 0:3] = True
+    inside, n_dropped, n_filled = contours.enclosed(mask)
+    expected = np.zeros((9, 9), bool)
+    expected[1:6, 1:6] = True
+    assert np.array_equal(inside, expected)
+    assert (n_dropped, n_filled) == (4, 1)
+    empty, *counts = contours.enclosed(mask & False)
+    assert not empty.any()
+    assert counts == [0, 0]
+
+
+def test_a_component_in_a_hole_is_within_the_contour_and_not_dropped():
+    mask = np.zeros((7, 7), bool)
+    mask[0:7, 0:7] = True
+    mask[1:6, 1:6] = False
+    mask[3, 3] = True
+    inside, n_dropped, n_filled = contours.enclosed(mask)
+    assert inside.all()
+    assert (n_dropped, n_filled) == (0, 24)

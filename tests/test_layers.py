@@ -42,6 +42,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
         *("segtune.report.figures", "segtune.workers"),
     },
     "segtune.check": {"segtune.app", "segtune.build", "segtune.results", "segtune.data"},
+    "segtune.predict": {"segtune.app", "segtune.results", "segtune.trained", "segtune.volumes", "segtune.data"},
     "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
     "segtune.trained": {"segtune.build", "segtune.results", "segtune.data"},
     "segtune.evaluate": {
@@ -145,6 +146,8 @@ def test_a_breach_is_caught(module, line):
         "__main__",
         "status",
         "workers",
+        "predict",
+        "data.images",
     ],
 )
 def test_what_reads_results_or_plans_a_sweep_needs_no_torch(module):

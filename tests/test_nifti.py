@@ -268,3 +268,50 @@ def test_files_are_found_by_their_names_without_ending(tmp_path):
     (tmp_path / "e.nii").mkdir()
     with pytest.raises(InputError, match="e.nii: a folder, named like a file"):
         nifti.by_stem([tmp_path / "e.nii"])
+
+
+GRIDS = {
+    "a volume": (volumes.pixels(1), {}),
+    "big endian": (volumes.pixels(1).astype(">f4"), {}),
+    "one slice without a third axis": (volumes.pixels(1, (12, 10)), {"spacing": (0.7, 0.8)}),
+    "axes of length one": (volumes.pixels(1, (12, 10, 3, 1, 1)), {}),
+    "no affine": (volumes.pixels(1), {"sform": False}),
+    "a qform alone": (volumes.pixels(1), {"sform_code": 0, "qform_code": 3}),
+    "metres": (volumes.pixels(1), {"spacing": (0.0007, 0.0008, 0.009), "xyzt_units": 1}),
+    "a scale": (volumes.pixels(1), {"scl_slope": 2, "scl_inter": 5}),
+    "codes and an origin": (volumes.pixels(1), {"sform_code": 4, "qform_code": 2, "srow_x": [-0.7, 0, 0, 55.5]}),
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_mask_is_stored_on_its_image_s_grid_and_nothing_else_of_the_header_with_it(tmp_path, name):
+    array, fields = GRIDS[name]
+    secret = dict.fromkeys(("descrip", "aux_file", "db_name", "intent_name"), b"Secret^Name")
+    path = volumes.write(tmp_path / "a.nii.gz", array, **{"sform": True, **secret, **fields})
+    volume = nifti.read(path)
+    mask = np.random.default_rng(0).random(volume.voxels.shape) < 0.5
+    (tmp_path / "mask.nii.gz").write_bytes(nifti.encode(mask, volume.header))
+    image, stored = nib.load(path), nib.load(tmp_path / "mask.nii.gz")
+    assert stored.shape == image.shape
+    assert stored.get_data_dtype() == np.uint8
+    assert np.array_equal(np.asarray(stored.dataobj).reshape(mask.shape[::-1]), mask.T)
+    assert np.array_equal(stored.affine, image.affine)
+    for field in ("dim", "pixdim", "xyzt_units", "quatern_b", "quatern_d", "qoffset_x", "srow_x", "qform_code", "sform_code"):
+        assert np.array_equal(stored.header[field], image.header[field]), field
+    assert stored.header.get_zooms() == image.header.get_zooms()
+    assert b"Secret" not in gzip.decompress((tmp_path / "mask.nii.gz").read_bytes())
+
+
+def test_a_mask_of_a_nifti_2_file_is_one(tmp_path):
+    nib.Nifti2Image(volumes.pixels(1), np.diag([2, 3, 4, 1])).to_filename(tmp_path / "a.nii.gz")
+    volume = nifti.read(tmp_path / "a.nii.gz")
+    (tmp_path / "mask.nii.gz").write_bytes(nifti.encode(volume.voxels > 200, volume.header))
+    stored = nib.load(tmp_path / "mask.nii.gz")
+    assert isinstance(stored, nib.Nifti2Image)
+    assert np.array_equal(stored.affine, np.diag([2, 3, 4, 1]))
+    assert np.array_equal(stored.get_fdata(), volumes.pixels(1) > 200)
+
+
+def test_the_same_mask_gives_the_same_bytes(pair):
+    volume = nifti.read(pair[0])
+    assert nifti.encode(volume.voxels > 9, volume.header) == nifti.encode(volume.voxels > 9, volume.header)

@@ -228,3 +228,36 @@ def test_a_byte_order_mark_is_no_part_of_a_contour_and_an_underscore_no_digit(tm
     path.write_text(f"1_0 10\n{text}")
     with pytest.raises(InputError, match="line 1: '1_0 10' is not a point"):
         rvsc.read(tmp_path, target="endocardium")
+
+
+def renamed(root, *, only=""):
+    for path in root.rglob(f"*{only}contour-manual.txt"):
+        path.rename(path.with_name(path.name.replace("-manual", "-auto")))
+
+
+def test_computed_contours_are_read_where_there_is_no_manual_one_and_said_to_be_none_of_an_expert(tmp_path, caplog):
+    write_patient(tmp_path, 9, [20, 22])
+    manual = rvsc.read(tmp_path, target="endocardium")
+    assert caplog.text == ""
+    renamed(tmp_path)
+    a_file(tmp_path, "P09-0022-icontour-auto.txt").unlink()  # nothing was predicted there; the list names it all the same
+    with caplog.at_level(logging.WARNING):
+        computed = rvsc.read(tmp_path, target="endocardium")
+    assert [item.frame for item in computed] == [20]
+    assert np.array_equal(computed[0].mask, manual[0].mask)
+    assert "computed ones (-auto), not an expert's" in caplog.text
+
+
+def test_computed_contours_beside_a_single_manual_one_do_not_count(tmp_path, caplog):
+    write_patient(tmp_path, 9, [20, 22], listed=[20])
+    renamed(tmp_path, only="0022-i")
+    with caplog.at_level(logging.WARNING):
+        assert [item.frame for item in rvsc.read(tmp_path, target="endocardium")] == [20]
+    assert "computed" not in caplog.text
+
+
+def test_a_list_names_manual_contours_only(tmp_path):
+    write_patient(tmp_path, 9, [20])
+    a_file(tmp_path, "P09list.txt").write_text("P09-0020-icontour-auto.txt")
+    with pytest.raises(InputError, match="line 1: .* does not name a contour of patient P09"):
+        rvsc.read(tmp_path, target="endocardium")

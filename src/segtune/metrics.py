@@ -6,7 +6,6 @@ is something to be found. The geometry that a case needs for its distances and v
 the row's `undefined` says why.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,7 +128,8 @@ def score_case(pairs: Sequence[Pair], *, tolerance_mm: float) -> Row:
     scored in its plane, and has no volume. Slices beyond the first and the last that are given count as empty.
     """
     pairs = sorted(pairs, key=lambda pair: pair.slice_index)
-    first, c, why = pairs[0], _counted(pairs), _why_undefined(pairs)
+    first, c = pairs[0], _counted(pairs)
+    why = volumes.why_undefined([volumes.Disc(p.slice_index, p.true.shape, p.spacing_mm, p.gap_mm) for p in pairs])
     row = {"patient": first.patient, "phase": first.phase, "n_slices": len(pairs), **_overlaps(c)}
     if len(pairs) == 1:
         row |= _distances(first.pred, first.true, first.spacing_mm, tolerance_mm)
@@ -234,26 +234,3 @@ def _distances(pred: distances.Mask, true: distances.Mask, spacing_mm: Sequence[
 
 def _with_error(name: str, unit: str, true: float, pred: float) -> Row:
     return {f"{name}_true{unit}": true, f"{name}_pred{unit}": pred, f"{name}_error{unit}": pred - true}
-
-
-def _why_undefined(pairs: Sequence[Pair]) -> str:
-    """What keeps slices, in order, from being a volume; empty if nothing does."""
-    first = pairs[0]
-    if len(pairs) == 1:
-        return "one slice is no volume"
-    if first.gap_mm is None:
-        return "the distance of slices is not known"
-    grid = (*first.spacing_mm, first.gap_mm)
-    if any(p.true.shape != first.true.shape or not _same(grid, (*p.spacing_mm, p.gap_mm or math.nan)) for p in pairs):
-        return "its slices differ in size or spacing"
-    for here, there in itertools.pairwise(pair.slice_index for pair in pairs):
-        if there == here:
-            return f"slice {here} is there twice"
-        if there > here + 1:
-            return f"slice {here + 1} is missing"
-    return ""
-
-
-def _same(a: Sequence[float], b: Sequence[float]) -> bool:
-    """But for the rounding of headers."""
-    return np.allclose(a, b, rtol=1e-3, atol=0)

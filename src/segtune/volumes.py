@@ -1,5 +1,6 @@
 """What is said of a heart, in ml; and of many cases together, with the count of those that a mean leaves out or punishes."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,6 +35,38 @@ class Agreement(NamedTuple):
     upper: float
     n: int
     n_undefined: int
+
+
+class Disc(NamedTuple):
+    """Where a slice lies, as in data.slices.Slice. shape: (H, W)."""
+
+    slice_index: int
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, float]
+    gap_mm: float | None
+
+
+def why_undefined(discs: Sequence[Disc]) -> str:
+    """What keeps slices, in order, from being a volume; empty if nothing does."""
+    first = discs[0]
+    if len(discs) == 1:
+        return "one slice is no volume"
+    if first.gap_mm is None:
+        return "the distance of slices is not known"
+    grid = (*first.spacing_mm, first.gap_mm)
+    if any(disc.shape != first.shape or not _same(grid, (*disc.spacing_mm, disc.gap_mm or math.nan)) for disc in discs):
+        return "its slices differ in size or spacing"
+    for here, there in itertools.pairwise(disc.slice_index for disc in discs):
+        if there == here:
+            return f"slice {here} is there twice"
+        if there > here + 1:
+            return f"slice {here + 1} is missing"
+    return ""
+
+
+def _same(a: Sequence[float], b: Sequence[float]) -> bool:
+    """But for the rounding of headers."""
+    return np.allclose(a, b, rtol=1e-3, atol=0)
 
 
 def volume_ml(areas_px: Iterable[int], *, spacing_mm: tuple[float, float], gap_mm: float) -> float:

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelSpacing", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"),
 ]
+PLACE = ["Rows", "Columns", "TriggerTime", "InstanceNumber", *TAGS[-4:]]  # of `read_place`, which reads no pixels
 
 
 class Header(NamedTuple):
@@ -29,19 +31,52 @@ class Header(NamedTuple):
     axes: list[float]
 
 
+class Place(NamedTuple):
+    """Where an image belongs among others. shape: (H, W). trigger_ms: in the beat; instance: its number; inf where not told."""
+
+    header: Header
+    shape: tuple[int, int]
+    trigger_ms: float
+    instance: float
+
+
 def read(path: Path) -> tuple[NDArray[np.float32], Header]:
     """The image (H, W) as stored and the few header tags that are used.
 
     Raises: InputError naming the file for anything that is no single grey image with a usable geometry.
     """
+    with _explained(path):
+        dataset = pydicom.dcmread(path, specific_tags=TAGS)
+        pixels = dataset.pixel_array
+    if pixels.ndim != 2:
+        raise InputError(f"{path}: expected one grey image, found an array of shape {pixels.shape}.")
+    return pixels.astype(np.float32), _header(path, dataset)
+
+
+def read_place(path: Path) -> Place | None:
+    """What tells where an image belongs, without its pixels; None for an object that says of itself that it is no image.
+
+    Raises: InputError as `read`, but for what the pixels alone tell.
+    """
+    with _explained(path):
+        dataset = pydicom.dcmread(path, specific_tags=PLACE, stop_before_pixels=True)
+        kind = pydicom.uid.UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
+        if kind.name != kind and "Image Storage" not in kind.name:  # known: a directory, a report, raw data
+            return None
+        shape = tuple(int(n) for name in ("Rows", "Columns") for n in _numbers(dataset, name))
+        trigger_ms, instance = ((*_numbers(dataset, name), math.inf)[0] for name in ("TriggerTime", "InstanceNumber"))
+    if len(shape) != 2:
+        raise InputError(f"{path}: the header gives no size (Rows, Columns), so there is no image in it. Move it elsewhere.")
+    return Place(_header(path, dataset), (shape[0], shape[1]), trigger_ms, instance)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What pydicom says of a file, as an InputError without the header's values, one of which may be a name."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning of pydicom may quote a header value, and that may be a name
-            header = pydicom.dcmread(path, specific_tags=TAGS)
-            pixels = header.pixel_array
-            spacing_mm = _numbers(header, "PixelSpacing")
-            gap_mm = [value for value in _numbers(header, "SpacingBetweenSlices") if value]  # 0: not known
-            position, axes = _numbers(header, "ImagePositionPatient"), _numbers(header, "ImageOrientationPatient")
+            warnings.simplefilter("ignore")  # a warning of pydicom may quote one, too
+            yield
     except pydicom.errors.InvalidDicomError:
         raise InputError(f"{path}: this is not a DICOM file, whatever its name says. Replace it by the original.") from None
     except RuntimeError as error:
@@ -51,8 +86,13 @@ def read(path: Path) -> tuple[NDArray[np.float32], Header]:
         ) from error
     except Exception as error:  # a damaged file makes pydicom fail in many ways, none of them a bug of ours
         raise InputError(f"{path}: damaged or incomplete DICOM file ({type(error).__name__}). Copy it again.") from None
-    if pixels.ndim != 2:
-        raise InputError(f"{path}: expected one grey image, found an array of shape {pixels.shape}.")
+
+
+def _header(path: Path, dataset: pydicom.Dataset) -> Header:
+    with _explained(path):
+        spacing_mm = _numbers(dataset, "PixelSpacing")
+        gap_mm = [value for value in _numbers(dataset, "SpacingBetweenSlices") if value]  # 0: not known
+        position, axes = _numbers(dataset, "ImagePositionPatient"), _numbers(dataset, "ImageOrientationPatient")
     if len(spacing_mm) != 2 or not all(0 < value < math.inf for value in spacing_mm):
         raise InputError(f"{path}: the header has no usable PixelSpacing, without which nothing is known in mm. Restore it.")
     if not (gap_mm == [] or (len(gap_mm) == 1 and 0 < gap_mm[0] < math.inf)):
@@ -61,7 +101,7 @@ def read(path: Path) -> tuple[NDArray[np.float32], Header]:
         raise InputError(
             f"{path}: ImagePositionPatient (3 numbers) or ImageOrientationPatient (6) is not usable. Restore or remove them."
         )
-    return pixels.astype(np.float32), Header((spacing_mm[0], spacing_mm[1]), gap_mm[0] if gap_mm else None, position, axes)
+    return Header((spacing_mm[0], spacing_mm[1]), gap_mm[0] if gap_mm else None, position, axes)
 
 
 def _numbers(header: pydicom.Dataset, name: str) -> list[float]:

@@ -31,16 +31,24 @@ MAX_BYTES = 2**30  # of one volume, its pixels as float32 at least: 512 x 512 x 
 MAX_EXTENSION_BYTES = 2**24  # between the header and the pixels; passed over, it may hold a name
 CHUNK_BYTES = 2**20
 AGREE = 0.01  # how far two statements of one distance may differ, as a share of it
+GRID = (  # the header's fields that say where its pixels lie
+    *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 
 
 class Volume(NamedTuple):
-    """voxels: (K, H, W) slices, rows, columns, any real dtype. affine: (4, 4) in mm, None where the header states none."""
+    """voxels: (K, H, W) slices, rows, columns, any real dtype. affine: (4, 4) in mm, None where the header states none.
+
+    header: as stored, for `encode`. Its texts may hold names.
+    """
 
     voxels: NDArray[Any]
     spacing_mm: tuple[float, float]
     gap_mm: float | None
     affine: NDArray[np.float64] | None
+    header: Nifti1Header
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def read_slices(
     wanted = sorted(labels.wanted)
     return [
         Slice(
-            image=_finite(image, index, plane),
+            image=finite(image, index, plane),
             mask=np.isin(truth.voxels[index], wanted),
             patient=patient,
             frame=frame,
@@ -176,7 +184,18 @@ def _read(path: Path, file: io.BufferedIOBase, channel: int, n_channels: int) ->
     if slope is not None and (slope, inter) != (1, 0):
         with np.errstate(over="ignore"):  # what becomes infinite is refused later
             voxels = voxels.astype(np.float32) * np.float32(slope) + np.float32(inter or 0)
-    return Volume(voxels, (zooms[1], zooms[0]), zooms[2] if len(zooms) > 2 else None, affine)
+    return Volume(voxels, (zooms[1], zooms[0]), zooms[2] if len(zooms) > 2 else None, affine, header)
+
+
+def encode(mask: NDArray[np.bool_], like: Nifti1Header) -> bytes:
+    """A .nii.gz file of a mask (K, H, W) as 0 and 1, on the grid of this header, of which nothing else is kept."""
+    header = type(like)()
+    for name in GRID:
+        header[name] = like[name]
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["vox_offset"] = header.sizeof_hdr + 4  # the four bytes say that no extension follows
+    return gzip.compress(header.binaryblock + bytes(4) + mask.astype(np.uint8).tobytes(), 6, mtime=0)
 
 
 def _exactly(file: io.BufferedIOBase, n_bytes: int) -> bytes:
@@ -267,7 +286,7 @@ def _check_values(label: Path, voxels: NDArray[Any], labels: Labels) -> None:
         )
 
 
-def _finite(path: Path, index: int, plane: NDArray[Any]) -> NDArray[np.float32]:
+def finite(path: Path, index: int, plane: NDArray[Any]) -> NDArray[np.float32]:
     """A copy of one slice as float32, so that no slice keeps its whole volume in memory."""
     with np.errstate(over="ignore"):
         image = plane.astype(np.float32)

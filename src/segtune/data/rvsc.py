@@ -6,6 +6,9 @@ Everything is keyed on file names: P09-0020.dcm is frame 20 of patient P09, and 
 Phase. A patient is expected to be contoured at exactly two of its 20 cardiac phases: end-diastole is the one whose
 contours enclose the larger area (on average over the slices contoured at both; the earlier one if equal), end-systole
 the other. A patient that does not fit, with one phase or more than two, has phase None throughout.
+
+Contours whose names end in -auto are computed ones (segtune.predict writes them). They are read only where there is none that
+ends in -manual, with a warning; list files, which name manual ones, then do not matter.
 """
 
 import logging
@@ -24,7 +27,7 @@ log = logging.getLogger(__name__)
 TARGETS = {"endocardium": "i", "epicardium": "o"}
 PHASES_PER_SLICE = 20
 DICOM_NAME = re.compile(r"(P\d+)-(\d{4})\.dcm", re.IGNORECASE)
-CONTOUR_NAME = re.compile(r"(P\d+)-(\d{4})-([io])contour-manual\.txt", re.IGNORECASE)
+CONTOUR_NAME = re.compile(r"(P\d+)-(\d{4})-([io])contour-(manual|auto)\.txt", re.IGNORECASE)
 LIST_NAME = re.compile(r"(P\d+)list\.txt", re.IGNORECASE)
 Key = tuple[str, int]  # patient, frame
 
@@ -87,7 +90,7 @@ def _opened(root: str | os.PathLike[str]) -> Path:
 def _find(folder: Path) -> tuple[dict[Key, Path], dict[tuple[str, int, str], Path], dict[str, Path]]:
     """Images, contours and list files below a folder, by what their names say."""
     dicoms: dict[Key, Path] = {}
-    outlines: dict[tuple[str, int, str], Path] = {}
+    outlines: dict[str, dict[tuple[str, int, str], Path]] = {"manual": {}, "auto": {}}
     lists: dict[str, Path] = {}
 
     def add(table: dict[Any, Path], key: Any, path: Path) -> None:
@@ -102,10 +105,15 @@ def _find(folder: Path) -> tuple[dict[Key, Path], dict[tuple[str, int, str], Pat
             if match := DICOM_NAME.fullmatch(name):
                 add(dicoms, (match[1].upper(), int(match[2])), path)
             elif match := CONTOUR_NAME.fullmatch(name):
-                add(outlines, (match[1].upper(), int(match[2]), match[3].lower()), path)
+                add(outlines[match[4].lower()], (match[1].upper(), int(match[2]), match[3].lower()), path)
             elif match := LIST_NAME.fullmatch(name):
                 add(lists, match[1].upper(), path)
-    return dicoms, outlines, lists
+    if outlines["auto"] and not outlines["manual"]:
+        log.warning(
+            "%s: its contours are computed ones (-auto), not an expert's: what is scored against them is no truth.", folder
+        )
+        return dicoms, outlines["auto"], {}
+    return dicoms, outlines["manual"], lists
 
 
 def _listed(
@@ -121,7 +129,7 @@ def _listed(
         if not name:
             continue
         match = CONTOUR_NAME.fullmatch(name)
-        if not match or match[1].upper() != patient:
+        if not match or match[1].upper() != patient or match[4].lower() != "manual":
             raise InputError(
                 f"{list_file}, line {number}: {line.strip()[:80]!r} does not name a contour of patient {patient} "
                 f"(like {patient}-0020-icontour-manual.txt)."

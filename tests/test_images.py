@@ -1,0 +1,307 @@
+import numpy as np
+import pydicom
+import pytest
+
+import volumes
+from conftest import write_dicom, write_patient
+from segtune.data import dicom, images, nifti
+from segtune.errors import InputError
+
+AXIAL = [1, 0, 0, 0, 1, 0]
+
+
+def write_heart(folder, *, slices=3, phases=2, gap=8.0, shape=(20, 16), names=None, **tags):
+    """A cine of `phases` per slice, from the last slice to the first, its names counting the images in that order."""
+    count = 0
+    for index in reversed(range(slices)):
+        for phase in range(phases):
+            count += 1
+            name = f"im{count}.dcm" if names is None else names(count)
+            about = {
+                "ImagePositionPatient": [0, 0, gap * index],
+                "ImageOrientationPatient": AXIAL,
+                "TriggerTime": 40 * phase,
+                "InstanceNumber": 1000 - count,
+                **tags,
+            }
+            write_dicom(folder / name, np.full(shape, 10 * index + phase), **about)
+
+
+def dicoms(root):
+    """(patient, frame, slice, phase) -> the value of its pixels."""
+    return {
+        (image.item.patient, image.item.frame, image.item.slice_index, image.phase): float(image.item.image[0, 0])
+        for patient in images.find(root).patients
+        for image in patient.images()
+    }
+
+
+# DICOM
+
+
+def test_files_named_like_the_rvsc_s_keep_patient_and_frame(tmp_path):
+    write_patient(tmp_path, 9, [20], n_frames=22)
+    found = images.find(tmp_path)
+    (patient,) = found.patients
+    read = list(patient.images())
+    assert [image.item.frame for image in read] == list(range(20, 42))
+    assert (read[0].item.patient, read[0].file, read[0].phase, read[0].item.slice_index) == ("P09", "P09-0020.dcm", "0", 1)
+    assert (read[-1].phase, read[-1].item.slice_index) == ("1", 2)
+    assert read[0].item.gap_mm == pytest.approx(8.4)
+    assert read[0].item.spacing_mm == (0.7, 0.8)
+    assert not any(image.item.mask.any() for image in read)
+    assert found.left_out == {"neither DICOM nor NIfTI": 3}
+
+
+def test_slices_lie_along_the_normal_and_phases_in_time_whatever_the_names(tmp_path):
+    write_heart(tmp_path / "anna", phases=5, slices=3)  # im1 ... im15: im10 comes after im9, not after im1
+    found = dicoms(tmp_path)
+    assert [key[1] for key in found] == list(range(15))
+    for number, ((patient, frame, index, phase), value) in enumerate(found.items()):
+        assert (patient, frame) == ("P01", number)
+        assert value == 10 * index + int(phase)
+    assert [patient.gap_mm for patient in images.find(tmp_path).patients] == [8.0]
+
+
+def test_the_instance_number_orders_phases_that_have_no_time(tmp_path):
+    for number, value in ((3, 2), (1, 0), (2, 1)):
+        tags = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": AXIAL, "InstanceNumber": number}
+        write_dicom(tmp_path / f"x{9 - number}.dcm", np.full((20, 16), value), **tags)
+    assert {phase: value for (_, _, _, phase), value in dicoms(tmp_path).items()} == {"0": 0, "1": 1, "2": 2}
+
+
+def test_a_patient_is_a_folder_and_folders_come_in_natural_order(tmp_path):
+    for name in ("heart10", "heart2", "heart1/series"):
+        write_heart(tmp_path / name, slices=1, phases=1)
+    (tmp_path / "heart3").mkdir()
+    found = images.find(tmp_path)
+    folders = [patient.frames[0].path.parent.relative_to(tmp_path).as_posix() for patient in found.patients]
+    assert folders == ["heart1/series", "heart2", "heart10"]
+    assert [patient.patient for patient in found.patients] == ["P01", "P02", "P03"]
+
+
+def test_a_label_that_a_file_s_name_has_is_not_given_to_a_folder(tmp_path):
+    write_heart(tmp_path / "a", slices=1, phases=1, names=lambda count: "P01-0020.dcm")
+    write_heart(tmp_path / "b", slices=1, phases=1)
+    assert [patient.patient for patient in images.find(tmp_path).patients] == ["P01", "P02"]
+
+
+def test_dicom_is_known_by_what_it_is_where_its_name_does_not_tell(tmp_path):
+    names = ["IM-0001", "1.2.840.113619.2.5", "MR0001.IMA"]
+    write_heart(tmp_path, slices=3, phases=1, names=lambda count: names[count - 1])
+    (tmp_path / "README").write_text("not an image")
+    found = images.find(tmp_path)
+    assert [frame.path.name for frame in found.patients[0].frames] == sorted(names)
+    assert found.left_out == {"neither DICOM nor NIfTI": 1}
+
+
+def other_object(path, kind):
+    write_dicom(path, np.zeros((20, 16)), StudyDescription="Secret^Name")
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.MediaStorageSOPClassUID = kind
+    del dataset.PixelData, dataset.Rows, dataset.PixelSpacing
+    dataset.save_as(path)
+
+
+def test_objects_that_say_they_are_no_images_are_passed_over_and_counted(tmp_path):
+    write_heart(tmp_path, slices=2, phases=1)
+    other_object(tmp_path / "DICOMDIR", pydicom.uid.MediaStorageDirectoryStorage)
+    other_object(tmp_path / "a.dcm", pydicom.uid.BasicTextSRStorage)
+    (tmp_path / "only").mkdir()
+    other_object(tmp_path / "only/report.dcm", pydicom.uid.BasicTextSRStorage)
+    found = images.find(tmp_path)
+    assert [patient.patient for patient in found.patients] == ["P01"]
+    assert [frame.path.name for frame in found.patients[0].frames] == ["im1.dcm", "im2.dcm"]
+    assert found.left_out == {"DICOM objects that are no images": 3}
+    with pytest.raises(InputError, match="there is no image in it .1 DICOM objects that are no images"):
+        images.find(tmp_path / "only")
+
+
+def test_an_image_without_pixels_is_not_passed_over(tmp_path):
+    write_heart(tmp_path, slices=2, phases=1)
+    other_object(tmp_path / "a.dcm", pydicom.uid.MRImageStorage)
+    with pytest.raises(InputError, match="a.dcm: the header gives no size"):
+        images.find(tmp_path)
+
+
+def undefined(root):
+    (patient,) = images.find(root).patients
+    read = list(patient.images())
+    assert {(image.item.slice_index, image.phase, image.undefined) for image in read} == {(0, "", patient.undefined)}
+    return patient.undefined
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, 1]}, "its images are of several orientations"),
+        ({"PixelSpacing": [1.4, 1.6]}, "its images are of several spacings"),
+        ({"shape": (20, 18)}, "its images are of several sizes"),
+        ({"ImagePositionPatient": None}, "the images do not say where they lie"),
+        ({"ImagePositionPatient": [0, 0, 16]}, "some slices have 2 images, others 3"),
+        ({"ImagePositionPatient": [0, 0, 20.5]}, "some slices have 1 images, others 2"),
+    ],
+)
+def test_images_that_make_no_stack_are_read_and_not_stacked(tmp_path, other, why):
+    write_heart(tmp_path)
+    tags = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": AXIAL, **other}
+    shape = tags.pop("shape", (20, 16))
+    write_dicom(tmp_path / "long_axis.dcm", np.zeros(shape), **tags)
+    assert why in undefined(tmp_path)
+
+
+def test_slices_with_a_hole_between_them_are_not_stacked(tmp_path):
+    write_heart(tmp_path, slices=4)
+    for name in ("im3.dcm", "im4.dcm"):
+        (tmp_path / name).unlink()
+    assert undefined(tmp_path) == "its slices are 8 to 16 mm apart: is one missing?"
+
+
+def test_a_single_phase_has_no_number(tmp_path):
+    write_heart(tmp_path, phases=1)
+    assert [(index, phase) for _, _, index, phase in dicoms(tmp_path)] == [(2, ""), (1, ""), (0, "")]
+
+
+def test_one_name_in_two_folders_is_refused(tmp_path):
+    for folder in ("a", "b"):
+        write_heart(tmp_path / folder, slices=1, phases=1, names=lambda count: "P09-0020.dcm")
+    with pytest.raises(InputError, match="P09-0020.dcm have the same name: which one counts"):
+        images.find(tmp_path)
+
+
+def test_a_place_is_read_without_the_pixels_and_agrees_with_the_image(tmp_path):
+    write_heart(tmp_path, slices=1, phases=1, InstanceNumber=7, SpacingBetweenSlices=9)
+    path = tmp_path / "im1.dcm"
+    image, header = dicom.read(path)
+    assert dicom.read_place(path) == (header, image.shape, 0, 7)
+    path.write_bytes(path.read_bytes()[:-200])
+    assert dicom.read_place(path) == (header, image.shape, 0, 7)
+    with pytest.raises(InputError, match="im1.dcm: damaged or incomplete"):
+        dicom.read(path)
+
+
+# NIfTI
+
+
+def told(root):
+    """name -> (patient, frame, phase)."""
+    return {file.name: (file.patient, file.frame, file.phase) for file in images.find(root).volumes}
+
+
+def test_each_volume_is_a_patient_called_by_its_name(tmp_path):
+    for name in ("b10.nii.gz", "b2.nii", "sub/a.nii.gz"):
+        volumes.write(tmp_path / name, volumes.pixels(1))
+    assert told(tmp_path) == {"b2": ("b2", 0, ""), "b10": ("b10", 0, ""), "a": ("a", 0, "")}
+
+
+def test_equal_names_are_told_apart_by_their_folders(tmp_path):
+    for name in ("one/t2.nii.gz", "two/t2.nii.gz", "t1.nii.gz"):
+        volumes.write(tmp_path / name, volumes.pixels(1))
+    assert told(tmp_path) == {"one/t2": ("one/t2", 0, ""), "t1": ("t1", 0, ""), "two/t2": ("two/t2", 0, "")}
+
+
+def test_the_slices_of_a_volume_are_its_planes(tmp_path):
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.pixels(1))
+    (file,) = images.find(tmp_path).volumes
+    read = list(file.images(nifti.read(path)))
+    assert [image.item.slice_index for image in read] == [0, 1, 2]
+    assert np.array_equal(read[2].item.image, volumes.pixels(1)[:, :, 2].T)
+    assert (read[0].file, read[0].item.spacing_mm, read[0].item.gap_mm) == ("a.nii.gz", pytest.approx((0.8, 0.7)), 9)
+
+
+def write_acdc(folder, ed=1, es=12):
+    for frame in (ed, es):
+        volumes.write(folder / f"{folder.name}_frame{frame:02}.nii.gz", volumes.pixels(frame))
+        volumes.write(folder / f"{folder.name}_frame{frame:02}_gt.nii.gz", volumes.labels())
+    volumes.write(folder / f"{folder.name}_4d.nii.gz", volumes.pixels(1, (12, 10, 3, 2)))
+    (folder / "Info.cfg").write_text(f"ED: {ed}\nES: {es}\nGroup: DCM\n")
+
+
+def test_in_acdc_s_layout_the_folder_is_the_patient_and_info_cfg_tells_the_phases(tmp_path):
+    for name in ("patient002", "patient010"):
+        write_acdc(tmp_path / "training" / name)
+    volumes.write(tmp_path / "training/patient002/patient002_frame05.nii.gz", volumes.pixels(5))
+    assert told(tmp_path) == {
+        "patient002_frame01": ("patient002", 1, "ED"),
+        "patient002_frame05": ("patient002", 5, "5"),
+        "patient002_frame12": ("patient002", 12, "ES"),
+        "patient010_frame01": ("patient010", 1, "ED"),
+        "patient010_frame12": ("patient010", 12, "ES"),
+    }
+    assert images.find(tmp_path).left_out == {"neither DICOM nor NIfTI": 2, "films (_4d)": 2, "label images": 4}
+
+
+def test_one_patient_s_folder_is_enough_even_as_the_current_one(tmp_path, monkeypatch):
+    write_acdc(tmp_path / "patient007")
+    monkeypatch.chdir(tmp_path / "patient007")
+    assert told(".")["patient007_frame12"] == ("patient007", 12, "ES")
+
+
+def test_a_label_image_beside_its_image_is_left_out_and_one_alone_is_an_image(tmp_path):
+    for name in ("a.nii.gz", "a_gt.nii", "b_gt.nii.gz", "labelsTr/c.nii.gz"):
+        volumes.write(tmp_path / name, volumes.labels())
+    assert list(told(tmp_path)) == ["a", "b_gt"]
+    assert images.find(tmp_path).left_out == {"label images": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["la_003_0000.nii.gz", "la_004_0000.nii.gz"], ["la_003", "la_004"]),
+        (["la_003_0000.nii.gz", "la_004.nii.gz"], ["la_003_0000", "la_004"]),
+        (["la_003_0000.nii.gz", "la_003_0001.nii.gz"], ["la_003_0000", "la_003_0001"]),
+    ],
+)
+def test_the_case_of_nnu_net_s_only_channel_is_the_name_without_it(tmp_path, names, expected):
+    for name in names:
+        volumes.write(tmp_path / name, volumes.pixels(1))
+    assert list(told(tmp_path)) == expected
+
+
+# Both
+
+
+def test_a_single_file_is_enough(tmp_path):
+    path = volumes.write(tmp_path / "case_0000.nii.gz", volumes.pixels(1))
+    assert told(path) == {"case": ("case", 0, "")}
+    write_heart(tmp_path, slices=1, phases=1, names=lambda count: "P09-0020.dcm")
+    write_heart(tmp_path, slices=1, phases=1, names=lambda count: "IM1")
+    assert list(dicoms(tmp_path / "P09-0020.dcm")) == [("P09", 20, 1, "0")]
+    assert list(dicoms(tmp_path / "IM1")) == [("P01", 0, 0, "")]
+
+
+def test_both_kinds_none_and_nothing_are_one_message_each(tmp_path):
+    with pytest.raises(InputError, match="input=.*nowhere: there is no such folder or file"):
+        images.find(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="there is no image in it. Give a folder"):
+        images.find(tmp_path)
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(InputError, match="there is no image in it .1 neither DICOM nor NIfTI"):
+        images.find(tmp_path)
+    with pytest.raises(InputError, match="a.txt: this is not a DICOM file"):
+        images.find(tmp_path / "a.txt")
+    write_heart(tmp_path, slices=1, phases=1)
+    volumes.write(tmp_path / "b.nii.gz", volumes.pixels(1))
+    with pytest.raises(InputError, match=r"it holds DICOM \(im1.dcm\) and NIfTI \(b.nii.gz\)"):
+        images.find(tmp_path)
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_within_it_read_once(tmp_path):
+    volumes.write(tmp_path / "elsewhere/a.nii.gz", volumes.pixels(1))
+    inside = tmp_path / "in"
+    volumes.write(inside / "data/b.nii.gz", volumes.pixels(1))
+    (inside / "link").symlink_to(inside / "data")
+    with pytest.raises(InputError, match="link: this link leads to a folder that is read anyway"):
+        images.find(inside)
+    (inside / "link").unlink()
+    (inside / "circle").symlink_to(inside)
+    with pytest.raises(InputError, match="circle: this link leads to a folder that is read anyway"):
+        images.find(inside)
+    (inside / "circle").unlink()
+    for target in (tmp_path / "elsewhere", tmp_path / "elsewhere/a.nii.gz", tmp_path / "nothing"):
+        (inside / "out").symlink_to(target)
+        with pytest.raises(InputError, match="out: this link leads out of .*in, where nothing is read"):
+            images.find(inside)
+        (inside / "out").unlink()
+    (tmp_path / "way").symlink_to(inside)
+    assert list(told(tmp_path / "way")) == ["b"]

@@ -1,0 +1,535 @@
+import csv
+import gzip
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.encaps import encapsulate
+
+import volumes
+from conftest import TINY, write_dicom
+from segtune import app, predict, trained
+from segtune.data import contours, rvsc
+from segtune.errors import InputError
+from test_images import AXIAL, write_acdc, write_heart
+
+BRIGHT, DARK = 300, 10
+NAME = "Secret^Name"
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch):
+    """In place of a network: what is bright is the structure."""
+    result, config = {"run_id": "0123456789ab", "data": {"pixel_mm": [0.5, 0.8]}}, {"data": {"spacing_mm": None}}
+    fake = SimpleNamespace(result=result, config=config, which="last", target="endocardium", folder=Path("0123456789ab"))
+    monkeypatch.setattr(trained, "load_all", lambda runs, which, accelerator: [fake])
+    monkeypatch.setattr(trained, "ensemble", lambda models, slices: [np.where(s.image > 200, 0.9, 0.2) for s in slices])
+    return fake
+
+
+def run(source="in", output="out", **settings):
+    given = {"run": "r", "input": source, "output": output, **settings}
+    predict.predict(app.compose([f"{key}={value}" for key, value in given.items()], "predict"))
+
+
+def rows(name, folder="out"):
+    with (Path(folder) / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def squares(*sides, shape=(30, 24)):
+    """An image with bright squares of these sides, the first from (2, 3) on, none of them touching."""
+    image = np.full(shape, DARK)
+    row = 2
+    for side in sides:
+        image[row : row + side, 3 : 3 + side] = BRIGHT
+        row += side + 1
+    return image
+
+
+def write_frame(frame, image, folder="in", patient="P09", **tags):
+    about = {"ImagePositionPatient": [0, 0, 8.0 * (frame // 20)], "ImageOrientationPatient": AXIAL, "PixelSpacing": [0.5, 0.5]}
+    write_dicom(Path(folder) / f"{patient}-{frame:04}.dcm", image, **{**about, **tags})
+
+
+# DICOM
+
+
+def test_a_contour_is_that_of_the_largest_component_and_our_reader_gets_the_mask_back(capsys):
+    ring = squares(9, 4)
+    ring[5:8, 6:9] = DARK
+    write_frame(20, ring)
+    write_frame(28, squares(5))
+    write_frame(40, squares())
+    run()
+    assert sorted(path.name for path in Path("out/contours").iterdir()) == [
+        "P09-0020-icontour-auto.txt",
+        "P09-0028-icontour-auto.txt",
+    ]
+    mask = np.array(Image.open("out/masks/P09-0020.png"))
+    expected = squares(9) > 200
+    assert np.array_equal(mask, 255 * expected)
+    text = Path("out/contours/P09-0020-icontour-auto.txt").read_bytes()
+    assert text.count(b"\r\n") == text.count(b"\n") > 20
+    shutil.copytree("out/contours", "in/contours")
+    (Path("in") / "P09-0040.dcm").unlink()
+    first, second = rvsc.read("in", target="endocardium")
+    assert np.array_equal(first.mask, expected)
+    assert np.array_equal(second.mask, squares(5) > 200)
+    found = rows("slices.csv")
+    columns = (
+        "file",
+        "patient",
+        "phase",
+        "slice",
+        "frame",
+        "n_pixels",
+        "n_dropped",
+        "n_filled",
+        "area_mm2",
+        "mean_probability",
+    )
+    assert tuple(found[0]) == columns
+    assert [found[0][name] for name in columns[:9]] == ["P09-0020.dcm", "P09", "0", "1", "20", "81", "16", "9", "20.25"]
+    assert float(found[0]["mean_probability"]) == pytest.approx((72 * 0.9 + 9 * 0.2) / 81)
+    assert [row["n_pixels"] for row in found] == ["81", "25", "0"]
+    assert found[2]["mean_probability"] == "nan"
+    assert not np.array(Image.open("out/masks/P09-0040.png")).any()
+    printed = capsys.readouterr().out
+    assert "3 images of 1 patient, found on 2, nothing on 1" in printed
+    assert "dropped: 16 pixels; holes filled: 9 pixels" in printed
+    assert printed.endswith("written to out\nFor research use only.\n")
+
+
+def test_a_run_that_looks_for_the_epicardium_writes_o_contours(model):
+    model.target = "epicardium"
+    write_frame(20, squares(5))
+    run()
+    assert [path.name for path in Path("out/contours").iterdir()] == ["P09-0020-ocontour-auto.txt"]
+
+
+def test_a_mask_at_the_image_s_edge_comes_back_too():
+    write_frame(20, np.full((30, 24), BRIGHT))
+    run()
+    found = contours.mask(contours.read(Path("out/contours/P09-0020-icontour-auto.txt")), (30, 24))
+    assert found.all()
+
+
+def test_volumes_by_hand_and_ed_is_the_largest_es_the_smallest(capsys):
+    """Squares of 8, 6 and 4 pixels of 0.5 mm on each of 2 slices, 8 mm apart."""
+    for phase, side in ((0, 8), (5, 4), (9, 6)):
+        for index in (1, 2):
+            write_frame(20 * index + phase, squares(side))
+    write_frame(20 + 12, squares(9))
+    run()
+    found = {row["phase"]: row for row in rows("volumes.csv")}
+    assert list(found) == ["0", "5", "9", "12"]
+    for phase, side in (("0", 8), ("5", 4), ("9", 6)):
+        assert float(found[phase]["volume_ml"]) == pytest.approx(2 * side**2 * 0.25 * 8 / 1000)
+        assert (found[phase]["n_slices"], found[phase]["undefined"]) == ("2", "")
+    assert (found["12"]["volume_ml"], found["12"]["undefined"]) == ("nan", "only 1 of the 2 slices")
+    (heart,) = rows("patients.csv")
+    assert (heart["patient"], heart["n_phases"], heart["ed_phase"], heart["es_phase"]) == ("P09", "4", "0", "5")
+    assert heart["ed_es_by"] == "largest and smallest predicted volume of 3 phases (1 without a volume)"
+    assert float(heart["edv_ml"]) == pytest.approx(0.256)
+    assert float(heart["stroke_volume_ml"]) == pytest.approx(0.192)
+    assert float(heart["ejection_fraction"]) == pytest.approx(0.75)
+    assert heart["undefined"] == ""
+    assert "P09  EDV 0.3 ml ESV 0.1 ml SV 0.2 ml EF 75%" in capsys.readouterr().out
+
+
+WITHOUT = {  # what is written, and why there is no ejection fraction
+    "one phase": (lambda: [write_frame(frame, squares(5)) for frame in (20, 40)], "a single phase"),
+    "one slice": (lambda: [write_frame(frame, squares(5)) for frame in (20, 25)], "fewer than two phases with a volume"),
+    "nothing found": (lambda: [write_frame(f, squares()) for f in (20, 25, 40, 45)], "the end-diastolic volume is 0"),
+    "a slice is missing": (lambda: [write_frame(frame, squares(5)) for frame in (20, 60)], "slice 2 is missing"),
+    "no gap": (
+        lambda: [write_frame(frame, squares(5), ImagePositionPatient=None) for frame in (20, 40)],
+        "the distance of slices is not known",
+    ),
+    "another size": (
+        lambda: [write_frame(frame, squares(5, shape=(30, frame))) for frame in (20, 40)],
+        "its slices differ in size or spacing",
+    ),
+    "no stack": (
+        lambda: [write_dicom(Path(f"in/{n}.dcm"), squares(5)) for n in (1, 2)],
+        "the images do not say where they lie (ImagePositionPatient, ImageOrientationPatient)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_without_a_volume_the_tables_say_why(name):
+    write, why = WITHOUT[name]
+    write()
+    run()
+    (heart,) = rows("patients.csv")
+    assert heart["undefined"] == why
+    assert heart["ejection_fraction"] == "nan"
+
+
+def test_other_names_become_p01_and_a_frame_and_a_row_says_which_file_it_was(capsys):
+    write_heart(Path("in/anna"), slices=2, phases=2)
+    write_heart(Path("in/bert"), slices=2, phases=2)
+    run()
+    assert [(row["file"], row["patient"], row["frame"]) for row in rows("slices.csv")][3:6] == [
+        ("im4.dcm", "P01", "3"),
+        ("im1.dcm", "P02", "0"),
+        ("im2.dcm", "P02", "1"),
+    ]
+    assert len(list(Path("out/masks").iterdir())) == 8
+    assert (Path("out/overlays") / "P02-0003.png").is_file()
+    assert "\nP01 = anna  EDV " in capsys.readouterr().out
+
+
+def test_where_slices_are_not_known_none_is_given():
+    write_dicom(Path("in/a.dcm"), squares(5))
+    run()
+    assert (rows("slices.csv")[0]["slice"], rows("slices.csv")[0]["phase"]) == ("", "")
+
+
+# NIfTI
+
+
+def ring(shape=(12, 10, 3)):
+    """As stored: columns, rows, slices; a ring and a single pixel on slice 1."""
+    array = np.full(shape, DARK, np.int16)
+    array[2:7, 1:6, 1] = BRIGHT
+    array[4, 3, 1] = DARK
+    array[10, 8, 1] = BRIGHT
+    return array
+
+
+def test_a_mask_of_a_volume_is_the_network_s_own_on_the_image_s_grid():
+    path = volumes.write(Path("in/case_0000.nii.gz"), ring(), sform_code=2, qform_code=1)
+    run()
+    image, mask = nib.load(path), nib.load("out/masks/case.nii.gz")
+    assert np.array_equal(mask.get_fdata(), ring() == BRIGHT)
+    assert np.array_equal(mask.affine, image.affine)
+    assert (int(mask.header["sform_code"]), int(mask.header["qform_code"])) == (2, 1)
+    assert mask.get_data_dtype() == np.uint8
+    found = rows("slices.csv")
+    assert [(row["slice"], row["n_pixels"], row["n_dropped"], row["n_filled"]) for row in found] == [
+        ("0", "0", "0", "0"),
+        ("1", "25", "0", "0"),
+        ("2", "0", "0", "0"),
+    ]
+    (volume,) = rows("volumes.csv")
+    assert float(volume["volume_ml"]) == pytest.approx(25 * 0.7 * 0.8 * 9 / 1000)
+    assert rows("patients.csv")[0]["undefined"] == "a single phase"
+    assert not Path("out/contours").exists()
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (12, 10, 1), (12, 10, 3, 1)])
+def test_a_mask_has_as_many_axes_as_its_image(shape):
+    array = volumes.pixels(1, shape)
+    volumes.write(Path("in/a.nii"), array, spacing=(0.7, 0.8, 9.0)[: len(shape)])
+    run()
+    mask = nib.load("out/masks/a.nii.gz")
+    assert mask.shape == shape
+    assert np.array_equal(mask.get_fdata(), array > 200)
+
+
+def test_ed_and_es_are_info_cfg_s_where_it_is():
+    write_acdc(Path("in/patient001"))
+    for frame, n in ((1, 2), (12, 5)):  # the smaller one is ED here, against what the volumes say
+        array = np.full((12, 10, 3), DARK, np.int16)
+        array[:n, 0] = BRIGHT
+        volumes.write(Path(f"in/patient001/patient001_frame{frame:02}.nii.gz"), array)
+    run()
+    (heart,) = rows("patients.csv")
+    assert (heart["patient"], heart["ed_phase"], heart["es_phase"], heart["ed_es_by"]) == ("patient001", "ED", "ES", "Info.cfg")
+    assert float(heart["ejection_fraction"]) == pytest.approx(-1.5)
+    Path("in/patient001/patient001_frame12.nii.gz").unlink()
+    run(output="again")
+    (heart,) = rows("patients.csv", "again")
+    assert (heart["undefined"], heart["ed_es_by"], heart["ejection_fraction"]) == ("ES is missing", "Info.cfg", "nan")
+
+
+def test_equal_names_keep_their_folders():
+    for folder in ("a", "b"):
+        volumes.write(Path(f"in/{folder}/t2.nii.gz"), ring())
+    run()
+    for folder in ("a", "b"):
+        assert Path(f"out/masks/{folder}/t2.nii.gz").is_file()
+        assert Path(f"out/overlays/{folder}/t2.png").is_file()
+
+
+def test_a_long_volume_is_predicted_in_parts_and_drawn_on_several_pages(monkeypatch):
+    seen = []
+    mean = trained.ensemble
+    monkeypatch.setattr(trained, "ensemble", lambda models, slices: seen.append(len(slices)) or mean(models, slices))
+    array = volumes.pixels(1, (12, 10, 45))
+    volumes.write(Path("in/a.nii.gz"), array)
+    run()
+    assert seen == [32, 13]
+    assert np.array_equal(nib.load("out/masks/a.nii.gz").get_fdata(), array > 200)
+    assert sorted(path.name for path in Path("out/overlays/a").iterdir()) == ["page-1.png", "page-2.png", "page-3.png"]
+
+
+# Overlays
+
+
+def yellow(picture):
+    """Where the outline's colour is, (H, W)."""
+    red, green, blue = np.moveaxis(np.array(picture).astype(int), 2, 0)
+    return (red > 150) & (green > 120) & (blue < 90)
+
+
+def test_an_overlay_is_to_scale_large_enough_and_its_outline_is_where_the_mask_ends():
+    write_frame(20, squares(9), PixelSpacing=[1.0, 2.0])
+    run()
+    picture = Image.open("out/overlays/P09-0020.png")
+    assert picture.size == (512, 320)  # 24 columns of 2 mm, 30 rows of 1 mm
+    rows_, columns = np.nonzero(yellow(picture))
+    per_px = 320 / 30, 512 / 24
+    for found, first, scale in ((rows_, 2, per_px[0]), (columns, 3, per_px[1])):
+        assert abs(found.min() - first * scale) < 3
+        assert abs(found.max() - (first + 9) * scale) < 3
+
+
+def test_an_overlay_s_grey_runs_from_the_1st_to_the_99th_percentile():
+    image = np.tile(np.arange(24), (30, 1)) * 4
+    image[0, 0] = 150  # beyond the 99th percentile
+    write_frame(20, image)
+    run()
+    grey = np.array(Image.open("out/overlays/P09-0020.png"))
+    assert not yellow(grey).any()
+    assert np.median(grey[200:, :5]) < 10
+    assert np.median(grey[200:, -5:]) > 245
+
+
+def test_a_montage_has_every_slice_in_its_place():
+    volumes.write(Path("in/a.nii.gz"), ring((12, 10, 5)), spacing=(1.0, 1.0, 9.0))
+    run()
+    picture = Image.open("out/overlays/a.png")
+    width, height = 512, round(512 * 10 / 12)
+    assert picture.size == (3 * width + 2 * 4, 2 * height + 4)
+    at = np.nonzero(yellow(picture))
+    assert at[0].max() < height
+    assert width < at[1].min()
+    assert at[1].max() < 2 * width + 4
+
+
+# Where it goes
+
+
+def left():
+    """What lies in the current folder."""
+    return sorted(path.name for path in Path().iterdir())
+
+
+def test_the_output_is_never_something_that_is_there(tmp_path):
+    write_frame(20, squares(5))
+    Path("full").mkdir()
+    Path("full/a.txt").touch()
+    Path("file").touch()
+    Path("empty").mkdir()
+    for output, message in (("full", "not empty, and nothing is overwritten"), ("file", "there is a file of this name")):
+        with pytest.raises(InputError, match=f"output={output}: .*{message}"):
+            run(output=output)
+    Path("way").symlink_to("in")
+    for output in ("in/out", "in", ".", "way/out"):
+        with pytest.raises(InputError, match="lie within each other"):
+            run(output=output)
+    run(output="empty")
+    run(output="far/away/out")
+    run(source="in/P09-0020.dcm", output="beside")
+    for output in ("empty", "far/away/out", "beside"):
+        assert len(rows("slices.csv", output)) == 1
+    assert left() == ["beside", "empty", "far", "file", "full", "in", "way"]
+
+
+@pytest.mark.parametrize("error", [InputError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_what_was_interrupted_leaves_nothing(monkeypatch, error):
+    write_frame(20, squares(5))
+    write_frame(40, squares(5))
+    draw, drawn = predict.overlay, []
+
+    def overlay(*arguments, **settings):
+        if drawn:
+            raise error
+        drawn.append(1)
+        return draw(*arguments, **settings)
+
+    monkeypatch.setattr(predict, "overlay", overlay)
+    with pytest.raises(type(error)):
+        run()
+    assert left() == ["in"]
+
+
+def compressed(path):
+    """JPEG-LS, for which no decoder is installed."""
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
+    dataset.PixelData = encapsulate([b"\xff\xd8\xff\xf7" + bytes(100)])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path)
+
+
+def cut(path, n_bytes):
+    path.write_bytes(path.read_bytes()[:n_bytes])
+
+
+def nan():
+    array = volumes.pixels(1).astype(np.float32)
+    array[1, 2, 2] = np.nan
+    return array
+
+
+BOMB = gzip.compress(nib.Nifti1Image(volumes.pixels(1), np.eye(4)).to_bytes() + bytes(2**24))
+BAD = {
+    "compressed without a decoder": (
+        lambda p: (write_frame(40, squares(5)), compressed(p / "P09-0040.dcm")),
+        "install a decoder",
+    ),
+    "no spacing": (lambda p: write_frame(40, squares(5), PixelSpacing=None), "P09-0040.dcm: the header has no usable PixelSp"),
+    "cut off": (lambda p: (write_frame(40, squares(5)), cut(p / "P09-0040.dcm", -99)), "P09-0040.dcm: damaged or incomplete"),
+    "several frames": (
+        lambda p: write_frame(40, squares(5, shape=(40, 24)), NumberOfFrames=2, Rows=20),
+        "P09-0040.dcm: expected one grey image",
+    ),
+    "no DICOM": (lambda p: (p / "P09-0040.dcm").write_text("hello"), "P09-0040.dcm: this is not a DICOM file"),
+    "both kinds": (lambda p: volumes.write(p / "a.nii.gz", ring()), "it holds DICOM .P09-0020.dcm. and NIfTI .a.nii.gz."),
+    "a link": (lambda p: (p / "out.dcm").symlink_to("/etc/hostname"), "out.dcm: this link leads out of"),
+}
+BAD_VOLUMES = {
+    "4-D": (lambda p: volumes.write(p, volumes.pixels(1, (12, 10, 3, 2))), "b.nii.gz: an array of 12 x 10 x 3 x 2 with 4 axes"),
+    "cut off": (lambda p: cut(volumes.write(p, ring()), -20), "b.nii.gz: the file is damaged or was cut off"),
+    "not finite": (lambda p: volumes.write(p, nan()), r"b.nii.gz: 1 pixels of slice 2 \(from 0\) are not finite"),
+    "a bomb": (lambda p: p.write_bytes(BOMB), "b.nii.gz: it holds more than the 12 x 10 x 3 pixels"),
+    "twice": (lambda p: volumes.write(p.with_name("a.nii"), ring()), "are the same image: which one counts"),
+    "a bad Info.cfg": (lambda p: (p.parent / "Info.cfg").write_text("ED: x"), "Info.cfg, line 1: 'x' is not the number"),
+}
+
+
+@pytest.mark.parametrize("name", [*BAD, *(f"volume: {name}" for name in BAD_VOLUMES)])
+def test_bad_input_is_one_message_and_leaves_nothing(name):
+    if name in BAD:
+        write_frame(20, squares(5))
+        damage, message = BAD[name]
+        damage(Path("in"))
+    else:
+        volumes.write(Path("in/a.nii.gz"), ring())
+        damage, message = BAD_VOLUMES[name.removeprefix("volume: ")]
+        damage(Path("in/b.nii.gz"))
+    with pytest.raises(InputError, match=message) as caught:
+        run()
+    assert "Secret" not in str(caught.value)
+    assert left() == ["in"]
+
+
+def test_a_key_that_is_missing_is_named():
+    with pytest.raises(Exception, match="input") as caught:
+        predict.predict(app.compose(["run=r", "output=out"], "predict"))
+    assert app.explain(caught.value, "predict") == "input has no value: add input=... to the command."
+
+
+# Names
+
+
+def everything(folder):
+    """Every byte and every name of a folder, compressed files unpacked."""
+    for path in Path(folder).rglob("*"):
+        yield path.name.encode()
+        if path.is_file():
+            content = path.read_bytes()
+            yield gzip.decompress(content) if path.suffix == ".gz" else content
+            if path.suffix == ".png":
+                with Image.open(path) as picture:
+                    assert picture.info == {}
+
+
+def with_names(path):
+    """A NIfTI file with names wherever the header has room for a text."""
+    texts = {field: NAME.encode() for field in ("descrip", "aux_file", "db_name", "intent_name")}
+    volumes.write(path, ring(), **texts)
+    image = nib.load(path)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", NAME.encode()))
+    nib.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(path)
+
+
+@pytest.mark.parametrize("kind", ["DICOM", "NIfTI"])
+def test_no_name_of_a_header_is_written_or_said(kind, caplog, capfd):
+    if kind == "DICOM":
+        tags = dict.fromkeys(("PatientID", "InstitutionName", "StudyDescription", "ReferringPhysicianName"), NAME)
+        for frame in (20, 25, 40, 45):
+            write_frame(frame, squares(5), **tags, PatientComments=NAME, OperatorsName=NAME, SeriesDescription=NAME)
+    else:
+        with_names(Path("in/a.nii.gz"))
+    assert any(NAME.encode() in content for content in everything("in"))
+    with caplog.at_level(logging.DEBUG):
+        run()
+    said = [caplog.text.encode(), "".join(capfd.readouterr()).encode()]
+    for content in (*everything("out"), *said):
+        assert b"Secret" not in content
+    for content in (Path("out/about.json").read_bytes(), Path("out/slices.csv").read_bytes()):
+        assert os.fsencode(Path.cwd()) not in content
+
+
+def test_about_tells_the_runs_and_the_counts():
+    write_frame(20, squares(9, 4))
+    write_frame(40, squares())
+    Path("in/notes.txt").touch()
+    run()
+    about = json.loads(Path("out/about.json").read_text())
+    expected = {"runs": ["0123456789ab"], "which": "last", "target": "endocardium", "threshold": 0.5, "kind": "DICOM"}
+    counts = {"n_patients": 1, "n_images": 2, "n_empty": 1, "n_dropped": 16, "n_filled": 0}
+    assert about == {**about, **expected, **counts}
+    assert about["left_out"] == {"neither DICOM nor NIfTI": 1}
+    assert {"segtune", "python", "torch"} <= about["versions"].keys()
+    assert about["use"] == "For research use only."
+
+
+def test_pixels_of_another_size_than_the_training_s_are_told_once(caplog):
+    for frame in (20, 40):
+        write_frame(frame, squares(5))
+    run()
+    assert caplog.text == ""
+    write_frame(60, squares(5), PixelSpacing=[1.5, 1.5])
+    run(output="other")
+    assert caplog.text.count("structures look of another size") == 1
+    assert "pixels of 0.5 to 1.5 mm" in caplog.text
+
+
+def test_many_patients_are_printed_up_to_twenty(capsys):
+    for number in range(1, 24):
+        write_frame(20, squares(5), patient=f"P{number:02}")
+    run()
+    printed = capsys.readouterr().out
+    assert "P20  " in printed
+    assert "P21  " not in printed
+    assert "... and 3 more patients in patients.csv" in printed
+
+
+@pytest.mark.slow
+def test_the_command_as_typed_with_an_ensemble_of_two_runs():
+    def command(module, *arguments):
+        words = [sys.executable, "-W", "error", "-m", module, *arguments]
+        return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+
+    for seed in (0, 1):
+        ended = command("segtune", *TINY, f"seed={seed}", "figures=false")
+        assert ended.returncode == 0, ended.stderr
+    runs = ",".join(str(path) for path in Path("outputs/runs").iterdir())
+    for frame in (20, 40):
+        write_frame(frame, np.random.default_rng(frame).integers(0, 400, (30, 24)))
+    ended = command("segtune.predict", f"run=[{runs}]", "input=in", "output=out", "accelerator=cpu")
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(json.loads(Path("out/about.json").read_text())["runs"]) == 2
+    assert len(rows("slices.csv")) == 2
+    assert ended.stdout.endswith("For research use only.\n")
+    again = command("segtune.predict", f"run=[{runs}]", "input=in", "output=out")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr == "segtune: output=out: this folder is not empty, and nothing is overwritten. Name another one.\n"
