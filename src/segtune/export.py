@@ -4,11 +4,7 @@ model.onnx is checked against PyTorch before its folder appears. Needs none of t
 """
 
 import json
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,7 +48,7 @@ def export(cfg: DictConfig) -> None:
 
     model = trained.load(str(cfg.run), which=str(cfg.which))
     output = Path(str(cfg.output) if cfg.output is not None else Path(cfg.outputs) / "export" / model.result["run_id"])
-    with new_folder(output.expanduser()) as folder:
+    with results.new_folder(output.expanduser()) as folder:
         found = checked(model, folder / MODEL)
         (folder / CARD).write_bytes(card_of(model, told(found)).encode(errors="replace"))
     print(f"{output / MODEL}: {told(found)}\n{output / CARD}")
@@ -166,30 +162,6 @@ def agreement(path: Path, net: "nn.Module", *, size: int) -> Agreement:
             (np.abs(logits - expected.numpy()) / np.maximum(1, np.abs(expected.numpy()))).max(),
         ]
     return Agreement(float(np.max(differences)), len(shapes), onnxruntime.__version__)
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes it when the block ends well, and vanishes when it does not.
-
-    Raises: InputError, before the block, if there is something already but an empty folder; after it, if there is by then.
-    """
-    refuse_existing(path)
-    parent = path.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{path.name}.", suffix=results.PARTIAL))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        refuse_existing(path)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def refuse_existing(path: Path) -> None:
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"output={path}: is there already. Name a new folder, or remove this one.")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,8 @@ import itertools
 import math
 import os
 import platform
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,9 +79,8 @@ def predict(cfg: DictConfig) -> None:
     found = images.find(source)
     from segtune import trained
 
-    runs = config["run"] if isinstance(config["run"], list) else str(config["run"])
-    models = trained.load_all(runs, which=config["which"], accelerator=config["accelerator"])
-    with becoming(output) as folder:
+    models = trained.load_all(config["run"], which=config["which"], accelerator=config["accelerator"])
+    with results.new_folder(output) as folder:
         predicted = write_images(folder, models, found)
         of_volumes = volume_rows(predicted)
         of_patients = [patient_row(rows) for rows in grouped(of_volumes, lambda row: row["patient"]).values()]
@@ -106,31 +102,10 @@ def predict(cfg: DictConfig) -> None:
 
 
 def check_apart(source: Path, output: Path) -> None:
-    """Raises: InputError unless the output is a new folder, or an empty one, and neither folder is within the other."""
+    """Raises: InputError if a folder is within the other."""
     here, there = (Path(os.path.realpath(path)) for path in (source, output))
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise InputError(f"output={output}: it and input={source} lie within each other. Name a folder elsewhere.")
-    if there.exists() and not there.is_dir():
-        raise InputError(f"output={output}: there is a file of this name. Name a folder that is not there yet.")
-    if there.is_dir() and any(there.iterdir()):
-        raise InputError(f"output={output}: this folder is not empty, and nothing is overwritten. Name another one.")
-
-
-@contextmanager
-def becoming(output: Path) -> Iterator[Path]:
-    """A temporary folder beside the output that takes its place when the block ends well, and vanishes when it does not."""
-    output = Path(os.path.realpath(output))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=results.PARTIAL))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        try:
-            temporary.rename(output)
-        except OSError as error:
-            raise InputError(f"output={output}: it was filled meanwhile ({error.strerror}). Name another folder.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 # From images to files

@@ -25,6 +25,7 @@ import io
 import json
 import math
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -443,6 +444,30 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes it when the block ends well, and vanishes when it does not.
+
+    Raises: InputError, before the block, if there is something already but an empty folder; after it, if there is by then.
+    """
+    _refuse_existing(path)
+    where = path.resolve()
+    where.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=where.parent, prefix=f".{where.name}.", suffix=PARTIAL))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _refuse_existing(path)
+        temporary.replace(where)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"output={path}: is there already. Name a new folder, or remove this one.")
 
 
 def _hash(config: Config, *, without: tuple[str, ...]) -> str:
