@@ -137,10 +137,11 @@ def test_volumes_by_hand_and_ed_is_the_largest_es_the_smallest(capsys):
     for phase, side in (("0", 8), ("5", 4), ("9", 6)):
         assert float(found[phase]["volume_ml"]) == pytest.approx(2 * side**2 * 0.25 * 8 / 1000)
         assert (found[phase]["n_slices"], found[phase]["undefined"]) == ("2", "")
-    assert (found["12"]["volume_ml"], found["12"]["undefined"]) == ("nan", "only 1 of the 2 slices")
+    assert (found["12"]["volume_ml"], found["12"]["undefined"]) == ("nan", "one slice is no volume")
+    assert [row["n_lacking"] for row in found.values()] == ["0", "0", "0", "1"]
     (heart,) = rows("patients.csv")
     assert (heart["patient"], heart["n_phases"], heart["ed_phase"], heart["es_phase"]) == ("P09", "4", "0", "5")
-    assert heart["ed_es_by"] == "largest and smallest predicted volume of 3 phases (1 without a volume)"
+    assert heart["ed_es_by"] == "largest and smallest predicted volume of 3 phases (1 without all slices)"
     assert float(heart["edv_ml"]) == pytest.approx(0.256)
     assert float(heart["stroke_volume_ml"]) == pytest.approx(0.192)
     assert float(heart["ejection_fraction"]) == pytest.approx(0.75)
@@ -148,9 +149,18 @@ def test_volumes_by_hand_and_ed_is_the_largest_es_the_smallest(capsys):
     assert "P09  EDV 0.3 ml ESV 0.1 ml SV 0.2 ml EF 75%" in capsys.readouterr().out
 
 
+def test_two_phases_of_which_one_has_fewer_images_have_an_ejection_fraction_and_it_is_told():
+    for frame in (20, 40, 60, 29, 49):
+        write_frame(frame, squares(8 if frame % 20 == 0 else 4))
+    run()
+    (heart,) = rows("patients.csv")
+    assert float(heart["ejection_fraction"]) == pytest.approx(1 - 2 * 16 / (3 * 64))
+    assert heart["ed_es_by"] == "largest and smallest predicted volume of 2 phases; 1 slices of phase 9 taken for empty"
+
+
 WITHOUT = {  # what is written, and why there is no ejection fraction
     "one phase": (lambda: [write_frame(frame, squares(5)) for frame in (20, 40)], "a single phase"),
-    "one slice": (lambda: [write_frame(frame, squares(5)) for frame in (20, 25)], "fewer than two phases with a volume"),
+    "one slice": (lambda: [write_frame(frame, squares(5)) for frame in (20, 25)], "one slice is no volume"),
     "nothing found": (lambda: [write_frame(f, squares()) for f in (20, 25, 40, 45)], "the end-diastolic volume is 0"),
     "a slice is missing": (lambda: [write_frame(frame, squares(5)) for frame in (20, 60)], "slice 2 is missing"),
     "no gap": (

@@ -53,7 +53,7 @@ VOLUMES, ABOUT = "volumes.csv", "about.json"
 SLICE_COLUMNS = (
     *("file", "patient", "phase", "slice", "frame", "n_pixels", "n_dropped", "n_filled", "area_mm2", "mean_probability"),
 )
-VOLUME_COLUMNS = ("patient", "phase", "n_slices", "volume_ml", "undefined")
+VOLUME_COLUMNS = ("patient", "phase", "n_slices", "n_lacking", "volume_ml", "undefined")
 PATIENT_COLUMNS = (
     *("patient", "n_phases", "ed_phase", "es_phase", "edv_ml", "esv_ml", "stroke_volume_ml", "ejection_fraction"),
     *("ed_es_by", "undefined"),
@@ -188,21 +188,22 @@ def about_slice(image: Image, mask: Mask, probability: NDArray[np.float64], n_dr
 
 
 def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:
-    """The rows of volumes.csv, one per patient and phase. A phase that lacks slices of its patient has no volume."""
+    """The rows of volumes.csv, one per patient and phase.
+
+    n_lacking: slices of the patient that a phase has not. They are taken for empty, which is right where somebody chose the
+    images that show the structure, as the RVSC did, and too small else.
+    """
     rows: list[Row] = []
     for patient, mine in grouped(predicted, lambda pair: pair[0].item.patient).items():
         n_slices = len({image.item.slice_index for image, _ in mine})
         for phase, pairs in grouped(mine, lambda pair: pair[0].phase).items():
             pairs = sorted(pairs, key=lambda pair: pair[0].item.slice_index)
             discs = [volumes.Disc(item.slice_index, item.image.shape, item.spacing_mm, item.gap_mm) for (item, *_), _ in pairs]
-            why = pairs[0][0].undefined
-            why = why or (
-                f"only {len(pairs)} of the {n_slices} slices" if len(pairs) < n_slices else volumes.why_undefined(discs)
-            )
+            why = pairs[0][0].undefined or volumes.why_undefined(discs)
             spacing_mm, gap_mm = discs[0].spacing_mm, discs[0].gap_mm or math.nan
             n_pixels = (row["n_pixels"] for _, row in pairs)
             volume_ml = math.nan if why else volumes.volume_ml(n_pixels, spacing_mm=spacing_mm, gap_mm=gap_mm)
-            about = {"patient": patient, "phase": phase, "n_slices": len(pairs)}
+            about = {"patient": patient, "phase": phase, "n_slices": len(pairs), "n_lacking": n_slices - len(pairs)}
             rows.append({**about, "volume_ml": volume_ml, "undefined": why})
     return rows
 
@@ -210,24 +211,31 @@ def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:
 def patient_row(rows: Sequence[Row]) -> Row:
     """A patient's row of patients.csv, from its rows of volumes.csv.
 
-    ED and ES are those of Info.cfg; without it the phases of the largest and the smallest predicted volume, if two or more have
-    one. EDV 0: nothing was found, and there is no ejection fraction.
+    ED and ES are those of Info.cfg; without it the phases of the largest and the smallest predicted volume, of all that lack no
+    slice, or of the two that there are. EDV 0: nothing was found, and there is no ejection fraction.
     """
     of_phase = {row["phase"]: row for row in rows}
-    defined = sorted((row for row in rows if not row["undefined"]), key=lambda row: -row["volume_ml"])
+    defined = [row for row in rows if not row["undefined"] and (len(rows) == 2 or not row["n_lacking"])]
+    defined.sort(key=lambda row: -row["volume_ml"])
     by, why = "", ""
     if told := {"ED", "ES"} & of_phase.keys():
         by = "Info.cfg"
         why = next((f"{phase} is missing" for phase in ("ED", "ES") if phase not in told), "")
         ed, es = (of_phase.get(phase, {}) for phase in ("ED", "ES"))
     elif len(defined) > 1:
-        without = f" ({len(rows) - len(defined)} without a volume)" if len(defined) < len(rows) else ""
-        by, ed, es = f"largest and smallest predicted volume of {len(defined)} phases{without}", defined[0], defined[-1]
+        without = f" ({len(rows) - len(defined)} without all slices)" if len(defined) < len(rows) else ""
+        lacking = "".join(
+            f"; {row['n_lacking']} slices of phase {row['phase']} taken for empty"
+            for row in rows
+            if not without and row["n_lacking"]
+        )
+        by = f"largest and smallest predicted volume of {len(defined)} phases{without}{lacking}"
+        ed, es = defined[0], defined[-1]
     else:
-        ed, es, why = {}, {}, "a single phase" if len(rows) == 1 else "fewer than two phases with a volume"
+        ed, es, why = {}, {}, "a single phase" if len(rows) == 1 else "fewer than two phases with all slices"
+        if all(row["undefined"] for row in rows):
+            why = rows[0]["undefined"]
     why = next((f"{row['phase']}: {row['undefined']}" for row in (ed, es) if row.get("undefined")), why)
-    if len(rows) == 1 and rows[0]["undefined"]:
-        why = rows[0]["undefined"]
     edv_ml, esv_ml = (row.get("volume_ml", math.nan) for row in (ed, es))
     return {
         **{"patient": rows[0]["patient"], "n_phases": len(rows), "edv_ml": edv_ml, "esv_ml": esv_ml, "ed_es_by": by},
