@@ -240,12 +240,15 @@ def test_a_limit_s_interval_covers_the_true_limit_in_95_of_100_studies():
         )
 
 
-def test_one_patient_has_a_bias_and_no_limits(tmp_path):
-    folder = sweep(tmp_path, losses=(GOOD,), folds=(("P01",),))
-    report_sweeps([folder])
-    found = next(row for row in table(folder, "agreement") if row["quantity"] == "volume_ED_ml")
-    assert found["bias"] != ""
-    assert (found["sd"], found["lower"], found["upper_high"], found["n_patients"]) == ("", "", "", "1")
+def test_one_patient_has_a_bias_and_no_limits_and_is_drawn(tmp_path):
+    analysis = analysed(sweep(tmp_path, losses=(GOOD,), folds=(("P01",),)))
+    found = next(row for row in analysis.tables()["agreement"] if row["quantity"] == "volume_ED_ml")
+    assert math.isfinite(found["bias"])
+    assert all(math.isnan(found[key]) for key in ("sd", "lower", "upper", "lower_low", "upper_high"))
+    assert found["n_patients"] == 1
+    make, alt = page.draw(analysis, "x")["agreement"]
+    assert len(make().axes) == 3
+    assert "limits — to —" in alt
 
 
 # Runs of an earlier version, damaged ones, runs that do not go together

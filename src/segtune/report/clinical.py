@@ -92,7 +92,7 @@ def _last(path: Path, columns: Sequence[str]) -> list[Row]:
     columns = (*columns, *COUNTS)
     if any(None in row.values() for row in rows):
         raise InputError(f"{path}: has a line that is cut off.")
-    values = np.array([[row[key] for key in columns] for row in rows], dtype=float).reshape(-1, len(columns))
+    values = np.array([[float(row[key]) for key in columns] for row in rows]).reshape(-1, len(columns))
     at = {key: values[:, i] for i, key in enumerate(columns)}
     wrong = np.isinf(values).any(1)
     for key, value in at.items():

@@ -241,8 +241,8 @@ def agreement(rows: Sequence[tuple[str, Mapping[str, Agreement]]], *, title: str
         column[-1].set_xlabel(f"mean of both [{unit}", fontsize="small")
         pad = 0.08 * (max(ends) - min(ends) or 1)
         column[0].set_ylim(min(ends) - pad, max(ends) + pad)  # a limit's interval may leave the figure: numbers say it
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    handles = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     figure.suptitle(text(textwrap.fill(title, 30 * len(names))), fontsize="medium")
     return figure
 
@@ -262,7 +262,7 @@ def _draw_agreement(axes: Axes, one: Agreement) -> tuple[int, list[float]]:
             axes.axhspan(*interval, color=ORANGE, alpha=0.15, linewidth=0, label=shade)
     if np.isfinite(one.bias):
         axes.axhline(one.bias, color=BLUE, linewidth=1.5, label="bias")
-    label = "a patient, its mean over runs and their sd" if bars.any() else "a patient"
+    label = "a patient (bar: sd between its runs)"
     axes.errorbar((true + predicted) / 2, errors, yerr=bars, fmt="o", color="black", markersize=4, linewidth=0.8, label=label)
     axes.grid(alpha=0.3)
     ends = np.array([*(errors - bars), *(errors + bars), one.lower, one.upper])
