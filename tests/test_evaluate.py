@@ -176,6 +176,15 @@ def test_patients_that_every_run_has_seen_are_no_test(runs, evaluated, tmp_path)
         evaluated([copy, runs[1]], *OWN)
 
 
+def test_the_phantom_read_as_rvsc_may_be_the_phantom_and_one_of_another_seed_is_not(runs):
+    one = evaluate.origin(trained.load(runs[0]))
+    about = {name: {"reader": {"_target_": f"segtune.data.{name}.read"}} for name in ("phantom", "rvsc", "acdc")}
+    assert evaluate._may_be_alike(one, about["rvsc"])
+    assert evaluate._may_be_alike(one, about["phantom"] | {"seed": 0})
+    assert not evaluate._may_be_alike(one, about["phantom"] | {"seed": 1})
+    assert not evaluate._may_be_alike(one, about["acdc"])
+
+
 def test_patients_with_the_names_of_training_patients_are_told(runs, evaluated, caplog):
     _, folder = evaluated(runs[0], "data=phantom", "data.n_patients=5")  # the same four, and one more
     first, second = results.read_result(runs[0])["data"]["patients"]["train"]

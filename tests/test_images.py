@@ -173,9 +173,9 @@ def test_a_place_is_read_without_the_pixels_and_agrees_with_the_image(tmp_path):
     write_heart(tmp_path, slices=1, phases=1, InstanceNumber=7, SpacingBetweenSlices=9)
     path = tmp_path / "im1.dcm"
     image, header = dicom.read(path)
-    assert dicom.read_place(path) == (header, image.shape, 0, 7)
+    assert dicom.read_place(path)[:4] == (header, image.shape, 0, 7)
     path.write_bytes(path.read_bytes()[:-200])
-    assert dicom.read_place(path) == (header, image.shape, 0, 7)
+    assert dicom.read_place(path)[:4] == (header, image.shape, 0, 7)
     with pytest.raises(InputError, match="im1.dcm: damaged or incomplete"):
         dicom.read(path)
 
@@ -256,6 +256,31 @@ def test_the_case_of_nnu_net_s_only_channel_is_the_name_without_it(tmp_path, nam
     for name in names:
         volumes.write(tmp_path / name, volumes.pixels(1))
     assert list(told(tmp_path)) == expected
+
+
+def why(root):
+    (patient,) = images.find(root).patients
+    assert patient.gap_mm is None
+    return patient.undefined
+
+
+def test_two_patients_or_studies_in_one_folder_are_no_heart(tmp_path):
+    write_heart(tmp_path / "in", PatientID="1")
+    assert images.find(tmp_path).patients[0].undefined == ""
+    write_heart(tmp_path / "in", names="b{}.dcm".format, PatientID="2")
+    assert why(tmp_path) == "its images are of several patients or studies: give each a folder of its own"
+
+
+def test_names_of_the_rvsc_that_the_headers_contradict_give_no_slices(tmp_path):
+    write_heart(tmp_path / "25", slices=2, phases=25, names=lambda count: f"P01-{count - 1:04}.dcm")
+    assert "are not at one place, by their headers" in why(tmp_path / "25")
+    write_heart(tmp_path / "gap", slices=2, phases=20, names=lambda count: f"P01-{count - 1:04}.dcm", SpacingBetweenSlices=10)
+    assert why(tmp_path / "gap") == "slices 0 and 1, by their names, are 8 mm apart, by their headers 10"
+    write_heart(tmp_path / "20", slices=2, phases=20, names=lambda count: f"P01-{count - 1:04}.dcm")
+    assert images.find(tmp_path / "20").patients[0].undefined == ""
+    write_heart(tmp_path / "two", slices=1, phases=5, names=lambda count: f"P01-{count - 1:04}.dcm")
+    write_heart(tmp_path / "two", slices=1, phases=5, names=lambda count: f"P01-{count + 19:04}.dcm", PatientID="2")
+    assert why(tmp_path / "two") == "its images are of several patients or studies, whatever their names say"
 
 
 # Both

@@ -125,6 +125,7 @@ IMAGES = {  # array, settings, message
     "NaN spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, np.nan, 9, 0, 0, 0, 0]}, "the spacing as 0.7 x nan x 9 mm"),
     "another affine": (volumes.pixels(1), {"srow_x": [-5, 0, 0, 0]}, "affine gives the spacing as 5 x 0.8 x 9 mm, pixdim as"),
     "NaN affine": (volumes.pixels(1), {"srow_x": [np.nan, 0, 0, 0]}, "its axes do not span a space"),
+    "sheared affine": (volumes.pixels(1), {"srow_x": [-0.7, 0, 5.2, 0], "srow_z": [0, 0, 7.35, 0]}, "the affine is sheared"),
     "flat affine": (volumes.pixels(1), {"srow_y": [0, 0, 0, 0]}, "its axes do not span a space"),
     "equal axes": (volumes.pixels(1), {"srow_x": [0, 0, 0, 0], "srow_y": [0.7, 0.8, 0, 0]}, "its axes do not span a space"),
     "a quaternion that is none": (volumes.pixels(1), {"sform_code": 0, "quatern_b": 5}, "damaged NIfTI header"),

@@ -368,7 +368,8 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
             return _unknown_key(str(cause).split("'")[1], config_name)
         if isinstance(cause, OSError) and cause.errno in DISK:
             where = cause.filename2 or cause.filename or "the disk"
-            return f"{where}: {cause.strerror}. What was done is kept; cure this and start the same again."
+            kept = "What was done is kept; cure this" if config_name == "config" else "Cure this"
+            return f"{where}: {cause.strerror}. {kept} and start the same again."
     if memory := out_of_memory(error):
         return memory
     if any(type(cause).__name__ == "InvalidCxxCompiler" or "Failed to find C compiler" in str(cause) for cause in chain):

@@ -193,8 +193,7 @@ def trained_on(
             "these are the data of run %s: %d of %d patients are left out, for they were on its training side.%s",
             *(told, len(seen), len(patients), chosen),
         )
-    source = (reader_of(data), data.get("seed"))  # of another seed, it is another phantom
-    others = [one for one in origins if one not in own and (one.reader, one.data.get("seed")) == source]
+    others = [one for one in origins if one not in own and _may_be_alike(one, data)]
     if alike := sorted(patients & frozenset().union(*(one.trained for one in others))):
         log.warning(
             "%d of %d patients are called like patients that run %s was trained on (%s). If they are the same, the figures "
@@ -203,6 +202,12 @@ def trained_on(
             printable(", ".join(alike[:5]) + (", ..." if len(alike) > 5 else "")),
         )
     return seen
+
+
+def _may_be_alike(one: Origin, data: Mapping[str, Any]) -> bool:
+    """Whether two data sets may hold the same patients: of one kind, and not phantoms of different seeds."""
+    seeds = {one.data.get("seed"), data.get("seed")}
+    return _kind(one.reader) == _kind(reader_of(data)) and (None in seeds or len(seeds) == 1)
 
 
 # Scoring

@@ -74,6 +74,9 @@ def predict(cfg: DictConfig) -> None:
     The folder appears whole or not at all. Raises: InputError for a run, an image or a folder that cannot be.
     """
     config = app.plain(cfg)
+    for key in ("input", "output"):
+        if not isinstance(config[key], str | int):
+            raise InputError(f"{key}={config[key]}: give a folder, like {key}={'scans' if key == 'input' else 'predicted'}.")
     source, output = (Path(str(config[key])).expanduser() for key in ("input", "output"))
     check_apart(source, output)
     found = images.find(source)
@@ -203,7 +206,8 @@ def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:
             spacing_mm, gap_mm = discs[0].spacing_mm, discs[0].gap_mm or math.nan
             n_pixels = (row["n_pixels"] for _, row in pairs)
             volume_ml = math.nan if why else volumes.volume_ml(n_pixels, spacing_mm=spacing_mm, gap_mm=gap_mm)
-            about = {"patient": patient, "phase": phase, "n_slices": len(pairs), "n_lacking": n_slices - len(pairs)}
+            n_lacking = 0 if pairs[0][0].undefined else n_slices - len(pairs)
+            about = {"patient": patient, "phase": phase, "n_slices": len(pairs), "n_lacking": n_lacking}
             rows.append({**about, "volume_ml": volume_ml, "undefined": why})
     return rows
 

@@ -165,7 +165,7 @@ def _targets(value: Any) -> Iterator[Any]:
 
 def load_all(runs: Any, *, which: str, accelerator: str) -> list[Trained]:
     """The runs of an ensemble: a folder or a list of them. Raises: InputError; also if they look for different structures."""
-    folders = list(runs or []) if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]  # a name may be a number
+    folders = [runs] if isinstance(runs, str | int | float) else list(runs or [])  # a name may look like a number
     if not folders:
         raise InputError("run=: give the folder of a run, run=outputs/runs/0123456789ab, or several, run=[a,b].")
     models = [load(str(folder), which=which, device=device(accelerator)) for folder in folders]

@@ -20,6 +20,7 @@ TAGS = [
     *("PixelSpacing", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"),
 ]
 PLACE = ["Rows", "Columns", "TriggerTime", "InstanceNumber", *TAGS[-4:]]  # of `read_place`, which reads no pixels
+WHOSE = ["PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID"]  # compared, as a hash; never kept
 
 
 class Header(NamedTuple):
@@ -32,12 +33,16 @@ class Header(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an image belongs among others. shape: (H, W). trigger_ms: in the beat; instance: its number; inf where not told."""
+    """Where an image belongs among others. shape: (H, W). trigger_ms: in the beat; instance: its number; inf where not told.
+
+    whose: differs between patients and between studies, and tells nothing else.
+    """
 
     header: Header
     shape: tuple[int, int]
     trigger_ms: float
     instance: float
+    whose: int
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], Header]:
@@ -59,15 +64,16 @@ def read_place(path: Path) -> Place | None:
     Raises: InputError as `read`, but for what the pixels alone tell.
     """
     with _explained(path):
-        dataset = pydicom.dcmread(path, specific_tags=PLACE, stop_before_pixels=True)
+        dataset = pydicom.dcmread(path, specific_tags=[*PLACE, *WHOSE], stop_before_pixels=True)
         kind = pydicom.uid.UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
         if kind.name != kind and "Image Storage" not in kind.name:  # known: a directory, a report, raw data
             return None
         shape = tuple(int(n) for name in ("Rows", "Columns") for n in _numbers(dataset, name))
         trigger_ms, instance = ((*_numbers(dataset, name), math.inf)[0] for name in ("TriggerTime", "InstanceNumber"))
+        whose = hash(tuple(str(dataset.get(name)) for name in WHOSE))
     if len(shape) != 2:
         raise InputError(f"{path}: the header gives no size (Rows, Columns), so there is no image in it. Move it elsewhere.")
-    return Place(_header(path, dataset), (shape[0], shape[1]), trigger_ms, instance)
+    return Place(_header(path, dataset), (shape[0], shape[1]), trigger_ms, instance, whose)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ ACDC_FRAME = re.compile("_frame([0-9]{1,4})$")
 class Image(NamedTuple):
     """An image as a Slice, whose mask is all False.
 
-    file: its file's name, without the folder. phase: ED, ES, a phase's or frame's number, or empty where there is only one.
+    file: its file's name, without the folder; empty where it may be a person's: of DICOM files that are not named like the
+    RVSC's. phase: ED, ES, a phase's or frame's number, or empty where there is only one.
     undefined: why slice_index and phase are not known (then 0 and empty); empty if they are.
     """
 
@@ -72,7 +73,7 @@ class Patient:
         for frame in self.frames:
             pixels, header = dicom.read(frame.path)
             item = _unlabelled(pixels, self.patient, frame.number, frame.slice_index, None, header.spacing_mm, self.gap_mm)
-            yield Image(item, frame.path.name, frame.phase, self.undefined)
+            yield Image(item, "" if self.folder else frame.path.name, frame.phase, self.undefined)
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,29 @@ def _by_name(patient: str, frames: Mapping[int, tuple[Path, Place]]) -> Patient:
         Frame(path, number, place, number // rvsc.PHASES_PER_SLICE, str(number % rvsc.PHASES_PER_SLICE))
         for number, (path, place) in sorted(frames.items())
     ]
-    return Patient(patient, found, dicom.gap_mm((frame.slice_index, frame.place.header) for frame in found), "", "")
+    gap_mm = dicom.gap_mm((frame.slice_index, frame.place.header) for frame in found)
+    if why := _why_not_as_named(found, gap_mm):
+        return Patient(patient, [frame._replace(slice_index=0, phase="") for frame in found], None, why, "")
+    return Patient(patient, found, gap_mm, "", "")
+
+
+def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
+    """What in the headers contradicts slices that are counted by the files' names; empty if nothing does, or none tells."""
+    if len({frame.place.whose for frame in frames}) > 1:
+        return "its images are of several patients or studies, whatever their names say"
+    if not all(frame.place.header.position and frame.place.header.axes for frame in frames):
+        return ""
+    along: dict[int, list[float]] = {}
+    for frame in frames:
+        along.setdefault(frame.slice_index, []).append(_along(frame.place))
+    if any(max(at) - min(at) > SAME_PLACE_MM for at in along.values()):
+        return f"images {rvsc.PHASES_PER_SLICE} * slice + phase, by their names, are not at one place, by their headers"
+    for (here, a), (there, b) in itertools.pairwise(sorted(along.items())):
+        if gap_mm is not None and abs(abs(b[0] - a[0]) - (there - here) * gap_mm) > EVEN * gap_mm:
+            return (
+                f"slices {here} and {there}, by their names, are {abs(b[0] - a[0]):.3g} mm apart, by their headers {gap_mm:.3g}"
+            )
+    return ""
 
 
 def _by_place(patient: str, files: Sequence[tuple[Path, Place]], folder: str) -> Patient:
@@ -229,6 +252,8 @@ def _by_place(patient: str, files: Sequence[tuple[Path, Place]], folder: str) ->
 def _why_no_stack(places: Sequence[Place]) -> str:
     """What keeps images from being parallel slices on one grid; empty if nothing does."""
     first = places[0]
+    if len({place.whose for place in places}) > 1:
+        return "its images are of several patients or studies: give each a folder of its own"
     if not all(place.header.position and place.header.axes for place in places):
         return "the images do not say where they lie (ImagePositionPatient, ImageOrientationPatient)"
     if any(place.shape != first.shape for place in places):

@@ -30,6 +30,7 @@ HEADERS: dict[bytes, type[Nifti1Header]] = {
 MAX_BYTES = 2**30  # of one volume, its pixels as float32 at least: 512 x 512 x 1024
 MAX_EXTENSION_BYTES = 2**24  # between the header and the pixels; passed over, it may hold a name
 CHUNK_BYTES = 2**20
+UPRIGHT = 0.99  # volume of a voxel, as a share of the product of its sides, below which its axes are not at right angles
 AGREE = 0.01  # how far two statements of one distance may differ, as a share of it
 GRID = (  # the header's fields that say where its pixels lie
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -241,6 +242,11 @@ def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] 
         volume = abs(np.linalg.det(columns / lengths)) if np.isfinite(affine).all() and lengths.all() else 0.0
     if not volume > 0.5:
         raise InputError(f"{path}: the affine is not that of an image: its axes do not span a space. Restore the header.")
+    if volume < UPRIGHT:
+        raise InputError(
+            f"{path}: the affine is sheared: its axes are not at right angles, so that the sizes of a pixel tell neither "
+            "distances nor volumes. Resample it onto an upright grid."
+        )
     if not np.allclose(lengths[: len(zooms)], zooms, rtol=AGREE, atol=0):
         raise InputError(
             f"{path}: the affine gives the spacing as {' x '.join(f'{length:g}' for length in lengths)} mm, pixdim as "
