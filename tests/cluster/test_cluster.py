@@ -193,7 +193,7 @@ def test_a_task_that_never_gets_to_the_end_of_an_epoch_gives_up_and_says_why():
     run = [*TINY, "loss=bce", "loss._target_=broken_losses.stuck", "reg=none", "trainer.max_epochs=2", "-m", "outputs=o"]
     process = subprocess.Popen([sys.executable, "-m", "segtune", *run, *CLUSTER], stderr=subprocess.PIPE, text=True)
     for attempt in range(1, 6):
-        until(lambda n=attempt: logs("o").count("run ") >= n)  # it is in its first epoch for the nth time
+        until(lambda n=attempt: logs("o").count(": loss=") >= n)  # it is in its first epoch for the nth time
         time.sleep(1)
         slurm_says("scancel", "--signal=USR2", job())
     _, said = process.communicate(timeout=120)
