@@ -3,8 +3,6 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import volumes
 from segtune.data import nnunet
@@ -126,7 +124,7 @@ DAMAGE = {
     "a list": (text("[]"), "dataset.json: not an object of keys"),
     "nested": (text("[" * 100_000), "dataset.json: not usable as JSON"),
     "an endless number": (text('{"numTraining": ' + "9" * 5000 + "}"), "dataset.json: not usable as JSON"),
-    "too large": (text(" " * (2**24 + 1)), "dataset.json: larger than 16 MiB"),
+    "too large": (text(" " * (2**22 + 1)), "dataset.json: larger than 4 MiB"),
     "not text": (lambda r: (r / "dataset.json").write_bytes(b'{"a": "\xff"}'), "dataset.json: not usable as JSON"),
     "a key twice": (text('{"labels": {"a": 1, "a": 2}}'), "the key 'a' is there twice"),
     "no label": (about(labels={}), "dataset.json, key labels: names no label"),
@@ -196,35 +194,3 @@ def test_damaged_data_are_refused_by_name(tmp_path, name):
     with pytest.raises(InputError, match=message) as caught:
         read(root)
     assert "Secret" not in str(caught.value)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.sampled_from(["0", "1", "RV", "", "a.nii.gz", ".nii"]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["0", "1", "RV", "label", ""]), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.one_of(
-        st.binary(max_size=60),
-        st.dictionaries(st.sampled_from([*V2, "modality", "training", "file_ending"]), JSON).map(
-            lambda keys: json.dumps({**V2, **keys}).encode()
-        ),
-        JSON.map(lambda value: json.dumps(value).encode()),
-    )
-)
-def test_any_dataset_json_is_understood_or_refused_in_one_clear_message(tmp_path, content):
-    path = tmp_path / "dataset.json"
-    path.write_bytes(content)
-    found = []
-    message = volumes.said(lambda: found.append(nnunet.read_json(path)))
-    if message is None:
-        assert all(isinstance(name, str) and values for name, values in found[0].labels.items())
-        assert found[0].channels
-    else:
-        assert message.startswith(str(path))
-        assert len(message) < 300 + len(str(path))

@@ -60,7 +60,8 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
         message = explain(error, config_name)
         if message is None or wants_traceback:
             raise
-        sys.exit(f"segtune: {message}")
+        line = "".join(character if character.isprintable() else " " for character in message)  # a file's name may hold anything
+        sys.exit(f"segtune: {line}")
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
