@@ -187,3 +187,14 @@ def test_an_unknown_target_and_a_missing_folder_are_refused(tmp_path):
 def test_nothing_of_a_header_or_of_info_but_the_frames_is_kept(tmp_path):
     write_patient(tmp_path, 1, info=f"{INFO}Name: Secret\n")
     assert "Secret" not in repr([vars(item) for item in read(tmp_path)])
+
+
+def test_a_link_may_lead_to_what_lies_beside_training(tmp_path):
+    folder = write_patient(tmp_path / "training", 1)
+    expected = read(tmp_path).fingerprint()
+    image = folder / f"{ONE}.nii.gz"
+    shutil.move(image, tmp_path / "store")
+    image.symlink_to(tmp_path / "store")
+    assert read(tmp_path).fingerprint() == expected
+    with pytest.raises(InputError, match=f"{ONE}.nii.gz: this link leads out of .*training"):
+        read(tmp_path / "training")

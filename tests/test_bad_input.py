@@ -97,8 +97,6 @@ def test_a_file_that_is_none_leads_elsewhere_or_never_ends_is_refused_by_name_at
     write, read = READERS[reader]
     root = tmp_path / "data"
     write(root)
-    if damage == "zeros after its content" and name.endswith((".png", ".dcm")):
-        read(root)  # what follows a PNG's end is not read; a DICOM file of that size is refused below
     DAMAGE[damage](root / name)
     message, megabytes = refused(lambda: read(root))
     assert str(root / name) in message
@@ -157,9 +155,7 @@ def test_the_command_ends_with_1_and_one_line_for_a_zip_bomb(tmp_path):
         for _ in range(256):
             file.write(bytes(2**20))
     for verb in ("segtune", "segtune.check"):
-        done = command(
-            verb, "data=acdc", f"data.root={tmp_path / 'data'}", "trainer.accelerator=cpu"[: 99 * (verb == "segtune")]
-        )
+        done = command(verb, "data=acdc", f"data.root={tmp_path / 'data'}", "trainer.accelerator=cpu")
         assert done.returncode == 1
         assert done.stderr == f"segtune: {image}: it holds more than the 12 x 10 x 3 pixels of its header. Copy it again.\n"
 

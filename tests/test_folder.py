@@ -154,7 +154,24 @@ def nan(path):
     path.unlink()
 
 
+def tiff(*tags, then=0, size=200):
+    """A TIFF of 12 x 10 zeros with these tags (number, type, count, value) after its own, and a pointer to a further image."""
+    own = [(256, 3, 1, 12), (257, 3, 1, 10), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    own += [tag for tag in ((273, 4, 1, 8), (278, 3, 1, 10), (279, 4, 1, 120)) if tag[0] not in {one[0] for one in tags}]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in sorted([*own, *tags]))
+    head = b"II*\0" + struct.pack("<I", 128) + bytes(120) + struct.pack("<H", len(entries) // 12) + entries
+    return (head + struct.pack("<I", then)).ljust(size, b"\0")
+
+
+def as_tiff(content):
+    return lambda image, mask: image.rename(image.with_suffix(".tif")).write_bytes(content)
+
+
 DAMAGE = {
+    "a thousand strips for ten rows": (
+        as_tiff(tiff((273, 4, 1000, 400), (278, 3, 1, 1), (279, 4, 1000, 400), size=9000)),
+        r"a_2.tif: damaged, cut off, or no PNG or TIFF file .ValueError",
+    ),
     "no masks": (lambda i, m: shutil.rmtree(m.parent), "there is no folder masks in it. Give the folder that holds images and"),
     "no images": (lambda i, m: shutil.rmtree(i.parent), "there is no folder images in it"),
     "no mask": (lambda i, m: m.unlink(), "images/a_2.png: there is no file a_2 in .*masks to go with it. Add it"),
@@ -191,4 +208,15 @@ def test_damaged_data_are_refused_by_name(tmp_path, name):
     assert len(read(root)) == 3
     damage(root / "images" / "a_2.png", root / "masks" / "a_2.png")
     with pytest.raises(InputError, match=message):
+        read(root)
+
+
+def test_a_tiff_written_by_hand_is_read_and_one_that_leads_to_a_further_image_is_not(tmp_path):
+    """So that the damage above is what it seems to be."""
+    root = write(tmp_path)
+    path = (root / "images" / "a_2.png").rename(root / "images" / "a_2.tif")
+    path.write_bytes(tiff())
+    assert not read(root)[0].image.any()
+    path.write_bytes(tiff(then=256, size=256) + tiff()[128:])
+    with pytest.raises(InputError, match="a_2.tif: several images in one file"):
         read(root)

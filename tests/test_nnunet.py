@@ -135,11 +135,17 @@ DAMAGE = {
     "a label of half": (about(labels={"RV": 0.5}), "key labels: 'RV': '0.5' does not"),
     "a label of nothing": (about(labels={"RV": []}), "key labels: 'RV': '\\[\\]' does not"),
     "names both ways": (about(labels={"RV": "LV"}), "key labels: 'RV': 'LV' does not"),
+    "a label of two lines": (about(labels={"RV\nx": 1}), r"key labels: 'RV\\nx': a name has up to 100 visible characters"),
+    "a label of a thousand letters": (about(labels={"x" * 1000: 1}), "key labels: 'xxx.*x': a name has up to 100 visible"),
+    "half a letter": (about(labels={"\ud800": 1}), r"key labels: '\\ud800': a name has up to 100 visible characters"),
     "a name twice": (about(labels={"1": "RV", "2": "RV"}), "key labels: 'RV' is there twice"),
     "pixels to be ignored": (about(labels={"RV": 1, "ignore": 2}), "key labels: ignore: every pixel is learnt from"),
     "no channels": (about(channel_names={}), "key channel_names: does not name the channels, counted from 0"),
     "channels from 1": (about(channel_names={"1": "MRI"}), "key channel_names: does not name the channels"),
     "a channel without a name": (about(channel_names={"0": 3}), "key channel_names: a channel's name is a text"),
+    "a channel of two lines": (about(channel_names={"0": "MRI\nx"}), "key channel_names: a channel's name is a text of up to"),
+    "a case of two lines": (about(training=["la\n_003.nii.gz"]), "key training: not a list like"),
+    "a number of cases beyond counting": (about(numTraining=10**4000), "key numTraining: '1000000000.*' is not a number"),
     "files elsewhere": (about(dataset={}), "key dataset: files elsewhere are not read"),
     "another format": (about(file_ending=".mha"), "key file_ending: '.mha', but only .nii.gz and .nii are read"),
     "an ending that is none": (about(file_ending=[1]), r"key file_ending: '\[1\]'"),
@@ -194,3 +200,12 @@ def test_damaged_data_are_refused_by_name(tmp_path, name):
     with pytest.raises(InputError, match=message) as caught:
         read(root)
     assert "Secret" not in str(caught.value)
+
+
+def test_of_many_labels_and_channels_a_message_lists_ten(tmp_path):
+    labels = {f"l{index}": index for index in range(1, 60000)}
+    write(tmp_path, labels=labels, channel_names={str(index): f"c{index}" for index in range(64)})
+    with pytest.raises(InputError, match=r"which has l1, l2, .*, l10, ... \(59999\)\."):
+        read(tmp_path, "heart")
+    with pytest.raises(InputError, match=r"Choose data.channel: 0 \(c0\), .*, 9 \(c9\), ... \(64\)\."):
+        read(tmp_path, "l1")

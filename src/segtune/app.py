@@ -60,7 +60,7 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
         message = explain(error, config_name)
         if message is None or wants_traceback:
             raise
-        line = "".join(character if character.isprintable() else " " for character in message)  # a file's name may hold anything
+        line = "".join(one if one.isprintable() else " " for one in message)  # the name of a file may hold anything
         sys.exit(f"segtune: {line}")
 
 

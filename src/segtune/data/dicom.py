@@ -18,7 +18,6 @@ from segtune.data import names
 from segtune.data.slices import SPACINGS_MM
 from segtune.errors import InputError
 
-logging.getLogger("pydicom").addHandler(logging.NullHandler())
 logging.getLogger("pydicom").propagate = False  # it logs tracebacks, and warnings that quote headers, which may hold names
 
 TAGS = [
