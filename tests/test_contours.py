@@ -64,6 +64,11 @@ def test_shoelace_by_hand():
         ("1 1\n5 1\n5 inf\n", "line 3: '5 inf' is not a point"),
         ("1 1\nfive 1\n5 5\n", "line 2: 'five 1' is not a point"),
         ("1 1\n5 1 7\n5 5\n", "line 2: '5 1 7' is not a point"),
+        ("1 1 _\n5 1\n5 5\n", "line 1: '1 1 _' is not a point"),
+        ("1 1\n5 \u0661\n5 5\n", "line 2: '5 \u0661' is not a point"),
+        ("1 1\n5 1\n5 -1e7\n", "line 3: '5 -1e7' is not a point; write two finite numbers, `x y`, in pixels"),
+        ("".join(f"{n} {n % 7}\n" for n in range(10_001)), "10001 points; more than 10000 are not read"),
+        (" " * (2**20 + 1), "larger than 1 MiB"),
         ("\x89PNG\n", "line 1"),
     ],
 )

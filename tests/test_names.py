@@ -1,4 +1,6 @@
 import os
+import signal
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +80,36 @@ def test_names_that_differ_in_one_number_alone_are_patients(single):
     assert [said.patient for said in names.parse(single, None, EVERY).values()] == single
 
 
+@pytest.mark.parametrize("pattern", ["(?P<patient>(a|a)*)b", "(?P<patient>(.*)*)x$", "(?P<patient>(a+)+)$"])
+def test_a_pattern_that_would_go_on_for_years_is_stopped(monkeypatch, pattern):
+    monkeypatch.setattr(names, "MATCH_S", 0.1)
+    with pytest.raises(InputError, match="data.patient=.*: takes longer than 0.1 s, as repeats within repeats do. Write one"):
+        names.parse(["a" * 60 + "!"], pattern, EVERY)
+
+
+def test_the_bound_leaves_no_alarm_and_somebody_else_s_alone():
+    called = []
+    before = signal.signal(signal.SIGALRM, lambda *_: called.append(True))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 50)
+        names.parse(["a_1"], "(?P<patient>a)", EVERY)
+        assert 40 < signal.setitimer(signal.ITIMER_REAL, 0)[0] <= 50
+        names.parse(["a_1"], "(?P<patient>a)", EVERY)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        os.kill(os.getpid(), signal.SIGALRM)
+        assert called == [True]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_names_are_parsed_in_another_thread_too():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(names.parse(["a_1"], "(?P<patient>a)", EVERY)))
+    thread.start()
+    thread.join()
+    assert found == [{"a_1": names.Name("a", None, None, None)}]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=20), st.lists(st.text(alphabet="ab01_/-", min_size=1, max_size=8), max_size=4, unique=True))
 def test_any_text_as_a_pattern_works_or_is_refused(pattern, there):
@@ -109,3 +141,18 @@ def test_links_out_pipes_and_names_that_cannot_be_shown_are_refused(tmp_path):
         names.entries(folder, folder)
     with pytest.raises(InputError, match="nowhere: this folder cannot be read"):
         names.entries(folder / "nowhere", folder)
+
+
+def test_a_file_that_cannot_be_opened_or_followed_is_refused_by_name(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read anything
+    with pytest.raises(InputError, match="a: cannot be read .Permission denied.. Restore it"):
+        names.check_file(path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os.path, "realpath", refuse)
+    with pytest.raises(InputError, match="a: cannot be read .Permission denied.. Restore it"):
+        names.entries(tmp_path, tmp_path)

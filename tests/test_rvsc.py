@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 import time
 
@@ -261,3 +262,51 @@ def test_a_list_names_manual_contours_only(tmp_path):
     a_file(tmp_path, "P09list.txt").write_text("P09-0020-icontour-auto.txt")
     with pytest.raises(InputError, match="line 1: .* does not name a contour of patient P09"):
         rvsc.read(tmp_path, target="endocardium")
+
+
+def test_links_may_lead_elsewhere_in_the_root_but_not_out_of_it(tmp_path):
+    root, store = tmp_path / "data", tmp_path / "data" / "store"
+    write_patient(root, 9, [20, 22], n_frames=3)
+    expected = rvsc.read(root, target="endocardium").fingerprint()
+    image = a_file(root, "P09-0022.dcm")
+    image.rename(store)
+    image.symlink_to(store)
+    (root / "TrainingSet" / "loop").symlink_to(root / "TrainingSet")
+    assert rvsc.read(root, target="endocardium").fingerprint() == expected
+    with pytest.raises(InputError, match=r"P09-0022\.dcm: this link leads out of .*TrainingSet, where nothing is read"):
+        rvsc.read(root / "TrainingSet", target="endocardium")
+
+
+@pytest.mark.parametrize("name", ["TrainingSet", "TrainingSet/patient09", "TrainingSet/patient09/P09dicom"])
+def test_a_folder_that_is_a_link_out_is_refused_and_not_passed_over(tmp_path, name):
+    write_patient(tmp_path / "data", 8, [20], n_frames=1)
+    write_patient(tmp_path / "data", 9, [20], n_frames=1)
+    (tmp_path / "data" / name).rename(tmp_path / "outside")
+    (tmp_path / "data" / name).symlink_to(tmp_path / "outside")
+    for look in (lambda root: rvsc.read(root, target="endocardium"), lambda root: list(rvsc.contour_files(root))):
+        with pytest.raises(InputError, match=f"{name}: this link leads out of"):
+            look(tmp_path / "data")
+
+
+def test_a_folder_that_cannot_be_read_is_refused_and_not_passed_over(tmp_path, monkeypatch):
+    write_patient(tmp_path, 8, [20], n_frames=1)
+    write_patient(tmp_path, 9, [20], n_frames=1)
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("patient09"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="patient09: this folder cannot be read .Permission denied.. Restore it"):
+        rvsc.read(tmp_path, target="endocardium")
+
+
+def test_digits_and_letters_of_other_scripts_make_no_name_of_a_file(tmp_path):
+    write_patient(tmp_path, 9, [20], n_frames=1)
+    contour = a_file(tmp_path, "*icontour*")
+    for name in ("P09-0021-\u0131contour-manual.txt", "P09-\u0660\u0660\u0662\u0661-icontour-manual.txt"):
+        contour.with_name(name).write_text("1 1")
+    assert [name for *_, name, _ in rvsc.contour_files(tmp_path)] == [contour, a_file(tmp_path, "*ocontour*")]
+    assert len(rvsc.read(tmp_path, target="endocardium")) == 1

@@ -60,7 +60,8 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
         message = explain(error, config_name)
         if message is None or wants_traceback:
             raise
-        sys.exit(f"segtune: {message}")
+        line = "".join(one if one.isprintable() else " " for one in message)  # the name of a file may hold anything
+        sys.exit(f"segtune: {line}")
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:

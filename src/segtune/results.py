@@ -286,7 +286,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     """status.json, or None where there is none that can be read: what it says can be found out without it."""
     try:
         status = json.loads((folder / STATUS).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return status if isinstance(status, dict) else None
 
@@ -548,7 +548,7 @@ def _read_json(path: Path, cure: str) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). {cure}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}). {cure}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: damaged (not an object of keys and values). {cure}")

@@ -33,10 +33,10 @@ def read(root: str | os.PathLike[str], *, target: str, empty: str = "keep") -> S
     """
     if target not in TARGETS:
         raise InputError(f"data.target={target}: ACDC has the structures {', '.join(TARGETS)}.")
-    folder = names.opened(root)
-    if any(path.name == "training" and path.is_dir() for path in names.entries(folder, folder)):
+    top = folder = names.opened(root)
+    if any(path.name == "training" and path.is_dir() for path in names.entries(folder, top)):
         folder = folder / "training"
-    patients = [path for path in names.entries(folder, folder) if path.is_dir()]
+    patients = [path for path in names.entries(folder, top) if path.is_dir()]
     if not patients:
         raise InputError(
             f"data.root={root}: no folder of a patient (like patient001) in {folder}. Give the folder that holds them, or its "
@@ -48,7 +48,7 @@ def read(root: str | os.PathLike[str], *, target: str, empty: str = "keep") -> S
                 f"{path}: not named like the folder of a patient, patient001. Give the right data.root or move it."
             )
     labels = nifti.Labels(frozenset(range(4)), frozenset({TARGETS[target]}), "ACDC")
-    return collected((item for path in patients for item in _read_patient(path, folder, labels)), empty=empty)
+    return collected((item for path in patients for item in _read_patient(path, top, labels)), empty=empty)
 
 
 def _read_patient(folder: Path, root: Path, labels: nifti.Labels) -> Iterator[Slice]:
@@ -74,16 +74,10 @@ def read_info(path: Path) -> dict[Phase, int]:
 
     Raises: InputError naming file and line.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_INFO_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
-    if len(content) > MAX_INFO_BYTES:
-        raise InputError(f"{path}: too long for the few lines of an Info.cfg. Restore it.")
+    lines = names.content(path, MAX_INFO_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     frames: dict[Phase, int] = {}
     phases: tuple[Phase, ...] = ("ED", "ES")
-    for number, line in enumerate(content.decode("utf-8-sig", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         key, _, value = (part.strip() for part in line.partition(":"))
         for phase in phases:
             if key != phase:

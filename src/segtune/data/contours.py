@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from segtune.data import names
 from segtune.errors import InputError
 
 Rasteriser = Callable[[NDArray[np.float64], tuple[int, int]], NDArray[np.bool_]]
 
+MAX_BYTES, MAX_POINTS = 2**20, 10_000  # of a contour file; drawn by hand it has a few hundred points
+FAR_PX = 1e6  # no image has a point that far away
 EDGE_PX = 1.0  # how far outside the outermost pixel centres a vertex may lie [pixels]
 
 
@@ -20,25 +23,25 @@ def read(path: Path) -> NDArray[np.float64]:
     """Vertices of the contour in a text file, one `x y` pair per line, closed or not.
 
     Returns: (N, 2) float64, N >= 3, columns x (column) and y (row) [pixels].
-    Raises: InputError naming file and line for anything that is not two finite numbers, and for fewer than 3 points.
+    Raises: InputError naming file and line for anything that is not two numbers, and for fewer than 3 points or too many.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as a contour ({error.strerror}).") from error
+    lines = names.content(path, MAX_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     points = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         fields = line.replace(",", " ").split()
         if not fields:
             continue
         try:
-            x, y = (float(field) for field in fields if "_" not in field)  # Python's 1_0 is no number of a contour
+            x, y = (float(field) for field in fields)
         except ValueError:
             x = y = np.nan
-        if not (np.isfinite(x) and np.isfinite(y)):
+        is_plain = all(field.isascii() and "_" not in field for field in fields)  # 1_0 is a number to Python alone
+        if not (is_plain and abs(x) < FAR_PX and abs(y) < FAR_PX):
             shown = line.strip()[:40]
-            raise InputError(f"{path}, line {number}: {shown!r} is not a point; write two finite numbers, `x y`.")
+            raise InputError(f"{path}, line {number}: {shown!r} is not a point; write two finite numbers, `x y`, in pixels.")
         points.append((x, y))
+    if len(points) > MAX_POINTS:
+        raise InputError(f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Is it a contour? Restore it.")
     if len({*points}) < 3:
         raise InputError(f"{path}: a contour needs at least 3 different points, this one has {len({*points})}.")
     return np.array(points, dtype=np.float64)

@@ -1,5 +1,6 @@
 """One DICOM image and the few tags that are used. Headers may hold names: only TAGS are read, none is stored or logged."""
 
+import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,8 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes
 
+from segtune.data import names
+from segtune.data.slices import SPACINGS_MM
 from segtune.errors import InputError
+
+logging.getLogger("pydicom").propagate = False  # it logs tracebacks, and warnings that quote headers, which may hold names
 
 TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "PixelData"),
@@ -21,6 +27,11 @@ TAGS = [
 ]
 PLACE = ["Rows", "Columns", "TriggerTime", "InstanceNumber", *TAGS[-4:]]  # of `read_place`, which reads no pixels
 WHOSE = ["PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID"]  # compared, as a hash; never kept
+
+MAX_PIXELS = 2**24  # of one image: 4096 x 4096
+MAX_BYTES = 2**27  # of one file: such an image at 32 bits, and as much again of all else
+MAX_POSITION_MM = 1e6
+JP2 = b"\0\0\0\x0cjP  "  # begins a JPEG 2000 file; pydicom can look for the pixels in one without end
 
 
 class Header(NamedTuple):
@@ -50,11 +61,11 @@ def read(path: Path) -> tuple[NDArray[np.float32], Header]:
 
     Raises: InputError naming the file for anything that is no single grey image with a usable geometry.
     """
+    names.check_file(path, MAX_BYTES)
+    dataset = _dataset(path, TAGS)
+    _check_pixels(path, dataset)
     with _explained(path):
-        dataset = pydicom.dcmread(path, specific_tags=TAGS)
         pixels = dataset.pixel_array
-    if pixels.ndim != 2:
-        raise InputError(f"{path}: expected one grey image, found an array of shape {pixels.shape}.")
     return pixels.astype(np.float32), _header(path, dataset)
 
 
@@ -63,8 +74,9 @@ def read_place(path: Path) -> Place | None:
 
     Raises: InputError as `read`, but for what the pixels alone tell.
     """
+    names.check_file(path)
+    dataset = _dataset(path, [*PLACE, *WHOSE], stop_before_pixels=True)
     with _explained(path):
-        dataset = pydicom.dcmread(path, specific_tags=[*PLACE, *WHOSE], stop_before_pixels=True)
         kind = pydicom.uid.UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
         if kind.name != kind and "Image Storage" not in kind.name:  # known: a directory, a report, raw data
             return None
@@ -76,6 +88,41 @@ def read_place(path: Path) -> Place | None:
     return Place(_header(path, dataset), (shape[0], shape[1]), trigger_ms, instance, whose)
 
 
+def _dataset(path: Path, tags: list[str], *, stop_before_pixels: bool = False) -> pydicom.FileDataset:
+    """What the file says under these tags. Raises: InputError naming the file."""
+    with _explained(path):
+        meta = pydicom.filereader.read_file_meta_info(path)
+        is_deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    if is_deflated:  # pydicom would inflate all of it, however much that is
+        raise InputError(f"{path}: its header is compressed, too (deflated), which is not read. Store it uncompressed.")
+    with _explained(path):
+        return pydicom.dcmread(path, specific_tags=tags, stop_before_pixels=stop_before_pixels)
+
+
+def _check_pixels(path: Path, dataset: pydicom.FileDataset) -> None:
+    """Before they are decoded, which can take any amount of memory. Raises: InputError if they are not one grey image."""
+    with _explained(path):
+        rows, columns, bits = (int(dataset[name].value) for name in ("Rows", "Columns", "BitsAllocated"))
+        n_values = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
+        content, syntax = bytes(dataset.PixelData or b""), dataset.file_meta.TransferSyntaxUID
+        is_compressed = syntax.is_compressed
+        is_grey = n_values == 1 and dataset.get("PhotometricInterpretation") == "MONOCHROME2"
+    if not is_grey:
+        raise InputError(
+            f"{path}: expected one grey image (MONOCHROME2), not colours, several frames or inverted values. Convert it."
+        )
+    if rows * columns > MAX_PIXELS:
+        raise InputError(
+            f"{path}: {rows} x {columns} pixels; more than {MAX_PIXELS / 1e6:.0f} million are not read. Crop or resample it."
+        )
+    if syntax in JPEG2000TransferSyntaxes and JP2 in content:
+        raise InputError(f"{path}: its pixels are a whole JPEG 2000 file, which DICOM does not allow. Store it uncompressed.")
+    n_bytes = rows * columns * bits / 8
+    padding = n_bytes / 10 + 2**16 if is_compressed else min(rows, columns) * bits / 8  # what is less than a row or column
+    if len(content) >= n_bytes + padding:
+        raise InputError(f"{path}: it holds more than the {rows} x {columns} pixels of its header. Copy it again.")
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """What pydicom says of a file, as an InputError without the header's values, one of which may be a name."""
@@ -85,6 +132,8 @@ def _explained(path: Path) -> Iterator[None]:
             yield
     except pydicom.errors.InvalidDicomError:
         raise InputError(f"{path}: this is not a DICOM file, whatever its name says. Replace it by the original.") from None
+    except RecursionError:
+        raise InputError(f"{path}: its header is nested without end, or nearly so. Replace it by the original.") from None
     except RuntimeError as error:
         raise InputError(
             f"{path}: its pixels cannot be decoded; if they are compressed, install a decoder (pip install pylibjpeg "
@@ -99,11 +148,12 @@ def _header(path: Path, dataset: pydicom.Dataset) -> Header:
         spacing_mm = _numbers(dataset, "PixelSpacing")
         gap_mm = [value for value in _numbers(dataset, "SpacingBetweenSlices") if value]  # 0: not known
         position, axes = _numbers(dataset, "ImagePositionPatient"), _numbers(dataset, "ImageOrientationPatient")
-    if len(spacing_mm) != 2 or not all(0 < value < math.inf for value in spacing_mm):
+    if len(spacing_mm) != 2 or not all(SPACINGS_MM[0] <= value <= SPACINGS_MM[1] for value in spacing_mm):
         raise InputError(f"{path}: the header has no usable PixelSpacing, without which nothing is known in mm. Restore it.")
-    if not (gap_mm == [] or (len(gap_mm) == 1 and 0 < gap_mm[0] < math.inf)):
+    if not (gap_mm == [] or (len(gap_mm) == 1 and SPACINGS_MM[0] <= gap_mm[0] <= SPACINGS_MM[1])):
         raise InputError(f"{path}: SpacingBetweenSlices is {gap_mm}, not a distance in mm. Restore it or remove the tag.")
-    if len(position) not in (0, 3) or len(axes) not in (0, 6) or not np.isfinite([*position, *axes]).all():
+    is_near = all(abs(value) <= MAX_POSITION_MM for value in position) and all(abs(value) < 1.01 for value in axes)
+    if len(position) not in (0, 3) or len(axes) not in (0, 6) or not is_near:
         raise InputError(
             f"{path}: ImagePositionPatient (3 numbers) or ImageOrientationPatient (6) is not usable. Restore or remove them."
         )

@@ -22,6 +22,7 @@ from segtune.errors import InputError
 SUFFIXES = (".png", ".tif", ".tiff")
 GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
+MAX_BYTES = 2**25  # of one file; what a TIFF says of itself, which Pillow reads whole, can be forty times as large in memory
 
 
 def read(
@@ -123,16 +124,20 @@ def _files(folder: Path, root: Path) -> dict[str, Path]:
 
 def _pixels(path: Path, *, palette: bool = False) -> NDArray[Any]:
     """The grey values (H, W) as stored; of an image with a palette (masks only) the numbers of its colours."""
+    names.check_file(path, MAX_BYTES)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked here, and a warning may quote what a file says of itself
             with Image.open(path, formats=("PNG", "TIFF")) as image:
-                frames, mode, (width, height) = getattr(image, "n_frames", 1), image.mode, image.size
+                mode, (width, height) = image.mode, image.size
                 small = width * height <= MAX_PIXELS
-                readable = frames == 1 and small and (mode in GREY or (palette and mode == "P"))
+                if len(image.tile) > width * height:  # parts of the file to be pasted one after the other
+                    raise ValueError("more parts than pixels")
+                readable = small and (mode in GREY or (palette and mode == "P"))
                 pixels = np.array(image) if readable else np.zeros((0, 0))
+                several = readable and _has_another(image)
     except Image.DecompressionBombError:
-        small, frames, mode, width, height = False, 1, "L", 0, 0
+        small, several, mode, width, height = False, False, "L", 0, 0
     except Exception as error:  # a damaged file makes Pillow fail in many ways, none of them a bug of ours
         raise InputError(f"{path}: damaged, cut off, or no PNG or TIFF file ({type(error).__name__}). Copy it again.") from None
     if not small:
@@ -140,11 +145,20 @@ def _pixels(path: Path, *, palette: bool = False) -> NDArray[Any]:
         raise InputError(
             f"{path}: an image{size} is larger than {MAX_PIXELS / 1e6:.0f} million pixels. Crop or resample it first."
         )
-    if frames != 1:
-        raise InputError(f"{path}: {frames} images in one file where one slice is expected. Store each in a file of its own.")
+    if several:
+        raise InputError(f"{path}: several images in one file where one slice is expected. Store each in a file of its own.")
     if pixels.ndim != 2 or 0 in pixels.shape:
         raise InputError(f"{path}: its pixels are of the kind {mode}, not grey values. Convert it to grey.")
     return pixels
+
+
+def _has_another(image: Image.Image) -> bool:
+    """Whether a second image follows; to count them all may take hours."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def _finite(path: Path, pixels: NDArray[Any]) -> NDArray[np.float32]:

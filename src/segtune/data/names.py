@@ -1,9 +1,14 @@
 """What a folder holds and what the names in it say: patient, phase, frame, slice. Nothing outside the data's folder is read."""
 
+import errno
 import os
 import re
+import signal
+import stat
+import threading
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -14,6 +19,7 @@ EXAMPLES = (  # as a person types them, in the shell's quotes and in Hydra's
     "\"data.patient='(?P<patient>[^_]+)_'\" (the name up to its first _) or \"data.patient='(?P<patient>.+)'\" (each name is a "
     "patient of its own)"
 )
+MATCH_S = 10.0  # in which the pattern must have gone through all names
 FORMS = {"patient": "at least one visible character", "phase": "ED or ES", "frame": "a number", "slice": "a number"}
 
 
@@ -28,10 +34,48 @@ class Name(NamedTuple):
 
 def opened(root: str | os.PathLike[str]) -> Path:
     """data.root as a folder that is there. Raises: InputError if it is not."""
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(root).expanduser()
+        is_there = folder.is_dir()
+    except (OSError, RuntimeError):  # a name that is too long, the home of nobody
+        is_there = False
+    if not is_there:
         raise InputError(f"data.root={root}: there is no such folder.")
     return folder
+
+
+def content(path: Path, most_bytes: int) -> bytes:
+    """A small file, whole. Raises: InputError for what is no file, cannot be read, or is larger than such a file ever is."""
+    check_file(path, most_bytes)
+    try:
+        with path.open("rb") as file:
+            return file.read(most_bytes)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+
+
+def check_file(path: Path, most_bytes: int | None = None) -> None:
+    """Raises: InputError for what is no file (to open a pipe may never end) or not to be read, and for more than most_bytes."""
+    try:
+        about = path.stat()
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+    if not stat.S_ISREG(about.st_mode):
+        raise InputError(f"{path}: cannot be read (it is not a file). Restore it.")
+    if most_bytes is not None and about.st_size > most_bytes:
+        raise InputError(f"{path}: larger than {most_bytes / 2**20:g} MiB, which such a file never is. Restore it.")
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Raises: InputError for a link that leads out of root."""
+    try:
+        is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except OSError as error:  # a link that only its owner may follow
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+    if not is_inside:
+        raise InputError(f"{path}: this link leads out of {root}, where nothing is read. Put a copy in its place.")
 
 
 def entries(folder: Path, root: Path) -> list[Path]:
@@ -45,12 +89,10 @@ def entries(folder: Path, root: Path) -> list[Path]:
         )
     except OSError as error:
         raise InputError(f"{folder}: this folder cannot be read ({error.strerror}). Restore it.") from error
-    inside = Path(os.path.realpath(root))
     for path in found:
         if not path.name.isprintable():
             raise InputError(f"{folder}: the name {path.name!a} has characters that cannot be shown. Rename it.")
-        if not Path(os.path.realpath(path)).is_relative_to(inside):
-            raise InputError(f"{path}: this link leads out of {root}, where nothing is read. Put a copy in its place.")
+        check_inside(path, root)
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path}: neither a file nor a folder. Move it elsewhere.")
     return found
@@ -71,7 +113,8 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
 
     Args: groups: the named groups that the data set knows beside patient, of phase, frame and slice.
     Returns: name -> Name; patients in natural order, and each one's names by phase, frame, slice and name.
-    Raises: InputError for a pattern that is no regular expression, has no group patient, an unknown group, or does not fit.
+    Raises: InputError for a pattern that is no regular expression, has no group patient, an unknown group, does not fit, or
+        takes longer than MATCH_S.
     """
     names = list(names)
     if pattern is None:
@@ -82,7 +125,8 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
             )
         pattern = "(?P<patient>.+)"
     expression = _compiled(pattern, {"patient", *groups})
-    found = {name: _said(name, expression) for name in names}
+    with _in_time(pattern):
+        found = {name: _said(name, expression) for name in names}
 
     def place(name: str) -> tuple[object, ...]:
         said = found[name]
@@ -105,6 +149,29 @@ def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
             f"data.patient={pattern}: it has a group {name}; those that count here are {', '.join(sorted(groups))}."
         )
     return expression
+
+
+@contextmanager
+def _in_time(pattern: str) -> Iterator[None]:
+    """A bound of MATCH_S for expressions whose repeats within repeats would go on for years. Only the main thread can have it:
+    nothing but a signal interrupts Python's matching."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise InputError(
+            f"data.patient={pattern}: takes longer than {MATCH_S:g} s, as repeats within repeats do. Write one like {EXAMPLES}."
+        )
+
+    before = signal.signal(signal.SIGALRM, stop)
+    timer = signal.setitimer(signal.ITIMER_REAL, MATCH_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def _said(name: str, expression: re.Pattern[str]) -> Name:

@@ -18,7 +18,8 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from numpy.typing import NDArray
 
-from segtune.data.slices import Phase, Slice
+from segtune.data import names
+from segtune.data.slices import SPACINGS_MM, Phase, Slice
 from segtune.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ MAX_BYTES = 2**30  # of one volume, its pixels as float32 at least: 512 x 512 x 
 MAX_EXTENSION_BYTES = 2**24  # between the header and the pixels; passed over, it may hold a name
 CHUNK_BYTES = 2**20
 UPRIGHT = 0.99  # volume of a voxel, as a share of the product of its sides, below which its axes are not at right angles
+MOST_SHOWN = 20  # labels that a message lists
 AGREE = 0.01  # how far two statements of one distance may differ, as a share of it
 GRID = (  # the header's fields that say where its pixels lie
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -124,6 +126,7 @@ def read(path: Path, *, channel: int = 0, n_channels: int = 1) -> Volume:
     Args: channel: which volume of n_channels along the fourth axis; a file of one channel must have three axes (or two).
     Raises: InputError naming the file.
     """
+    names.check_file(path)
     try:
         with path.open("rb") as raw:
             compressed = raw.peek(2)[:2] == b"\x1f\x8b"
@@ -152,7 +155,8 @@ def _read(path: Path, file: io.BufferedIOBase, channel: int, n_channels: int) ->
         unit = MM[header.get_xyzt_units()[0]]
         zooms = [float(zoom) * unit for zoom in header.get_zooms()[:3]]
         stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-        affine = np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine() if stated else None
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            affine = np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine() if stated else None
         single = header["magic"].item().startswith(b"n+")
     except Exception as error:  # a damaged header makes nibabel fail in many ways, none of them a bug of ours
         raise InputError(f"{path}: damaged NIfTI header ({type(error).__name__}). Copy the file again.") from None
@@ -174,17 +178,22 @@ def _read(path: Path, file: io.BufferedIOBase, channel: int, n_channels: int) ->
     _check_geometry(path, zooms, affine)
 
     n_bytes = n_pixels * dtype.itemsize
+    too_long = f"{path}: it holds more than the {' x '.join(map(str, shape))} pixels of its header. Copy it again."
+    if path.stat().st_size > 1.1 * (offset + n_channels * n_bytes) + CHUNK_BYTES:
+        raise InputError(too_long)  # before gzip looks at each byte of what follows
     _pass_over(file, offset - kind.sizeof_hdr + channel * n_bytes)
     content = _exactly(file, n_bytes)
     _pass_over(file, (n_channels - 1 - channel) * n_bytes)
     if file.read(1):  # reading to the end is also what makes gzip compare its checksum
-        raise InputError(f"{path}: it holds more than the {' x '.join(map(str, shape))} pixels of its header. Copy it again.")
+        raise InputError(too_long)
     rows, columns, n_slices = shape[1], shape[0], shape[2] if len(shape) > 2 else 1
     voxels: NDArray[Any] = np.frombuffer(content, dtype).reshape(n_slices, rows, columns)
     slope, inter = scale
     if slope is not None and (slope, inter) != (1, 0):
         with np.errstate(over="ignore"):  # what becomes infinite is refused later
-            voxels = voxels.astype(np.float32) * np.float32(slope) + np.float32(inter or 0)
+            voxels = voxels.astype(np.float32)
+            voxels *= np.float32(slope)
+            voxels += np.float32(inter or 0)
     return Volume(voxels, (zooms[1], zooms[0]), zooms[2] if len(zooms) > 2 else None, affine, header)
 
 
@@ -229,7 +238,7 @@ def _check_shape(path: Path, shape: tuple[int, ...], n_channels: int) -> None:
 
 def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] | None) -> None:
     """Spacing must be distances; an affine, where the header states one, must say the same."""
-    if not all(0 < zoom < math.inf for zoom in zooms):
+    if not all(SPACINGS_MM[0] <= zoom <= SPACINGS_MM[1] for zoom in zooms):
         raise InputError(
             f"{path}: the header gives the spacing as {' x '.join(f'{zoom:g}' for zoom in zooms)} mm (pixdim), without which "
             "nothing is known in mm. Restore it."
@@ -286,9 +295,10 @@ def _check_values(label: Path, voxels: NDArray[Any], labels: Labels) -> None:
         raise InputError(f"{label}: its values are not all whole numbers, as labels are. Is it an image? Replace it.")
     unknown = values[~np.isin(values, sorted(labels.known))]
     if len(unknown):
+        known = [str(value) for value in sorted(labels.known)]
+        only = ", ".join(known[:MOST_SHOWN]) + (", ..." if len(known) > MOST_SHOWN else "")
         raise InputError(
-            f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not name (only "
-            f"{', '.join(map(str, sorted(labels.known)))}). Correct one."
+            f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not name (only {only}). Correct one."
         )
 
 

@@ -12,7 +12,7 @@ is, only the user knows (data.patient, see names.parse): nnU-Net itself has no n
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,9 @@ from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
-MAX_JSON_BYTES = 2**24
-MAX_LABEL, MAX_CHANNELS = 65535, 64
+MAX_JSON_BYTES = 2**22  # 40,000 cases; in memory it can be 25 times as large
+MAX_LABEL, MAX_CHANNELS, MAX_CASES = 65535, 64, 10**6
+MAX_NAME, MOST_SHOWN = 100, 10  # characters of a label's, channel's or case's name; how many names a message lists
 
 
 class About(NamedTuple):
@@ -91,13 +92,7 @@ def read(
 
 def read_json(path: Path) -> About:
     """What dataset.json says, in the form of nnU-Net 2, nnU-Net 1 or the MSD. Raises: InputError naming file and key."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
-    if len(content) > MAX_JSON_BYTES:
-        raise InputError(f"{path}: larger than {MAX_JSON_BYTES / 2**20:g} MiB, which no dataset.json is. Restore it.")
+    content = names.content(path, MAX_JSON_BYTES)
     try:
         data = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
@@ -117,7 +112,7 @@ def read_json(path: Path) -> About:
             "images; pairs of PNG or TIFF files are read by data=folder."
         )
     n_cases = data.get("numTraining")
-    if not (n_cases is None or (_is_whole(n_cases) and n_cases >= 0)):
+    if not (n_cases is None or (_is_whole(n_cases) and 0 <= n_cases <= MAX_CASES)):
         raise InputError(f"{path}, key numTraining: {str(n_cases)[:40]!r} is not a number of cases. Correct it.")
     return About(_labels(path, data), _channels(path, data), _cases(path, data.get("training")), n_cases)
 
@@ -133,6 +128,15 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether this can be shown in one line."""
+    return isinstance(value, str) and value.isprintable() and len(value) <= MAX_NAME
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:MOST_SHOWN]) + (f", ... ({len(texts)})" if len(texts) > MOST_SHOWN else "")
 
 
 def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
@@ -151,6 +155,8 @@ def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
                 f"{MAX_LABEL}. "
                 'Write "labels": {"background": 0, "RV": 1}.'
             )
+        if not _is_name(name):
+            raise InputError(f"{path}, key labels: {name[:40]!r}: a name has up to {MAX_NAME} visible characters. Rename it.")
         if name in labels:
             raise InputError(f"{path}, key labels: {name[:40]!r} is there twice. Give each label a name of its own.")
         labels[name] = frozenset(values)
@@ -168,8 +174,11 @@ def _channels(path: Path, data: dict[str, Any]) -> list[str]:
             f'{path}, key {key}: does not name the channels, counted from 0. Write "channel_names": {{"0": "MRI"}}.'
         )
     found = [given[str(index)] for index in range(n)]
-    if not all(isinstance(name, str) for name in found):
-        raise InputError(f'{path}, key {key}: a channel\'s name is a text. Write "channel_names": {{"0": "MRI"}}.')
+    if not all(_is_name(name) for name in found):
+        raise InputError(
+            f"{path}, key {key}: a channel's name is a text of up to {MAX_NAME} visible characters. Write "
+            '"channel_names": {"0": "MRI"}.'
+        )
     return found
 
 
@@ -179,7 +188,7 @@ def _cases(path: Path, given: Any) -> frozenset[str] | None:
         return None
     files = [entry.get("label") if isinstance(entry, dict) else entry for entry in given] if isinstance(given, list) else [None]
     found = [nifti.stem(Path(file)) if isinstance(file, str) and "\0" not in file else None for file in files]
-    if None in found:
+    if not all(_is_name(name) for name in found):
         raise InputError(
             f'{path}, key training: not a list like [{{"image": "./imagesTr/A.nii.gz", "label": "./labelsTr/A.nii.gz"}}].'
         )
@@ -191,7 +200,7 @@ def _wanted(about: About, target: str | int) -> frozenset[int]:
     if values is None and str(target).isascii() and str(target).isdigit():
         values = next((one for one in about.labels.values() if one == {int(str(target)[:9])}), None)
     if values is None or 0 in values:
-        known = ", ".join(name for name, one in about.labels.items() if 0 not in one)
+        known = _listed([name for name, one in about.labels.items() if 0 not in one])
         raise InputError(f"data.target={target}: no structure of dataset.json, which has {known or 'none'}.")
     return values
 
@@ -205,7 +214,7 @@ def _channel(about: About, channel: str | int | None) -> int:
     numbers = [str(index) for index in range(len(about.channels))]
     if channel is not None and given in numbers:
         return numbers.index(given)
-    listed = ", ".join(f"{index} ({name})" for index, name in enumerate(about.channels))
+    listed = _listed([f"{index} ({name})" for index, name in enumerate(about.channels)])
     said = "there are several channels" if channel is None else f"data.channel={channel}: there is no such channel"
     raise InputError(f"{said}. Choose data.channel: {listed}.")
 

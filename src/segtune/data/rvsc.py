@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from segtune.data import contours, dicom
+from segtune.data import contours, dicom, names
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
 
@@ -26,9 +26,10 @@ log = logging.getLogger(__name__)
 
 TARGETS = {"endocardium": "i", "epicardium": "o"}
 PHASES_PER_SLICE = 20
-DICOM_NAME = re.compile(r"(P\d+)-(\d{4})\.dcm", re.IGNORECASE)
-CONTOUR_NAME = re.compile(r"(P\d+)-(\d{4})-([io])contour-(manual|auto)\.txt", re.IGNORECASE)
-LIST_NAME = re.compile(r"(P\d+)list\.txt", re.IGNORECASE)
+DICOM_NAME = re.compile(r"(P\d+)-(\d{4})\.dcm", re.IGNORECASE | re.ASCII)
+CONTOUR_NAME = re.compile(r"(P\d+)-(\d{4})-([io])contour-(manual|auto)\.txt", re.IGNORECASE | re.ASCII)
+LIST_NAME = re.compile(r"(P\d+)list\.txt", re.IGNORECASE | re.ASCII)
+MAX_LIST_BYTES = 2**18  # of a list file: 4,000 contours
 Key = tuple[str, int]  # patient, frame
 
 
@@ -45,7 +46,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
         raise InputError(f"data.target={target}: RVSC has the contours {' and '.join(TARGETS)}.")
     rasterise = contours.rasteriser(masks)
     folder = _opened(root)
-    dicoms, outlines, lists = _find(folder)
+    dicoms, outlines, lists = _find(folder, root)
     if not dicoms:
         raise InputError(
             f"data.root={root}: no RVSC image found below {folder} (files named like P09-0020.dcm). "
@@ -73,22 +74,26 @@ def contour_files(root: str | os.PathLike[str]) -> Iterator[tuple[str, int, str,
 
     Raises: InputError as `read`, for what the names alone tell.
     """
-    dicoms, outlines, _ = _find(_opened(root))
+    dicoms, outlines, _ = _find(_opened(root), root)
     targets = {kind: target for target, kind in TARGETS.items()}
     for patient, frame, kind in sorted(outlines):
         yield patient, frame, targets[kind], outlines[patient, frame, kind], dicoms.get((patient, frame))
 
 
 def _opened(root: str | os.PathLike[str]) -> Path:
-    folder = Path(root).expanduser()
-    folder = folder / "TrainingSet" if (folder / "TrainingSet").is_dir() else folder
-    if not folder.is_dir():
-        raise InputError(f"data.root={root}: there is no such folder.")
+    top = names.opened(root)
+    folder = top / "TrainingSet" if (top / "TrainingSet").is_dir() else top
+    names.check_inside(folder, top)
     return folder
 
 
-def _find(folder: Path) -> tuple[dict[Key, Path], dict[tuple[str, int, str], Path], dict[str, Path]]:
-    """Images, contours and list files below a folder, by what their names say."""
+def _find(
+    folder: Path, root: str | os.PathLike[str]
+) -> tuple[dict[Key, Path], dict[tuple[str, int, str], Path], dict[str, Path]]:
+    """Images, contours and list files below a folder, by what their names say.
+
+    A link to a folder must stay in there, where its content is found anyway; one to a file may lead elsewhere in root.
+    """
     dicoms: dict[Key, Path] = {}
     outlines: dict[str, dict[tuple[str, int, str], Path]] = {"manual": {}, "auto": {}}
     lists: dict[str, Path] = {}
@@ -96,11 +101,17 @@ def _find(folder: Path) -> tuple[dict[Key, Path], dict[tuple[str, int, str], Pat
     def add(table: dict[Any, Path], key: Any, path: Path) -> None:
         if key in table:
             raise InputError(f"{path} and {table[key]} have the same name: which one counts? Move one elsewhere.")
+        names.check_inside(path, Path(root).expanduser())
         table[key] = path
 
-    for directory, folders, names in os.walk(folder):
+    def unreadable(error: OSError) -> None:
+        raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}). Restore it.") from error
+
+    for directory, folders, files in os.walk(folder, onerror=unreadable):
         folders.sort()
-        for name in sorted(names):
+        for name in folders:
+            names.check_inside(Path(directory) / name, folder)
+        for name in sorted(files):
             path = Path(directory) / name
             if match := DICOM_NAME.fullmatch(name):
                 add(dicoms, (match[1].upper(), int(match[2])), path)
@@ -120,10 +131,7 @@ def _listed(
     list_file: Path, patient: str, kind: str, dicoms: dict[Key, Path], outlines: dict[tuple[str, int, str], Path]
 ) -> Iterable[Key]:
     """Frames for which a list file names a contour of this kind; each must be there, and its image too."""
-    try:
-        lines = list_file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(f"{list_file}: cannot be read ({error.strerror}). Restore it or remove it.") from error
+    lines = names.content(list_file, MAX_LIST_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         name = line.strip().replace("\\", "/").rsplit("/", 1)[-1]
         if not name:
@@ -131,7 +139,7 @@ def _listed(
         match = CONTOUR_NAME.fullmatch(name)
         if not match or match[1].upper() != patient or match[4].lower() != "manual":
             raise InputError(
-                f"{list_file}, line {number}: {line.strip()[:80]!r} does not name a contour of patient {patient} "
+                f"{list_file}, line {number}: {line.strip()[:60]!r} does not name a contour of patient {patient} "
                 f"(like {patient}-0020-icontour-manual.txt)."
             )
         key = (patient, int(match[2]))

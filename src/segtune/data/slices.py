@@ -15,6 +15,7 @@ from segtune.errors import InputError
 log = logging.getLogger(__name__)
 
 Phase = Literal["ED", "ES"]
+SPACINGS_MM = (1e-3, 1e3)  # of pixels and slices; a header that states others is wrong
 MEMORY_FRACTION = 0.5  # of the machine's memory that images and masks may fill; the tensors made of them need the rest
 
 

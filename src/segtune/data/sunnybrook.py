@@ -25,12 +25,13 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from segtune.data import contours, dicom
+from segtune.data import contours, dicom, names
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
 
 TARGETS = {"endocardium": "i", "epicardium": "o"}
 PHASES_PER_SLICE = 20
+MAX_LINK_BYTES = 2**16  # of link.csv: 2,000 patients
 FIRST_PX = 1.0  # what the contour files call the centre of the first pixel
 COLUMNS = ["patient_id", "original_id"]
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # the name of a folder, never a path
@@ -71,16 +72,14 @@ def contour_files(root: str | os.PathLike[str]) -> Iterator[tuple[str, int, str,
 
 def _opened(root: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
     """The data set's folder, and patient_id -> original_id."""
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"data.root={root}: there is no such folder.")
-    if not any(path.name == "link.csv" and path.is_file() for path in _entries(folder, folder)):
+    folder = names.opened(root)
+    if not any(path.name == "link.csv" and path.is_file() for path in names.entries(folder, folder)):
         raise InputError(
             f"data.root={root}: there is no link.csv in it. Give the folder that holds link.csv, dicoms and contourfiles."
         )
     link = _link(folder / "link.csv")
     for part, known in (("dicoms", link.keys()), ("contourfiles", link.values())):
-        for path in _entries(folder / part, folder):
+        for path in names.entries(folder / part, folder):
             if path.is_dir() and path.name not in known:
                 raise InputError(f"{path}: link.csv names no patient {path.name}. Add the line or move the folder elsewhere.")
     return folder, link
@@ -88,48 +87,32 @@ def _opened(root: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
 
 def _link(path: Path) -> dict[str, str]:
     """patient_id -> original_id."""
-    try:
-        lines = csv.reader(path.read_text(encoding="utf-8-sig", errors="replace").splitlines())
-        rows = [(lines.line_num, [field.strip() for field in row]) for row in lines if any(row)]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
-    except csv.Error as error:
-        raise InputError(f"{path}, line {lines.line_num}: {error}. Restore the file.") from error
+    lines = csv.reader(names.content(path, MAX_LINK_BYTES).decode("utf-8-sig", errors="replace").splitlines())
+    rows = [(lines.line_num, [field.strip() for field in row]) for row in lines if any(row)]
     if not rows or rows[0][1] != COLUMNS:
         raise InputError(f"{path}, line 1: the file must begin with the line {','.join(COLUMNS)}.")
     if not rows[1:]:
         raise InputError(f"{path}: it names no patient. Restore it.")
     link: dict[str, str] = {}
+    taken: tuple[set[str], set[str]] = set(), set()
     for number, row in rows[1:]:
         if len(row) != 2 or not all(IDENTIFIER.fullmatch(name) for name in row):
             raise InputError(
                 f"{path}, line {number}: {','.join(row)[:80]!r} is not a line like SCD0000101,SC-HF-I-1: two names of "
                 "folders, made of letters, digits, - and _."
             )
-        for name, names in zip(row, ({*link}, {*link.values()}), strict=True):
-            if name in names:
+        for name, others in zip(row, taken, strict=True):
+            if name in others:
                 raise InputError(f"{path}, line {number}: {name} was named before. Which of the two counts? Remove the other.")
+            others.add(name)
         link[row[0]] = row[1]
     return link
-
-
-def _entries(folder: Path, root: Path) -> list[Path]:
-    """What a folder holds, in the order of the names, without hidden files; a link out of root is refused."""
-    try:
-        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder}: this folder cannot be read ({error.strerror}). Restore it.") from error
-    inside = Path(os.path.realpath(root))
-    for path in found:
-        if not Path(os.path.realpath(path)).is_relative_to(inside):
-            raise InputError(f"{path}: this link leads out of {root}, where nothing is read. Put a copy in its place.")
-    return found
 
 
 def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> dict[int, Path]:
     """Frame -> file, by the name; other kinds of files are passed over, but one of this kind must be named as they are."""
     found: dict[int, Path] = {}
-    for path in _entries(folder, root):
+    for path in names.entries(folder, root):
         if path.suffix.lower() != Path(example).suffix:
             continue
         match = name.fullmatch(path.name)
@@ -144,7 +127,7 @@ def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> 
 def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Path]]:
     """i and o -> frame -> contour file of one patient; a folder that is not there holds none."""
     patient = folder / original
-    there = {path.name for path in _entries(patient, root)} if patient.is_dir() else set()
+    there = {path.name for path in names.entries(patient, root)} if patient.is_dir() else set()
     return {
         kind: _numbered(patient / f"{kind}-contours", root, name, f"IM-0001-0059-{kind}contour-manual.txt")
         if f"{kind}-contours" in there
@@ -203,5 +186,5 @@ def _phases(areas: dict[int, float], epicardial: Iterable[int]) -> dict[int, Pha
     diastole = drawn.pop() if len(drawn) == 1 else contours.end_diastole({_position(f): area for f, area in areas.items()})
     others = set(at.values()) - {diastole}
     systole = others.pop() if len(others) == 1 else None
-    names: dict[int | None, Phase | None] = {} if diastole is None else {systole: "ES", diastole: "ED"}
-    return {frame: names.get(phase) for frame, phase in at.items()}
+    called: dict[int | None, Phase | None] = {} if diastole is None else {systole: "ES", diastole: "ED"}
+    return {frame: called.get(phase) for frame, phase in at.items()}
