@@ -102,7 +102,7 @@ DAMAGE = {
     "two numbers of rows": (stored("Rows", b"\x14\0\x14\0", "US"), "damaged or incomplete DICOM file"),
     "65535 x 65535": (header(Rows=65535, Columns=65535), "65535 x 65535 pixels; more than 17 million are not read"),
     "no pixels": (rewritten(lambda d: d.__delattr__("PixelData")), "damaged or incomplete DICOM file"),
-    "no decoder": (encapsulated(uid.JPEGLSLossless, b"\xff\xd8\xff\xf7" + bytes(99)), "if they are compressed, install a decoder"),
+    "no decoder": (encapsulated(uid.JPEGLSLossless, b"\xff\xd8\xff\xf7" + bytes(99)), "compressed, install a decoder"),
     "no JPEG": (encapsulated(uid.JPEGBaseline8Bit, b"\xff\xd8\xff\xe0" + bytes(99)), "its pixels cannot be decoded"),
     "an unknown syntax": (encapsulated("1.2.3.4.5", bytes(99)), "(cannot be decoded|damaged or incomplete)"),
     "a JPEG 2000 file without end": (encapsulated(uid.JPEG2000Lossless, dicom.JP2 + bytes(99)), "a whole JPEG 2000 file"),
