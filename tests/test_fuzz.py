@@ -17,7 +17,7 @@ from conftest import write_dicom
 from segtune import results
 from segtune.data import acdc, contours, dicom, folder, nifti, nnunet, rvsc, slices, sunnybrook
 
-FUZZ = settings(max_examples=250, derandomize=True, deadline=2000)
+FUZZ = settings(max_examples=500, derandomize=True, deadline=2000)
 NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?"
 POINT = re.compile(rf"[\s,]*{NUMBER}[\s,]+{NUMBER}[\s,]*", re.IGNORECASE)  # what is a point, said a second time
 
@@ -40,10 +40,19 @@ def is_clear(message, *names):
     return said and message.isprintable() and len(message) < 400 + len(names[0])
 
 
-def lines(*texts):
-    """Files of such lines, joined as they are on any system, or all bytes."""
-    joined = st.tuples(st.lists(st.one_of(*texts), max_size=8), st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\x0c"]))
-    return st.binary(max_size=60) | joined.map(lambda pair: pair[1].join(pair[0]).encode("utf-8", "surrogatepass"))
+@st.composite
+def lines(draw, valid, odd):
+    """A file of valid lines, into one or two of which something odd is put, or in the line's place; some are of any bytes."""
+    if draw(st.integers(0, 9)) == 9:
+        return draw(st.binary(max_size=40))
+    found = [*draw(valid)]
+    for _ in range(draw(st.sampled_from([1, 1, 1, 1, 0, 2]))):
+        index, text = draw(st.integers(0, len(found) - 1)), draw(st.sampled_from(odd))
+        line = found[index]
+        at = draw(st.sampled_from([len(line), len(line), 0, len(line) // 2, 1]))
+        found[index] = draw(st.sampled_from([line[:at] + text + line[at:]] * 3 + [text, text, line + line]))
+    end = draw(st.sampled_from(["\n", "\n", "\r\n", "\r", "\n\n", "\x0c"]))
+    return end.join(found).encode("utf-8", "surrogatepass")
 
 
 def changed(content, changes):
@@ -58,15 +67,14 @@ CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, 
 
 # Contours
 
-NUMBERS = st.sampled_from(
-    ["1", "10.5", "-3", "1e1", ".5", "7.", "1e999", "nan", "inf", "1_0", "\u0663", "0x1", "_", "a", "\0", "1e5"]
-)
-FIELDS = st.lists(NUMBERS | st.floats().map(str) | st.text(max_size=3), max_size=3)
-POINTS = st.tuples(st.floats(-2, 70).map("{:.2f}".format), st.floats(-2, 70).map("{:.2f}".format)).map(" ".join)
+ODD = [" _", " 7", "_1", "\u0663", "nan", "e999", "e9", " ", ";", "a", "\0", "\x1b[31m", "\u2028"]
+POINTS = st.tuples(
+    st.floats(-2, 50).map("{:.2f}".format), st.sampled_from([" ", " ", "\t", ",", ", "]), st.floats(-2, 70).map("{:g}".format)
+).map("".join)
 
 
 @FUZZ
-@given(lines(POINTS, POINTS, POINTS, st.tuples(st.sampled_from([" ", ",", "\t", ", "]), FIELDS).map(lambda f: f[0].join(f[1]))))
+@given(lines(st.lists(POINTS, min_size=3, max_size=5), ODD))
 def test_a_contour_is_two_numbers_per_line_or_refused(place, content):
     path = place / "contour.txt"
     path.write_bytes(content)
@@ -84,35 +92,45 @@ def test_a_contour_is_two_numbers_per_line_or_refused(place, content):
 
 # Lists of files
 
-LISTED = st.tuples(
-    st.sampled_from(["", ".\\patient09\\", "../../", "/etc/", "C:\\"]),
-    st.sampled_from(["P09", "p09", "P08", "P9", "P\u0660\u0669", ""]),
-    st.sampled_from(["-0020-", "-0999-", "-20-", "-\u0660\u0660\u0662\u0660-", "-"]),
-    st.sampled_from(["icontour", "ocontour", "\u0131contour", "xcontour", "contour"]),
-    st.sampled_from(["-manual.txt", "-auto.txt", ".txt", "-manual.txt\0", "-manual.TXT"]),
-).map("".join)
+LISTED = st.sampled_from(
+    [f".\\patient09\\P09contours-manual\\P09-{n:04}-{kind}contour-manual.txt" for n in (20, 22) for kind in "io"]
+)
+LISTED_NAME = re.compile("P09-([0-9]{4})-([io])contour-manual.txt", re.IGNORECASE | re.ASCII)
+UNLISTED = [
+    *("../../etc/passwd", "P08-0020-icontour-manual.txt", "P09-0099-icontour-manual.txt", "P09-0099-ocontour-manual.txt"),
+    *("P09-\u0660\u0660\u0662\u0660-icontour-manual.txt", "P09-0020-\u0131contour-manual.txt", "P09-0020-icontour-auto.txt"),
+    *("\0", "/", "\\", "P09-0024-icontour-manual.txt"),
+]
 
 
 @FUZZ
-@given(lines(LISTED, st.text(max_size=20)))
+@given(lines(st.lists(LISTED, min_size=1, max_size=4), UNLISTED))
 def test_a_list_file_names_contours_that_are_there_or_is_refused(place, content):
     path = place / "P09list.txt"
     path.write_bytes(content)
-    dicoms, outlines = {("P09", 20): path}, {("P09", 20, "i"): path}
-    keys = parsed(lambda: list(rvsc._listed(path, "P09", "i", dicoms, outlines)), path)
-    assert keys is None or {*keys} <= dicoms.keys()
+    there = {("P09", frame): path for frame in (20, 22, 24)}
+    outlines = {(*key, kind): path for key in there for kind in "io" if key != ("P09", 24)}
+    keys = parsed(lambda: list(rvsc._listed(path, "P09", "i", there, outlines)), path)
+    if keys is not None:
+        ends = [re.split(r"[/\\]", line.strip())[-1] for line in content.decode("utf-8-sig", "replace").splitlines()]
+        named = [LISTED_NAME.fullmatch(end) for end in ends if end]
+        assert keys == [("P09", int(match[1])) for match in named if match[2] in "iI"]
+        assert {("P09", int(match[1])) for match in named} <= there.keys()
+        assert {*keys} <= {key[:2] for key in outlines}
 
 
-ROW = st.lists(st.sampled_from(["SCD0000101", "SC-HF-I-1", "..", "/etc", "", '"', "a\0", "\u0661", "-a"]), max_size=3).map(
-    ",".join
-)
+ROW = st.tuples(st.integers(1, 5), st.integers(1, 5)).map(lambda pair: "SCD{:07},SC-HF-I-{}".format(*pair))
+ODD_NAMES = ["..", "/etc", ",", '"', "\0", "\u0661", "-", ".", " ", "'", "a\x1b", "_"]
 
 
 @FUZZ
-@given(st.booleans(), lines(ROW, ROW, st.text(max_size=10)))
-def test_link_csv_pairs_names_of_folders_or_is_refused(place, has_head, content):
+@given(
+    st.sampled_from([b"patient_id,original_id\n"] * 4 + [b""]),
+    lines(st.lists(ROW, min_size=1, max_size=4), ODD_NAMES),
+)
+def test_link_csv_pairs_names_of_folders_or_is_refused(place, head, content):
     path = place / "link.csv"
-    path.write_bytes(b"patient_id,original_id\n" * has_head + content)
+    path.write_bytes(head + content)
     link = parsed(lambda: sunnybrook._link(path), path)
     if link is None:
         return
@@ -121,18 +139,28 @@ def test_link_csv_pairs_names_of_folders_or_is_refused(place, has_head, content)
         assert {*name} <= {*string.ascii_letters, *string.digits, "-", "_"}
 
 
+PHASES = st.permutations(["Group: DCM", "ED: 1", "ES: 12", "NbFrame: 30"])
+ODD_FRAMES = [
+    "ED: 0",
+    "ES: 10000",
+    "\u0661",
+    "\xb2",
+    ".0",
+    "_0",
+    "-",
+    "0",
+    "Group: DCM",
+    "\0",
+    ":",
+    "ED: 12",
+    "9" * 5000,
+    " ",
+    "ES: 0",
+]
+
+
 @FUZZ
-@given(
-    lines(
-        st.tuples(
-            st.sampled_from(["ED", "ES", "ed", "Group", ""]),
-            st.sampled_from([":", ": ", "=", ""]),
-            st.integers(-1, 10000).map(str)
-            | st.sampled_from(["\u0661", "1.0", "9" * 5000, "1_0", "\xb2"])
-            | st.text(max_size=5),
-        ).map("".join)
-    )
-)
+@given(lines(PHASES, ODD_FRAMES))
 def test_info_cfg_gives_two_frames_or_is_refused(place, content):
     path = place / "Info.cfg"
     path.write_bytes(content)
@@ -153,7 +181,7 @@ ABOUT = {
     "training": [{"image": "./imagesTr/A.nii.gz", "label": "./labelsTr/A.nii.gz"}, "B.nii.gz"],
 }
 TEXTS = st.sampled_from(
-    ["0", "1", "RV", "", "a\nb", "\x1b[31m", "x" * 300, "A.nii.gz", "../A.nii.gz", ".nii", "\ud800"]
+    ["0", "1", "RV", "", "a\nb", "\x1b[31m", "x" * 3000, "A.nii.gz", "../A.nii.gz", ".nii", "\ud800"]
 ) | st.text(max_size=6)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2**70) | st.just(10**4000) | st.floats() | TEXTS,
@@ -175,17 +203,26 @@ def with_one_field_changed(where, value):
     return json.dumps(about).encode()
 
 
-@FUZZ
-@given(
-    st.one_of(
-        st.binary(max_size=60),
-        JSON.map(lambda value: json.dumps(value).encode()),
-        CHANGES.map(lambda changes: changed(json.dumps(ABOUT).encode(), changes)),
-        st.integers(1, 100_000).map(lambda n: b"[" * n),
-        st.builds(with_one_field_changed, st.tuples(st.sampled_from([*ABOUT, "dataset", "modality"]), st.none()), JSON),
-        st.builds(with_one_field_changed, st.tuples(st.sampled_from(["labels", "channel_names", "training"]), TEXTS), JSON),
-    )
+FIELD = st.sampled_from([*ABOUT, "dataset", "modality"])
+NOT_VALID = st.one_of(
+    st.binary(max_size=60),
+    JSON.map(lambda value: json.dumps(value).encode()),
+    CHANGES.map(lambda changes: changed(json.dumps(ABOUT).encode(), changes)),
+    st.integers(1, 100_000).map(lambda n: b"[" * n),
 )
+ONE_FIELD = st.one_of(
+    st.builds(with_one_field_changed, st.tuples(FIELD, st.none()), JSON),
+    st.builds(with_one_field_changed, st.tuples(st.sampled_from(["labels", "channel_names", "training"]), TEXTS), JSON),
+    st.builds(
+        with_one_field_changed, st.tuples(st.just("labels"), TEXTS), st.sampled_from([-1, 0, 1, 65535, 65536, True, 1.0])
+    ),
+    st.builds(with_one_field_changed, st.tuples(st.just("channel_names"), st.sampled_from(["0", "1", "2", "01"])), TEXTS),
+    st.builds(with_one_field_changed, st.tuples(st.just("training"), st.just("")), TEXTS.map("{}.nii.gz".format)),
+)
+
+
+@FUZZ
+@given(st.booleans().flatmap(lambda is_whole: ONE_FIELD if is_whole else NOT_VALID))
 def test_dataset_json_is_understood_or_refused(place, content):
     path = place / "dataset.json"
     path.write_bytes(content)
@@ -193,7 +230,9 @@ def test_dataset_json_is_understood_or_refused(place, content):
     if about is None:
         return
     assert about.channels
-    assert all(values and all(0 <= value <= nnunet.MAX_LABEL for value in values) for values in about.labels.values())
+    assert all(
+        values and all(type(value) is int and 0 <= value <= 65535 for value in values) for values in about.labels.values()
+    )
     assert all((name.isprintable() and "/" not in name) for name in about.cases or ())
     for call in (lambda: nnunet._wanted(about, "no such"), lambda: nnunet._channel(about, "no such")):
         message = volumes.said(call)
@@ -204,13 +243,40 @@ def test_dataset_json_is_understood_or_refused(place, content):
 # Images
 
 
+UNCHANGED = st.sampled_from([[], []])
+FIELDS = [
+    *["pixdim"] * 6,
+    *["dim"] * 3,
+    *("datatype", "vox_offset", "scl_slope", "scl_inter", "xyzt_units", "magic", "sform_code", "qform_code"),
+    *("srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_x"),
+]
+NUMBERS = [0, 1, 2, -1, 0.5, 1e-30, 1e4, 3e38, np.nan, np.inf, -np.inf, 352, 32767, 512, 16, 64, 768]
+FIELD_CHANGES = st.lists(
+    st.tuples(st.sampled_from(FIELDS), st.integers(0, 7), st.sampled_from(NUMBERS)), min_size=1, max_size=2
+)
+
+
+def nifti_bytes(is_stated, fields):
+    content = nib.Nifti1Image(volumes.pixels(1, (6, 6, 6)), np.diag([1, 2, 3, 1])).to_bytes()
+    header = nib.Nifti1Header(content[:348], check=False)
+    header["sform_code"], header["qform_code"] = is_stated, 0
+    for name, index, value in fields:
+        with np.errstate(all="ignore"):
+            header[name].flat[index % header[name].size] = np.array(value).astype(header[name].dtype)
+    return header.binaryblock + content[348:]
+
+
 @FUZZ
-@given(CHANGES.map(lambda changes: [(share * 0.45, value) for share, value in changes]), st.booleans(), st.integers(0, 800))
-def test_a_nifti_file_is_a_volume_or_refused(place, changes, compressed, n_cut):
-    """Of about 780 bytes the first 352 are the header."""
-    content = changed(nib.Nifti1Image(volumes.pixels(1, (6, 6, 6)), np.diag([1, 2, 3, 1])).to_bytes(), changes)
+@given(
+    st.booleans(), FIELD_CHANGES, UNCHANGED | CHANGES, st.booleans(), UNCHANGED | CHANGES, st.sampled_from([0, 0, 0, 1, 9, 400])
+)
+def test_a_nifti_file_is_a_volume_or_refused(place, is_stated, fields, changes, compressed, changes_after, n_cut):
+    """Fields of the header, any bytes of it, and of the whole when it is compressed."""
+    content = nifti_bytes(is_stated, fields)
+    content = changed(content[:352], changes) + content[352:]
+    stored = gzip.compress(content, 1) if compressed else content
     path = place / "fuzzed.nii"
-    path.write_bytes(gzip.compress(content, 1)[: -n_cut or None] if compressed else content[: -n_cut // 8 or None])
+    path.write_bytes(changed(stored, changes_after)[: -n_cut or None])
     volume = parsed(lambda: nifti.read(path), path)
     if volume is not None:
         assert volume.voxels.ndim == 3
