@@ -21,6 +21,20 @@ def everything_in_a_temporary_folder(tmp_path, monkeypatch, tmp_path_factory):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """The folder of a finished run on the phantom, which nobody may change, and its configuration."""
+    from segtune import app, results
+    from segtune.train import train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        cfg = app.compose([*TINY, "figures=false"])
+        folder = tmp_path_factory.mktemp("runs") / results.run_id(app.plain(cfg))
+        train(cfg, folder)
+        return folder, cfg
+
+
 def write_dicom(path: Path, image: np.ndarray, **tags) -> None:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian

@@ -256,3 +256,16 @@ def test_help_needs_no_torch_lightning_or_monai():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     assert "loss: bce, bce_dice" in said.stdout
+
+
+def test_a_verb_that_is_told_to_end_says_so_and_cleans_up(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from segtune import app, results; sys.argv = ['x', 'sweep=a']\n"
+        "def task(cfg):\n"
+        "    with results.new_folder(Path('out')):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "app.entry('status', task)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (143, "segtune: stopped by SIGTERM.\n")
+    assert not list(tmp_path.iterdir())

@@ -208,7 +208,7 @@ def test_bad_data_of_other_readers_are_one_sentence(tmp_path):
 
 def test_a_row_says_what_a_patient_has(sunnybrook):
     slices, _ = examine(*data(sunnybrook))
-    first, *_ = (check.row_of(mine) for mine in check.by_patient(slices))
+    first, *_ = (check.row_of(mine) for mine in slices.by_patient())
     assert first[:7] == ("SC-HF-I-1", 3, 3, 0, 0, 0, "96 x 64")
     assert (first.spacing_mm, first.gap_mm) == ("0.7 x 0.8", "8")
     shares = [100 * item.mask.mean() for item in slices if item.patient == "SC-HF-I-1"]

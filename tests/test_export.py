@@ -16,11 +16,9 @@ from markdown_it import MarkdownIt
 from torch import nn
 
 import segtune
-from conftest import TINY
 from segtune import app, build, card, export, results, trained
 from segtune.data.slices import Slice
 from segtune.errors import InputError
-from segtune.train import train
 
 TINY_MODELS = {
     "unet": ["model.width=2"],
@@ -31,15 +29,10 @@ TINY_MODELS = {
 CHECKED = "differs by 1.0e-06"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
+@pytest.fixture(scope="session")
+def made(tiny_run):
     """The folder of a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        cfg = app.compose([*TINY, "figures=false"])
-        folder = tmp_path_factory.mktemp("runs") / results.run_id(app.plain(cfg))
-        train(cfg, folder)
-        return folder
+    return tiny_run[0]
 
 
 @pytest.fixture
@@ -466,7 +459,7 @@ def test_the_command_is_told_without_a_path_of_this_machine(folder):
     overrides = [
         "data=rvsc",
         "data.root=/home/anna/My Data",
-        "outputs=/tmp/x",
+        "outputs=/somewhere/x",
         "split='0.6'",
         "data.patient='(?P<patient>[^_/]+)_'",
     ]

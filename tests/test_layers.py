@@ -47,7 +47,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.trained": {"segtune.build", "segtune.results", "segtune.data"},
     "segtune.evaluate": {
         *("segtune.app", "segtune.build", "segtune.results", "segtune.trained", "segtune.train", "segtune.metrics"),
-        *("segtune.volumes", "segtune.losses", "segtune.data", "segtune.check", "segtune.workers"),
+        *("segtune.volumes", "segtune.losses", "segtune.data", "segtune.workers"),
     },
     "segtune.card": {"segtune.results", "segtune.report.tables"},
     "segtune.export": {"segtune.app", "segtune.card", "segtune.results", "segtune.trained"},

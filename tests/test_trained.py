@@ -1,37 +1,21 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import TINY
-from segtune import app, build, results, trained
+from segtune import build, results, trained
 from segtune.data import module as data_module
 from segtune.data.slices import Slice
 from segtune.errors import InputError
-from segtune.train import train
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A run, and the configuration that it was made of."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        cfg = app.compose([*TINY, "figures=false"])
-        folder = tmp_path_factory.mktemp("run") / results.run_id(app.plain(cfg))
-        train(cfg, folder)
-        return folder, cfg
 
 
 @pytest.fixture
-def folder(made, tmp_path):
+def folder(tiny_run, tmp_path):
     """A copy of the run's folder to be damaged."""
-    copy = tmp_path / made[0].name
-    copy.mkdir()
-    for path in (results.RESULT, "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
-        (copy / path).parent.mkdir(exist_ok=True)
-        (copy / path).write_bytes((made[0] / path).read_bytes())
-    return copy
+    return Path(shutil.copytree(tiny_run[0], tmp_path / tiny_run[0].name))
 
 
 def a_slice(shape, *, spacing_mm=(1.0, 1.0), mask=None):
@@ -40,8 +24,8 @@ def a_slice(shape, *, spacing_mm=(1.0, 1.0), mask=None):
 
 
 @pytest.mark.parametrize("which", trained.WHICH)
-def test_a_loaded_run_predicts_what_it_predicted_in_training(made, which):
-    folder, cfg = made
+def test_a_loaded_run_predicts_what_it_predicted_in_training(tiny_run, which):
+    folder, cfg = tiny_run
     model = trained.load(folder, which=which)
     slices = build.slices(cfg)
     scored = [row for row in results.read_table(folder, results.SLICES) if row["which"] == which]
@@ -54,17 +38,17 @@ def test_a_loaded_run_predicts_what_it_predicted_in_training(made, which):
     assert sum(found) > 0
 
 
-def test_an_ensemble_is_the_mean_of_its_models(made):
-    model = trained.load(made[0])
-    other = trained.load(made[0], which="best")
+def test_an_ensemble_is_the_mean_of_its_models(tiny_run):
+    model = trained.load(tiny_run[0])
+    other = trained.load(tiny_run[0], which="best")
     items = [a_slice((30, 20)), a_slice((32, 32))]
     both = trained.ensemble([model, other], items)
     for value, one, two in zip(both, model.probabilities(items), other.probabilities(items), strict=True):
         assert value == pytest.approx((one + two) / 2, abs=1e-12)
 
 
-def test_an_image_larger_than_the_training_s_is_taken_whole(made):
-    (values,) = trained.load(made[0]).probabilities([a_slice((50, 33))])
+def test_an_image_larger_than_the_training_s_is_taken_whole(tiny_run):
+    (values,) = trained.load(tiny_run[0]).probabilities([a_slice((50, 33))])
     assert values.shape == (50, 33)
     assert ((values > 0) & (values < 1)).all()
 
@@ -167,21 +151,32 @@ def test_weights_of_another_network_are_refused(folder):
         trained.load(folder)
 
 
-def test_runs_that_look_for_different_structures_are_no_ensemble(made, folder):
+def test_runs_that_look_for_different_structures_are_no_ensemble(tiny_run, folder):
     with pytest.raises(InputError, match="a run is there twice"):
-        trained.load_all([str(made[0]), str(folder)], which="last", accelerator="cpu")
+        trained.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
     edited(folder, lambda result: result["config"]["data"].update({"target": "epicardium"}))
     path = folder / "checkpoints" / "last.ckpt"
     config = json.loads((folder / results.RESULT).read_text())["config"]
     torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": config}, path)
     with pytest.raises(InputError, match=r"different structures \(endocardium \(phantom\), epicardium \(phantom\)\)"):
-        trained.load_all([str(made[0]), str(folder)], which="last", accelerator="cpu")
+        trained.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
 
 
-def test_pixels_of_another_size_than_the_training_s_are_told(made, caplog):
-    model = trained.load(made[0])
+def test_pixels_of_another_size_than_the_training_s_are_told(tiny_run, caplog):
+    model = trained.load(tiny_run[0])
     size = model.result["data"]["pixel_mm"][0]
     trained.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size, size))])
     assert caplog.text == ""
     trained.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size / 2, size / 2))])
     assert "structures look of another size" in caplog.text
+
+
+def test_the_expert_s_mask_is_nothing_to_the_network_nor_a_reason_to_warn(tiny_run, folder, caplog):
+    edited(folder, lambda result: result["config"]["data"].update({"larger": "crop", "size": 16}))
+    path = folder / "checkpoints" / "last.ckpt"
+    config = json.loads((folder / results.RESULT).read_text())["config"]
+    torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": config}, path)
+    whole = a_slice((40, 30), mask=np.ones((40, 30), bool))
+    (with_mask,), (without,) = (trained.load(folder).probabilities([item]) for item in (whole, a_slice((40, 30))))
+    assert (with_mask == without).all()
+    assert "cuts the structure" not in caplog.text

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segtune import results
-from segtune.errors import InputError, Interrupted
+from segtune.errors import InputError, Interrupted, printable
 
 PACKAGED = Path(__file__).resolve().parent / "conf"  # in a wheel
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"  # in a checkout
@@ -42,6 +42,8 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
                 raise  # the sweep goes on and its sweeper explains
             failures.append(error)  # past Hydra, which would announce it in a line of its own
 
+    if config_name != "config":  # runs see to their signals themselves (workers)
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         typed = [arg if arg.startswith("-") else quote_numbers(arg) for arg in sys.argv[1:]]
         if {"-m", "--multirun"} & {*typed}:
@@ -60,8 +62,11 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
         message = explain(error, config_name)
         if message is None or wants_traceback:
             raise
-        line = "".join(one if one.isprintable() else " " for one in message)  # the name of a file may hold anything
-        sys.exit(f"segtune: {line}")
+        sys.exit(f"segtune: {printable(message)}")
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted(number)
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:

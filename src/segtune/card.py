@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segtune import results
+from segtune.errors import printable
 
 Result = Mapping[str, Any]
 Rows = Sequence[Mapping[str, str]]
@@ -482,14 +483,10 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def fenced(text: str, language: str = "") -> str:
     """A block of code, behind a fence that the text cannot close."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{printable(text.rstrip())}\n{fence}"
+    lines = "\n".join(map(printable, text.rstrip().split("\n")))
+    return f"{fence}{language}\n{lines}\n{fence}"
 
 
 def escaped(value: Any) -> str:
     """Text as it is, neither Markdown nor HTML, on one line."""
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(printable(str(value).replace("\n", " ")), quote=False))
-
-
-def printable(text: str) -> str:
-    """Without control characters, but for the end of a line."""
-    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)

@@ -19,7 +19,7 @@ from segtune import app, results
 from segtune.data import contours, dicom, findings, rvsc, sunnybrook
 from segtune.data.findings import Finding, Outline
 from segtune.data.slices import Slice, SliceSet
-from segtune.errors import InputError
+from segtune.errors import InputError, printable
 
 CONTOUR_FILES: dict[str, tuple[Callable[..., Iterator[Any]], float]] = {  # reader -> its files, the first pixel's coordinate
     "segtune.data.rvsc.read": (rvsc.contour_files, 0.0),
@@ -67,7 +67,7 @@ def check(cfg: DictConfig) -> None:
     shown = {key: value for key, value in data.items() if key not in UNUSED and value is not None}
     reader = data["reader"]["_target_"].split(".")[-2]
     refused = findings.not_allowed(found, data["allow"])
-    patients = [row_of(mine) for mine in by_patient(slices)]
+    patients = [row_of(mine) for mine in slices.by_patient()]
     folder = Path(cfg.outputs) / "check" / f"{reader}-{results.run_id({'data': shown, 'split': config['split']})}"
     folder.mkdir(parents=True, exist_ok=True)
     about = f"data={reader} " + " ".join(f"data.{key}={value}" for key, value in shown.items())
@@ -146,14 +146,6 @@ def _shape(image: Path | None) -> tuple[int, ...] | None:
 # Telling
 
 
-def by_patient(slices: SliceSet) -> list[list[Slice]]:
-    """The slices of each patient, in the order of the data set."""
-    of: dict[str, list[Slice]] = {}
-    for item in slices:
-        of.setdefault(item.patient, []).append(item)
-    return list(of.values())
-
-
 def row_of(mine: Sequence[Slice], name: str | None = None) -> Patient:
     """One patient's row, or with a name that of several patients together."""
     phases = [item.phase for item in mine]
@@ -207,11 +199,6 @@ def listing(found: Sequence[Finding]) -> list[str]:
             lines += [f"  {findings.place(one)}: {one.message}" for one in mine[:MOST_LINES]]
             lines += [f"  ... and {len(mine) - MOST_LINES} more on the page"] if len(mine) > MOST_LINES else []
     return [*lines, ""] if lines else lines
-
-
-def printable(line: str) -> str:
-    """The line as a terminal can show it: a file's name may hold anything."""
-    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def verdict(found: Sequence[Finding], refused: Sequence[Finding]) -> str:

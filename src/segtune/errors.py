@@ -1,4 +1,4 @@
-"""The exceptions for what a user can put right."""
+"""The exceptions for what a user can put right, and how their messages are shown."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,11 @@ class InputError(ValueError):
 
 class NotFiniteError(InputError):
     """Training left the finite numbers."""
+
+
+def printable(line: str) -> str:
+    """The line as a terminal or a page can show it: a file's name may hold anything."""
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 class Interrupted(BaseException):

@@ -21,10 +21,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from segtune import app, results, volumes
-from segtune.check import printable
 from segtune.data import findings
 from segtune.data.slices import Slice, SliceSet
-from segtune.errors import InputError
+from segtune.errors import InputError, printable
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from segtune.metrics import Row, Scores
@@ -217,10 +216,7 @@ def score(models: Sequence["Trained"], slices: SliceSet, *, tolerance_mm: float)
     """All slices, cases and patients; a structure is where its probability, the mean over the models, is above 0.5."""
     from segtune import metrics
 
-    patients: dict[str, list[Slice]] = {}
-    for item in slices:
-        patients.setdefault(item.patient, []).append(item)
-    with tqdm(patients.values(), unit="patient", leave=False, disable=None) as bar:
+    with tqdm(slices.by_patient(), unit="patient", leave=False, disable=None) as bar:
         scored = [_score_patient(models, mine, tolerance_mm) for mine in bar]
     return metrics.Scores(*([row for scores in scored for row in scores[level]] for level in range(3)))
 

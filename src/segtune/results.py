@@ -207,7 +207,7 @@ def read_history(folder: Path) -> dict[str, list[float]]:
 
 
 def read_table(folder: Path, name: str) -> list[dict[str, str]]:
-    """One of the TABLES, a dict per row. Raises: InputError if it is not there (runs of 0.1 have slices.csv alone)."""
+    """One of the TABLES, a dict per row. Raises: InputError if it is not there (early runs have slices.csv alone)."""
     return _read_csv(folder / name)
 
 

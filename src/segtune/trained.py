@@ -4,13 +4,14 @@ A run's folder may come from anybody: checkpoints are read with weights_only, an
 NETWORKS is built, for a `_target_` is a function that would be called.
 """
 
+import dataclasses
 import importlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +30,6 @@ WHICH = ("last", "best")
 MULTIPLE = 16  # of the side of an image that every network here takes
 BATCH = 16
 OTHER_SCALE = 1.25  # from this factor on, pixels of another size than those of the training are told
-
-Which = Literal["last", "best"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +58,7 @@ class Trained:
         training had no crop is not refused: the network takes it whole, padded to the next multiple of 16.
         """
         data = self.config["data"]
+        slices = [dataclasses.replace(item, mask=np.zeros_like(item.mask)) for item in slices]  # it sees no expert's mask
         sizes = [self._size(item) for item in slices]
         values: list[NDArray[np.float64]] = [np.empty(0)] * len(slices)
         for size in dict.fromkeys(sizes):
@@ -182,14 +182,6 @@ def ensemble(models: Sequence[Trained], slices: Sequence[Slice]) -> list[NDArray
     """Each slice's probability of the structure, (H, W): the mean over the models."""
     of_models = [model.probabilities(slices) for model in models]
     return [np.mean(values, axis=0) for values in zip(*of_models, strict=True)]
-
-
-def cases(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """The slices of each patient and phase, in order of first appearance."""
-    of: dict[tuple[str, str | None], list[Slice]] = {}
-    for item in slices:
-        of.setdefault((item.patient, item.phase), []).append(item)
-    return list(of.values())
 
 
 def device(accelerator: str) -> torch.device:

@@ -1,4 +1,6 @@
-"""One DICOM image and the few tags that are used. Headers may hold names: only TAGS are read, none is stored or logged."""
+"""One DICOM image and the few tags that are used. Headers may hold names: only TAGS, PLACE and WHOSE are read, and no text
+of them is stored or logged.
+"""
 
 import logging
 import math

@@ -70,6 +70,13 @@ class SliceSet(Sequence[Slice]):
         """The patient of each slice, in the set's order (length: number of slices)."""
         return [item.patient for item in self._slices]
 
+    def by_patient(self) -> list[list[Slice]]:
+        """The slices of each patient, patients and slices in the set's order."""
+        of: dict[str, list[Slice]] = {}
+        for item in self._slices:
+            of.setdefault(item.patient, []).append(item)
+        return list(of.values())
+
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over everything in the set: pixels, masks, patients, frames, phases, spacings."""
         digest = hashlib.sha256()
