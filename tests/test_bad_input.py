@@ -175,5 +175,5 @@ def test_a_message_is_one_line_whatever_a_folder_is_called(tmp_path):
     assert done.stderr.count("\n") == 1
     assert "\x1b" not in done.stderr
     assert done.stderr.startswith(
-        f"segtune: {tmp_path}/data/TrainingSet/ [31m segtune: all is well/P09contours-manual/P09-0022-ic"
+        f"segtune: {tmp_path}/data/TrainingSet/?[31m?segtune: all is well/P09contours-manual/P09-0022-ic"
     )
