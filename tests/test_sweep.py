@@ -1,3 +1,5 @@
+import copy
+import functools
 import json
 from pathlib import Path
 
@@ -85,8 +87,13 @@ def test_intervals_are_no_grid():
         sweep.combinations([], ["optimizer.lr=interval(0,1)"])
 
 
+@functools.cache
+def composed():
+    return app.plain(app.compose(["loss=bce"]))
+
+
 def job(run_id, state="missing", config=None):
-    config = config or app.plain(app.compose(["loss=bce"]))
+    config = config or copy.deepcopy(composed())
     return sweep.Run(run_id, [f"seed={run_id}"], config, Path("outputs/runs") / run_id, state)
 
 
