@@ -108,7 +108,16 @@ def test_a_contour_is_that_of_the_largest_component_and_our_reader_gets_the_mask
     printed = capsys.readouterr().out
     assert "3 images of 1 patient, found on 2, nothing on 1" in printed
     assert "dropped: 16 pixels; holes filled: 9 pixels" in printed
+    assert "of a ring" not in printed
     assert printed.endswith("written to out\nFor research use only.\n")
+
+
+def test_it_is_told_that_a_ring_s_contour_has_its_cavity_within(capsys):
+    image = squares(10)
+    image[4:10, 5:11] = DARK
+    write_frame(20, image)
+    run()
+    assert "36% of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity" in capsys.readouterr().out
 
 
 def test_a_run_that_looks_for_the_epicardium_writes_o_contours(model):
@@ -494,7 +503,7 @@ def test_about_tells_the_runs_and_the_counts():
     run()
     about = json.loads(Path("out/about.json").read_text())
     expected = {"runs": ["0123456789ab"], "which": "last", "target": "endocardium", "threshold": 0.5, "kind": "DICOM"}
-    counts = {"n_patients": 1, "n_images": 2, "n_empty": 1, "n_dropped": 16, "n_filled": 0}
+    counts = {"n_patients": 1, "n_images": 2, "n_empty": 1, "n_pixels": 81, "n_dropped": 16, "n_filled": 0}
     assert about == {**about, **expected, **counts}
     assert about["left_out"] == {"neither DICOM nor NIfTI": 1}
     assert {"segtune", "python", "torch"} <= about["versions"].keys()

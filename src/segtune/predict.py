@@ -47,6 +47,7 @@ Item = TypeVar("Item")
 Mask = NDArray[np.bool_]
 
 THRESHOLD = 0.5  # a pixel belongs to the mask where its probability is above
+RING = 0.2  # holes that are more of what the outlines enclose are told: the structure is likely a ring
 CHUNK = 32  # images that are in memory with their probabilities at a time
 CONTOURS, MASKS, OVERLAYS = "contours", "masks", "overlays"
 VOLUMES, ABOUT = "volumes.csv", "about.json"
@@ -274,7 +275,7 @@ def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequen
         "n_volumes": len(found.volumes),
         "n_images": len(rows),
         "n_empty": sum(row["n_pixels"] == 0 for row in rows),
-        **{name: sum(row[name] for row in rows) for name in ("n_dropped", "n_filled")},
+        **{name: sum(row[name] for row in rows) for name in ("n_pixels", "n_dropped", "n_filled")},
         "left_out": dict(found.left_out),
         "versions": {
             "segtune": segtune.__version__,
@@ -298,6 +299,9 @@ def summary(found: images.Found, about: Row, of_volumes: Sequence[Row], of_patie
     if found.patients:
         dropped, filled = (several(about[name], "pixel") for name in ("n_dropped", "n_filled"))
         lines.append(f"outside the largest component, dropped: {dropped}; holes filled: {filled}")
+        if about["n_filled"] > RING * about["n_pixels"]:
+            share = about["n_filled"] / about["n_pixels"]
+            lines.append(f"{share:.0%} of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity")
     lines += [f"left out, {kind}: {n}" for kind, n in about["left_out"].items()]
     folders = {patient.patient: f" = {patient.folder}" for patient in found.patients if patient.folder}
     volumes_of = grouped(of_volumes, lambda row: row["patient"])
