@@ -117,7 +117,9 @@ def test_it_is_told_that_a_ring_s_contour_has_its_cavity_within(capsys):
     image[4:10, 5:11] = DARK
     write_frame(20, image)
     run()
-    assert "36% of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity" in capsys.readouterr().out
+    assert (
+        "36% of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity" in capsys.readouterr().out
+    )
 
 
 def test_a_run_that_looks_for_the_epicardium_writes_o_contours(model):

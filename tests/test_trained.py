@@ -89,6 +89,14 @@ def edited(folder, edit):
     (folder / results.RESULT).write_text(json.dumps(result))
 
 
+def edited_throughout(folder, edit):
+    """As edited, and the checkpoint says the same."""
+    edited(folder, edit)
+    path = folder / "checkpoints" / "last.ckpt"
+    config = json.loads((folder / results.RESULT).read_text())["config"]
+    torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": config}, path)
+
+
 @pytest.mark.parametrize(
     "target",
     ["os.system", "segtune.nets.torch.load", "segtune.nets.nn", "monai.networks.nets.resnet.torch.hub.load", "segtune.nets", 5],
@@ -142,22 +150,40 @@ def test_a_pickle_in_place_of_the_checkpoint_is_not_run(folder, tmp_path):
 
 
 def test_weights_of_another_network_are_refused(folder):
-    edited(folder, lambda result: result["config"]["model"].update({"width": 3}))
-    config = json.loads((folder / results.RESULT).read_text())["config"]
-    path = folder / "checkpoints" / "last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    torch.save(checkpoint | {"hyper_parameters": config}, path)
+    edited_throughout(folder, lambda result: result["config"]["model"].update({"width": 3}))
     with pytest.raises(InputError, match="its weights do not fit the network"):
         trained.load(folder)
+
+
+def test_a_configuration_s_network_takes_no_memory_beyond_the_weights_that_are_there(folder, monkeypatch):
+    build_network, on_meta = build.network, []
+
+    def network(model):
+        net = build_network(model)
+        on_meta.extend(parameter.is_meta for parameter in net.parameters())
+        return net
+
+    monkeypatch.setattr(build, "network", network)
+    edited_throughout(folder, lambda result: result["config"]["model"].update({"width": 256}))  # 1.2 GB
+    with pytest.raises(InputError, match="its weights do not fit the network"):
+        trained.load(folder)
+    assert on_meta
+    assert all(on_meta)
+
+
+def test_an_image_that_would_become_huge_is_refused(folder):
+    edited_throughout(folder, lambda result: result["config"]["data"].update({"spacing_mm": 0.01}))
+    model = trained.load(folder)
+    with pytest.raises(
+        InputError, match="30 x 50 pixels of 1 to 2 mm has a side of 6000 pixels .* trained on pixels of 0.01 mm"
+    ):
+        model.probabilities([a_slice((30, 50), spacing_mm=(2.0, 1.0))])
 
 
 def test_runs_that_look_for_different_structures_are_no_ensemble(tiny_run, folder):
     with pytest.raises(InputError, match="a run is there twice"):
         trained.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
-    edited(folder, lambda result: result["config"]["data"].update({"target": "epicardium"}))
-    path = folder / "checkpoints" / "last.ckpt"
-    config = json.loads((folder / results.RESULT).read_text())["config"]
-    torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": config}, path)
+    edited_throughout(folder, lambda result: result["config"]["data"].update({"target": "epicardium"}))
     with pytest.raises(InputError, match=r"different structures \(endocardium \(phantom\), epicardium \(phantom\)\)"):
         trained.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
 

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 NETWORKS = ("segtune.nets", "monai.networks.nets")  # the modules of which a run's folder may name a class
 WHICH = ("last", "best")
 MULTIPLE = 16  # of the side of an image that every network here takes
-BATCH = 16
+PIXELS = 2**20  # that a network is given at a time: 16 images of 256 x 256
+LARGEST = 4096  # pixels of the side of an image as the network sees it, unless its training had larger ones
 OTHER_SCALE = 1.25  # from this factor on, pixels of another size than those of the training are told
 
 
@@ -65,7 +66,7 @@ class Trained:
             of_size = [index for index, other in enumerate(sizes) if other == size]
             fitted = data_module.fit(SliceSet(slices[index] for index in of_size), size=size, **self._grid)
             images, _ = data_module.to_tensors(fitted, size=size, normalize=data["normalize"])
-            answers = np.concatenate([self._answers(batch) for batch in images.split(BATCH)])
+            answers = np.concatenate([self._answers(batch) for batch in images.split(max(1, PIXELS // size**2))])
             for index, answer in zip(of_size, answers, strict=True):
                 values[index] = data_module.restore(answer, slices[index], **self._grid)
         return values
@@ -84,11 +85,18 @@ class Trained:
 
     def _size(self, item: Slice) -> int:
         data = self.config["data"]
+        size = int(data["size"])
         if data.get("larger") is not None:
-            return int(data["size"])
+            return size
         ratios = [1.0 if (mm := data.get("spacing_mm")) is None else own / mm for own in item.spacing_mm]
         longest = max(round(n * ratio) for n, ratio in zip(item.image.shape, ratios, strict=True))
-        return int(data["size"]) if longest <= data["size"] else math.ceil(longest / MULTIPLE) * MULTIPLE
+        if longest > max(size, LARGEST):
+            raise InputError(
+                f"an image of {' x '.join(map(str, item.image.shape))} pixels of {_range(*sorted(item.spacing_mm))} mm has a "
+                f"side of {longest} pixels for run {self.folder.name}, which was trained on pixels of "
+                f"{data.get('spacing_mm') or 'any'} mm; more than {LARGEST} are not tried. Is its spacing right?"
+            )
+        return size if longest <= size else math.ceil(longest / MULTIPLE) * MULTIPLE
 
 
 def load(folder: str | Path, *, which: str = "last", device: torch.device | None = None) -> Trained:
@@ -118,11 +126,12 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
             f"{path} is of run {other}, but {results.RESULT} beside it is of {result['run_id']}. Which one counts?"
         )
     try:
-        net = build.network(dict(result["config"]["model"]))
-        net.load_state_dict(weights)
+        with torch.device("meta"):  # no memory: a configuration may say any width, and the weights there are decide
+            net = build.network(dict(result["config"]["model"]))
+        net.load_state_dict(weights, assign=True)
     except Exception:
         raise InputError(f"{path}: its weights do not fit the network of {folder / results.RESULT}.") from None
-    return Trained(folder, which, result, net.eval().requires_grad_(False).to(device), device)
+    return Trained(folder, which, result, net.float().eval().requires_grad_(False).to(device), device)
 
 
 def _well_formed(result: Mapping[str, Any], path: Path) -> None:
