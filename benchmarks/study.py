@@ -22,13 +22,13 @@ import torch
 from provenance import about
 from torch.utils.flop_counter import FlopCounterMode
 
-from segtune import app, build, results
+from segtune import app, build, results, rules
 
 
 def flop_per_image(overrides: list[str]) -> int:
     """Of one forward pass of the network."""
     cfg = app.compose(overrides)
-    app.check(app.plain(cfg))
+    rules.check(app.plain(cfg))
     net = build.module(cfg, {}).net.eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         net(torch.zeros(1, 1, cfg.data.size, cfg.data.size))

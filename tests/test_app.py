@@ -4,7 +4,7 @@ import sys
 import pytest
 from hydra.utils import instantiate
 
-from segtune import app
+from segtune import app, rules
 from segtune.data import splits
 from segtune.errors import InputError
 
@@ -110,7 +110,7 @@ def test_a_share_composes_in_every_form_a_person_types(value):
 )
 def test_values_that_cannot_be_are_refused_by_key(overrides, message):
     with pytest.raises(InputError) as caught:
-        app.check(app.plain(app.compose(overrides)))
+        rules.check(app.plain(app.compose(overrides)))
     assert str(caught.value).startswith(message)
 
 
@@ -139,12 +139,12 @@ def test_values_that_cannot_be_are_refused_by_key(overrides, message):
 )
 def test_values_that_cannot_be_beside_each_other_are_refused_by_key(overrides, message):
     with pytest.raises(InputError) as caught:
-        app.check(app.plain(app.compose(overrides)))
+        rules.check(app.plain(app.compose(overrides)))
     assert str(caught.value).startswith(message)
 
 
 def test_the_least_share_of_nested_is_its_test_side():
-    assert app.NESTED_FROM == splits.TEST_FRACTION
+    assert rules.NESTED_FROM == splits.TEST_FRACTION
 
 
 def test_the_defaults_and_every_valid_edge_pass():
@@ -162,7 +162,7 @@ def test_the_defaults_and_every_valid_edge_pass():
         ["reg=l1", "reg.lambda=0"],
         ["data=rvsc", "data.root=x"],
     ):
-        app.check(app.plain(app.compose(overrides)))
+        rules.check(app.plain(app.compose(overrides)))
 
 
 def explained(*overrides):
@@ -221,7 +221,7 @@ def test_an_override_that_cannot_be_is_refused(override, words):
 )
 def test_a_setting_that_cannot_be_is_named(overrides, words):
     with pytest.raises(InputError, match=words):
-        app.check(app.plain(app.compose(overrides)))
+        rules.check(app.plain(app.compose(overrides)))
 
 
 def fails():

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from conftest import TINY
-from segtune import app, build, losses
+from segtune import app, build, losses, rules
 
 OPTIONS = [(group, option) for group, options in app.groups().items() for option in options if "/" not in group]
 REQUIRED = {("data", name): ["data.root=x"] for name in ("rvsc", "sunnybrook", "acdc")} | {
@@ -30,7 +30,7 @@ def composed(group, option, *settings):
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_makes_a_module(group, option):
     cfg = composed(group, option)
-    app.check(app.plain(cfg))
+    rules.check(app.plain(cfg))
     module = build.module(cfg, {})
     image = torch.zeros(2, 1, 32, 32)
     assert module.loss(module(image), image).isfinite()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segtune import app, sweep
+from segtune import app, rules, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^```(?:bash|sh)\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -28,7 +28,7 @@ def test_every_segtune_command_composes(words):
         assert app.compose(overrides, config_name=module.removeprefix("segtune."))
         return
     for job in sweep.combinations([], [app.quote_numbers(override) for override in overrides]):
-        app.check(app.plain(app.compose(job)))
+        rules.check(app.plain(app.compose(job)))
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "-m segtune" not in c])

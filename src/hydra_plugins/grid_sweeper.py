@@ -27,10 +27,10 @@ class GridSweeper(Sweeper):
         self._folder = Path(config.hydra.sweep.dir) / (config.hydra.runtime.choices.get("study") or "grid")
 
     def sweep(self, arguments: list[str]) -> Any:
-        from segtune import app, sweep  # Hydra imports every plugin at every start, this one's logic only when it is used
+        from segtune import rules, sweep  # Hydra imports every plugin at every start, this one's logic only when it is used
 
         chosen = {key: self._config[key] for key in ("on_failure", "dry_run")}
-        app.check(chosen | {"hydra.launcher": self._config.hydra.launcher})
+        rules.check(chosen | {"hydra.launcher": self._config.hydra.launcher})
         runs = sweep.plan(sweep.combinations(self.grids, arguments), self._compose)
         if self._config.dry_run:
             print(sweep.listing(runs))

@@ -1,4 +1,4 @@
-"""The one way into Hydra for all verbs: overrides as a person types them, a run's id, checks, errors in one sentence."""
+"""The one way into Hydra for all verbs: overrides as a person types them, a run's id, errors in one sentence."""
 
 import errno
 import functools
@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segtune import results
 from segtune.errors import InputError, Interrupted, printable
+from segtune.rules import check, is_number
 
 PACKAGED = Path(__file__).resolve().parent / "conf"  # in a wheel
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"  # in a checkout
@@ -135,7 +136,7 @@ def quote_numbers(override: str) -> str:
         raise InputError(f"{override}: a list would mix the options; for one run each write {override.translate(BARE)} -m.")
     else:
         values = [value]
-    if not any(value is None or _is_number(value) for value in values):
+    if not any(value is None or is_number(value) for value in values):
         return override
     return f"{parsed.get_key_element()}={','.join(quoted(value, options) for value in values)}"
 
@@ -168,186 +169,11 @@ def quoted(value: Any, options: Sequence[str]) -> str:
     return f"'{text}'"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
         return None
-
-
-# What a configuration must fulfil
-
-
-def _whole(low: int, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:
-    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high, f"a whole number {span}"
-
-
-def _real(low: float, high: float = math.inf, *, open_low: bool = False) -> tuple[Callable[[Any], bool], str]:
-    words = f"{'above' if open_low else 'of at least'} {low:g}" + (f" and up to {high:g}" if high < math.inf else "")
-    return (
-        lambda v: _is_number(v) and math.isfinite(v) and (low < v if open_low else low <= v) and v <= high,
-        f"a number {words}",
-    )
-
-
-def _wholes(n: int, low: int, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:
-    fulfils, requirement = _whole(low, high)
-    words = requirement.removeprefix("a whole number ")
-    return lambda v: isinstance(v, list) and len(v) == n and all(map(fulfils, v)), f"a list of {n} whole numbers {words}"
-
-
-def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: v in names, f"one of {', '.join(names)}"
-
-
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "outputs": (lambda v: isinstance(v, str) and bool(v.strip()), "a folder"),
-    "figures": (lambda v: isinstance(v, bool), "true or false"),
-    "on_failure": _one_of("continue", "stop"),
-    "dry_run": (lambda v: isinstance(v, bool), "true or false"),
-    "json": (lambda v: isinstance(v, bool), "true or false"),
-    "seed": _whole(0, 2**32 - 1),
-    "data.root": (
-        lambda v: isinstance(v, str) and bool(v.strip()),
-        "a folder; one that is named like a number in quotes: data.root='\"5\"'",
-    ),
-    "data.seed": _whole(0, 2**32 - 1),
-    "data.n_patients": _whole(2, 99),
-    "data.target": (  # see TARGETS
-        lambda v: isinstance(v, str | int) and not isinstance(v, bool) and bool(str(v).strip()),
-        "the name of a structure, or its value",
-    ),
-    "data.allow": (
-        lambda v: isinstance(v, list) and all(isinstance(k, str) for k in v),
-        "a list of kinds, like [duplicate_image]",
-    ),
-    "tolerance_mm": _real(0, open_low=True),
-    "data.empty": _one_of("keep", "drop"),
-    "data.larger": _one_of("crop"),
-    "data.spacing_mm": _real(0, open_low=True),
-    "data.gap_mm": _real(0, open_low=True),
-    "data.size": (
-        lambda v: isinstance(v, int) and v >= 16 and v % 16 == 0,
-        "a multiple of 16 (the network halves it four times)",
-    ),
-    "data.masks": _one_of("pil"),
-    "data.normalize": _one_of("zscore", "divide255"),
-    "split.val_fraction": (lambda v: _is_number(v) and 0 < v < 1, "a share above 0 and below 1"),
-    "split.by": _one_of("patient", "kfold", "nested", "contiguous", "image"),
-    "split.n_folds": _whole(2),
-    "split.fold": _whole(0),
-    "split.seed": _whole(0, 2**32 - 1),
-    "loss.gamma": _real(0),
-    "loss.alpha": _real(0, 1),
-    "loss.beta": _real(0, 1),
-    "loss.weight": _real(0),
-    "loss.fraction": _real(0, 1, open_low=True),
-    "reg.lambda": (
-        lambda v: v == "auto" or (_is_number(v) and math.isfinite(v) and v >= 0),
-        "a number of at least 0, or auto",
-    ),
-    "reg.ratio": _real(0, open_low=True),
-    "reg.lambda_l1": _real(0),
-    "reg.lambda_l2": _real(0),
-    "reg.on": _one_of("kernels", "all"),
-    "batch.size": (
-        lambda v: v == "patient" or (isinstance(v, int) and not isinstance(v, bool) and v >= 1),
-        "a whole number of at least 1, or patient",
-    ),
-    "batch.shuffle": (lambda v: isinstance(v, bool), "true or false"),
-    "model.width": _whole(1),
-    "model.convolutions": _whole(1),
-    "model.features": _wholes(6, 1),
-    "model.channels": _wholes(5, 2),
-    "model.strides": _wholes(4, 1, 2),
-    "model.norm": _one_of("batch", "instance"),
-    "model.dropout": (lambda v: _is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1"),
-    "model.bn_momentum": _real(0, 1, open_low=True),
-    "optimizer.lr": _real(0, open_low=True),
-    "optimizer.eps": _real(0, open_low=True),
-    "scheduler.step_size": _whole(1),
-    "scheduler.gamma": _real(0, open_low=True),
-    "scheduler.T_max": _whole(1),
-    "trainer.max_epochs": _whole(1),
-    "trainer.devices": (
-        lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
-        "1 or a list of one, like [0]: a run uses one device, and several devices are for several runs",
-    ),
-    "trainer.threads": _whole(1, 1024),
-    "trainer.patience": _whole(1),
-    "trainer.compile": _one_of("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-    "trainer.accumulate_grad_batches": _whole(1),
-    "trainer.gradient_clip_val": _real(0),
-    "trainer.deterministic": (lambda v: isinstance(v, bool) or v == "warn", "true, false or warn"),
-    "trainer.benchmark": (lambda v: isinstance(v, bool), "true or false"),
-    "trainer.detect_anomaly": (lambda v: isinstance(v, bool), "true or false"),
-    "hydra.launcher.workers": _whole(1),
-    "hydra.launcher.per_gpu": _whole(1),
-    "hydra.launcher.pack": _whole(1),
-    "hydra.launcher.gpus": _whole(0),
-    "hydra.launcher.cpus": _whole(1),
-    "hydra.launcher.time": (lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0, "a whole number of minutes"),
-    "hydra.launcher.signal_delay_s": _whole(1),
-    "hydra.launcher.array_parallelism": _whole(1),
-    "hydra.launcher.wait": (lambda v: isinstance(v, bool), "true or false"),
-    "hydra.launcher.setup": (
-        lambda v: isinstance(v, Sequence) and all(isinstance(line, str) for line in v) and not isinstance(v, str),
-        'a list of shell lines, like ["module load cuda"]',
-    ),
-    "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
-}
-NULLABLE = {
-    *("data.allow", "data.masks", "data.larger", "data.spacing_mm", "data.gap_mm", "loss.alpha", "reg.ratio", "batch.shuffle"),
-    *("tolerance_mm", "trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
-    *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
-}
-
-
-TARGETS = dict.fromkeys(("phantom", "rvsc", "sunnybrook"), ("endocardium", "epicardium")) | {
-    "acdc": ("rv", "myocardium", "lv")
-}  # the structures of a reader's data; those of nnunet and folder are in the data
-NESTED_FROM = 0.2  # the least split.val_fraction of split.by=nested: splits.TEST_FRACTION, without its imports
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """Raises: InputError naming the first key whose value cannot be, by itself or beside the others, and what it must be."""
-    for key, (fulfils, requirement) in RULES.items():
-        group, _, name = key.rpartition(".")
-        values = (config.get(group) or {}) if group else config
-        if name in values and not (values[name] is None and key in NULLABLE) and not fulfils(values[name]):
-            raise InputError(f"{key}={values[name]}: must be {requirement}.")
-    for contradiction in _contradictions(config):
-        raise InputError(contradiction)
-
-
-def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
-    """Values that cannot be beside each other."""
-    data, split, loss, reg, model = (config.get(group) or {} for group in ("data", "split", "loss", "reg", "model"))
-    names = TARGETS.get(str((data.get("reader") or {}).get("_target_")).split(".")[-2:][0], ())
-    if names and data["target"] not in names:
-        yield f"data.target={data['target']}: must be one of {', '.join(names)}."
-    by, given = split.get("by"), sorted({*split} - {"by", "seed"})
-    wanted, choice = (["fold", "n_folds"], "split=kfold") if by == "kfold" else (["val_fraction"], "a share, like split=0.2")
-    if split and given != wanted:
-        these, those = (", ".join(f"split.{name}" for name in names) for names in (wanted, given))
-        yield f"split.by={by} goes with {these}, not with {those}: choose {choice}."
-    if by == "kfold" and (fold := split["fold"]) >= (n := split["n_folds"]):
-        yield f"split.fold={fold}: split.n_folds={n} has folds 0 to {n - 1}; name those, like split.fold=0,1 -m."
-    if by == "nested" and (share := split["val_fraction"]) < NESTED_FROM:
-        yield f"split.val_fraction={share:g}: must be at least {NESTED_FROM:g} with split.by=nested, which tests on that share."
-    if loss.get("alpha") == 0 == loss.get("beta"):
-        yield "loss.alpha=0 with loss.beta=0: the loss is 0 whatever the network does; one of them must be above 0."
-    if loss.get("gamma") == 0 and loss["_target_"] == "segtune.losses.focal_tversky":
-        yield "loss.gamma=0: must be above 0 with loss=focal_tversky, which is 0 whatever the network does otherwise."
-    if reg.get("ratio") is not None and "lambda" in reg and reg["lambda"] != "auto":
-        yield f"reg.ratio={reg['ratio']:g} goes with reg.lambda=auto, not with reg.lambda={reg['lambda']:g}."
-    if "bn_momentum" in model and model["_target_"] != "segtune.nets.UNet":
-        yield f"model.bn_momentum={model['bn_momentum']:g} (study=as_run has it) goes with model=unet or unet_double only."
 
 
 # Errors in one sentence

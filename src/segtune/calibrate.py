@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from segtune import app, results
+from segtune import app, results, rules
 from segtune.errors import InputError
 
 if TYPE_CHECKING:
@@ -195,8 +195,8 @@ def calibrate(cfg: DictConfig) -> None:
 
     config = app.plain(cfg)
     reg = config.get("reg") or {}
-    app.check({"reg": {"ratio": reg.get("ratio")}})
-    app.check(config | {"reg": {**reg, "ratio": None}})  # which goes with any lambda here: another one is asked for
+    rules.check({"reg": {"ratio": reg.get("ratio")}})
+    rules.check(config | {"reg": {**reg, "ratio": None}})  # which goes with any lambda here: another one is asked for
     slices = build.slices(cfg)
     with build.threads(cfg):
         about = {"config": config, "data_fingerprint": slices.fingerprint()}

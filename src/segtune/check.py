@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import segtune
-from segtune import app, results
+from segtune import app, results, rules
 from segtune.data import contours, dicom, findings, rvsc, sunnybrook
 from segtune.data.findings import Finding, Outline
 from segtune.data.slices import Slice, SliceSet
@@ -60,7 +60,7 @@ MEANING = (
 def check(cfg: DictConfig) -> None:
     """Look at the data, print what was found, write the page; exit code 1 for errors that are not allowed."""
     config = app.plain(cfg)
-    app.check(config)
+    rules.check(config)
     data = config["data"]
     findings.not_allowed([], data["allow"])  # a wrong kind is told before the work
     slices, found = examine(cfg)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from segtune import app, results, volumes
+from segtune import app, results, rules, volumes
 from segtune.data import findings
 from segtune.data.slices import Slice, SliceSet
 from segtune.errors import InputError, printable
@@ -64,7 +64,7 @@ def evaluate(cfg: DictConfig) -> None:
     origins = [origin(model) for model in models]
     cfg = with_target(cfg, origins)
     data = app.plain(cfg)["data"]
-    app.check(config | {"data": {key: value for key, value in data.items() if key not in OF_THE_RUN}})
+    rules.check(config | {"data": {key: value for key, value in data.items() if key not in OF_THE_RUN}})
 
     slices = build.slices(cfg)
     fingerprint = slices.fingerprint()
@@ -145,7 +145,7 @@ def with_target(cfg: DictConfig, origins: Sequence[Origin]) -> DictConfig:
     """
     cfg = cfg.copy()
     here, there, own, asked = reader_of(cfg.data), origins[0].reader, origins[0].data["target"], cfg.data.target
-    names, run = app.TARGETS.get(here, ()), f"run {origins[0].run_id} looks for the {own}"
+    names, run = rules.TARGETS.get(here, ()), f"run {origins[0].run_id} looks for the {own}"
     if _kind(here) == _kind(there):
         if names and asked not in (None, own):
             raise InputError(f"data.target={asked}: {run} of such data. Leave data.target out.")

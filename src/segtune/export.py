@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig
 
 import segtune
-from segtune import app, card, results
+from segtune import app, card, results, rules
 from segtune.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Agreement(NamedTuple):
 
 def export(cfg: DictConfig) -> None:
     """Write the folder, and say where it is and how well the two agree."""
-    app.check({"outputs": cfg.outputs})
+    rules.check({"outputs": cfg.outputs})
     if not isinstance(cfg.run, str | int):
         raise InputError("run=: give the folder of one run, like run=outputs/runs/0123456789ab.")
     if not isinstance(cfg.output, str | int | None):

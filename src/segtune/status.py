@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from segtune import app, results, sweep, workers
+from segtune import app, results, rules, sweep, workers
 from segtune.errors import InputError
 
 STATES = ("completed", "running", "queued", "interrupted", "stale", "failed", "missing")
@@ -22,7 +22,7 @@ MEANING = (
 
 def status(cfg: DictConfig) -> None:
     """Print the sweep's state, as a table or as JSON."""
-    app.check({"json": cfg.json})
+    rules.check({"json": cfg.json})
     if not cfg.sweep:
         raise InputError("say which sweep: sweep=outputs/grid.")
     found = read(Path(str(cfg.sweep)))

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from segtune import app, results
+from segtune import app, results, rules
 from segtune.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
     for job in tqdm(jobs, desc="composing", leave=False, disable=None if len(jobs) > MOST_FIGURES else True):
         cfg, overrides = _compose(job, compose, ignored)
         config = app.plain(cfg)
-        app.check(config)
+        rules.check(config)
         run_id = results.run_id(config)
         if run_id in runs:
             continue
