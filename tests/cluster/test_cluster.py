@@ -19,7 +19,7 @@ TINY = [
 ]
 SLOW = ["loss=bce", "loss._target_=broken_losses.slow", "reg=none"]  # a second an epoch
 CLUSTER = ["hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.mem=2GB"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]  # one cluster on a machine
 
 
 @pytest.fixture(scope="module", autouse=True)
