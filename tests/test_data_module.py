@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from segtune.data import module
+from segtune.data import findings, module
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.errors import InputError
@@ -118,7 +118,12 @@ def test_a_crop_that_cuts_the_structure_is_said(caplog):
     module.fit(SliceSet([scene((60, 60), (1.0, 1.0))]), size=32, larger="crop")
     module.fit(SliceSet([scene((61, 60), (1.0, 1.0))]), size=48, spacing_mm=4.7, larger="crop")
     assert caplog.text == ""
-    module.fit(SliceSet([scene((60, 60), (1.0, 1.0))]), size=16, larger="crop")
+    item = scene((60, 60), (1.0, 1.0))
+    (new,) = module.fit(SliceSet([item]), size=16, larger="crop")
+    assert new.n_cut == item.mask.sum() - new.mask.sum() > 0
+    (found,) = findings.of_crop(SliceSet([item, new]))
+    assert (found["kind"], found["patient"], found["frame"]) == ("cropped", "P01", 4)
+    assert f"cuts away {new.n_cut} of the structure's pixels" in found["message"]
     assert "data.larger=crop cuts the structure on 1 of 1 slices, most on slice 2 of patient P01" in caplog.text
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import time
 
@@ -175,6 +176,13 @@ def test_a_case_without_a_known_geometry_has_overlaps_and_says_why_it_has_no_mor
     assert row["undefined"] == why
     assert row["dice"] > 0.8
     assert all(math.isnan(row[name]) for name in (*metrics.DISTANCES, "volume_true_ml", "volume_pred_ml", "volume_error_ml"))
+
+
+def test_a_case_that_a_crop_has_cut_has_no_volume_and_says_why():
+    whole, cut = case(*TWO), case(TWO[0], dataclasses.replace(TWO[1], n_cut=1))
+    assert cut["undefined"] == "data.larger=crop cuts the expert's structure"
+    assert all(math.isnan(cut[f"volume_{side}"]) for side in ("true_ml", "pred_ml", "error_ml"))
+    assert [cut[name] for name in metrics.DISTANCES] == [whole[name] for name in metrics.DISTANCES]
 
 
 def test_headers_may_round():

@@ -140,6 +140,18 @@ def test_the_real_format_trains_if_copies_are_allowed_and_no_name_is_stored(tmp_
     assert not any(b"Secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+def test_a_structure_that_the_crop_cuts_is_recorded_and_has_no_volume(tmp_path):
+    for number in (1, 2, 3):
+        write_patient(tmp_path / "real", number, [20, 28, 40, 48], n_frames=40, scale={28: 0.7, 48: 0.7})
+    where = ["data=rvsc", f"data.root={tmp_path / 'real'}", "data.allow=[duplicate_contour]", "split=0.4", "figures=false"]
+    folder = run(tmp_path, *where, "data.size=48", "data.larger=crop", "trainer.max_epochs=1")
+    found = [one for one in results.read_result(folder)["data"]["findings"] if one["kind"] == "cropped"]
+    assert {one["patient"] for one in found} == {"P01", "P02", "P03"}
+    cases = results.read_table(folder, results.CASES)
+    assert {case["undefined"] for case in cases if case["phase"] == "ED"} == {"data.larger=crop cuts the expert's structure"}
+    assert {case["volume_true_ml"] for case in cases if case["phase"] == "ED"} == {"nan"}
+
+
 def test_a_single_patient_is_refused_and_nothing_is_taken_for_done(tmp_path):
     write_patient(tmp_path / "real", 1, [20, 22])
     with pytest.raises(InputError, match="a single patient"):

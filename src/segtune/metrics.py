@@ -89,7 +89,7 @@ class MeanOverlap(Metric):
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The two masks of a slice, and where it lies: patient, phase, slice_index, spacing_mm and gap_mm as in data.slices.Slice.
+    """The two masks of a slice, and where it lies: patient, phase, slice_index, spacing_mm, gap_mm, n_cut as in slices.Slice.
 
     pred, true: (H, W) bool, on the grid that spacing_mm speaks of.
     """
@@ -101,11 +101,12 @@ class Pair:
     slice_index: int
     spacing_mm: tuple[float, float]
     gap_mm: float | None
+    n_cut: int = 0
 
     @classmethod
     def of(cls, item: Any, pred: NDArray[np.bool_], true: NDArray[np.bool_]) -> "Pair":
         """The two masks of a data.slices.Slice."""
-        return cls(pred, true, item.patient, item.phase, item.slice_index, item.spacing_mm, item.gap_mm)
+        return cls(pred, true, item.patient, item.phase, item.slice_index, item.spacing_mm, item.gap_mm, item.n_cut)
 
     def __post_init__(self) -> None:
         if not (self.pred.dtype == self.true.dtype == bool and self.pred.shape == self.true.shape):
@@ -125,7 +126,8 @@ def score_case(pairs: Sequence[Pair], *, tolerance_mm: float) -> Row:
 
     Overlaps need no geometry. Distances and volumes are NaN, and `undefined` says why, unless the slices follow each other
     without a hole, with a known gap, on one grid: a missing slice would be a hole in both masks. A case with one slice is
-    scored in its plane, and has no volume. Slices beyond the first and the last that are given count as empty.
+    scored in its plane, and has no volume. Slices beyond the first and the last that are given count as empty. Where a crop
+    has cut the expert's structure, all is of what is left, and there is no volume.
     """
     pairs = sorted(pairs, key=lambda pair: pair.slice_index)
     first, c = pairs[0], _counted(pairs)
@@ -139,6 +141,8 @@ def score_case(pairs: Sequence[Pair], *, tolerance_mm: float) -> Row:
         assert first.gap_mm is not None
         pred, true = np.stack([pair.pred for pair in pairs]), np.stack([pair.true for pair in pairs])
         row |= _distances(pred, true, (first.gap_mm, *first.spacing_mm), tolerance_mm)
+    if not why and any(pair.n_cut for pair in pairs):
+        why = "data.larger=crop cuts the expert's structure"
     volume = {
         side: math.nan if why else volumes.volume_ml([int(n)], spacing_mm=first.spacing_mm, gap_mm=first.gap_mm or math.nan)
         for side, n in (("true", c.n_true), ("pred", c.n_pred))

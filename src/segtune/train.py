@@ -59,6 +59,7 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         log.warning("run %s: %s (%d); the first: %s", folder.name, findings.KINDS[kind], n, first)
     fingerprint = slices.fingerprint()
     slices = build.fit(cfg, slices)
+    found += findings.of_crop(slices)  # of which build.fit has told
     done = resume(folder, results.run_id(config), fingerprint)
     before = sum(results.read_history(folder)["seconds"]) if done else 0.0
 

@@ -33,6 +33,7 @@ KINDS = {  # what a finding is about
     "split": "a split that cannot be made",
     "phase": "frames that are neither end-diastole nor end-systole",
     "gap": "slices whose distance is not known",
+    "cropped": "a structure that data.larger=crop cuts",
 }
 ALLOWABLE = ("duplicate_contour", "duplicate_image")  # the errors that data.allow can name: the others cannot be read at all
 
@@ -119,6 +120,21 @@ def place(finding: Finding) -> str:
     if finding.file is None:
         return where or "all patients"
     return f"{where} ({finding.file})" if where else finding.file
+
+
+def of_crop(fitted: SliceSet) -> list[dict[str, Any]]:
+    """The slices whose structure the crop of module.fit has cut, as for_run's findings."""
+    return [
+        asdict(
+            Finding(
+                *("warning", "cropped", item.patient, item.frame, None),
+                f"data.larger=crop cuts away {item.n_cut} of the structure's pixels; scores are of the rest. "
+                "A larger data.size, or a wider data.spacing_mm, keeps them.",
+            )
+        )
+        for item in fitted
+        if item.n_cut
+    ]
 
 
 # Of slices

@@ -57,15 +57,11 @@ def fit(slices: SliceSet, *, size: int, spacing_mm: float | None = None, larger:
         raise InputError(f"data.spacing_mm={spacing_mm}: must be a distance in mm, or null to leave images as they are.")
     if spacing_mm is None and larger is None:
         return slices
-    fitted, cut = [], []
-    for item in slices:
-        new, n_cut = _fit(item, size, spacing_mm, larger)
-        fitted.append(new)
-        cut += [(n_cut, item)] if n_cut else []
-    if cut:
+    fitted = [_fit(item, size, spacing_mm, larger) for item in slices]
+    if cut := [item for item in fitted if item.n_cut]:
         log.warning(
             "data.larger=crop cuts the structure on %d of %d slices, most on slice %d of patient %s; a larger data.size helps.",
-            *(len(cut), len(slices), (worst := max(cut, key=lambda pair: pair[0])[1]).slice_index, worst.patient),
+            *(len(cut), len(slices), (worst := max(cut, key=lambda item: item.n_cut)).slice_index, worst.patient),
         )
     return SliceSet(fitted)
 
@@ -88,11 +84,11 @@ def restore(values: NDArray[np.float64], item: Slice, *, spacing_mm: float | Non
     return np.ascontiguousarray(values)
 
 
-def _fit(item: Slice, size: int, spacing_mm: float | None, larger: str | None) -> tuple[Slice, int]:
-    """One slice on its new grid, and how many pixels of its structure were cropped away (in the old pixels)."""
+def _fit(item: Slice, size: int, spacing_mm: float | None, larger: str | None) -> Slice:
+    """One slice on its new grid; its n_cut says how many pixels of its structure were cropped away."""
     axes = _axes(item, size, spacing_mm, larger)
     if spacing_mm is None and max(item.image.shape) <= size:
-        return item, 0
+        return item
     lost, kept = item.mask.copy(), []
     for axis in axes:
         at, half = axis.old_positions(), 0.5 / axis.ratio
@@ -103,7 +99,8 @@ def _fit(item: Slice, size: int, spacing_mm: float | None, larger: str | None) -
     rows, columns = (axis.old_positions() for axis in axes)
     image = np.ascontiguousarray(_interpolate(_interpolate(item.image, rows).T, columns).T)
     new_mm = (spacing_mm, spacing_mm) if spacing_mm is not None else item.spacing_mm
-    return dataclasses.replace(item, image=image, mask=item.mask[np.ix_(*nearest)], spacing_mm=new_mm), int(lost.sum())
+    mask, n_cut = item.mask[np.ix_(*nearest)], int(lost.sum())
+    return dataclasses.replace(item, image=image, mask=mask, spacing_mm=new_mm, n_cut=n_cut)
 
 
 class _Axis(NamedTuple):

@@ -31,6 +31,7 @@ class Slice:
     phase: end-diastole, end-systole, or None where the data do not tell.
     spacing_mm: distance of neighbouring pixel centres [mm], (along rows' direction of change, along columns').
     gap_mm: distance of neighbouring slice centres [mm], None where the data do not tell.
+    n_cut: pixels of the structure, as stored, that a crop has cut away (module.fit); they are no longer in the mask.
     """
 
     image: NDArray[np.float32]
@@ -41,6 +42,7 @@ class Slice:
     phase: Phase | None
     spacing_mm: tuple[float, float]
     gap_mm: float | None
+    n_cut: int = 0
 
 
 class SliceSet(Sequence[Slice]):
