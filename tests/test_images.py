@@ -271,6 +271,56 @@ def test_two_patients_or_studies_in_one_folder_are_no_heart(tmp_path):
     assert why(tmp_path) == "its images are of several patients or studies: give each a folder of its own"
 
 
+def test_several_series_of_one_position_are_no_beat_and_a_series_for_each_slice_is_one(tmp_path):
+    write_heart(tmp_path / "in", phases=1, SeriesInstanceUID="1.2")
+    write_heart(tmp_path / "in", phases=1, names="b{}.dcm".format, SeriesInstanceUID="1.3", TriggerTime=40)
+    assert why(tmp_path) == "its images at one position are of several series: give each series a folder of its own"
+    for index in range(3):
+        position = {"ImagePositionPatient": [0, 0, 8 * index], "SeriesInstanceUID": f"1.{index + 2}"}
+        write_heart(tmp_path / "each/in", slices=1, phases=2, names=f"c{index}-{{}}.dcm".format, **position)
+    assert images.find(tmp_path / "each").patients[0].undefined == ""
+
+
+def test_images_that_are_there_twice_are_no_two_phases(tmp_path):
+    write_heart(tmp_path / "in", slices=1, phases=1, SOPInstanceUID="1.2.3")
+    for path in list((tmp_path / "in").iterdir()):
+        (path.parent / f"copy of {path.name}").write_bytes(path.read_bytes())
+    assert why(tmp_path) == "the same image (SOPInstanceUID) is there twice"
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ([{"TriggerTime": 0}], "several images at one position have the same time, or some have none (TriggerTime)"),
+        ([{"TriggerTime": None}], "several images at one position have the same time, or some have none (TriggerTime)"),
+        ([{"TriggerTime": None}] * 3, ""),
+        ([{"TriggerTime": 0}] * 3, ""),
+        (
+            [{"TriggerTime": None, "InstanceNumber": None}] * 3,
+            "its headers do not tell the order of the images at one position (TriggerTime, InstanceNumber)",
+        ),
+        (
+            [{"TriggerTime": 5, "InstanceNumber": 1}] * 3,
+            "its headers do not tell the order of the images at one position (TriggerTime, InstanceNumber)",
+        ),
+        ([{"InstanceNumber": None}] * 3, ""),
+    ],
+)
+def test_phases_have_an_order_that_the_headers_tell_and_never_the_names(tmp_path, changed, expected):
+    for phase in range(3):
+        tags = {"TriggerTime": 40 * phase, "InstanceNumber": phase} | dict(enumerate(changed)).get(2 - phase, {})
+        place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": AXIAL}
+        write_dicom(tmp_path / "in" / f"im{phase}.dcm", np.full((20, 16), phase), **place, **tags)
+    assert why(tmp_path) == expected
+
+
+def test_a_film_among_images_is_refused_before_anything_is_predicted(tmp_path):
+    write_heart(tmp_path)
+    write_heart(tmp_path, slices=1, phases=1, names=lambda count: "zz.dcm", NumberOfFrames=2)
+    with pytest.raises(InputError, match="zz.dcm: expected one grey image"):
+        images.find(tmp_path)
+
+
 def test_names_of_the_rvsc_that_the_headers_contradict_give_no_slices(tmp_path):
     write_heart(tmp_path / "25", slices=2, phases=25, names=lambda count: f"P01-{count - 1:04}.dcm")
     assert "are not at one place, by their headers" in why(tmp_path / "25")

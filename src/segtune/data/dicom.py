@@ -27,7 +27,10 @@ TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelSpacing", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"),
 ]
-PLACE = ["Rows", "Columns", "TriggerTime", "InstanceNumber", *TAGS[-4:]]  # of `read_place`, which reads no pixels
+PLACE = [  # of `read_place`, which reads no pixels
+    *("TriggerTime", "InstanceNumber", "SeriesInstanceUID", "SOPInstanceUID"),
+    *(tag for tag in TAGS if tag != "PixelData"),
+]
 WHOSE = ["PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID"]  # compared, as a hash; never kept
 
 MAX_PIXELS = 2**24  # of one image: 4096 x 4096
@@ -48,7 +51,7 @@ class Header(NamedTuple):
 class Place(NamedTuple):
     """Where an image belongs among others. shape: (H, W). trigger_ms: in the beat; instance: its number; inf where not told.
 
-    whose: differs between patients and between studies, and tells nothing else.
+    whose, series, image: differ between patients and studies, between series, and between images; they tell nothing else.
     """
 
     header: Header
@@ -56,6 +59,8 @@ class Place(NamedTuple):
     trigger_ms: float
     instance: float
     whose: int
+    series: int
+    image: int
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], Header]:
@@ -85,9 +90,12 @@ def read_place(path: Path) -> Place | None:
         shape = tuple(int(n) for name in ("Rows", "Columns") for n in _numbers(dataset, name))
         trigger_ms, instance = ((*_numbers(dataset, name), math.inf)[0] for name in ("TriggerTime", "InstanceNumber"))
         whose = hash(tuple(str(dataset.get(name)) for name in WHOSE))
+        series, image = (hash(str(dataset.get(name))) for name in ("SeriesInstanceUID", "SOPInstanceUID"))
+        image = image if dataset.get("SOPInstanceUID") else hash(path)  # not told: the file's own
     if len(shape) != 2:
         raise InputError(f"{path}: the header gives no size (Rows, Columns), so there is no image in it. Move it elsewhere.")
-    return Place(_header(path, dataset), (shape[0], shape[1]), trigger_ms, instance, whose)
+    _check_grey(path, dataset)
+    return Place(_header(path, dataset), (shape[0], shape[1]), trigger_ms, instance, whose, series, image)
 
 
 def _dataset(path: Path, tags: list[str], *, stop_before_pixels: bool = False) -> pydicom.FileDataset:
@@ -105,14 +113,9 @@ def _check_pixels(path: Path, dataset: pydicom.FileDataset) -> None:
     """Before they are decoded, which can take any amount of memory. Raises: InputError if they are not one grey image."""
     with _explained(path):
         rows, columns, bits = (int(dataset[name].value) for name in ("Rows", "Columns", "BitsAllocated"))
-        n_values = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
         content, syntax = bytes(dataset.PixelData or b""), dataset.file_meta.TransferSyntaxUID
         is_compressed = syntax.is_compressed
-        is_grey = n_values == 1 and dataset.get("PhotometricInterpretation") == "MONOCHROME2"
-    if not is_grey:
-        raise InputError(
-            f"{path}: expected one grey image (MONOCHROME2), not colours, several frames or inverted values. Convert it."
-        )
+    _check_grey(path, dataset)
     if rows * columns > MAX_PIXELS:
         raise InputError(
             f"{path}: {rows} x {columns} pixels; more than {MAX_PIXELS / 1e6:.0f} million are not read. Crop or resample it."
@@ -123,6 +126,16 @@ def _check_pixels(path: Path, dataset: pydicom.FileDataset) -> None:
     padding = n_bytes / 10 + 2**16 if is_compressed else min(rows, columns) * bits / 8  # what is less than a row or column
     if len(content) >= n_bytes + padding:
         raise InputError(f"{path}: it holds more than the {rows} x {columns} pixels of its header. Copy it again.")
+
+
+def _check_grey(path: Path, dataset: pydicom.FileDataset) -> None:
+    with _explained(path):
+        n_values = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
+        is_grey = n_values == 1 and dataset.get("PhotometricInterpretation") == "MONOCHROME2"
+    if not is_grey:
+        raise InputError(
+            f"{path}: expected one grey image (MONOCHROME2), not colours, several frames or inverted values. Convert it."
+        )
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 DICOM. Files named like the RVSC's (P09-0020.dcm) are frame 20 = 20 * slice + phase of patient P09. Of all others each folder
 is one patient: P01, P02, ... in the natural order of the folders, frames counted from 0 in the natural order of the names.
-Their slices are ordered by their position along the normal, and the images at one position by TriggerTime, then
-InstanceNumber, then name: those are its phases. Where headers do not tell that, `undefined` says why there is no volume.
+Their slices are ordered by their position along the normal, and the images at one position by TriggerTime or, where that
+is not told, by InstanceNumber: those are its phases. Where headers do not tell that, `undefined` says why there is no volume.
 
 NIfTI. Each file is a volume and each a patient of its own, called by its name (CASE_0000.nii.gz, if all end so, is CASE).
 In a folder with an Info.cfg, as ACDC has it, the folder is the patient, and that file says which frames are ED and ES.
 """
 
 import itertools
+import math
 import os
 import re
 from collections import Counter
@@ -240,6 +241,8 @@ def _by_place(patient: str, files: Sequence[tuple[Path, Place]], folder: str) ->
         return Patient(
             patient, frames, None, f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart: is one missing?", folder
         )
+    if why := _why_no_phases(stack):
+        return Patient(patient, frames, None, why, folder)
     found = [
         frame._replace(slice_index=index, phase=str(phase) if len(at) > 1 else "")
         for index, at in enumerate(stack)
@@ -265,6 +268,22 @@ def _why_no_stack(places: Sequence[Place]) -> str:
     return ""
 
 
+def _why_no_phases(stack: Sequence[Sequence[Frame]]) -> str:
+    """What keeps the images at one position from being one beat; empty if nothing does."""
+    places = [[frame.place for frame in at] for at in stack]
+    if any(len({place.image for place in at}) < len(at) for at in places):
+        return "the same image (SOPInstanceUID) is there twice"
+    if any(len({place.series for place in at}) > 1 for at in places):
+        return "its images at one position are of several series: give each series a folder of its own"
+    for at in places:
+        times, numbers = ({place.trigger_ms for place in at}, {place.instance for place in at})
+        if len(times - {math.inf}) < len(at) and len(times) > 1:
+            return "several images at one position have the same time, or some have none (TriggerTime)"
+        if len(at) > 1 and len(times) == 1 and len(numbers - {math.inf}) < len(at):
+            return "its headers do not tell the order of the images at one position (TriggerTime, InstanceNumber)"
+    return ""
+
+
 def _along(place: Place) -> float:
     """Where an image lies along its own normal [mm]."""
     across, down = np.array(place.header.axes).reshape(2, 3)
@@ -279,7 +298,7 @@ def _stack(frames: Iterable[Frame]) -> list[list[Frame]]:
             found[-1].append(frame)
         else:
             found.append([frame])
-    return [sorted(at, key=lambda frame: (frame.place.trigger_ms, frame.place.instance, frame.number)) for at in found]
+    return [sorted(at, key=lambda frame: (frame.place.trigger_ms, frame.place.instance)) for at in found]
 
 
 # NIfTI
