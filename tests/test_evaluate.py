@@ -192,6 +192,17 @@ def test_patients_with_the_names_of_training_patients_are_told(runs, evaluated, 
     assert record(folder)["data"]["left_out"] == []
 
 
+def test_the_training_s_own_folder_is_known_whatever_else_is_chosen(runs, tmp_path):
+    about = {"reader": {"_target_": "segtune.data.acdc.read"}, "root": str(tmp_path / "a")}
+    one = evaluate.origin(trained.load(runs[0]))._replace(reader="acdc", data=about)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to("a")
+    assert evaluate._is_same_folder(one, about | {"root": str(tmp_path / "b"), "empty": "drop"})
+    assert not evaluate._is_same_folder(one, about | {"root": str(tmp_path / "c")})
+    assert not evaluate._is_same_folder(one, about | {"reader": {"_target_": "segtune.data.nnunet.read"}})
+    assert not evaluate._is_same_folder(one._replace(data={}), about)
+
+
 def test_a_run_without_its_patients_is_damaged(runs, evaluated, tmp_path):
     copy = damaged(runs[0], tmp_path / "copy", lambda result: result["data"].pop("patients"))
     with pytest.raises(InputError, match=r"copy/result.json: damaged"):

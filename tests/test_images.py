@@ -264,6 +264,13 @@ def why(root):
     return patient.undefined
 
 
+def test_several_channels_of_nnu_net_are_not_several_patients(tmp_path):
+    for name in ("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz"):
+        volumes.write(tmp_path / name, volumes.pixels(1))
+    with pytest.raises(InputError, match="a_0000.nii.gz: this case has further channels beside it"):
+        images.find(tmp_path)
+
+
 def test_two_patients_or_studies_in_one_folder_are_no_heart(tmp_path):
     write_heart(tmp_path / "in", PatientID="1")
     assert images.find(tmp_path).patients[0].undefined == ""

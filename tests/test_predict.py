@@ -210,7 +210,19 @@ def test_other_names_become_p01_and_a_frame_and_are_not_written_for_they_may_be_
     ]
     assert len(list(Path("out/masks").iterdir())) == 8
     assert (Path("out/overlays") / "P02-0003.png").is_file()
-    assert "\nP01 = anna  EDV " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "\nP01  EDV " in printed
+    assert "anna" not in printed
+
+
+def test_a_screen_alone_says_which_folder_is_which_patient_and_of_all(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for number in range(predict.MOST_LINES + 2):
+        write_heart(Path(f"in/case{number}"), slices=1, phases=1)
+    run()
+    printed = capsys.readouterr().out
+    assert "\nP01 = case0  " in printed
+    assert f"\nP22 = case{predict.MOST_LINES + 1}  " in printed
 
 
 def test_where_slices_are_not_known_none_is_given():

@@ -12,6 +12,7 @@ Source: Petitjean et al. 2015, doi:10.1016/j.media.2014.10.004, and the challeng
 
 import logging
 import math
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -178,7 +179,7 @@ def trained_on(
     Raises: InputError if that is everybody.
     """
     patients = set(slices.patients)
-    own = [one for one in origins if one.fingerprint == fingerprint]
+    own = [one for one in origins if one.fingerprint == fingerprint or _is_same_folder(one, data)]
     seen = frozenset().union(*(one.trained for one in own)) & patients
     if own:
         told = ", ".join(one.run_id for one in own)
@@ -201,6 +202,12 @@ def trained_on(
             printable(", ".join(alike[:5]) + (", ..." if len(alike) > 5 else "")),
         )
     return seen
+
+
+def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:
+    """Whether a run had its data from this very folder, be it with other settings of the reader."""
+    roots = [where.get("root") for where in (one.data, data)]
+    return one.reader == reader_of(data) and None not in roots and len({os.path.realpath(str(root)) for root in roots}) == 1
 
 
 def _may_be_alike(one: Origin, data: Mapping[str, Any]) -> bool:

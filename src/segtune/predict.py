@@ -304,8 +304,11 @@ def summary(found: images.Found, about: Row, of_volumes: Sequence[Row], of_patie
             lines.append(f"{share:.0%} of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity")
     lines += [f"left out, {kind}: {n}" for kind, n in about["left_out"].items()]
     folders = {patient.patient: f" = {patient.folder}" for patient in found.patients if patient.folder}
+    if not sys.stdout.isatty():
+        folders = {}  # a folder's name may be a person's: nothing but a screen says which is which
+    most = len(of_patients) if folders else MOST_LINES
     volumes_of = grouped(of_volumes, lambda row: row["patient"])
-    for row in of_patients[:MOST_LINES]:
+    for row in of_patients[:most]:
         told = [f"{name} {row[key]:.1f} ml" for name, key in NAMES.items() if not math.isnan(row[key])]
         if not told:
             told = [f"{one['volume_ml']:.1f} ml" for one in volumes_of[row["patient"]] if not one["undefined"]]
@@ -313,7 +316,7 @@ def summary(found: images.Found, about: Row, of_volumes: Sequence[Row], of_patie
         told += [] if math.isnan(share) else [f"EF {share:.0%}"]
         told += [f"({row['undefined'] or row['ed_es_by']})"]
         lines.append(f"{row['patient']}{folders.get(row['patient'], '')}  {' '.join(told)}")
-    more = len(of_patients) - MOST_LINES
+    more = len(of_patients) - most
     return [*lines, f"... and {several(more, 'more patient')} in {results.PATIENTS}"] if more > 0 else lines
 
 

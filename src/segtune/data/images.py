@@ -32,6 +32,7 @@ MAGIC, MAGIC_AT = b"DICM", 128  # of a DICOM file, whatever its name
 SAME_PLACE_MM = 0.1  # positions along the normal that are nearer than this are one slice
 EVEN = 0.1  # distances of slices that differ by less than this share of them are one distance
 LABEL_FOLDERS = (nnunet.LABELS, "labelsTs")
+IMAGE_FOLDERS = (nnunet.IMAGES, "imagesTs")
 ACDC_FRAME = re.compile("_frame([0-9]{1,4})$")
 
 
@@ -323,6 +324,10 @@ def _volumes(files: Sequence[Path], root: Path, left_out: Counter[str]) -> list[
                 left_out["films (_4d)"] += 1
             else:
                 kept.append((path, stem))
+    second = {(path.parent, stem.removesuffix("_0001")) for path, stem in kept if stem.endswith("_0001")}
+    for path, stem in kept:
+        if path.parent.name in IMAGE_FOLDERS and stem.endswith("_0000") and (path.parent, stem.removesuffix("_0000")) in second:
+            raise InputError(f"{path}: this case has further channels beside it (_0001). Give a folder with one channel alone.")
     if all(stem.endswith("_0000") and stem != "_0000" for _, stem in kept):  # nnU-Net's only channel
         kept = [(path, stem.removesuffix("_0000")) for path, stem in kept]
     called = _labels([(stem, f"{_below(path.parent, root)}/{stem}".removeprefix("./")) for path, stem in kept])
