@@ -1,3 +1,5 @@
+import os
+import re
 import subprocess
 import sys
 
@@ -269,3 +271,137 @@ def test_a_verb_that_is_told_to_end_says_so_and_cleans_up(tmp_path):
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (143, "segtune: stopped by SIGTERM.\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def user_options(tmp_path):
+    """A folder with a loss and a share of the user's own; the options known to later tests are segtune's again."""
+    for name, text in {
+        "loss/mine.yaml": "_target_: lab.mine\n_partial_: true\nk: 2\n",
+        "split/0.5.yaml": "val_fraction: 0.5\n",
+    }.items():
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_text(text)
+    before = [*app._searched]
+    yield str(tmp_path / "own")
+    app._searched[:] = before
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        (["--cfg", "job"], ["--cfg", "job"]),
+        (["-c", "job", "split=0.6"], ["--cfg", "job", "split='0.6'"]),
+        (["split=0.6", "-p", "loss", "-c", "job"], ["--cfg", "job", "--package", "loss", "split='0.6'"]),
+        (["-ploss", "--cfg=job"], ["--cfg", "job", "--package", "loss"]),
+        (["seed=1", "--info", "defaults"], ["--info", "defaults", "seed=1"]),
+        (["-i"], ["--info", "all"]),
+        (["--config-name", "config", "seed=1"], ["--config-name", "config", "seed=1"]),
+        (["seed=1", "-m", "--resolve", "-c", "all"], ["--cfg", "all", "--resolve", "--multirun", "seed=1"]),
+        (["--multi", "seed=1"], ["--multirun", "seed=1"]),
+        (["~seed"], ["~seed"]),
+    ],
+)  # fmt: skip
+def test_hydras_flags_keep_their_values_wherever_they_stand(typed, taken):
+    assert app.arguments(typed) == taken
+
+
+def test_the_options_of_the_users_own_folder_are_known(user_options):
+    assert app.arguments(["loss=bce,mine", "loss.k=3", "split=0.50", "-m", "--config-dir", user_options]) == [
+        "--multirun", "--config-dir", user_options, "loss=bce,mine", "loss.k=choice(3)", "split='0.5'"
+    ]  # fmt: skip
+    assert {"mine", "bce"} <= {*app.groups()["loss"]}
+    assert app.has_key("loss", "mine", "k")
+    app.arguments([f"hydra.searchpath=[file://{user_options}]", "loss=mine"])
+    assert "mine" in app.groups()["loss"]
+    app.arguments(["loss=bce"])
+    assert "mine" not in app.groups()["loss"]
+
+
+def test_a_sweep_over_the_users_own_options_is_composed(user_options):
+    command = ["--config-dir", user_options, "loss=bce,mine", "loss.k=3", "split=0.5", "reg=none", "batch=15", "-m"]
+    said = subprocess.run(
+        [sys.executable, "-m", "segtune", *command, "dry_run=true"], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    assert re.findall("loss=[a-z]+ split=[0-9.]+", said.stdout) == ["loss=bce split=0.5", "loss=mine split=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("data.root=~/x", "data.root=HOME/x"),
+        ("data.root=~", "data.root=HOME"),
+        ("outputs='~/out'", "outputs='HOME/out'"),
+        ('outputs="~/out"', 'outputs="HOME/out"'),
+        ("run=[~/a,~/b]", "run=[HOME/a,HOME/b]"),
+        ("run=['~/a', \"~/b\"]", "run=['HOME/a', \"HOME/b\"]"),
+        ("data.root=~/a,~/b", "data.root=HOME/a,HOME/b"),
+        ("hydra.run.dir=~/r", "hydra.run.dir=HOME/r"),
+        ("hydra.launcher.extra={chdir: ~/x}", "hydra.launcher.extra={chdir: HOME/x}"),
+        ("data.root=~nobody-of-this-name/x", "data.root=~nobody-of-this-name/x"),
+        ("data.root=a~/b", "data.root=a~/b"),
+        ("~seed", "~seed"),
+    ],
+)
+def test_a_leading_tilde_is_the_home_folder_in_every_path(typed, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert app.at_home(typed) == expected.replace("HOME", "/home/someone")
+
+
+def test_a_tilde_in_a_configuration_is_the_home_folder_for_verbs_and_for_a_runs_identity(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    cfg = app.compose(["data=rvsc", "data.root='x'", "outputs='y'"])
+    cfg.data.root, cfg.outputs = "~/x", "~/out"  # as a YAML of the user's own may have them
+    assert app.plain(cfg)["data"]["reader"]["root"] == "/home/someone/x"
+    assert app.plain(cfg)["outputs"] == "/home/someone/out"
+    home = app.with_home(cfg)
+    assert (home.data.root, home.data.reader.root, home.outputs) == ("/home/someone/x", "/home/someone/x", "/home/someone/out")
+    with pytest.raises(Exception, match="nothing"):
+        _ = home.nothing
+
+
+def verb(code, *arguments, **env):
+    """A verb whose task is this code, in a process of its own."""
+    whole = (
+        "import errno, os, sys; from pathlib import Path; from segtune import app; from segtune.errors import InputError\n"
+        f"def task(cfg):\n    {code}\napp.entry('status', task)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", whole, *arguments], capture_output=True, text=True, check=False, env=os.environ | env
+    )
+
+
+@pytest.mark.parametrize(("value", "is_shown"), [("0", False), ("", False), ("1", True)])
+def test_tracebacks_are_shown_where_hydra_would_show_them(value, is_shown):
+    ended = verb("raise InputError('no')", "sweep=a", HYDRA_FULL_ERROR=value)
+    assert ended.returncode == 1
+    assert ("Traceback" in ended.stderr) == is_shown
+
+
+def test_a_message_of_several_lines_keeps_them_and_loses_other_control_characters():
+    ended = verb("raise InputError('two failed:\\n  a\\x1b[31m\\n  b')", "sweep=a")
+    assert ended.stderr == "segtune: two failed:\n  a?[31m\n  b\n"
+
+
+@pytest.mark.parametrize("number", ["EFBIG", "ENAMETOOLONG", "ENOSPC", "ELOOP", "EMFILE", "EBUSY", "ENOTEMPTY"])
+def test_whatever_a_disk_answers_is_one_sentence_that_names_the_file(number):
+    ended = verb(f"raise OSError(errno.{number}, os.strerror(errno.{number}), 'out/x.csv')", "sweep=a")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("segtune: out/x.csv: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_reader_of_the_output_that_has_seen_enough_ends_a_verb_without_a_word():
+    code = "import sys; from segtune import app; app.entry('status', lambda cfg: print('line\\n' * 100_000))"
+    command = f'{sys.executable} -c "{code}" sweep=a | head -1; exit ${{PIPESTATUS[0]}}'
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (141, "line\n", "")
+
+
+def test_a_name_is_a_sweeps_and_no_folder_of_other_results():
+    for name in ("lr", "lr-2.b", "2024"):
+        rules.check({"name": name})
+    for name in ("runs", "evaluate", "../x", ".x", "a/b", "", True):
+        with pytest.raises(InputError, match="name="):
+            rules.check({"name": name})

@@ -274,3 +274,18 @@ def test_a_history_of_something_else_is_damaged(tmp_path):
             with pytest.raises(InputError, match="history.csv: damaged"):
                 results.read_history(tmp_path)
         assert not results.cut_history(tmp_path, 1)
+
+
+def test_an_unnamed_sweep_of_other_runs_never_takes_anothers_folder(tmp_path):
+    def write(*runs, elsewhere=True):
+        listed = [{"run_id": run} for run in runs]
+        return results.write_sweep(tmp_path / "grid", command=["x"], runs=listed, elsewhere=elsewhere).name
+
+    assert write("a", "b") == "grid"
+    assert write("c") == "grid-2"
+    assert write("d") == "grid-3"
+    assert write("b", "a") == "grid"  # the same runs: the same sweep, begun again
+    assert write("c") == "grid-2"
+    assert [run["run_id"] for run in results.read_sweep(tmp_path / "grid")["runs"]] == ["b", "a"]
+    assert write("e", elsewhere=False) == "grid"  # named by the user: what was there keeps a name of its own
+    assert [run["run_id"] for run in json.loads((tmp_path / "grid" / "sweep-1.json").read_text())["runs"]] == ["b", "a"]

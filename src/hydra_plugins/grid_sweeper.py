@@ -24,12 +24,13 @@ class GridSweeper(Sweeper):
         )
         self._config = config
         self._compose = lambda overrides: hydra_context.config_loader.load_sweep_config(config, overrides)
-        self._folder = Path(config.hydra.sweep.dir) / (config.hydra.runtime.choices.get("study") or "grid")
+        name = config.get("name") or config.hydra.runtime.choices.get("study") or "grid"
+        self._folder = Path(config.hydra.sweep.dir) / str(name)
 
     def sweep(self, arguments: list[str]) -> Any:
         from segtune import rules, sweep  # Hydra imports every plugin at every start, this one's logic only when it is used
 
-        chosen = {key: self._config[key] for key in ("on_failure", "dry_run")}
+        chosen = {key: self._config.get(key) for key in ("on_failure", "dry_run", "name")}
         rules.check(chosen | {"hydra.launcher": self._config.hydra.launcher})
         runs = sweep.plan(sweep.combinations(self.grids, arguments), self._compose)
         if self._config.dry_run:
@@ -37,7 +38,8 @@ class GridSweeper(Sweeper):
             return
         start = getattr(self._launcher, "start", self._start_elsewhere)
         command = ["python", *sys.orig_argv[1:]]
-        sweep.launch(runs, self._folder, command, start, on_failure=self._config.on_failure)
+        is_named = self._config.get("name") is not None
+        sweep.launch(runs, self._folder, command, start, on_failure=self._config.on_failure, is_named=is_named)
 
     def _start_elsewhere(self, runs: Any, about: Any) -> dict[str, dict[str, str]]:
         """Another launcher of Hydra's (basic, joblib) gets what it knows: overrides."""

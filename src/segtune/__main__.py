@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from segtune import app, results
+from segtune.errors import InputError
 
 
 def run(cfg: DictConfig) -> None:
@@ -13,6 +15,8 @@ def run(cfg: DictConfig) -> None:
     from segtune import sweep, workers
 
     config, about = app.plain(cfg), HydraConfig.get()
+    if config["name"] is not None and about.mode is RunMode.RUN:
+        raise InputError(f"name={config['name']}: it names a sweep's folder; a run's is its id. Add -m, or leave it out.")
     folder, run_id = Path(about.runtime.output_dir), results.run_id(config)
     one = sweep.Run(run_id, list(about.overrides.task), config, folder, results.state(folder, run_id)[0])
     if cfg.dry_run:

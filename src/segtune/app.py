@@ -1,9 +1,12 @@
 """The one way into Hydra for all verbs: overrides as a person types them, a run's id, errors in one sentence."""
 
-import errno
+import argparse
 import functools
+import importlib.util
+import logging
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString, RangeSweep
@@ -30,14 +34,14 @@ CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / 
 
 def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
     """Run a verb under Hydra. What a user can put right ends as one message and exit code 1; a bug keeps its traceback."""
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR")
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as Hydra reads it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print; it is explained here
     failures: list[Exception] = []
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> None:
         try:
-            task(cfg)
+            task(with_home(cfg))
         except Exception as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise  # the sweep goes on and its sweeper explains
@@ -45,15 +49,16 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
 
     if config_name != "config":  # runs see to their signals themselves (workers)
         signal.signal(signal.SIGTERM, _interrupt)
+    logging.raiseExceptions = False  # a line that a closed pipe or a full disk does not take is lost, without a traceback
     try:
-        typed = [arg if arg.startswith("-") else quote_numbers(arg) for arg in sys.argv[1:]]
-        if {"-m", "--multirun"} & {*typed}:
-            typed = as_axes(typed)
-        # argparse takes overrides in one piece only; a person types them on both sides of -m
-        sys.argv[1:] = sorted(typed, key=lambda arg: arg not in ("-m", "--multirun"))
+        sys.argv[1:] = arguments(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
         if failures:
             raise failures[0]
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes when it ends
+        sys.exit(128 + signal.SIGPIPE)
     except (KeyboardInterrupt, Interrupted) as stop:
         number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
         again = " The same command goes on from each run's last epoch." if config_name == "config" else ""
@@ -63,7 +68,7 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
         message = explain(error, config_name)
         if message is None or wants_traceback:
             raise
-        sys.exit(f"segtune: {printable(message)}")
+        sys.exit("segtune: " + "\n".join(map(printable, message.split("\n"))))
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -73,7 +78,7 @@ def _interrupt(number: int, frame: object) -> None:
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
     """The configuration that these overrides give on the command line; for tests and notebooks."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config_name, [quote_numbers(override) for override in overrides])
+        return hydra.compose(config_name, [quote_numbers(at_home(override)) for override in overrides])
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -81,7 +86,29 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     keys = [str(key) for key in cfg if key != "hydra"]
     container = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return {str(key): _at_home(value) for key, value in container.items()}
+
+
+def with_home(cfg: DictConfig) -> DictConfig:
+    """The configuration with a path's leading ~ written out, wherever a value begins with one."""
+    found = OmegaConf.create(_at_home(OmegaConf.to_container(cfg)))
+    assert isinstance(found, DictConfig)
+    OmegaConf.set_struct(found, True)
+    return found
+
+
+def _at_home(value: Any) -> Any:
+    """A value, or every value in it, with a leading ~ or ~user written out as that home folder."""
+    if isinstance(value, dict):
+        return {key: _at_home(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return expanded(value) if isinstance(value, str) else value
+
+
+def expanded(text: str) -> str:
+    """The text with a leading ~ or ~user written out; a Path would change other texts too, and refuse an unknown user."""
+    return os.path.expanduser(text)  # noqa: PTH111
 
 
 def _run_id(*, _root_: DictConfig) -> str:
@@ -91,15 +118,71 @@ def _run_id(*, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
+OmegaConf.register_new_resolver("home", expanded, replace=True)  # for outputs: ~/out of a user's own YAML
 
 
-# Options that look like numbers
+# The command line: Hydra's flags, overrides, and options that look like numbers
+
+_searched: list[Path] = [CONF]  # where config groups are found: of this command
+
+
+def arguments(typed: Sequence[str]) -> list[str]:
+    """The command line as Hydra takes it: its flags first, then the overrides, with options that look like numbers quoted.
+
+    Hydra's own parser decides what is a flag and what is a flag's value, wherever among the overrides they stand.
+    """
+    parser = get_args_parser()
+    said = parser.parse_intermixed_args(typed)
+    overrides = [at_home(override) for override in said.overrides]
+    _searched[:] = search_path(said, overrides)
+    flags = []
+    for action in parser._actions:
+        value = getattr(said, action.dest, None)
+        if action.option_strings and value not in (None, False, action.default):
+            flags += [action.option_strings[0]] if value is True else [action.option_strings[0], value]
+    overrides = [quote_numbers(override) for override in overrides]
+    return [*flags, *(as_axes(overrides) if said.multirun else overrides)]
+
+
+HOME = re.compile(r"""(^|[,\[(:]\s*)(["']?)(~[\w.-]*)(?=$|[/,"'\])])""")
+
+
+def at_home(override: str) -> str:
+    """The override with a leading ~ or ~user of its values written out: Hydra's grammar has no such character."""
+    key, sign, value = override.partition("=")
+    return key + sign + HOME.sub(lambda match: match[1] + match[2] + expanded(match[3]), value)
+
+
+def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path]:
+    """The folders that Hydra looks for options in: its primary one, --config-dir, and hydra.searchpath of the command line."""
+    places = [said.config_path or CONF, *([said.config_dir] if said.config_dir else [])]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") == "hydra.searchpath":
+            places += re.split(r"[\[\],'\"\s]+", value)
+    found = []
+    for place in filter(None, map(str, places)):
+        scheme, sign, rest = place.partition("://")
+        if scheme == "pkg" and sign:
+            spec = importlib.util.find_spec(rest.replace("/", "."))
+            found += [Path(folder) for folder in (spec and spec.submodule_search_locations) or []]
+        else:
+            found.append(Path(rest if sign else place))
+    return found
 
 
 def groups() -> dict[str, list[str]]:
-    """Config groups and the names of their options."""
-    found = {folder: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONF.rglob("*") if folder.is_dir()}
-    return {folder.relative_to(CONF).as_posix(): names for folder, names in sorted(found.items()) if names}
+    """Config groups and the names of their options, those of the user's own folders of options among them."""
+    known = {path.parent.relative_to(_searched[0]) for path in _searched[0].rglob("*.yaml")} - {Path()}
+    own = {path.relative_to(top) for top in _searched[1:] if top.is_dir() for path in top.iterdir() if path.is_dir()}
+    found = {group.as_posix(): sorted({path.stem for top in _searched for path in (top / group).glob("*.yaml")})
+             for group in sorted(known | own)}  # fmt: skip
+    return {group: names for group, names in found.items() if names}
+
+
+def option_file(group: str, option: str) -> Path | None:
+    """The file of an option; the first of the folders that has it counts, as in Hydra."""
+    return next((path for top in _searched if (path := top / group / f"{option}.yaml").is_file()), None)
 
 
 BARE = {ord(bracket): None for bracket in "[]"}
@@ -178,10 +261,7 @@ def _number(text: str) -> float | None:
 
 # Errors in one sentence
 
-DISK = (  # what a disk may answer
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
-    *(errno.ENOENT, errno.EIO, errno.ESTALE),
-)
+NOT_OF_A_DISK = (BlockingIOError, ChildProcessError, ConnectionError, InterruptedError, ProcessLookupError, TimeoutError)
 
 
 def explain(error: BaseException, config_name: str = "config") -> str | None:
@@ -198,7 +278,7 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
     for cause in chain:
         if str(cause).startswith("Could not override '"):
             return _unknown_key(str(cause).split("'")[1], config_name)
-        if isinstance(cause, OSError) and cause.errno in DISK:
+        if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, NOT_OF_A_DISK):
             where = cause.filename2 or cause.filename or "the disk"
             kept = "What was done is kept; cure this" if config_name == "config" else "Cure this"
             return f"{where}: {cause.strerror}. {kept} and start the same again."
@@ -279,8 +359,8 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
 
 def has_key(group: str, option: str, key: str) -> bool:
     """Whether an option's own file has this key (dotted below the group)."""
-    path = CONF / group / f"{option}.yaml"
-    return path.is_file() and key in _dotted(OmegaConf.load(path))
+    path = option_file(group, option)
+    return path is not None and key in _dotted(OmegaConf.load(path))
 
 
 def _own_keys(config_name: str) -> list[str]:
@@ -291,7 +371,8 @@ def _run_keys() -> list[str]:
     keys = set(_own_keys("run"))
     for group, options in groups().items():
         if "/" not in group and group != "study":
-            keys |= {f"{group}.{key}" for option in options for key in _dotted(OmegaConf.load(CONF / group / f"{option}.yaml"))}
+            paths = filter(None, (option_file(group, option) for option in options))
+            keys |= {f"{group}.{key}" for path in paths for key in _dotted(OmegaConf.load(path))}
     return sorted(key for key in keys if "_target_" not in key and "_partial_" not in key)
 
 

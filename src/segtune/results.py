@@ -67,7 +67,7 @@ PATIENT_COLUMNS = (
     *("ejection_fraction_true", "ejection_fraction_pred", "ejection_fraction_error", "undefined"),
 )
 TABLES = {SLICES: SLICE_COLUMNS, CASES: CASE_COLUMNS, PATIENTS: PATIENT_COLUMNS}  # what is scored, by file
-BOOKKEEPING = ("hydra", "outputs", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
+BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
 MEASURED = ("seconds", "peak_memory_mb")  # at any depth of result.json: all else is the same when a run is repeated
 BEAT_S = 10.0  # how often a working process touches status.json
 STALE_S = 60.0  # after how long without a touch it is taken for dead, where its lock cannot be seen
@@ -382,19 +382,33 @@ def epochs_done(folder: Path) -> int:
 # Sweeps
 
 
-def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]]) -> None:
-    """sweep.json: which command asked for which runs. An earlier one that asked for others keeps a name of its own."""
-    path = folder / SWEEP
-    with lock(folder, waiting=lambda busy: None):
-        if path.exists():
-            try:
-                same = {run["run_id"] for run in read_sweep(folder)["runs"]} == {run["run_id"] for run in runs}
-            except InputError:  # cut off in the middle, say: kept, but not in the way
-                same = False
-            if not same:
-                path.rename(_free(folder, path.stem, path.suffix))
-        about = {"command": command, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "runs": runs}
-        write_atomically(path, _json(about))
+def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]], elsewhere: bool = False) -> Path:
+    """Write sweep.json, which says what command asked for which runs, and return the folder that it is in.
+
+    Args: elsewhere: where the folder holds the sweep.json of other runs, take the first of <folder>-2, <folder>-3, ... that
+        does not. Otherwise that earlier file keeps a name of its own in the folder.
+    """
+    asked, number = {run["run_id"] for run in runs}, 1
+    while True:
+        place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with lock(place, waiting=lambda busy: None):
+            others = (place / SWEEP).exists() and _runs_of(place) != asked
+            if others and elsewhere and _runs_of(place) is not None:
+                number += 1
+                continue
+            if others:
+                (place / SWEEP).rename(_free(place, Path(SWEEP).stem, Path(SWEEP).suffix))
+            about = {"command": command, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "runs": runs}
+            write_atomically(place / SWEEP, _json(about))
+            return place
+
+
+def _runs_of(folder: Path) -> set[str] | None:
+    """The ids of the runs that sweep.json lists; None for a damaged file, which is nobody's."""
+    try:
+        return {run["run_id"] for run in read_sweep(folder)["runs"]}
+    except InputError:
+        return None
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a configuration must fulfil: each key by itself, and beside the others."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,10 +35,17 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
     return lambda v: v in names, f"one of {', '.join(names)}"
 
 
+VERBS = ("runs", "calibrate", "check", "evaluate", "export")  # folders below outputs that are not a sweep's
+
+
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "outputs": (lambda v: isinstance(v, str) and bool(v.strip()), "a folder"),
     "figures": (lambda v: isinstance(v, bool), "true or false"),
     "on_failure": _one_of("continue", "stop"),
+    "name": (
+        lambda v: bool(re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", str(v))) and not isinstance(v, bool) and v not in VERBS,
+        f"a folder's name of letters, digits, - and _, and not one that other results have ({', '.join(VERBS)})",
+    ),
     "dry_run": (lambda v: isinstance(v, bool), "true or false"),
     "json": (lambda v: isinstance(v, bool), "true or false"),
     "seed": _whole(0, 2**32 - 1),
@@ -131,6 +139,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
 NULLABLE = {
+    "name",
     *("data.allow", "data.masks", "data.larger", "data.spacing_mm", "data.gap_mm", "loss.alpha", "reg.ratio", "batch.shuffle"),
     *("tolerance_mm", "trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
     *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),

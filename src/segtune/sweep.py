@@ -67,6 +67,8 @@ def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -
             raise InputError(
                 f"{override.input_line}: a sweep has the grids of one study. Start each with a command of its own."
             )
+        if key == "name" and override.is_sweep_override():
+            raise InputError(f"{override.input_line}: it names the folder of this sweep, so it has one value.")
         if not override.is_sweep_override():
             typed[key] = [override.input_line or ""]
         elif isinstance(override._value, Glob):
@@ -256,16 +258,22 @@ class Progress:
         self._bar.close()
 
 
-def launch(runs: Sequence[Run], folder: Path, command: list[str], start: Start, *, on_failure: str) -> None:
+def launch(
+    runs: Sequence[Run], folder: Path, command: list[str], start: Start, *, on_failure: str, is_named: bool = True
+) -> None:
     """Write sweep.json, start what is not done, and say what became of it: the runs' own files decide, not exit codes.
 
-    Args: on_failure: continue, or stop: after a failed run no other one starts.
+    Args:
+        on_failure: continue, or stop: after a failed run no other one starts.
+        is_named: False: where the folder is that of a sweep of other runs, take another one beside it.
 
     Raises: InputError that lists the runs which failed or were cut off, after all have had their turn.
     """
     listed = [{"run_id": run.run_id, "overrides": run.overrides, "axes": results.axes(run.config)} for run in runs]
     log.info("%s", tally(runs))
-    results.write_sweep(folder, command=command, runs=listed)
+    asked, folder = folder, results.write_sweep(folder, command=command, runs=listed, elsewhere=not is_named)
+    if folder != asked:
+        log.info("%s is of a sweep of other runs; this one is %s (name=... names a sweep's folder)", asked, folder)
     todo = [run for run in runs if run.state != "completed"]
     if len(runs) > MOST_FIGURES:
         todo = [replace(run, config={**run.config, "figures": False}) for run in todo]
