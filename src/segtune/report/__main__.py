@@ -35,13 +35,13 @@ def report_sweeps(folders: list[Path]) -> Path:
     sweep = records.read(folders)
     names = [folder.resolve().name for folder in folders]
     out = folders[0] if len(folders) == 1 else folders[0].resolve().parent / "+".join(names)
-    for run, why in sweep.left_out:
-        print(f"{run} is left out: {why}")
+    left_out = [f"{run} is left out: {why}" for run, why in sweep.left_out]
     if not sweep.records:
+        print("\n".join(left_out))
         raise InputError(f"{folders[0]}: none of its {sweep.n_listed} runs has a whole result. Start its command again.")
     analysis = tables.Analysis(sweep)
     written = page.write(analysis, out, name=" + ".join(names))
-    print("\n".join([*page.alarms(analysis), *page.sentences(analysis)]))
+    print("\n".join([*left_out, *page.alarms(analysis), *page.sentences(analysis)]))  # after writing: a closed pipe ends here
     return written
 
 
