@@ -289,3 +289,21 @@ def test_an_unnamed_sweep_of_other_runs_never_takes_anothers_folder(tmp_path):
     assert [run["run_id"] for run in results.read_sweep(tmp_path / "grid")["runs"]] == ["b", "a"]
     assert write("e", elsewhere=False) == "grid"  # named by the user: what was there keeps a name of its own
     assert [run["run_id"] for run in json.loads((tmp_path / "grid" / "sweep-1.json").read_text())["runs"]] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("results.write_atomically(Path('x.csv'), bytes(10_000))", "x.csv"),
+        ("results.append_history(Path(), dict.fromkeys(results.HISTORY_COLUMNS, '0' * 1000))", "history.csv"),
+        ("with results.new_folder(Path('out')) as folder: (folder / 'y').write_bytes(bytes(10_000))", "out"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file(code, named, tmp_path):
+    limited = (
+        "import resource; from pathlib import Path; from segtune import app, results\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        f"try:\n    {code}\nexcept OSError as error:\n    print(app.explain(error))"
+    )
+    said = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert said.stdout == f"{named}: File too large. What was done is kept; cure this and start the same again.\n", said.stderr

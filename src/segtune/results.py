@@ -160,7 +160,7 @@ def append_history(folder: Path, row: Mapping[str, float]) -> None:
         raise ValueError(f"history row with {sorted(set(row) ^ set(HISTORY_COLUMNS))} missing or unknown")
     path = folder / HISTORY
     text = csv_text(HISTORY_COLUMNS, [row], header=not path.exists())
-    with path.open("a", encoding="utf-8", newline="") as file:
+    with naming(path), path.open("a", encoding="utf-8", newline="") as file:
         file.write(text)
 
 
@@ -447,13 +447,24 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the disk in this block names the file: a full disk is noticed while writing, where nothing says of what."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
@@ -471,7 +482,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     where.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=where.parent, prefix=f".{where.name}.", suffix=PARTIAL))
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         temporary.chmod(0o755)
         _refuse_existing(path)
         temporary.replace(where)
