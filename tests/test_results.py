@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -307,3 +309,164 @@ def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file(code, named
     )
     said = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert said.stdout == f"{named}: File too large. What was done is kept; cure this and start the same again.\n", said.stderr
+
+
+@pytest.mark.parametrize("how", ["taken over", "gone", "made again"])
+def test_a_process_that_wakes_after_its_run_was_taken_over_writes_nothing_more(how, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with results.working(folder, run_id="abc") as attempt:
+        results.append_history(folder, ROW | {"epoch": 1})
+        if how == "taken over":
+            results.write_status(folder, "running", attempt="another's")
+        else:
+            shutil.rmtree(folder)
+        if how == "made again":
+            folder.mkdir()
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        for write_it in (
+            lambda: results.append_history(folder, ROW | {"epoch": 2}),
+            lambda: results.write_atomically(folder / "slices.csv", b""),
+            lambda: results.write_atomically(folder / "checkpoints" / "last.ckpt", b""),
+            lambda: results.write_files(folder / "curves", {".png": b""}),
+            lambda: results.set_aside(folder, "damaged"),
+            lambda: results.write(folder, result={}, tables=dict.fromkeys(results.TABLES, ()), pictures=PICTURES),
+        ):
+            with pytest.raises(results.LostError, match="taken over while this process stood still"):
+                write_it()
+        results.end_attempt(folder, attempt, "failed")
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        assert folder.exists() == (how != "gone")
+    results.append_history(tmp_path, ROW | {"epoch": 1})  # where this process makes no attempt, nothing is checked
+
+
+def test_a_file_that_was_begun_before_the_run_was_taken_over_does_not_appear(tmp_path):
+    def written_while_another_takes_over():
+        with results.working(tmp_path), results.replacing(tmp_path / "slices.csv") as temporary:
+            temporary.write_bytes(b"mine")
+            results.write_status(tmp_path, "running", attempt="another's")
+
+    with pytest.raises(results.LostError):
+        written_while_another_takes_over()
+    assert not (tmp_path / "slices.csv").exists()
+    assert not [*tmp_path.glob("*.partial")]
+
+
+def test_the_heartbeat_does_not_touch_the_status_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "BEAT_S", 0.02)
+    with results.working(tmp_path):
+        results.write_status(tmp_path, "running", attempt="another's")
+        os.utime(tmp_path / "status.json", (0, 0))
+        time.sleep(0.2)
+        assert (tmp_path / "status.json").stat().st_mtime == 0
+
+
+@pytest.mark.parametrize("epochs", [[1, 2, 3, 2, 3], [1, 3], [2, 3], [1], [1, 2]])
+def test_only_a_history_of_each_epoch_once_makes_a_result(epochs, tmp_path):
+    for epoch in epochs:
+        results.append_history(tmp_path, ROW | {"epoch": epoch})
+    assert results.check_history(folder_with(tmp_path / "sound", [1, 2, 3]), 3)["epoch"] == [1, 2, 3]
+    with pytest.raises(InputError, match=r"history.csv: it has the epochs .* where the run has 1 to 3"):
+        results.check_history(tmp_path, 3)
+    assert not (tmp_path / "history.csv").exists()
+    assert (tmp_path / "damaged-1" / "history.csv").exists()
+
+
+def folder_with(folder, epochs):
+    folder.mkdir()
+    for epoch in epochs:
+        results.append_history(folder, ROW | {"epoch": epoch})
+    return folder
+
+
+def test_the_result_lists_size_and_hash_of_what_it_was_made_from_and_of_itself(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+    write(tmp_path)
+    files = results.read_result(tmp_path)["files"]
+    assert {*files} == {"history.csv", "slices.csv", "cases.csv", "patients.csv", "pictures.npz", "checkpoints/best.ckpt"}
+    for name, about in files.items():
+        content = (tmp_path / name).read_bytes()
+        assert about == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    results.verify(tmp_path, results.read_result(tmp_path), files)
+
+
+DAMAGE = {
+    "emptied": lambda path: path.write_bytes(b""),
+    "flipped": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+    "removed": lambda path: path.unlink(),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b" "),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["history.csv", "slices.csv", "pictures.npz", "checkpoints/best.ckpt", "result.json"])
+def test_a_result_that_was_damaged_after_it_was_written_does_not_count(name, damage, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+    write(tmp_path)
+    assert results.is_done(tmp_path, "abc")
+    DAMAGE[damage](tmp_path / name)
+    later = time.time() + 5
+    if (tmp_path / name).exists():
+        os.utime(tmp_path / name, (later, later))
+    if (name, damage) == ("result.json", "longer"):
+        assert results.is_done(tmp_path, "abc")  # white space after it says nothing else
+        return
+    assert not results.is_done(tmp_path, "abc")
+    results.write_status(tmp_path, "completed")
+    assert results.state(tmp_path, "abc")[0] == "interrupted"
+    if (name, damage) != ("result.json", "removed"):
+        aside, why = results.set_aside_damaged(tmp_path)
+        assert name in why
+        assert (aside / "result.json").exists()
+        kept = name not in ("history.csv", "checkpoints/best.ckpt") and (name, damage) not in UNREADABLE
+        assert (tmp_path / "checkpoints" / "best.ckpt").exists() == kept
+
+
+UNREADABLE = (("result.json", "emptied"), ("result.json", "flipped"))  # then the list of hashes is not known either
+
+
+def test_a_number_that_was_edited_in_the_result_is_noticed(tmp_path):
+    write(tmp_path)
+    path = tmp_path / "result.json"
+    path.write_text(path.read_text().replace('"run_id": "abc"', '"run_id": "abd"'))
+    with pytest.raises(InputError, match="not what the run wrote"):
+        results.read_result(tmp_path)
+
+
+def test_a_result_of_before_hashes_still_counts(tmp_path):
+    write(tmp_path)
+    old = {key: value for key, value in results.read_result(tmp_path).items() if key not in ("files", "sha256")}
+    (tmp_path / "result.json").write_text(json.dumps(old))
+    assert results.is_done(tmp_path, "abc")
+    results.verify(tmp_path, old, results.FILES)
+
+
+def test_what_a_killed_process_half_wrote_is_swept_up_by_the_next_one_and_a_living_ones_is_not(tmp_path):
+    code = (
+        "import os; from pathlib import Path; from segtune import results\n"
+        "with results.new_folder(Path('predicted')) as folder, results.replacing(Path('a.csv')) as file:\n"
+        "    (folder / 'mask').touch(); file.touch(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert len([*tmp_path.glob(".*.partial")]) == 2
+    with results.replacing(tmp_path / "b.csv") as living:
+        assert [*tmp_path.glob(".*.partial")] == [living]
+        with results.new_folder(tmp_path / "predicted") as folder:
+            assert {*tmp_path.glob(".*.partial")} == {living, folder}
+    assert {path.name for path in tmp_path.iterdir()} == {"b.csv", "predicted"}
+
+
+def test_two_writers_of_one_file_both_succeed(tmp_path):
+    def write_often(letter):
+        for _ in range(100):
+            results.write_atomically(tmp_path / "curves.png", letter * 10_000)
+
+    threads = [threading.Thread(target=write_often, args=(letter,)) for letter in (b"a", b"b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {*(tmp_path / "curves.png").read_bytes()} in ({*b"a"}, {*b"b"})
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]

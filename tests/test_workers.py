@@ -68,7 +68,7 @@ def test_a_finished_run_is_skipped_until_its_data_change(caplog):
     )
     lines = contour.read_text().splitlines()
     contour.write_text("\n".join(lines[: len(lines) // 2]) + "\n")
-    assert sweep.unchanged_data()(run.folder, run.config) is False
+    assert sweep.Changed()(run.folder, run.config) == ["data"]
     workers.execute(run)
     assert sum("its data have changed" in message for message in caplog.messages) == 1
     assert (run.folder / "other-data-1" / "result.json").read_bytes() == before

@@ -19,6 +19,7 @@ def run(cfg: DictConfig) -> None:
         raise InputError(f"name={config['name']}: it names a sweep's folder; a run's is its id. Add -m, or leave it out.")
     folder, run_id = Path(about.runtime.output_dir), results.run_id(config)
     one = sweep.Run(run_id, list(about.overrides.task), config, folder, results.state(folder, run_id)[0])
+    [one] = sweep.once([one], sweep.Changed())
     if cfg.dry_run:
         print(sweep.listing([one]))
     else:

@@ -204,7 +204,7 @@ def calibrate(cfg: DictConfig) -> None:
     folder = Path(cfg.outputs) / "calibrate" / results.run_id(config)
     folder.mkdir(parents=True, exist_ok=True)
     results.write_atomically(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())
-    drawn = figures.save(figures.calibration(record, title=_title(config)), folder / "response")
+    drawn = results.write_files(folder / "response", figures.rendered(figures.calibration(record, title=_title(config))))
     print("\n".join([table(record, config), "", *(str(path) for path in (folder / FILE, *drawn))]))
 
 

@@ -121,7 +121,7 @@ def origin(model: "Trained") -> Origin:
     try:
         return Origin(
             run_id=str(result["run_id"]),
-            cell_id=results.cell_id(result["config"]),
+            cell_id=results.cell_id(result["config"], str(result["data"]["fingerprint"])),
             label=results.label(result["config"]),
             reader=reader_of(result["config"]["data"]),
             data=result["config"]["data"],

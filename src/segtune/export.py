@@ -48,6 +48,7 @@ def export(cfg: DictConfig) -> None:
 
     model = trained.load(str(cfg.run), which=str(cfg.which))
     output = Path(str(cfg.output) if cfg.output is not None else Path(cfg.outputs) / "export" / model.result["run_id"])
+    results.verify(model.folder, model.result, results.TABLES)
     with results.new_folder(output.expanduser()) as folder:
         found = checked(model, folder / MODEL)
         (folder / CARD).write_bytes(card_of(model, told(found)).encode(errors="replace"))

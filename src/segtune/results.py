@@ -2,7 +2,7 @@
 
 A run is its configuration: run_id(config) names its folder, outputs/runs/<run_id>/. There
 
-    status.json     queued, running, completed, failed or interrupted; who works on it; its age is the heartbeat
+    status.json     queued, running, completed, failed or interrupted; who works on it (attempt); its age is the heartbeat
     segtune.log     what the run said, with times, over all its attempts
     history.csv     one row per epoch, appended as epochs end
     slices.csv      one row per validation slice, for the best and for the last epoch
@@ -10,7 +10,8 @@ A run is its configuration: run_id(config) names its folder, outputs/runs/<run_i
     patients.csv    one row per validation patient: means over its cases, stroke volume, ejection fraction
     pictures.npz    image, expert's and predicted mask of the best, median and worst validation patient (last epoch)
     checkpoints/    last.ckpt (from which a run that was cut off goes on), best.ckpt (by validation Dice)
-    result.json     the rest, written last and atomically: where it is and matches, the run is done
+    result.json     the rest, with size and hash of the files above, written last and atomically: where it is and matches,
+                    the run is done
     curves.png/svg  the study's figure
     .lock           held by the process that works here, for as long as it lives
 
@@ -25,6 +26,7 @@ import io
 import json
 import math
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -67,10 +69,13 @@ PATIENT_COLUMNS = (
     *("ejection_fraction_true", "ejection_fraction_pred", "ejection_fraction_error", "undefined"),
 )
 TABLES = {SLICES: SLICE_COLUMNS, CASES: CASE_COLUMNS, PATIENTS: PATIENT_COLUMNS}  # what is scored, by file
+FILES = (HISTORY, *TABLES, PICTURES, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}")  # whose hashes result.json has
 BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
-MEASURED = ("seconds", "peak_memory_mb")  # at any depth of result.json: all else is the same when a run is repeated
+MEASURED = ("seconds", "peak_memory_mb", "files", "sha256")  # at any depth of result.json: all else is the same when repeated
 BEAT_S = 10.0  # how often a working process touches status.json
 STALE_S = 60.0  # after how long without a touch it is taken for dead, where its lock cannot be seen
+DAY_S = 86_400.0  # the age from which a temporary file is a dead process's, where its lock cannot be seen
+PATHS = ("data.root", "data.reader.root")  # where the data lie, which says nothing of what they are
 REPLICATE = ("seed", "split.fold")  # what tells the runs of one cell apart
 
 Config = Mapping[str, Any]
@@ -85,9 +90,17 @@ def run_id(config: Config) -> str:
     return _hash(config, without=BOOKKEEPING)
 
 
-def cell_id(config: Config) -> str:
-    """The run id without the seed and the fold: replicates of a cell share it."""
-    return _hash(config, without=(*BOOKKEEPING, *REPLICATE))
+def cell_id(config: Config, data: str | None = None) -> str:
+    """The run id without the seed, the fold and where the data lie: replicates of a cell share it.
+
+    Args: data: the fingerprint of its data, which says what they are wherever they lie.
+    """
+    return _hash({**config, "fingerprint": data}, without=(*BOOKKEEPING, *REPLICATE, *PATHS))
+
+
+def placeless_id(config: Config) -> str:
+    """The run id without where the data lie: runs of the same data in different folders share it."""
+    return _hash(config, without=(*BOOKKEEPING, *PATHS))
 
 
 def axes(config: Config) -> dict[str, str]:
@@ -130,21 +143,26 @@ def differences(configs: Sequence[Config]) -> list[str]:
 
 def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
     """Dotted keys to values, as the run id sees them; replicates=False: as the cell id does."""
-    return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE))
+    return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE, *PATHS))
 
 
 def is_done(folder: Path, run: str) -> bool:
-    """Whether the folder holds the whole result of this run."""
+    """Whether the folder holds the whole result of this run: result.json as it was written, and the files that it lists."""
     try:
-        return read_result(folder).get("run_id") == run
+        result = read_result(folder)
+        return result.get("run_id") == run and not damaged_files(folder, result)
     except InputError:
         return False
 
 
-def set_aside(folder: Path, why: str) -> Path | None:
-    """Move what a run left in its folder to a folder <why>-N in there; nothing is deleted. None if it had left nothing."""
-    left = [folder / name for name in (HISTORY, *TABLES, PICTURES, RESULT, CHECKPOINTS) if (folder / name).exists()]
-    left += sorted(folder.glob(f"{CURVES}.*"))
+def set_aside(folder: Path, why: str, names: Iterable[str] | None = None) -> Path | None:
+    """Move what a run left in its folder to a folder <why>-N in there; nothing is deleted. None if it had left nothing.
+
+    Args: names: of the files to move; None: all.
+    """
+    check_attempt(folder / RESULT)
+    left = [folder / name for name in names or (HISTORY, *TABLES, PICTURES, RESULT, CHECKPOINTS) if (folder / name).exists()]
+    left += [] if names else sorted(folder.glob(f"{CURVES}.*"))
     if not left:
         return None
     aside = _free(folder, why)
@@ -154,12 +172,92 @@ def set_aside(folder: Path, why: str) -> Path | None:
     return aside
 
 
+def set_aside_damaged(folder: Path) -> tuple[Path, str] | None:
+    """Move a result that does not count any more out of the way; where it is now and what is wrong with it, or None.
+
+    Where history and checkpoints are as result.json lists them, they stay: what is derived from them is made anew.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        result = _parse_json(path.read_bytes())
+        why = "" if _is_as_written(result) else f"{RESULT} is not what the run wrote"
+        damaged = damaged_files(folder, result, contents=True)
+        derived = {RESULT, *TABLES, PICTURES}
+        keeps = bool(result.get("files")) and not {*damaged} - derived
+        why = why or f"{', '.join(damaged) or 'a file'} is not what the run wrote"
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        why, keeps = f"{RESULT} is damaged", False
+    aside = set_aside(folder, "damaged", derived if keeps else None)
+    assert aside is not None
+    return aside, why
+
+
+# What a result says of its files
+
+
+def damaged_files(folder: Path, result: Mapping[str, Any], *, names: Iterable[str] = (), contents: bool = False) -> list[str]:
+    """The files of `files` in result.json that are not there or not what the run wrote, by their names in the folder.
+
+    Sizes are compared, and the contents of those that were changed after result.json was written. Results of before have no
+    `files`: nothing is known of theirs.
+
+    Args: names: of the files to look at; none: all. contents: compare the contents of all of these.
+    Raises: InputError for a list that is none.
+    """
+    listed = result.get("files") or {}
+    if not isinstance(listed, Mapping) or not all(isinstance(about, Mapping) for about in listed.values()):
+        raise InputError(f"{folder / RESULT}: damaged (files is no list of files). Start the run's command again.")
+    found = []
+    for name, about in listed.items():
+        if names and name not in names:
+            continue
+        path = folder / name
+        try:
+            stat, written = path.stat(), (folder / RESULT).stat().st_mtime_ns
+            is_whole = name in FILES and stat.st_size == about.get("bytes")
+            if is_whole and (contents or stat.st_mtime_ns > written):
+                is_whole = sha256(path) == about.get("sha256")
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            found.append(name)
+    return found
+
+
+def verify(folder: Path, result: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises: InputError naming the first of these files that is not, byte for byte, what the run wrote."""
+    for name in damaged_files(folder, result, names=names, contents=True):
+        raise InputError(
+            f"{folder / name}: damaged (it is missing, or not what the run wrote). Start the run's command again, which makes "
+            "it anew, or copy the run's folder again."
+        )
+
+
+def sha256(path: Path) -> str:
+    """Of the file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_hash(result: Mapping[str, Any]) -> str:
+    """Of all that result.json says but this."""
+    return hashlib.sha256(json_text({key: value for key, value in result.items() if key != "sha256"})).hexdigest()
+
+
+def _is_as_written(result: Mapping[str, Any]) -> bool:
+    """Whether result.json still says what the run wrote; those of before do not tell."""
+    return "sha256" not in result or result["sha256"] == _own_hash(result)
+
+
 def append_history(folder: Path, row: Mapping[str, float]) -> None:
     """Add an epoch's row to history.csv; its keys are HISTORY_COLUMNS."""
     if set(row) != set(HISTORY_COLUMNS):
         raise ValueError(f"history row with {sorted(set(row) ^ set(HISTORY_COLUMNS))} missing or unknown")
     path = folder / HISTORY
     text = csv_text(HISTORY_COLUMNS, [row], header=not path.exists())
+    check_attempt(path)
     with naming(path), path.open("a", encoding="utf-8", newline="") as file:
         file.write(text)
 
@@ -177,10 +275,27 @@ def cut_history(folder: Path, epochs: int) -> bool:
     return whole
 
 
+def check_history(folder: Path, epochs: int) -> dict[str, list[float]]:
+    """history.csv, which must have exactly the epochs 1 ... n. Raises: InputError; what the run left is then set aside."""
+    history = read_history(folder)
+    if history["epoch"] == list(range(1, epochs + 1)):
+        return history
+    told = ", ".join(f"{epoch:g}" for epoch in history["epoch"][:20])
+    aside = set_aside(folder, "damaged")
+    raise InputError(
+        f"{folder / HISTORY}: it has the epochs {told or 'none'} where the run has 1 to {epochs}, so rows were lost, or "
+        f"another process wrote into it. What the run left is in {aside}. Start its command again."
+    )
+
+
 def write(
     folder: Path, *, result: Mapping[str, Any], tables: Mapping[str, Iterable[Mapping[str, Any]]], pictures: Mapping[str, Any]
 ) -> None:
-    """Write what a finished run leaves: the TABLES and pictures.npz, then, last of all, result.json (NaN as null)."""
+    """Write what a finished run leaves: the TABLES and pictures.npz, then, last of all, result.json (NaN as null).
+
+    result.json lists size and SHA-256 of history, tables, pictures and checkpoints, which are on the disk by then, and of
+    its own content.
+    """
     import numpy as np
 
     for name, columns in TABLES.items():
@@ -188,12 +303,24 @@ def write(
     packed = io.BytesIO()
     np.savez_compressed(packed, **pictures)
     write_atomically(folder / PICTURES, packed.getvalue())
-    write_atomically(folder / RESULT, json_text(result))
+    files = {}
+    for path in (folder / name for name in FILES if (folder / name).exists()):
+        _sync(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    _sync(folder)
+    whole = {**result, "files": files}
+    write_atomically(folder / RESULT, json_text(whole | {"sha256": _own_hash(whole)}), durable=True)
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """result.json of a finished run. Raises: InputError if it is not there or not whole."""
-    return _read_json(folder / RESULT, "The run has not finished; start its command again.")
+    """result.json of a finished run. Raises: InputError if it is not there, not whole, or not what the run wrote."""
+    result = _read_json(folder / RESULT, "The run has not finished; start its command again.")
+    if not _is_as_written(result):
+        raise InputError(
+            f"{folder / RESULT}: damaged (not what the run wrote). Start the run's command again, which makes it anew, or copy "
+            "its folder again."
+        )
+    return result
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:
@@ -224,6 +351,32 @@ def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
 
 class BusyError(InputError):
     """Another process works on this run."""
+
+
+class LostError(InputError):
+    """This process does not own the run's folder any more, and must not write into it."""
+
+
+_attempts: dict[str, str] = {}  # absolute folder -> the attempt that this process makes there (working)
+
+
+def check_attempt(path: Path) -> None:
+    """Whether this process still owns the run's folder in which it is about to write this file.
+
+    A process that was suspended may wake after another one took its run over, and a folder may have been removed: status.json
+    then has another attempt, or is not there. Where this process works on no run, there is nothing to check.
+
+    Raises: LostError.
+    """
+    for folder in path.absolute().parents[:2]:
+        if (mine := _attempts.get(str(folder))) is not None:
+            status = read_status(folder)
+            if status is None or status.get("attempt") != mine:
+                why = "is gone" if status is None else "belongs to another process now"
+                raise LostError(
+                    f"{folder}: this run's folder {why} (removed, or taken over while this process stood still), so nothing "
+                    "more is written here. Start its command again."
+                )
 
 
 @contextmanager
@@ -292,31 +445,42 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def working(folder: Path, **about: Any) -> Iterator[None]:
+def working(folder: Path, **about: Any) -> Iterator[str]:
     """Say `running` in status.json and keep touching it, from a thread of its own, until the block ends.
 
-    Half-written files of a process that was killed here are removed; the lock must be held.
+    Within the block nothing is written into the folder once it is another process's (check_attempt). Half-written files of a
+    process that was killed here are removed; the lock must be held. Gives the attempt's name, for the status that ends it.
     """
     for path in [*folder.glob(f".*{PARTIAL}"), *(folder / CHECKPOINTS).glob(f".*{PARTIAL}")]:
         path.unlink(missing_ok=True)
-    about = {"host": socket.gethostname(), "pid": os.getpid(), **about}
+    attempt, place = secrets.token_hex(8), str(folder.absolute())
+    about = {"host": socket.gethostname(), "pid": os.getpid(), **about, "attempt": attempt}
     write_status(folder, "running", **about)
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(BEAT_S):
             try:
-                os.utime(folder / STATUS)
+                if (read_status(folder) or {}).get("attempt") == attempt:
+                    os.utime(folder / STATUS)
             except OSError:
                 continue  # a file system that is away for a moment; a longer absence shows as stale
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
+    _attempts[place] = attempt
     try:
-        yield
+        yield attempt
     finally:
+        _attempts.pop(place, None)
         over.set()
         thread.join()
+
+
+def end_attempt(folder: Path, attempt: str, state: str, **about: Any) -> None:
+    """An attempt's final status, unless the folder is gone or another process's by now."""
+    if (read_status(folder) or {}).get("attempt") == attempt:
+        write_status(folder, state, **about, attempt=attempt)
 
 
 def state(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
@@ -440,10 +604,33 @@ def read_jobs(folder: Path) -> dict[str, str]:
     return {run: str(job) for run, job in _read_json(folder / JOBS, cure).items()}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all, whatever happens in between."""
+def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """The file appears whole or not at all, whatever happens in between. durable: and is on the disk before this returns."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+        if durable:
+            _sync(temporary)
+    if durable:
+        _sync(path.parent)
+
+
+def write_files(stem: Path, contents: Mapping[str, bytes]) -> list[Path]:
+    """Files of one name and several suffixes, a figure's say: contents by suffix. The folder is made if it is not there."""
+    check_attempt(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(stem.name + suffix) for suffix in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_atomically(path, content)
+    return paths
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -458,17 +645,17 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not.
+
+    Raises: LostError if `path` is in a run's folder that this process does not own any more.
+    """
+    check_attempt(path)
+    with _partial(path, is_folder=False) as temporary:
         with naming(path):
             yield temporary
         temporary.chmod(0o644)
+        check_attempt(path)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -480,15 +667,62 @@ def new_folder(path: Path) -> Iterator[Path]:
     _refuse_existing(path)
     where = path.resolve()
     where.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=where.parent, prefix=f".{where.name}.", suffix=PARTIAL))
-    try:
+    with _partial(where, is_folder=True) as temporary:
         with naming(path):
             yield temporary
         temporary.chmod(0o755)
         _refuse_existing(path)
         temporary.replace(where)
+
+
+@contextmanager
+def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
+    """A new file or folder beside `path`, locked while this process works on it; removed at the end if it is still there.
+
+    Those that dead processes have left beside it are removed first.
+    """
+    for stale in path.parent.glob(f".*{PARTIAL}"):
+        _remove_if_stale(stale)
+    while True:
+        if is_folder:
+            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=PARTIAL))
+            handle = os.open(temporary, os.O_RDONLY)
+        else:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=PARTIAL)
+            temporary = Path(name)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():  # nobody took it for stale before it was locked
+            break
+        os.close(handle)
+    try:
+        yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+        os.close(handle)
+
+
+def _remove_if_stale(path: Path) -> None:
+    """Remove a temporary file or folder whose writer is dead: its lock is free or, without locks, it is a day old."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
+        except BlockingIOError:
+            pass  # its writer lives
+        except OSError:
+            if time.time() - os.fstat(handle).st_mtime > DAY_S:
+                _remove(path)
+        finally:
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _refuse_existing(path: Path) -> None:
@@ -571,11 +805,15 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 def _read_json(path: Path, cure: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        return _parse_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). {cure}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}). {cure}") from error
+
+
+def _parse_json(content: bytes) -> dict[str, Any]:
+    found = json.loads(content)
     if not isinstance(found, dict):
-        raise InputError(f"{path}: damaged (not an object of keys and values). {cure}")
+        raise ValueError("not an object of keys and values")
     return found

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from segtune import app, results, rules
+from segtune import app, results, rules, sources
 from segtune.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,10 @@ class Run:
     @property
     def label(self) -> str:
         return results.label(self.config)
+
+    def done_in(self, folder: Path) -> "Run":
+        """This run as one that was finished in another folder, whose name is its id."""
+        return replace(self, run_id=folder.name, folder=folder, state="completed")
 
     def about(self) -> dict[str, Any]:
         """What status.json says of it, whatever its state."""
@@ -92,14 +96,44 @@ def _values(key: str, values: Any) -> list[Any]:
     return list(values)
 
 
+class Changed:
+    """(folder, config) -> the names of a finished run's inputs that are not what they were: its data, modules, files.
+
+    Reads each data set once. Of results that recorded no inputs the data alone are compared. Raises what the reader raises
+    for data that cannot be read now.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def __call__(self, folder: Path, config: Mapping[str, Any]) -> list[str]:
+        result = results.read_result(folder)
+        now = {"data": self.fingerprint(config), **sources.of(config)}
+        data = result.get("data")
+        before = result.get("inputs")
+        if not isinstance(before, dict):
+            before = {**now, "data": data.get("fingerprint") if isinstance(data, dict) else None}
+            if len(now) > 1:
+                log.info("%s: it recorded nothing of its own code (%s), which is taken to be the same", folder, ", ".join(now))
+        return sources.changed(before, now)
+
+    def fingerprint(self, config: Mapping[str, Any]) -> str:
+        """Of the data that the configuration's reader reads."""
+        reader = json.dumps(config["data"]["reader"], sort_keys=True)
+        if reader not in self._known:
+            self._known[reader] = instantiate(OmegaConf.create(reader)).fingerprint()
+        return self._known[reader]
+
+
 def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
     """The runs of a sweep: each composed and checked before the first one starts, and each only once.
 
-    A finished run whose data reads differently now is `changed`: it is not done.
+    A finished run whose data or code differ now is `changed`: it is not done. One that was made from the same data in another
+    folder is done.
     """
     runs: dict[str, Run] = {}
     ignored: set[str] = set()
-    same_data = unchanged_data()
+    changed = Changed()
     for job in tqdm(jobs, desc="composing", leave=False, disable=None if len(jobs) > MOST_FIGURES else True):
         cfg, overrides = _compose(job, compose, ignored)
         config = app.plain(cfg)
@@ -111,13 +145,59 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
         state, _ = results.state(folder, run_id)
         if state == "completed":
             try:
-                state = "completed" if same_data(folder, config) else "changed"
+                state = "changed" if changed(folder, config) else "completed"
             except (InputError, HydraException):  # cannot be read now: the run says why, in its turn
                 state = "changed"
         runs[run_id] = Run(run_id, overrides, config, folder, state)
     for line in sorted(ignored):
         log.info(line)
-    return list(runs.values())
+    return once(list(runs.values()), changed)
+
+
+def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
+    """The runs without those that differ from another one, finished or of this sweep, in the folder of their data alone.
+
+    A run that was finished with the same data from elsewhere takes the place of one that would repeat it.
+    """
+    finished: dict[Path, dict[str, list[Path]]] = {}
+    found: dict[str, Run] = {}
+    known: dict[tuple[str, str], Run] = {}
+    alike = Counter(results.placeless_id(run.config) for run in runs)
+    for run in runs:
+        if run.state != "completed" and run.config["data"].get("root") is not None:
+            home, name = run.folder.parent, results.placeless_id(run.config)
+            finished.setdefault(home, _finished(home))
+            if candidates := [one for one in finished[home].get(name, []) if one != run.folder]:
+                run = next((one for one in map(run.done_in, candidates) if not _differs(changed, one)), run)
+            elif alike[name] > 1 and (data := _fingerprint(changed, run)):
+                run = known.setdefault((name, data), run)
+        found.setdefault(run.run_id, run)
+    return list(found.values())
+
+
+def _finished(home: Path) -> dict[str, list[Path]]:
+    """The folders of the finished runs in `home`, by their configurations without where the data lie."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(home.glob(f"*/{results.RESULT}")):
+        with contextlib.suppress(InputError, LookupError, TypeError, AttributeError):
+            config = results.read_result(path.parent)["config"]
+            if config["data"].get("root") is not None and results.is_done(path.parent, path.parent.name):
+                found.setdefault(results.placeless_id(config), []).append(path.parent)
+    return found
+
+
+def _differs(changed: Changed, run: Run) -> bool:
+    try:
+        return bool(changed(run.folder, run.config))
+    except (InputError, HydraException):  # data that cannot be read now: the run says why, in its turn
+        return True
+
+
+def _fingerprint(changed: Changed, run: Run) -> str | None:
+    try:
+        return changed.fingerprint(run.config)
+    except (InputError, HydraException):
+        return None
 
 
 def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictConfig, list[str]]:
@@ -139,23 +219,6 @@ def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictC
                 raise
             ignored.add(f"{key} belongs to {group}={','.join(owners)} and is left out of runs with another {group}")
             overrides = kept
-
-
-def unchanged_data() -> Callable[[Path, Mapping[str, Any]], bool]:
-    """(folder, config) -> whether a finished run's data still read as they did then. Reads each data set once.
-
-    It raises what the reader raises for data that cannot be read now.
-    """
-    known: dict[str, str] = {}
-
-    def unchanged(folder: Path, config: Mapping[str, Any]) -> bool:
-        reader = json.dumps(config["data"]["reader"], sort_keys=True)
-        if reader not in known:
-            known[reader] = instantiate(OmegaConf.create(reader)).fingerprint()
-        data = results.read_result(folder).get("data")
-        return isinstance(data, dict) and known[reader] == data.get("fingerprint")
-
-    return unchanged
 
 
 def tally(runs: Sequence[Run]) -> str:
@@ -269,7 +332,15 @@ def launch(
 
     Raises: InputError that lists the runs which failed or were cut off, after all have had their turn.
     """
-    listed = [{"run_id": run.run_id, "overrides": run.overrides, "axes": results.axes(run.config)} for run in runs]
+    listed = [
+        {
+            "run_id": run.run_id,
+            "folder": f"{run.folder.parent.name}/{run.folder.name}",  # below the folder that holds this sweep's
+            "overrides": run.overrides,
+            "axes": results.axes(run.config),
+        }
+        for run in runs
+    ]
     log.info("%s", tally(runs))
     asked, folder = folder, results.write_sweep(folder, command=command, runs=listed, elsewhere=not is_named)
     if folder != asked:
@@ -296,6 +367,8 @@ def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
     for run in runs:
         state, status = results.state(run.folder, run.run_id)
         error = failures.get(run.run_id) or (status.get("error") if state == "failed" else None)
+        if error and error["kind"] == "taken over" and state == "completed":
+            error = None  # by the process that took it over
         if error:
             state = "failed"
             lines.append(f"  {run.run_id} {run.label}: {error['message']}")

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import segtune
-from segtune import app, build, calibrate, metrics, nets, regularizers, results
+from segtune import app, build, calibrate, metrics, nets, regularizers, results, sources
 from segtune.data import findings, splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
@@ -39,7 +39,7 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with 
 warnings.filterwarnings("ignore", message="The `srun` command is available")  # Slurm is here, and this run may not want it
 LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "pydicom", "nibabel", "numpy")
 OPTIMIZER = ("optimizer_states", "lr_schedulers")
-ONLY_LAST = (*OPTIMIZER, "callbacks", "data_fingerprint")
+ONLY_LAST = (*OPTIMIZER, "callbacks")
 
 
 def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
@@ -58,9 +58,10 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     for kind, (n, first) in findings.warnings(found).items():
         log.warning("run %s: %s (%d); the first: %s", folder.name, findings.KINDS[kind], n, first)
     fingerprint = slices.fingerprint()
+    inputs = {"data": fingerprint, **sources.of(config)}
     slices = build.fit(cfg, slices)
     found += findings.of_crop(slices)  # of which build.fit has told
-    done = resume(folder, results.run_id(config), fingerprint)
+    done = resume(folder, results.run_id(config), inputs)
     before = sum(results.read_history(folder)["seconds"]) if done else 0.0
 
     best, last = (folder / results.CHECKPOINTS / name for name in (results.BEST, results.LAST))
@@ -69,8 +70,8 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         pl.seed_everything(cfg.seed, verbose=False)
         data = build.datamodule(cfg, slices, sides)
         module = build.module(cfg, config, strength=calibration["lambda"] if calibration else None)
-        keeper = Keeper(folder, {"data_fingerprint": fingerprint}, cfg.trainer.patience)
-        trainer = build.trainer(cfg, [keeper, RunBar(enabled=bar)], WholeFiles())
+        keeper = Keeper(folder, cfg.trainer.patience)
+        trainer = build.trainer(cfg, [keeper, RunBar(enabled=bar)], WholeFiles({"inputs": inputs}))
         if done < cfg.trainer.max_epochs and not (done and stopped(folder, cfg.trainer.patience)):
             trainer.fit(module, datamodule=data, ckpt_path=last if done else None)
 
@@ -82,13 +83,13 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
             soft_dice, predicted, true = (torch.cat(parts) for parts in zip(*batches, strict=True))
             scored[which] = score(validation, soft_dice, predicted, true, tolerance_mm=tolerance_mm)
 
-    history = results.read_history(folder)
+    history = results.check_history(folder, drop_optimizer(last))
     best_epoch = best_of(history["val_dice"])
-    drop_optimizer(last)
     result: dict[str, Any] = {
         "run_id": results.run_id(config),
-        "cell_id": results.cell_id(config),
+        "cell_id": results.cell_id(config, fingerprint),
         "config": config,
+        "inputs": inputs,
         "data": describe(slices, sides, fingerprint) | {"findings": found},
         "tolerance_mm": tolerance_mm,
         "best": summary(history, best_epoch, scored["best"]),
@@ -103,7 +104,8 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         "machine": machine(),
     }
     if cfg.figures:
-        figures.save(figures.curves(history, best_epoch, title=results.label(config)), folder / results.CURVES)
+        drawing = figures.curves(history, best_epoch, title=results.label(config))
+        results.write_files(folder / results.CURVES, figures.rendered(drawing))
     tables = {
         name: [{"which": which, **row} for which, scores in scored.items() for row in getattr(scores, Path(name).stem)]
         for name in results.TABLES
@@ -116,10 +118,10 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     return result
 
 
-def resume(folder: Path, run: str, fingerprint: str) -> int:
+def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
     """How many epochs this run has behind it; makes its folder ready to go on after them, or to start from nothing.
 
-    What cannot be gone on with (a damaged checkpoint, other data) is moved aside, not deleted.
+    What cannot be gone on with (a damaged checkpoint, other data or code) is moved aside, not deleted.
 
     Raises: InputError if the checkpoint is of another configuration.
     """
@@ -131,13 +133,14 @@ def resume(folder: Path, run: str, fingerprint: str) -> int:
     try:
         checkpoint = torch.load(last, weights_only=True, map_location="cpu")
         epochs, other = int(checkpoint["epoch"]) + 1, results.run_id(checkpoint["hyper_parameters"])
-        data = checkpoint["data_fingerprint"]
+        legacy = {**inputs, "data": checkpoint.get("data_fingerprint")}  # of checkpoints that knew of nothing else
+        changed = sources.changed(checkpoint.get("inputs", legacy), inputs)
     except Exception:  # whatever half a file makes of torch.load
         return _anew(folder, run, "damaged", "its last checkpoint is damaged")
     if other != run:
         raise InputError(f"{last} is of run {other}, not of {run}: give this run a folder of its own.")
-    if data != fingerprint:
-        return _anew(folder, run, "other-data", "its data have changed")
+    if changed:
+        return _anew(folder, run, "other-data" if "data" in changed else "other-code", sources.told(changed))
     if not results.cut_history(folder, epochs):
         return _anew(folder, run, "damaged", "its history is damaged")
     best_epoch = best_of(results.read_history(folder)["val_dice"])
@@ -179,11 +182,8 @@ class Keeper(pl.Callback):
     the run, if patience has run out.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], patience: int | None = None) -> None:
-        self.folder, self.about, self.patience = folder, about, patience
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= self.about
+    def __init__(self, folder: Path, patience: int | None = None) -> None:
+        self.folder, self.patience = folder, patience
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Segmenter)
@@ -195,23 +195,28 @@ class Keeper(pl.Callback):
                 f"{row['val_loss']}). Choose a lower optimizer.lr (now {row['lr']:g}), a weaker reg.lambda, or "
                 "trainer.precision=32-true."
             )
+        history = results.check_history(self.folder, int(row["epoch"]))
         folder = self.folder / results.CHECKPOINTS
         trainer.save_checkpoint(folder / results.LAST)
-        if best_of(results.read_history(self.folder)["val_dice"]) == row["epoch"]:
+        if best_of(history["val_dice"]) == row["epoch"]:
             trainer.save_checkpoint(folder / results.BEST, weights_only=True)
         trainer.should_stop = trainer.should_stop or stopped(self.folder, self.patience)
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's checkpoints, of which no half one can be left behind."""
+    """Lightning's checkpoints with what else is known of a run (about), of which no half one can be left behind."""
+
+    def __init__(self, about: dict[str, Any] | None = None) -> None:
+        self.about = about or {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        save(checkpoint, Path(path))
+        save(checkpoint | self.about, Path(path))
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """torch.save through memory, so that a full disk is an OSError and not a damaged archive."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    results.check_attempt(path)
+    path.parent.mkdir(exist_ok=True)  # without its parents: a run's folder that was removed stays so
     content = io.BytesIO()
     torch.save(checkpoint, content)
     results.write_atomically(path, content.getvalue())
@@ -327,12 +332,13 @@ def weights(module: Segmenter) -> dict[str, float]:
     return {"n": len(values), "l1": values.abs().sum().item(), "l2": values.square().sum().item()}
 
 
-def drop_optimizer(path: Path) -> None:
-    """A finished run goes on no more: its last checkpoint keeps the weights and loses the optimiser's state."""
+def drop_optimizer(path: Path) -> int:
+    """Drop the optimiser's state, for finished runs are never resumed; returns the number of epochs that were trained."""
     checkpoint = torch.load(path, weights_only=True)
     for key in OPTIMIZER:
         checkpoint.pop(key, None)
     save(checkpoint, path)
+    return int(checkpoint["epoch"]) + 1
 
 
 @functools.cache

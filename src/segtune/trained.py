@@ -112,6 +112,9 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
     result = results.read_result(folder)
     path = folder / results.CHECKPOINTS / {"last": results.LAST, "best": results.BEST}[which]
     _well_formed(result, folder / results.RESULT)
+    results.verify(folder, result, [path.relative_to(folder).as_posix()])
+    if not result.get("files"):
+        log.warning("run %s is of an earlier segtune, which recorded no hashes: damage would not be seen.", folder.name)
     device = device or torch.device("cpu")
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")

@@ -5,6 +5,7 @@ Each takes runs and gives back the failures it saw. What is true of a run is in 
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import logging
 import multiprocessing
@@ -27,9 +28,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from segtune import app, results
+from segtune import app, results, sources
 from segtune.errors import InputError, Interrupted, NotFiniteError
-from segtune.sweep import Failures, Run, Sweep, unchanged_data
+from segtune.sweep import Changed, Failures, Run, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -55,26 +56,38 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
     with results.lock(run.folder, waiting=waiting if wait else None):
         results.refuse_another(run.folder, run.run_id)
         if results.is_done(run.folder, run.run_id):
-            if unchanged_data()(run.folder, run.config):
+            changed = Changed()(run.folder, run.config)
+            if not changed:
                 log.info("run %s is done already: %s", run.run_id, run.folder / results.RESULT)
                 return
-            aside = results.set_aside(run.folder, "other-data")
-            log.info("run %s: its data have changed since it was done; the old result is in %s", run.run_id, aside)
+            aside = results.set_aside(run.folder, "other-data" if "data" in changed else "other-code")
+            log.info("run %s: %s since it was done; the old result is in %s", run.run_id, sources.told(changed), aside)
+        if damage := results.set_aside_damaged(run.folder):
+            log.warning("run %s: %s; the result is in %s, and is made anew", run.run_id, damage[1], damage[0])
         about = run.about() | ({"job": slurm_job()} if slurm_job() else {})
-        try:
-            with log_file(run.folder), stopped_by_signals(), results.working(run.folder, **about):
+        with log_file(run.folder), stopped_by_signals(), results.working(run.folder, **about) as attempt:
+            end = functools.partial(end_attempt, run.folder, attempt, about)
+            try:
                 settle_process()
                 from segtune.train import train  # torch and Lightning take seconds to import: only for a run that trains
 
                 train(OmegaConf.create(run.config), run.folder, bar=bar)
-        except Exception as error:
-            say(run.folder, "failed", **about, error=failure(error))
-            raise
-        except BaseException as error:
-            name = signal.Signals(error.signal).name if isinstance(error, Interrupted) else type(error).__name__
-            say(run.folder, "interrupted", **about, signal=name)
-            raise
-        say(run.folder, "completed", **about)
+            except Exception as error:
+                end("failed", error=failure(error))
+                raise
+            except BaseException as error:
+                name = signal.Signals(error.signal).name if isinstance(error, Interrupted) else type(error).__name__
+                end("interrupted", signal=name)
+                raise
+            end("completed")
+
+
+def end_attempt(folder: Path, attempt: str, about: Mapping[str, Any], state: str, **more: Any) -> None:
+    """Write an attempt's final status. Where not even that can be written, the lock is gone and it reads as stale."""
+    try:
+        results.end_attempt(folder, attempt, state, **about, **more)
+    except OSError as error:
+        log.warning("%s: cannot be written (%s)", folder / results.STATUS, error.strerror)
 
 
 def settle_process() -> None:
@@ -103,6 +116,8 @@ def failure(error: BaseException) -> dict[str, str]:
     """What status.json says of an error: its kind (input, not finite, out of memory, error), its message, its traceback."""
     if memory := app.out_of_memory(error):
         kind, message = "out of memory", memory
+    elif isinstance(error, results.LostError):
+        kind, message = "taken over", str(error)
     elif isinstance(error, NotFiniteError):
         kind, message = "not finite", str(error)
     else:

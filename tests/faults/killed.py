@@ -97,7 +97,7 @@ def arm(moment: str, n: int) -> None:
             "before status says completed": "status.json",
         }
 
-        def write(path: Path, content: bytes) -> None:
+        def write(path: Path, content: bytes, **how: Any) -> None:
             if moment == "between result and rename":
                 if path.name == names[moment] and due():
                     with results.replacing(path) as temporary:
@@ -108,7 +108,7 @@ def arm(moment: str, n: int) -> None:
                     kill()
             else:
                 half_written(path, content, names[moment])
-            whole(path, content)
+            whole(path, content, **how)
 
         results.write_atomically = write
 

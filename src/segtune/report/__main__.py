@@ -55,7 +55,7 @@ def draw_run(folder: Path) -> list[Path]:
         raise InputError(
             f"{folder / results.RESULT} or its history.csv is damaged. Remove it and start the run again."
         ) from error
-    return figures.save(figure, folder / results.CURVES)
+    return results.write_files(folder / results.CURVES, figures.rendered(figure))
 
 
 if __name__ == "__main__":

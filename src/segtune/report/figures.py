@@ -1,10 +1,10 @@
 """The study's figures. Pure functions of histories; knows nothing of segtune."""
 
+import io
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -469,14 +469,13 @@ def calibration(record: Mapping[str, Any], *, title: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """The figure as stem.png (150 dpi) and stem.svg; the same figure gives the same bytes."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+def rendered(figure: Figure) -> dict[str, bytes]:
+    """The figure as the content of a .png (150 dpi) and a .svg file; the same figure gives the same bytes."""
+    found = {}
     with rc_context({"svg.hashsalt": "segtune", "svg.fonttype": "path"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a label in another script: boxes, no failure
-        paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
-        for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
-            partial = path.with_name(f".{path.name}.partial")
-            figure.savefig(partial, dpi=150, metadata=metadata, format=path.suffix[1:])
-            partial.replace(path)
-    return paths
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            content = io.BytesIO()
+            figure.savefig(content, dpi=150, metadata=metadata, format=suffix[1:])
+            found[suffix] = content.getvalue()
+    return found

@@ -96,8 +96,9 @@ def write(analysis: Analysis, out: Path, *, name: str) -> Path:
     drawn = draw(analysis, name)
     images, alts = {}, {}
     for stem, (make, alt) in tqdm(drawn.items(), desc="figures", disable=None):
-        _, svg = figures.save(make(), out / "figures" / stem)
-        images[stem] = "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
+        drawing = figures.rendered(make())
+        results.write_files(out / "figures" / stem, drawing)
+        images[stem] = "data:image/svg+xml;base64," + base64.b64encode(drawing[".svg"]).decode()
         alts[stem] = alt
     page = render(analysis, tables, images, alts, out, name)
     results.write_atomically(out / "report.html", page.encode())
@@ -404,8 +405,10 @@ def power_sentence(analysis: Analysis) -> str:
 
 
 def alarms(analysis: Analysis) -> list[str]:
-    """What nobody may overlook: errors in the data that its runs were told to go on with."""
-    return [
+    """What nobody may overlook: errors in the data that its runs were told to go on with, files that cannot be verified."""
+    unverified = sum(not record.result.get("files") for record in analysis.sweep.records)
+    told = f"{unverified} runs are of an earlier segtune, which recorded no hashes: a change of their files would not be seen."
+    return ([told] if unverified else []) + [
         f"Errors in the data were allowed (data.allow): {row['kind']}, up to {row['n_most']} in each of {row['n_runs']} of the "
         f"{row['n_recorded']} runs on data {row['data'][:6]}. The first: {row['first']}"
         for row in finding_rows(analysis.sweep.records)

@@ -233,6 +233,7 @@ def read(folders: Sequence[Path]) -> Sweep:
 def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
     """Raises: InputError, or what a wrong type raises, for files that do not fit each other: half of a run is no run."""
     result, history = results.read_result(folder), results.read_history(folder)
+    results.verify(folder, result, (results.HISTORY, *results.TABLES, results.PICTURES))
     _well_formed(result, folder / results.RESULT)
     if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
         raise InputError(f"{folder / results.HISTORY}: has not the epochs 1 to {result['last']['epoch']} of {results.RESULT}.")
@@ -310,6 +311,7 @@ def _facts(result: Mapping[str, Any]) -> Facts:
         for key, value in results.flat(config, replicates=False).items()
         if not f"{key}.".startswith(tuple(f"{w}." for w in without))
     }
+    others["fingerprint"] = result["data"].get("fingerprint")
     return Facts(
         loss=axes["loss"],
         by=config["split"]["by"],
@@ -329,7 +331,9 @@ def _with_levels(raw: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[str, 
     )
     labels: dict[str, list[str]] = {}
     for group in groups:
-        of = [{group: _without_replicates(group, record.config.get(group))} for record in raw]
+        of = [{group: _settings(group, record.config.get(group))} for record in raw]
+        if group == "data":
+            of = _with_fingerprints(of, raw)
         texts = [json.dumps(results.flat(one), sort_keys=True) for one in of]
         distinct = dict(zip(texts, of, strict=True))
         if len(distinct) < 2:
@@ -362,22 +366,31 @@ def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
     return found
 
 
-def _without_replicates(group: str, value: Any) -> Any:
-    """A group's part of a configuration, less what tells replicates apart."""
+def _settings(group: str, value: Any) -> Any:
+    """A group's part of a configuration, less what tells replicates apart, and less where data lie."""
+    without = (*results.REPLICATE, *results.PATHS)
     if not isinstance(value, Mapping):
-        return None if group in results.REPLICATE else value
-    return {key: item for key, item in value.items() if f"{group}.{key}" not in results.REPLICATE}
+        return None if group in without else value
+    return {key: _settings(f"{group}.{key}", item) for key, item in value.items() if f"{group}.{key}" not in without}
+
+
+def _with_fingerprints(of: Sequence[Mapping[str, Any]], raw: Sequence[Record]) -> list[dict[str, Any]]:
+    """The settings of each run's data, with their fingerprint where data that differ have the same settings."""
+    texts = [json.dumps(results.flat(one), sort_keys=True) for one in of]
+    if len({*zip(texts, (record.fingerprint for record in raw), strict=True)}) == len({*texts}):
+        return [dict(one) for one in of]
+    return [{"data": {**one["data"], "fingerprint": record.fingerprint[:6]}} for one, record in zip(of, raw, strict=True)]
 
 
 def _cells(records: Sequence[Record]) -> tuple[Cell, ...]:
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        groups[results.cell_id(record.config) + record.fingerprint].append(record)
+        groups[results.cell_id(record.config, record.fingerprint)].append(record)
     several = len({record.fingerprint for record in records}) > 1
     cells = [
         Cell(
             (" ".join(f"{axis}={level}" for axis, level in of[0].levels.items()) or results.label(of[0].config))
-            + (f" of data {of[0].fingerprint[:6]}" if several else ""),
+            + (f" of data {of[0].fingerprint[:6]}" if several and "data" not in of[0].levels else ""),
             tuple(sorted(of, key=lambda record: (record.seed, record.fold or 0))),
         )
         for of in groups.values()

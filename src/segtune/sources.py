@@ -1,0 +1,142 @@
+"""What a run is made of besides its configuration and its data: the user's own code and files, by their content.
+
+A `_target_` that is not of segtune or of its own libraries names code of the user's. Its module, the packages that it is in,
+and every module of the same package or the same folder that one of these imports are hashed, from their source files alone:
+nothing is imported or run to find them. What is imported by a name that is computed is not seen.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+VERSIONED = {"segtune", "torch", "monai", "torchmetrics", "pytorch_lightning", "numpy", *sys.stdlib_module_names}  # by version
+LIBRARIES = {"site-packages", "dist-packages"}  # folders in which only what is of the same package is the user's own
+NOT_STARTED_FROM = ("data", "outputs", "hydra")  # of the configuration: where data and results are
+
+
+def of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> SHA-256 of each module of the user's own that the configuration calls, and of each file that it names.
+
+    A file, such as the weights that a network starts from, is called by its key: model.weights.
+    """
+    found: dict[str, str] = {}
+    for key, value in _leaves(config):
+        if key.rpartition(".")[2] == "_target_":
+            found |= modules(str(value))
+        elif isinstance(value, str) and key.partition(".")[0] not in NOT_STARTED_FROM and (path := _file(value)):
+            found[key] = _sha256(path)
+    return dict(sorted(found.items()))
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of what is not what it was, not there any more, or new."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+@functools.cache
+def modules(target: str) -> dict[str, str]:
+    """Module -> SHA-256 of the source of a `_target_` and of what it imports from beside it.
+
+    Cached, for a process imports a module once: what it has imported is what it runs, whatever becomes of the file.
+    """
+    top = target.partition(".")[0]
+    if top in VERSIONED or (root := _root(top)) is None:
+        return {}
+    found: dict[str, str] = {}
+    waiting = _existing(root, target)
+    while waiting:
+        name = waiting.pop()
+        path = _source(root, name)
+        if name in found or path is None:
+            continue
+        found[name] = _sha256(path)
+        waiting += [module for one in _imports(name, path) for module in _existing(root, one) if _is_beside(root, top, module)]
+    return found
+
+
+def told(names: list[str]) -> str:
+    """Say what has changed, by the names of `changed`: data is the set that the reader reads."""
+    own = ", ".join(name for name in names if name != "data")
+    return " and ".join(
+        (["its data have changed"] if "data" in names else []) + ([f"its code has changed ({own})"] if own else [])
+    )
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value, with its dotted key."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{key}.{index}")
+    else:
+        yield key, value
+
+
+def _file(value: str) -> Path | None:
+    try:
+        return Path(value) if Path(value).is_file() else None
+    except (OSError, ValueError):  # too long for a path, or with a null character: no file
+        return None
+
+
+def _root(top: str) -> Path | None:
+    """The folder on Python's path in which a module or package lies; None for what is not there, or not in a file."""
+    try:
+        spec = importlib.util.find_spec(top)  # of a name without a dot, which imports nothing
+    except (ImportError, ValueError):
+        return None
+    places = [*(spec.submodule_search_locations or [])] if spec else []
+    if places:
+        return Path(places[0]).resolve().parent
+    return Path(spec.origin).resolve().parent if spec and spec.has_location and spec.origin else None
+
+
+def _existing(root: Path, dotted: str) -> list[str]:
+    """The modules that a dotted name leads through, as far as there are any: lab, lab.nets of lab.nets.Mine."""
+    parts = dotted.split(".")
+    names = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return [name for name in names if _source(root, name) or (root / name.replace(".", "/")).is_dir()]
+
+
+def _is_beside(root: Path, top: str, module: str) -> bool:
+    """Whether a module is of the same package, or a module of the user's own in the same folder."""
+    first = module.partition(".")[0]
+    return first == top or (not LIBRARIES & {*root.parts} and first not in VERSIONED)
+
+
+def _source(root: Path, name: str) -> Path | None:
+    """The file of a module or of a package."""
+    place = root / name.replace(".", "/")
+    candidates = [place / "__init__.py", place.with_name(f"{place.name}.py")]
+    candidates += [place.with_name(place.name + suffix) for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _imports(name: str, path: Path) -> Iterator[str]:
+    """What a module's source imports, anywhere in it, as absolute names."""
+    try:
+        tree = ast.parse(path.read_bytes()) if path.suffix == ".py" else ast.Module([], [])
+    except (SyntaxError, ValueError, RecursionError):  # Python says so itself when it imports this
+        return
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
