@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 
 import simulated
+from conftest import resign
 from segtune import metrics, results
 from segtune.report import clinical, figures, page, records, tables
 from segtune.report.__main__ import report_sweeps
@@ -262,6 +263,7 @@ def forget(folder, run):
     result = json.loads(path.read_text())
     del result["tolerance_mm"], result["data"]["findings"]
     path.write_text(json.dumps(result))
+    resign(place)
 
 
 def runs_of(folder):
@@ -372,6 +374,7 @@ def test_a_run_with_damaged_tables_is_named_and_left_out(name, two):
     folder, place, whole = two
     damage, words = DAMAGE[name]
     damage(place)
+    resign(place)
     try:
         read = records.read([folder])
     finally:
@@ -389,7 +392,8 @@ def test_undamaged_they_are_both_read(two):
 
 def test_runs_of_one_cell_with_other_tolerances_have_no_mean_surface_dice(tmp_path):
     folder = sweep(tmp_path, losses=(GOOD,), folds=(PATIENTS,))
-    tolerance(1.0)(folder.parent / "runs" / runs_of(folder)[0])
+    tolerance(1.0)(place := folder.parent / "runs" / runs_of(folder)[0])
+    resign(place)
     report_sweeps([folder])
     found = {row["metric"]: row for row in table(folder, "clinical")}
     assert (found["surface_dice"]["mean"], found["surface_dice"]["tolerance_mm"]) == ("", "1, 2")
@@ -404,6 +408,7 @@ def test_a_label_of_two_data_sets_is_two_patients_here_too(tmp_path):
         run = write(tmp_path, scored(("P01",), predictor(GOOD, np.random.default_rng(0))), data__n_patients=n, epochs=3)
         path = tmp_path / "runs" / run / results.RESULT
         path.write_text(path.read_text().replace('"simulated"', f'"{print_}"'))
+        resign(path.parent)
         runs.append((run, []))
     found = analysed(simulated.write_sweep(tmp_path, "two", runs)).tables()["clinical_patients"]
     assert {row["patient"] for row in found} == {"P01 (aaaaaa)", "P01 (bbbbbb)"}
@@ -418,6 +423,7 @@ def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_pat
     folder = sweep(tmp_path, losses=(GOOD,), folds=(PATIENTS[:2],))
     for run, of in zip(runs_of(folder), ([empty, error, error], [error, error, empty, empty]), strict=True):
         findings(of)(folder.parent / "runs" / run)
+        resign(folder.parent / "runs" / run)
     report_sweeps([folder])
     assert capsys.readouterr().out.startswith(
         "Errors in the data were allowed (data.allow): duplicate_contour, up to 2 in each"

@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 
 import test_acdc
 import test_sunnybrook
-from conftest import TINY, write_patient
+from conftest import TINY, resign, write_patient
 from segtune import app, build, evaluate, metrics, results, trained
 from segtune.errors import InputError
 from segtune.train import train
@@ -58,6 +58,7 @@ def damaged(folder, copy, edit):
     result = json.loads((copy / results.RESULT).read_text())
     edit(result)
     (copy / results.RESULT).write_text(json.dumps(result))
+    resign(copy)
     return copy
 
 

@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 from torch import nn
 
 import segtune
+from conftest import resign
 from segtune import app, build, card, export, results, trained
 from segtune.data.slices import Slice
 from segtune.errors import InputError
@@ -49,6 +50,7 @@ def edited(folder, edit):
     (folder / results.RESULT).write_text(json.dumps(result))
     for path in (folder / results.CHECKPOINTS).iterdir():
         torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": result["config"]}, path)
+    resign(folder)
 
 
 def exported(*overrides):
@@ -159,6 +161,7 @@ def test_which_epoch_s_weights_are_exported_is_a_choice(folder):
     best = torch.load(path, weights_only=True)
     best["state_dict"]["net.head.bias"] += 1
     torch.save(best, path)
+    resign(folder)
     for which in trained.WHICH:
         exported(f"run={folder}", f"output={which}", f"which={which}")
     image = np.zeros((1, 1, 32, 32), np.float32)

@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 
 import simulated
+from conftest import resign
 from segtune import results
 from segtune.errors import InputError
 from segtune.report import page, records, tables
@@ -313,6 +314,7 @@ def test_files_that_do_not_fit_each_other_are_no_run(name, tmp_path, capsys):
     file, damage = DAMAGE[name]
     path = folder.parent / "runs" / run / file
     path.write_text(damage(path.read_text()))
+    resign(path.parent)
     report_sweeps([folder])
     assert f"{run} is left out" in capsys.readouterr().out
     assert len(rows(folder, "runs")) == 5
@@ -330,6 +332,7 @@ def test_the_same_label_in_two_data_sets_is_two_patients(tmp_path):
         run = simulated.write_run(tmp_path, config, simulated.scores(0.6, random), simulated.curves(15))
         path = tmp_path / "runs" / run / "result.json"
         path.write_text(path.read_text().replace('"simulated"', f'"{print_}"'))
+        resign(path.parent)
         runs.append((run, []))
     analysis = tables.Analysis(records.read([simulated.write_sweep(tmp_path, "two", runs)]))
     assert [one.why for one in analysis.judged if one.comparison.kind == "axis"] == ["no patient that both have scored"]

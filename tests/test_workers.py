@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from conftest import TINY, write_patient
-from segtune import app, results, sweep, train, workers
+from segtune import app, results, sources, sweep, train, workers
 from segtune.errors import InputError, Interrupted
+from segtune.module import Segmenter
 
 
 def planned(*overrides):
@@ -298,3 +300,131 @@ def test_memory_once_freed_is_kept_unless_told_otherwise():
         env = os.environ | {"SEGTUNE_MALLOC": setting}
         faults[setting] = int(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True).stdout)
     assert 10 * faults[""] < faults["default"]
+
+
+@pytest.mark.parametrize("how", ["gone", "taken over"])
+def test_a_run_whose_folder_is_lost_while_it_trains_stops_and_leaves_nothing(how, monkeypatch, caplog):
+    run, step, seen = planned("data.seed=7", "trainer.max_epochs=5"), Segmenter.training_step, []
+
+    def lose(self, *arguments):
+        seen.append(1)
+        if len(seen) == 5:
+            if how == "gone":
+                shutil.rmtree(run.folder)
+            else:
+                results.write_status(run.folder, "running", attempt="another's", pid=1, host="elsewhere")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Segmenter, "training_step", lose)
+    with pytest.raises(results.LostError) as caught:
+        workers.execute(run)
+    assert workers.failure(caught.value)["kind"] == "taken over"
+    if how == "gone":
+        assert not run.folder.exists()
+    else:
+        assert results.read_status(run.folder)["attempt"] == "another's"
+        assert not (run.folder / "result.json").exists()
+
+
+@pytest.fixture
+def repaired():
+    """The folder of a finished run, and a function that starts it again and says whether it leaves the same."""
+    run = planned("data.seed=7")
+    workers.execute(run)
+    names = ("slices.csv", "cases.csv", "patients.csv", "pictures.npz")
+    before = {name: (run.folder / name).read_bytes() for name in names}
+    result = results.without_measurements(results.read_result(run.folder))
+
+    def again():
+        workers.execute(run)
+        return (
+            {name: (run.folder / name).read_bytes() for name in names} == before
+            and results.without_measurements(results.read_result(run.folder)) == result
+            and results.is_done(run.folder, run.run_id)
+        )
+
+    return run.folder, again
+
+
+@pytest.mark.parametrize("name", ["slices.csv", "pictures.npz", "result.json"])
+def test_what_is_derived_is_made_again_from_sound_checkpoints(name, repaired, monkeypatch, caplog):
+    folder, again = repaired
+    path = folder / name
+    if name == "result.json":
+        path.write_text(path.read_text().replace('"val_dice": 0.', '"val_dice": 0.9'))
+    else:
+        path.write_bytes(b"")
+    monkeypatch.setattr(Segmenter, "training_step", None)  # nothing is trained
+    assert again()
+    assert f"{name} is not what the run wrote; the result is in {folder}/damaged-1" in caplog.text
+    assert (folder / "damaged-1" / name).exists()
+
+
+@pytest.mark.parametrize("name", ["history.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"])
+def test_a_run_of_which_history_or_checkpoints_are_damaged_is_trained_again(name, repaired, caplog):
+    folder, again = repaired
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert again()
+    assert (folder / "damaged-1" / name).read_bytes() == content
+
+
+def test_an_edited_loss_of_the_users_own_is_trained_anew_and_the_line_says_why(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_lab.py").write_text(
+        "from own_helpers import factor\nfrom segtune.losses import bce\n"
+        "def mine(logits, target):\n    return factor * bce(logits, target)\n"
+    )
+    (tmp_path / "own_helpers.py").write_text("factor = 1\n")
+    run = planned("data.seed=7", "loss=bce", "loss._target_=own_lab.mine")
+    workers.execute(run)
+    first = results.read_result(run.folder)
+    assert {*first["inputs"]} == {"data", "own_lab", "own_helpers"}
+    checkpoints = [torch.load(run.folder / "checkpoints" / name, weights_only=True) for name in ("last.ckpt", "best.ckpt")]
+    assert [checkpoint["inputs"] for checkpoint in checkpoints] == [first["inputs"]] * 2
+    workers.execute(run)
+    assert "is done already" in caplog.messages[-1]
+
+    (tmp_path / "own_helpers.py").write_text("factor = 2\n")
+    sources.modules.cache_clear()  # as in a new process
+    for name in ("own_lab", "own_helpers"):
+        sys.modules.pop(name)
+    workers.execute(run)
+    assert any("its code has changed (own_helpers) since it was done" in message for message in caplog.messages)
+    assert results.read_result(run.folder / "other-code-1") == first
+    assert results.read_result(run.folder)["last"]["train_loss"] != first["last"]["train_loss"]
+    sources.modules.cache_clear()
+
+
+def test_the_same_data_by_another_path_are_the_same_run_and_other_data_are_not(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    for number in (1, 2, 3):
+        write_patient(Path("d"), number, [20, 21, 40])
+        write_patient(Path("e"), number, [20, 40])
+
+    def run_on(root):
+        tiny = [option for option in TINY if not option.startswith("data.")]
+        overrides = [*tiny, "data=rvsc", f"data.root={root}", "data.size=96", "split.val_fraction=0.4", "figures=false"]
+        overrides += ["data.allow=[duplicate_contour]"]  # its patients have one contour
+        config = app.plain(app.compose(overrides))
+        folder = Path("outputs/runs") / results.run_id(config)
+        return sweep.Run(folder.name, overrides, config, folder, results.state(folder, folder.name)[0])
+
+    spellings = [run_on(root) for root in ("d", "d/", "./d", str(Path("d").absolute()))]
+    assert len({run.run_id for run in spellings}) == 4
+    assert len({results.cell_id(run.config, "f") for run in spellings}) == 1
+    assert sweep.once(spellings, sweep.Changed()) == spellings[:1]  # none is done: the first one is to be
+    assert len(sweep.once([*spellings, run_on("e")], sweep.Changed())) == 2
+    workers.execute(spellings[0])
+    for run in sweep.once(spellings[1:], sweep.Changed()):
+        assert (run.folder, run.state, run.run_id) == (spellings[0].folder, "completed", spellings[0].run_id)
+    Path("d").rename("moved")
+    [run] = sweep.once([run_on("moved")], sweep.Changed())
+    assert run.folder == spellings[0].folder
+    [other] = sweep.once([run_on("e")], sweep.Changed())
+    assert (other.folder.name, other.state) == (run_on("e").run_id, "missing")
+    [gone] = sweep.once([run_on("nowhere")], sweep.Changed())
+    assert gone.state == "missing"  # it says why in its turn

@@ -1,5 +1,6 @@
 """python -m segtune: one run; with -m a sweep."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +21,9 @@ def run(cfg: DictConfig) -> None:
     folder, run_id = Path(about.runtime.output_dir), results.run_id(config)
     one = sweep.Run(run_id, list(about.overrides.task), config, folder, results.state(folder, run_id)[0])
     [one] = sweep.once([one], sweep.Changed())
+    if one.folder != folder:  # done with these data from elsewhere; Hydra has made the folder that this run would have had
+        with suppress(OSError):
+            folder.rmdir()
     if cfg.dry_run:
         print(sweep.listing([one]))
     else:

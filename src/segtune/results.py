@@ -148,11 +148,20 @@ def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
 
 def is_done(folder: Path, run: str) -> bool:
     """Whether the folder holds the whole result of this run: result.json as it was written, and the files that it lists."""
+    return not why_not_done(folder, run)
+
+
+def why_not_done(folder: Path, run: str) -> str:
+    """What keeps the folder from holding the whole result of this run; empty if nothing does."""
     try:
         result = read_result(folder)
-        return result.get("run_id") == run and not damaged_files(folder, result)
-    except InputError:
-        return False
+        damaged = damaged_files(folder, result)
+    except InputError as error:
+        return str(error)
+    if result.get("run_id") != run:
+        return f"{folder / RESULT}: it is of another run."
+    told = ", ".join(str(folder / name) for name in damaged)
+    return f"{told}: damaged (missing, or not what the run wrote). Start the run's command again." if damaged else ""
 
 
 def set_aside(folder: Path, why: str, names: Iterable[str] | None = None) -> Path | None:
@@ -241,6 +250,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def listed_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each of FILES that is there."""
+    paths = {name: folder / name for name in FILES if (folder / name).exists()}
+    return {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in paths.items()}
+
+
+def signed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with the hash of its own content. It tells damage; whoever wants to deceive can write another one."""
+    return {**result, "sha256": _own_hash(result)}
+
+
 def _own_hash(result: Mapping[str, Any]) -> str:
     """Of all that result.json says but this."""
     return hashlib.sha256(json_text({key: value for key, value in result.items() if key != "sha256"})).hexdigest()
@@ -248,7 +268,10 @@ def _own_hash(result: Mapping[str, Any]) -> str:
 
 def _is_as_written(result: Mapping[str, Any]) -> bool:
     """Whether result.json still says what the run wrote; those of before do not tell."""
-    return "sha256" not in result or result["sha256"] == _own_hash(result)
+    try:
+        return "sha256" not in result or result["sha256"] == _own_hash(result)
+    except RecursionError:  # deeper than anything that a run writes
+        return False
 
 
 def append_history(folder: Path, row: Mapping[str, float]) -> None:
@@ -303,13 +326,11 @@ def write(
     packed = io.BytesIO()
     np.savez_compressed(packed, **pictures)
     write_atomically(folder / PICTURES, packed.getvalue())
-    files = {}
-    for path in (folder / name for name in FILES if (folder / name).exists()):
-        _sync(path)
-        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    for name in FILES:
+        if (folder / name).exists():
+            _sync(folder / name)
     _sync(folder)
-    whole = {**result, "files": files}
-    write_atomically(folder / RESULT, json_text(whole | {"sha256": _own_hash(whole)}), durable=True)
+    write_atomically(folder / RESULT, json_text(signed({**result, "files": listed_files(folder)})), durable=True)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

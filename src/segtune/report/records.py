@@ -209,7 +209,7 @@ def read(folders: Sequence[Path]) -> Sweep:
             if state == "failed" and isinstance(error, Mapping):
                 failures.append((place.name, str(error.get("message", "no message"))))
             if (place / results.RESULT).exists():
-                left_out.append((place.name, f"{place / results.RESULT} is damaged or of another run."))
+                left_out.append((place.name, results.why_not_done(place, place.name) or "it was finished just now."))
             continue
         try:
             found.append(_raw(place, overrides))
@@ -311,7 +311,7 @@ def _facts(result: Mapping[str, Any]) -> Facts:
         for key, value in results.flat(config, replicates=False).items()
         if not f"{key}.".startswith(tuple(f"{w}." for w in without))
     }
-    others["fingerprint"] = result["data"].get("fingerprint")
+    others["fingerprint"] = (result.get("data") or {}).get("fingerprint")
     return Facts(
         loss=axes["loss"],
         by=config["split"]["by"],
@@ -342,7 +342,7 @@ def _with_levels(raw: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[str, 
         named = []
         for record, text in zip(raw, texts, strict=True):
             base, other = results.axes(record.config).get(group, ""), others[text]
-            other = ", ".join(word.removeprefix(f"{group}.") for word in other.split(", "))
+            other = ", ".join(word.removeprefix(f"{group}.").removeprefix("fingerprint=") for word in other.split(", "))
             named.append(" ".join(filter(None, [base, other])) or str(record.config.get(group)))
         labels[group] = _distinct(named, texts, group)
     found = []
