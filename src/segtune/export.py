@@ -99,8 +99,8 @@ def write_onnx(model: "Trained", path: Path) -> None:
     import torch
 
     with warnings.catch_warnings():
-        # PyTorch's newer exporter takes 30 times as long, and in 2.6 fails on MONAI's networks. This one is deprecated, and
-        # tells of every size that it takes for constant: agreement() tries others.
+        # PyTorch's newer exporter takes 30 times as long, and some versions fail on MONAI's networks. This one is deprecated,
+        # and tells of every size that it takes for constant: agreement() tries others.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.net,
