@@ -453,7 +453,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / SWEEP}: damaged (it lists no runs). {cure}")
     about["command"] = [str(word) for word in _listed(about.get("command"))]
     for run in runs:
-        run["overrides"] = [str(one) for one in _listed(run.get("overrides"))]
+        run["overrides"] = [str(one) for one in _listed(run.get("overrides")) if not str(one).startswith("-")]
         axes = run.get("axes")
         run["axes"] = {key: str(value) for key, value in axes.items()} if isinstance(axes, dict) else {}
     return about
