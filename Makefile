@@ -1,13 +1,14 @@
 # Two commands do all the set-up on a machine that has make and Python 3.11 or newer:
 #   make demo   environment, phantom, a sweep of 6 runs, its report
 #   make test   what CI runs: ruff, mypy, every test
+#   make audit  whether a version of constraints.txt has a published hole (asks osv.dev); CI runs it too
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES = src tests benchmarks notebooks
 
-.PHONY: demo test fast format clean
+.PHONY: demo test fast format audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m segtune study=demo -m
@@ -22,6 +23,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
+
+audit:
+	$(PYTHON) .ci/advisories.py
 
 fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" --numprocesses=2 --dist=worksteal

@@ -3,21 +3,26 @@
 import gzip
 import json
 import re
+import shutil
 import string
+import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import volumes
 from conftest import write_dicom
-from segtune import results
+from segtune import results, trained
 from segtune.data import acdc, contours, dicom, folder, nifti, nnunet, rvsc, slices, sunnybrook
 
 FUZZ = settings(max_examples=500, derandomize=True, deadline=2000)
+FEW = settings(FUZZ, max_examples=200)
 NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?"
 POINT = re.compile(rf"[\s,]*{NUMBER}[\s,]+{NUMBER}[\s,]*", re.IGNORECASE)  # what is a point, said a second time
 
@@ -338,3 +343,116 @@ def test_results_are_read_or_refused(place, content):
     parsed(lambda: results.read_history(place), place)
     parsed(lambda: results.read_sweep(place), place)
     results.read_status(place)
+
+
+# What a run's folder says of its network
+
+CALLS = {
+    "socket.connect",
+    "socket.getaddrinfo",
+    "urllib.Request",
+    "os.system",
+    "os.exec",
+    "subprocess.Popen",
+    "pickle.find_class",
+}
+AUDITED: list[str] = []  # of CALLS, and files that were opened to be written
+
+
+def audit(event, arguments):
+    if event in CALLS or (event == "open" and isinstance(arguments[1], str) and {*arguments[1]} & {*"wax+"}):
+        AUDITED.append(f"{event} {arguments}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def audited():
+    sys.addaudithook(audit)  # which stays for as long as the process
+
+
+HOSTILE = st.sampled_from(
+    [
+        *(
+            "${oc.env:HOME}",
+            "${oc.create:{_target_: os.getcwd}}",
+            "${data.size}",
+            "a${",
+            "}",
+            "!!python/object/apply:os.getcwd []",
+        ),
+        *(
+            "http://127.0.0.1:9/a",
+            "/etc/passwd",
+            "evil.pt",
+            "torch.load",
+            "os.getcwd",
+            "segtune.nets.UNet",
+            "segtune.nets.Block",
+        ),
+        *("monai.networks.nets.HoVerNet", "monai.networks.nets.BasicUNet", "torch.nn.Linear", "zscore", "crop", "batch"),
+    ]
+)
+VALUES = st.recursive(
+    HOSTILE
+    | TEXTS
+    | st.none()
+    | st.booleans()
+    | st.integers(-2, 2**70)
+    | st.floats()
+    | st.sampled_from([2, 16, 32, 0.05, 1.0]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["_target_", "_args_", "_partial_", "f", "url"]) | TEXTS, inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    [
+        *("_target_", "_args_", "_recursive_", "_convert_", "_partial_", "width", "dropout", "bn_momentum", "convolutions"),
+        *("pretrained", "pretrained_url", "path", "features", "act", "a.b", "${oc.env:HOME}", ""),
+    ]
+)
+OF_DATA = st.sampled_from(["size", "spacing_mm", "larger", "normalize", "target", "reader", "root"])
+PLACES = st.one_of(
+    st.tuples(st.just("config"), st.just("model"), KEYS),
+    st.tuples(st.just("config"), st.just("data"), OF_DATA),
+    st.tuples(st.just("data"), st.sampled_from(["pixel_mm", "fingerprint"])),
+    st.sampled_from(
+        [("config",), ("config", "model"), ("config", "data"), ("data",), ("config", "data", "reader", "_target_")]
+    ),
+)
+
+
+@FEW
+@given(
+    st.lists(st.tuples(PLACES, VALUES), min_size=1, max_size=3),
+    st.sampled_from([None, ["segtune.nets.Block"], ["torch.nn.Linear"], ["monai.networks.nets.HoVerNet"]]),
+)
+def test_a_run_s_result_gives_its_network_or_is_refused_and_nothing_is_called(place, tiny_run, edits, trust):
+    folder = place / "run"
+    if not folder.exists():
+        shutil.copytree(tiny_run[0], folder)
+    result = results.read_result(tiny_run[0])
+    for keys, value in edits:
+        part = result
+        for key in keys[:-1]:
+            part = part.setdefault(key, {}) if isinstance(part, dict) else {}
+        if isinstance(part, dict):
+            part[keys[-1]] = value
+    checkpoint = torch.load(Path(tiny_run[0]) / results.CHECKPOINTS / results.LAST, weights_only=True)
+    try:
+        result["run_id"] = results.run_id(result.get("config"))
+        (folder / results.RESULT).write_text(json.dumps(result))
+        torch.save(checkpoint | {"hyper_parameters": result["config"]}, folder / results.CHECKPOINTS / results.LAST)
+    except (ValueError, TypeError, UnicodeError):
+        return  # no result of any run
+    AUDITED.clear()
+    model = parsed(lambda: trained.load(folder, trust=trust), folder)
+    if model is not None:
+        assert type(model.net).__name__ == "UNet"
+        assert model.target
+        item = slices.Slice(np.zeros((20, 12), np.float32), np.zeros((20, 12), bool), "P1", 0, 0, None, (1.0, 1.0), 8.0)
+        if not model.config["data"].get("spacing_mm") and model.config["data"]["size"] < 512:
+            (values,) = model.probabilities([item])
+            assert values.shape == (20, 12)
+            assert ((values >= 0) & (values <= 1)).all()
+    assert AUDITED == []

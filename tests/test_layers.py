@@ -46,7 +46,8 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.check": {"segtune.app", "segtune.build", "segtune.results", "segtune.rules", "segtune.data"},
     "segtune.predict": {"segtune.app", "segtune.results", "segtune.trained", "segtune.volumes", "segtune.data"},
     "segtune.build": {"segtune.nets", "segtune.data", "segtune.module"},
-    "segtune.trained": {"segtune.build", "segtune.results", "segtune.data"},
+    "segtune.trained": {"segtune.networks", "segtune.results", "segtune.data"},
+    "segtune.networks": {"segtune.nets"},
     "segtune.evaluate": {
         *("segtune.app", "segtune.build", "segtune.results", "segtune.trained", "segtune.train", "segtune.metrics"),
         *("segtune.volumes", "segtune.losses", "segtune.data", "segtune.rules", "segtune.workers"),
@@ -79,6 +80,8 @@ NO_HYDRA = (
     "segtune.volumes",
     "segtune.blocks",
     "segtune.nets",
+    "segtune.networks",
+    "segtune.trained",
     "segtune.optimizers",
     "segtune.data",
     "segtune.report.figures",

@@ -32,7 +32,7 @@ def model(monkeypatch):
     """In place of a network: what is bright is the structure."""
     result, config = {"run_id": "0123456789ab", "data": {"pixel_mm": [0.5, 0.8]}}, {"data": {"spacing_mm": None}}
     fake = SimpleNamespace(result=result, config=config, which="last", target="endocardium", folder=Path("0123456789ab"))
-    monkeypatch.setattr(trained, "load_all", lambda runs, which, accelerator: [fake])
+    monkeypatch.setattr(trained, "load_all", lambda runs, **how: [fake])
     monkeypatch.setattr(trained, "ensemble", lambda models, slices: [np.where(s.image > 200, 0.9, 0.2) for s in slices])
     return fake
 

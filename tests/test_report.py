@@ -361,3 +361,28 @@ def test_a_best_cell_that_is_lower_on_the_shared_patients_has_no_worse_one_in_it
     (one,) = [one for one in analysis.judged if one.comparison.kind == "best"]
     assert (one.verdict, one.why) == ("declared", "lower")
     assert len(analysis.not_worse) == 2
+
+
+def test_no_cell_of_the_tables_is_a_formula_and_its_patients_are_found_all_the_same(tmp_path, capsys):
+    names = ["=1+1", "@a", "+b", "-c+d", "\te", "'=f"]
+    folder = grid(tmp_path, patients=names, losses=("bce", "focal"))
+    report_sweeps([folder])
+    assert "left out" not in capsys.readouterr().out
+    found = {row["patient"] for row in rows(folder, "patients")}
+    assert found == {f"'{name}" for name in names}
+    assert {cell[:1] for cell in page.table_text([{"=a": "=b", "c": -1.5}]).replace("\n", ",").split(",")} == {
+        "'",
+        "c",
+        "-",
+        "",
+    }
+
+
+def test_what_a_foreign_run_says_is_printable_where_it_is_told(tmp_path, capsys):
+    folder = grid(tmp_path, losses=("bce",))
+    path = sorted((folder.parent / "runs").iterdir())[0] / results.SLICES
+    path.write_text(path.read_text().replace("last,", "last,\x1b[2J"))
+    report_sweeps([folder])
+    told = capsys.readouterr().out
+    assert "is left out" in told
+    assert "\x1b" not in told

@@ -1,4 +1,6 @@
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -7,9 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from segtune import app, results
 from segtune.errors import InputError
@@ -470,3 +475,137 @@ def test_two_writers_of_one_file_both_succeed(tmp_path):
         thread.join()
     assert {*(tmp_path / "curves.png").read_bytes()} in ({*b"a"}, {*b"b"})
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+FORMULAS = [
+    "=1+1",
+    "+1+cmd",
+    "-1+cmd|' /C calc'!A0",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    " =1",
+    "\uff1d1",
+    "'=1",
+    "''-x",
+    "=",
+    "\ufeff=1",
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_cell_of_text_is_no_formula_and_is_read_as_it_was(tmp_path, text):
+    rows = [{"patient": text, "phase": "ED", "dice": -0.5}]
+    written = results.csv_text(("patient", "phase", "dice"), rows)
+    ((cell, *others),) = list(csv.reader(io.StringIO(written, newline="")))[1:]
+    assert cell == f"'{text}"
+    assert others == ["ED", "-0.5"]
+    (tmp_path / "cases.csv").write_bytes(written.encode())
+    assert results.read_table(tmp_path, "cases.csv") == [{"patient": text, "phase": "ED", "dice": "-0.5"}]
+
+
+@pytest.mark.parametrize(
+    "value", [-0.5, -3, 1e-7, -1e300, float("-inf"), "-0.5", "+3", "-.5e-3", "1.5", "-inf", np.float64(-2.5)]
+)
+def test_a_number_in_a_table_stays_a_number(value):
+    assert results.csv_text(("a",), [{"a": value}], header=False) == f"{value}\n"
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(st.text(st.sampled_from("=+-@'\t\r\n 1a,;\"\uff0b"), max_size=5), min_size=1, max_size=3))
+@example(["'"])
+def test_every_text_is_read_from_a_table_as_it_was_written(tmp_path_factory, texts):
+    folder = tmp_path_factory.mktemp("table")
+    columns = [f"column {index}" for index in range(len(texts))]
+    (folder / "cases.csv").write_bytes(results.csv_text(columns, [dict(zip(columns, texts, strict=True))] * 2).encode())
+    assert results.read_table(folder, "cases.csv") == [dict(zip(columns, texts, strict=True))] * 2
+
+
+@pytest.mark.parametrize("seconds", [results.STALE_S + 1, 3600, 1e9])
+def test_a_status_of_the_future_is_no_sign_of_life(tmp_path, seconds):
+    results.write_status(tmp_path, "running", host="elsewhere", pid=1, since="2999-01-01T00:00:00+0000")
+    os.utime(tmp_path / results.STATUS, (time.time() + seconds,) * 2)
+    assert results.state(tmp_path, "abc")[0] == "stale"
+    with results.lock(tmp_path):  # nobody is waited for
+        pass
+    os.utime(tmp_path / results.STATUS, (time.time() + 5,) * 2)  # clocks of two machines differ a little
+    assert results.state(tmp_path, "abc")[0] == "running"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({"state": "\x1b[2J"}, "missing"),
+        ({"state": ["running"]}, "missing"),
+        ({"state": {}}, "missing"),
+        ({"state": "queued", "host": socket.gethostname(), "pid": "1; rm"}, "missing"),
+        ({"state": "queued", "host": socket.gethostname(), "pid": 10**30}, "missing"),
+        ({"state": "queued", "host": socket.gethostname(), "pid": -1}, "missing"),
+        ({"state": "queued", "host": socket.gethostname()}, "missing"),
+        ({"state": "failed", "error": "x"}, "failed"),
+        ({"state": "failed", "error": {"message": 5}}, "failed"),
+        ({"state": "running", "host": ["a"]}, "stale"),
+    ],
+)
+def test_what_a_foreign_status_says_is_of_its_kind_or_not_said(tmp_path, status, expected):
+    (tmp_path / results.STATUS).write_text(json.dumps(status | {"config": [], "overrides": [5], "job": 7, "signal": None}))
+    os.utime(tmp_path / results.STATUS, (0, 0))
+    state, said = results.state(tmp_path, "abc")
+    assert state == expected
+    assert not {"config", "overrides", "job", "signal"} & said.keys()
+    if "error" in said:
+        assert said["error"] == {"kind": "error", "message": "no message", "traceback": ""}
+
+
+def test_a_foreign_sweep_and_its_jobs_are_of_their_kinds(tmp_path):
+    run = {"run_id": "abc", "axes": {"loss": 5}, "overrides": "x"}
+    (tmp_path / results.SWEEP).write_text(json.dumps({"command": "rm -rf", "runs": [run, run | {"axes": [1]}]}))
+    first, second = results.read_sweep(tmp_path)["runs"]
+    assert first == {"run_id": "abc", "axes": {"loss": "5"}, "overrides": []}
+    assert second["axes"] == {}
+    for name in ("a\x1b[2J", "..", "a/b", "a\0b", "x" * 300, "", 5):
+        (tmp_path / results.SWEEP).write_text(json.dumps({"runs": [{"run_id": name}]}))
+        with pytest.raises(InputError, match="sweep.json: damaged"):
+            results.read_sweep(tmp_path)
+    (tmp_path / results.JOBS).write_text(json.dumps({"a": "12_3", "b": "1; rm -rf ~", "c": "\x1b[2J", "d": 7}))
+    assert results.read_jobs(tmp_path) == {"a": "12_3", "d": "7"}
+
+
+def test_a_file_that_is_too_large_or_none_is_refused_before_it_is_read(tmp_path):
+    for name, read in (
+        (results.RESULT, results.read_result),
+        (results.SWEEP, results.read_sweep),
+        (results.HISTORY, results.read_history),
+    ):
+        path = tmp_path / name
+        with path.open("wb") as file:
+            file.truncate(5 * 10**9)  # takes no room on the disk
+        with pytest.raises(InputError, match=f"{name}: damaged \\(larger than"):
+            read(tmp_path)
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(InputError, match=f"{name}: damaged \\(is no file"):
+            read(tmp_path)
+        path.unlink()
+    os.mkfifo(tmp_path / results.STATUS)
+    assert results.read_status(tmp_path) is None
+
+
+def test_pictures_that_grow_when_they_are_unpacked_or_hold_objects_are_refused(tmp_path):
+    path = tmp_path / results.PICTURES
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("best_image.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (11 * 10**8,)})
+        for _ in range(11):
+            file.write(bytes(10**8))
+    assert path.stat().st_size < 2 * 10**6
+    with pytest.raises(InputError, match="pictures.npz: damaged"):
+        results.read_pictures(tmp_path)
+    np.savez(path, best_image=np.array([{}], dtype=object))
+    with pytest.raises(InputError, match="pictures.npz: damaged"):
+        results.read_pictures(tmp_path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError, match="pictures.npz: damaged"):
+        results.read_pictures(tmp_path)

@@ -148,3 +148,40 @@ def test_listing_shows_what_differs():
     lines = sweep.listing(runs).split("\n")
     assert lines[0] == "1  missing      loss=bce split=0.2 reg=none batch=15 seed=1"
     assert lines[-1].startswith("2 runs: 0 done, 0 to resume, 0 failed, 2 to run; no finished run")
+
+
+ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e[link=http://x]"
+
+
+def test_nothing_that_a_foreign_sweep_says_reaches_the_terminal_s_controls():
+    folder = have(["failed", "interrupted", "stale", "completed"])
+    about = json.loads((folder / results.SWEEP).read_text())
+    for number, run in enumerate(about["runs"]):
+        run["axes"] = {f"loss{ESCAPE}": f"{number}{ESCAPE}"}
+        path = folder.parent / "runs" / run["run_id"] / results.STATUS
+        said = json.loads(path.read_text())
+        said |= {"host": ESCAPE, "job": ESCAPE, "signal": ESCAPE}
+        said["error"] = {"kind": ESCAPE, "message": f"one\ntwo{ESCAPE}"}
+        path.write_text(json.dumps(said))
+    about["command"] = [ESCAPE]
+    (folder / results.SWEEP).write_text(json.dumps(about))
+    found = status.read(folder)
+    for text in (status.table(found), json.dumps(found)):
+        assert all(character.isprintable() or character == "\n" for character in text)
+    assert "[link=http://x]" in status.table(found)
+    assert "one\ntwo" in status.table(found)
+
+
+@pytest.mark.parametrize(
+    "config", [[], {}, {"trainer": 5}, {"trainer": {"max_epochs": "a"}}, {"trainer": {"max_epochs": 1e400}}]
+)
+@pytest.mark.parametrize("seconds", ["a", None, -1, float("nan"), 10**400])
+def test_a_foreign_status_or_result_of_wrong_kinds_is_no_traceback(config, seconds):
+    folder = have(["failed", "completed", "stale"])
+    for place in (folder.parent / "runs").iterdir():
+        for name in (results.STATUS, results.RESULT):
+            if (place / name).exists():
+                said = json.loads((place / name).read_text())
+                (place / name).write_text(json.dumps(said | {"config": config, "seconds": seconds, "error": config}))
+    (folder.parent / "runs" / "000000000002" / results.HISTORY).write_text("epoch,seconds\n1,nan\n")
+    assert status.table(status.read(folder))

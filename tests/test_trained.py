@@ -1,15 +1,21 @@
 import json
+import math
+import os
 import shutil
+import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from segtune import build, results, trained
+from segtune import app, build, networks, results, trained
 from segtune.data import module as data_module
 from segtune.data.slices import Slice
 from segtune.errors import InputError
+from segtune.nets import UNet
 
 
 @pytest.fixture
@@ -99,7 +105,17 @@ def edited_throughout(folder, edit):
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "segtune.nets.torch.load", "segtune.nets.nn", "monai.networks.nets.resnet.torch.hub.load", "segtune.nets", 5],
+    [
+        *(
+            "os.system",
+            "segtune.nets.torch.load",
+            "segtune.nets.nn",
+            "monai.networks.nets.resnet.torch.hub.load",
+            "segtune.nets",
+        ),
+        *(5, None, ["segtune.nets.UNet"], "", "segtune.nets.Block", "monai.networks.nets.SegResNet", "torch.nn.Sequential"),
+        *("segtune.nets.UNet ", "segtune..nets.UNet", "${oc.env:HOME}", "__main__.UNet", "SEGTUNE.nets.UNet"),
+    ],
 )
 def test_a_run_s_folder_cannot_have_other_code_called(folder, target):
     edited(folder, lambda result: result["config"]["model"].update({"_target_": target}))
@@ -111,6 +127,295 @@ def test_a_run_s_folder_cannot_have_other_code_called(folder, target):
     )
     with pytest.raises(InputError, match="run code that this file names"):
         trained.load(folder)
+
+
+PICKLE = "{_target_: torch.load, f: evil.pt, weights_only: false}"
+ROUTES = {  # what a configuration could have run, by where it says so
+    "resolver": {"dropout": f"${{oc.create:{PICKLE}}}"},
+    "resolver in a list": {"channels": [2, f"${{oc.create:{PICKLE}}}"]},
+    "numpy": {"dropout": "${oc.create:{_target_: numpy.load, file: evil.pt, allow_pickle: true}}"},
+    "pandas": {"dropout": "${oc.create:{_target_: pandas.read_pickle, filepath_or_buffer: evil.pt}}"},
+    "hub": {"dropout": "${oc.create:{_target_: torch.hub.load, repo_or_dir: a/b, model: c}}"},
+    "environment": {"dropout": "${oc.env:SECRET}"},
+    "another key": {"dropout": "${data.size}"},
+    "nested": {"dropout": {"_target_": "torch.load", "f": "evil.pt", "weights_only": False}},
+    "nested in a list": {"dropout": [{"_target_": "torch.load", "f": "evil.pt", "weights_only": False}]},
+    "nested deeply": {"width": {"a": [{"b": {"_target_": "os.getcwd"}}]}},
+    "arguments": {"_args_": [2]},
+    "positional calls": {"_args_": [{"_target_": "os.getcwd"}]},
+    "partial": {"_partial_": True},
+    "not recursive": {"_recursive_": False},
+    "converted": {"_convert_": "object"},
+    "interpolated key": {"${oc.env:SECRET}": 1},
+    "yaml tag": {"dropout": "!!python/object/apply:os.system [ls]"},
+    "url": {"pretrained_url": "http://127.0.0.1:9/weights.pth?${oc.env:SECRET}"},
+    "pretrained": {"pretrained": True},
+    "path": {"weights_path": "evil.pt"},
+    "huge": {"width": 10**30},
+    "large": {"width": 10**6},
+    "deep": {"convolutions": 10**9},
+    "zero": {"width": 0},
+    "negative": {"width": -2},
+    "flag for a number": {"width": True},
+    "number for a whole number": {"width": 2.0},
+    "not a number": {"dropout": math.nan},
+    "infinite": {"bn_momentum": math.inf},
+    "text for a number": {"dropout": "0.05"},
+    "null": {"dropout": None},
+    "too much dropout": {"dropout": 1.0},
+    "list for a number": {"width": [2]},
+    "mapping for a number": {"width": {}},
+    "unknown": {"depth": 2},
+}
+
+
+@pytest.fixture
+def nothing_is_run(tmp_path, monkeypatch):
+    """A pickle that would leave a mark is at hand; Hydra, torch.hub and URLs may not be used."""
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "mark"), "w"))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"called with {args}")
+
+    torch.save(Evil(), "evil.pt")
+    monkeypatch.setenv("SECRET", "0.07")
+    for name in (
+        *("hydra.utils.instantiate", "segtune.build.instantiate", "torch.hub.load", "torch.hub.load_state_dict_from_url"),
+        *("urllib.request.urlopen", "omegaconf.OmegaConf.create", "socket.socket.connect", "numpy.load", "os.system"),
+    ):
+        monkeypatch.setattr(name, refuse)
+    yield
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("arguments", ROUTES.values(), ids=ROUTES)
+@pytest.mark.parametrize("trust", [None, "segtune.nets.UNet", "test_trained.Own"])
+def test_no_argument_in_a_run_s_folder_runs_reads_or_fetches_anything(folder, nothing_is_run, arguments, trust):
+    target = "test_trained.Own" if trust == "test_trained.Own" else "segtune.nets.UNet"
+    edited_throughout(folder, lambda result: result["config"]["model"].update(arguments | {"_target_": target}))
+    with pytest.raises(InputError, match=r"result.json: (model\.|its network has an argument)|weights do not fit") as told:
+        trained.load(folder, trust=trust)
+    assert "0.07" not in str(told.value)
+
+
+class Own(nn.Module):
+    """A user's network, which remembers how it was called."""
+
+    calls: ClassVar[list] = []
+
+    def __init__(self, width=2, **more):
+        super().__init__()
+        self.net = UNet(width=width)
+        self.register_buffer("grid", torch.arange(3.0), persistent=False)  # not in the checkpoint
+        Own.calls.append(more)
+
+    def forward(self, image):
+        assert self.grid.tolist() == [0, 1, 2]
+        return self.net(image)
+
+
+def to_own(folder, **arguments):
+    """The run, of which the network is Own."""
+    model = {"_target_": "test_trained.Own", "width": 2, **arguments}
+    edited_throughout(folder, lambda result: result["config"].update(model=model))
+    path = folder / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"] = {f"net.{name}": value for name, value in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, path)
+
+
+def test_a_user_s_own_network_is_built_only_if_its_exact_name_is_trusted(tiny_run, folder):
+    to_own(folder, act=["relu", {"inplace": True}], pretrained=False)
+    for trust in (None, [], "test_trained.nets", ["test_trained.own", "segtune.nets.UNet"], ["test_trained.Own.calls"]):
+        with pytest.raises(InputError, match=r"its network is test_trained.Own.*add trust=\[test_trained.Own\]"):
+            trained.load(folder, trust=trust)
+    (values,) = trained.load(folder, trust=["test_trained.Own"]).probabilities([a_slice((32, 32))])
+    (expected,) = trained.load(tiny_run[0]).probabilities([a_slice((32, 32))])
+    assert (values == expected).all()
+    assert Own.calls[-1] == {"act": ["relu", {"inplace": True}], "pretrained": False}
+    for verb in ("predict", "evaluate", "export"):
+        assert app.compose(["trust=[test_trained.Own]"], verb).trust == ["test_trained.Own"]
+        assert app.compose([], verb).trust is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"act": "torch.load"},
+        {"act": "../evil"},
+        {"act": "evil.pt"},
+        {"act": "http:x"},
+        {"act": "a${b"},
+        {"act": "a}"},
+        {"act": ["relu", {"_partial_": True}]},
+        {"act": ["relu", {"file": "evil"}]},
+        {"pretrained": 1},
+        {"pretrainedUrl": "x"},
+        {"more": {"pretrained": True}},
+        {"checkpoint": "x"},
+        {"scale": 1e300},
+        {"sizes": [0] * 5000},
+        {"deep": [[[[[[[[[[0]]]]]]]]]]},
+    ],
+)
+def test_the_arguments_of_a_trusted_network_are_plain_data(folder, nothing_is_run, arguments):
+    to_own(folder, **arguments)
+    n_calls = len(Own.calls)
+    with pytest.raises(InputError, match="has plain arguments only|would run code that this file names"):
+        trained.load(folder, trust=["test_trained.Own"])
+    assert len(Own.calls) == n_calls
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("torch.load", "is no class of networks"),
+        ("os.system", "is no class of networks"),
+        ("builtins.eval", "is no class of networks"),
+        ("no_such_package.Net", "cannot be imported"),
+        ("segtune.nets.NoSuch", "cannot be imported"),
+        ("monai.networks.nets.SegResNet", "weights do not fit"),
+        ("monai.networks.nets.EfficientNetBN", "weights do not fit"),
+    ],
+)
+def test_what_is_trusted_and_is_no_network_of_these_weights_is_refused(folder, nothing_is_run, target, message):
+    edited_throughout(folder, lambda result: result["config"].update(model={"_target_": target}))
+    with pytest.raises(InputError, match=message):
+        trained.load(folder, trust=[target])
+
+
+@pytest.mark.parametrize("trust", [5, {"a": 1}, ["UNet"], [5], "os.system()", ["a.b; c"], True])
+def test_trust_takes_names_of_classes_alone(folder, trust):
+    with pytest.raises(InputError, match="trust=: give the whole names"):
+        trained.load(folder, trust=trust)
+
+
+def test_no_network_of_monai_may_fetch_weights(folder, nothing_is_run):
+    url = {"pretrained_url": "http://127.0.0.1:9/a", "adapt_standard_resnet": True, "in_channels": 3, "mode": "original"}
+    model = {"_target_": "monai.networks.nets.HoVerNet", **url}
+    edited_throughout(folder, lambda result: result["config"].update(model=model))
+    for trust, message in ((None, "run code that this file names"), ([model["_target_"]], "nothing is read or fetched")):
+        with pytest.raises(InputError, match=message):
+            trained.load(folder, trust=trust)
+
+
+@pytest.mark.parametrize("option", app.groups()["model"])
+def test_every_network_of_conf_is_listed_and_built_as_hydra_builds_it(option):
+    model = app.plain(app.compose([f"model={option}"]))["model"]
+    net = networks.build(*networks.checked(model, Path("result.json")))
+    expected = build.network(model)
+    assert str(net) == str(expected)
+    assert [(name, value.shape) for name, value in net.state_dict().items()] == [
+        (name, value.shape) for name, value in expected.state_dict().items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"act": "relu", "bias": False, "upsample": "nontrainable"},
+        {"act": ["leakyrelu", {"negative_slope": 0.2, "inplace": True}], "norm": ["instance", {"affine": True}]},
+    ],
+)
+def test_the_plain_arguments_of_a_listed_network_are_taken(more):
+    model = app.plain(app.compose(["model=basic_unet"]))["model"] | more
+    assert networks.build(*networks.checked(model, Path("result.json")))
+
+
+@pytest.mark.parametrize("size", [16384, 4112, 2**62, 0, -16, 24, True, 32.0, "32", math.nan, None, [32]])
+def test_an_image_size_that_cannot_be_is_refused_before_anything_is_allocated(folder, monkeypatch, size):
+    monkeypatch.setattr(torch, "load", None)
+    edited(folder, lambda result: result["config"]["data"].update(size=size))
+    with pytest.raises(InputError, match=r"result.json: (data.size=.* a multiple of 16 from 16 to 4096|damaged)"):
+        trained.load(folder)
+
+
+def test_an_image_size_is_held_against_memory_and_the_network_s_width(folder, monkeypatch):
+    edited_throughout(folder, lambda result: result["config"]["data"].update(size=4096))
+    pages = trained.os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(trained.os, "sysconf", {"SC_PAGE_SIZE": pages, "SC_PHYS_PAGES": 5 * 10**8 // pages}.get)
+    with pytest.raises(InputError, match="data.size=4096: one image would take about .* GB .* this machine's memory"):
+        trained.load(folder)
+    edited_throughout(folder, lambda result: result["config"]["data"].update(size=32))
+    with pytest.raises(InputError, match="3000 x 3000 pixels takes about"):
+        trained.load(folder).probabilities([a_slice((3000, 3000))])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("target", target) for target in ("${oc.env:SECRET}", "a}", "", None, True, ["a"], "x" * 1000)),
+        *(("normalize", normalize) for normalize in ("${a}", ["zscore"], "eval", {}, None)),
+        *(("spacing_mm", spacing_mm) for spacing_mm in (math.nan, 0, -1, 1e-9, True, "1", [1])),
+        *(("reader", reader) for reader in (None, "a.b.c", {"_target_": "x"}, {"_target_": 5}, {"_target_": "a.\x1b.b"})),
+        ("larger", "pad"),
+    ],
+)
+def test_what_a_run_s_images_must_be_is_of_the_right_kind(folder, key, value):
+    edited_throughout(folder, lambda result: result["config"]["data"].update({key: value}))
+    with pytest.raises(InputError, match="result.json: damaged"):
+        trained.load(folder)
+
+
+def test_a_link_out_of_the_run_s_folder_is_not_followed(folder, tmp_path):
+    for name in ("result.json", "slices.csv", "history.csv", "checkpoints/last.ckpt"):
+        path, elsewhere = folder / name, tmp_path / f"elsewhere-{Path(name).name}"
+        path.rename(elsewhere)
+        path.symlink_to(elsewhere)
+        with pytest.raises(InputError, match="a link that leads out of the run's folder"):
+            trained.load(folder)
+        path.unlink()
+        elsewhere.rename(path)
+    os.mkfifo(folder / "cases.csv.new")
+    (folder / "cases.csv.new").replace(folder / "cases.csv")
+    with pytest.raises(InputError, match="cases.csv: is no file"):
+        trained.load(folder)
+    (folder / "cases.csv").unlink()
+    (tmp_path / "link").symlink_to(folder)  # to the folder itself: as good as it
+    assert trained.load(tmp_path / "link")
+
+
+def repacked(path, change, **how):
+    """The checkpoint's archive written anew, its entries as `change` gives them back."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(path, "w", **how) as archive:
+        for name, content in change(entries):
+            archive.writestr(name, content)
+
+
+def test_a_checkpoint_that_grows_when_it_is_read_is_refused(folder):
+    path = folder / "checkpoints" / "last.ckpt"
+    whole = path.read_bytes()
+    repacked(path, list)
+    assert trained.load(folder)
+
+    def refused():
+        with pytest.raises(InputError, match="last.ckpt: damaged, or no checkpoint"):
+            trained.load(folder)
+        path.write_bytes(whole)
+
+    repacked(path, list, compression=zipfile.ZIP_DEFLATED)
+    refused()
+    bomb = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R."  # of 2 GB
+    repacked(path, lambda entries: [(name, bomb if name.endswith("data.pkl") else one) for name, one in entries])
+    refused()
+    checkpoint = torch.load(path, weights_only=True)
+    huge = {name: torch.zeros(1).expand(10**6, 10**6) for name in checkpoint["state_dict"]}
+    torch.save(checkpoint | {"state_dict": huge}, path)
+    refused()
+    laughs = ["a"]
+    for _ in range(60):
+        laughs = [laughs, laughs]
+    torch.save(checkpoint | {"hyper_parameters": {"a": laughs}}, path)
+    refused()
+    torch.save(checkpoint | {"state_dict": {**checkpoint["state_dict"], "net.head.bias": [0.0]}}, path)
+    refused()
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=False)
+    refused()
 
 
 def test_damaged_and_foreign_folders_are_refused_by_name(folder, tmp_path):
@@ -156,14 +461,14 @@ def test_weights_of_another_network_are_refused(folder):
 
 
 def test_a_configuration_s_network_takes_no_memory_beyond_the_weights_that_are_there(folder, monkeypatch):
-    build_network, on_meta = build.network, []
+    build_network, on_meta = networks.build, []
 
-    def network(model):
-        net = build_network(model)
+    def network(*given):
+        net = build_network(*given)
         on_meta.extend(parameter.is_meta for parameter in net.parameters())
         return net
 
-    monkeypatch.setattr(build, "network", network)
+    monkeypatch.setattr(networks, "build", network)
     edited_throughout(folder, lambda result: result["config"]["model"].update({"width": 256}))  # 1.2 GB
     with pytest.raises(InputError, match="its weights do not fit the network"):
         trained.load(folder)

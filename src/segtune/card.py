@@ -282,8 +282,10 @@ def again(folder: Path, result: Result) -> list[str]:
     overrides = status.get("overrides")
     if status.get("run_id") != result["run_id"] or not isinstance(overrides, list):
         return [f"The command that gives the run again is {MISSING} (status.json); result.json has its whole configuration."]
-    shown = [pathless(str(one)) for one in overrides if not str(one).startswith(("outputs=", "hydra"))]
+    shown = [pathless(str(one)) for one in overrides if not str(one).startswith(("outputs=", "hydra", "-"))]
     hint = ["`...` is a path on the machine of the run: give your own."] if any(one.endswith("=...") for one in shown) else []
+    if any("_target_" in one or "${" in one for one in shown):
+        hint.append("**It runs code that it names:** start it only where you know whose that is.")
     return ["The command that gives the run again:", fenced(tables.command(shown)), *hint]
 
 

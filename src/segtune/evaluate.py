@@ -60,7 +60,8 @@ def evaluate(cfg: DictConfig) -> None:
     workers.settle_process()
     from segtune import build, metrics, trained
 
-    models = trained.load_all(config["run"], which=config["which"], accelerator=config["accelerator"])
+    how = {key: config[key] for key in ("which", "accelerator", "trust")}
+    models = trained.load_all(config["run"], **how)
     models = sorted(models, key=lambda model: str(model.result["run_id"]))  # the last digit of a mean depends on the order
     origins = [origin(model) for model in models]
     cfg = with_target(cfg, origins)
@@ -154,7 +155,10 @@ def with_target(cfg: DictConfig, origins: Sequence[Origin]) -> DictConfig:
     elif asked is None and (same := SAME.get((_kind(there), own), {}).get(_kind(here))):
         cfg.data.target = same
     elif asked is None and own in names:
-        log.warning("%s (%s), which may be another heart chamber in data=%s: compared all the same.", run, there, here)
+        log.warning(
+            "%s (%s), which may be another heart chamber in data=%s: compared all the same.",
+            *map(printable, (run, there, here)),
+        )
         cfg.data.target = own
     elif asked is None:
         known = f"one of {', '.join(names)}" if names else "its name or value"

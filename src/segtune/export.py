@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 import segtune
 from segtune import app, card, results, rules
-from segtune.errors import InputError
+from segtune.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +23,7 @@ MODEL, CARD = "model.onnx", "model_card.md"
 OPSET = 17  # of 2022: what runtimes of today have in common
 TOLERANCE = 1e-4  # by which ONNX and PyTorch may differ; rounding makes some 1e-6
 SHAPES = ((1, 32, 32), (2, 48, 32), (5, 32, 64))  # images, rows and columns of the check, beside one of the run's own size
+LARGEST_CHECKED = 512  # pixels of its side; of a larger one the check takes this
 
 
 class Agreement(NamedTuple):
@@ -46,7 +47,7 @@ def export(cfg: DictConfig) -> None:
         raise InputError(f"output={cfg.output}: give one new folder, like output=right_ventricle.")
     from segtune import trained
 
-    model = trained.load(str(cfg.run), which=str(cfg.which))
+    model = trained.load(str(cfg.run), which=str(cfg.which), trust=app.plain(cfg)["trust"])
     output = Path(str(cfg.output) if cfg.output is not None else Path(cfg.outputs) / "export" / model.result["run_id"])
     results.verify(model.folder, model.result, results.TABLES)
     with results.new_folder(output.expanduser()) as folder:
@@ -59,7 +60,7 @@ def checked(model: "Trained", path: Path) -> Agreement:
     """Write model.onnx. Raises: InputError if it does not do what the network does in PyTorch."""
     try:
         write_onnx(model, path)
-        found = agreement(path, model.net, size=model.config["data"]["size"])
+        found = agreement(path, model.net, size=min(model.config["data"]["size"], LARGEST_CHECKED))
     except Exception as error:
         if not type(error).__module__.startswith(("torch.onnx", "onnx")):
             raise
@@ -99,8 +100,8 @@ def write_onnx(model: "Trained", path: Path) -> None:
     import torch
 
     with warnings.catch_warnings():
-        # PyTorch's newer exporter takes 30 times as long, and in 2.6 fails on MONAI's networks. This one is deprecated, and
-        # tells of every size that it takes for constant: agreement() tries others.
+        # PyTorch's newer exporter takes 30 times as long, and some versions fail on MONAI's networks. This one is deprecated,
+        # and tells of every size that it takes for constant: agreement() tries others.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.net,
@@ -140,7 +141,7 @@ def metadata(model: "Trained") -> dict[str, Any]:
 
 def plain(value: Any) -> str:
     """As UTF-8, which not every string of JSON can be; what is no string as JSON."""
-    return (value if isinstance(value, str) else json.dumps(value)).encode(errors="replace").decode()
+    return printable((value if isinstance(value, str) else json.dumps(value)).encode(errors="replace").decode())
 
 
 def agreement(path: Path, net: "nn.Module", *, size: int) -> Agreement:

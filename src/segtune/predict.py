@@ -37,7 +37,7 @@ from segtune import app, results, volumes
 from segtune.data import contours, images, nifti, rvsc
 from segtune.data.images import Image
 from segtune.data.slices import Slice
-from segtune.errors import InputError
+from segtune.errors import InputError, printable
 
 if TYPE_CHECKING:
     from segtune.trained import Trained
@@ -83,7 +83,8 @@ def predict(cfg: DictConfig) -> None:
     found = images.find(source)
     from segtune import trained
 
-    models = trained.load_all(config["run"], which=config["which"], accelerator=config["accelerator"])
+    how = {key: config[key] for key in ("which", "accelerator", "trust")}
+    models = trained.load_all(config["run"], **how)
     with results.new_folder(output) as folder:
         predicted = write_images(folder, models, found)
         of_volumes = volume_rows(predicted)
@@ -98,7 +99,8 @@ def predict(cfg: DictConfig) -> None:
             (folder / name).write_text(results.csv_text(columns, rows), encoding="utf-8")
         (folder / ABOUT).write_bytes(results.json_text(about))
     trained.warn_of_other_scale(models, one_of_each_spacing(image.item for image, _ in predicted))
-    print("\n".join([*summary(found, about, of_volumes, of_patients), f"written to {output}", RESEARCH]))
+    told = [*summary(found, about, of_volumes, of_patients), f"written to {output}", RESEARCH]
+    print("\n".join(map(printable, told)))
     sys.stdout.flush()
 
 

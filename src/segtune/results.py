@@ -26,18 +26,20 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtune.errors import InputError
+from segtune.errors import InputError, printable
 
 if TYPE_CHECKING:
     import numpy as np  # a tenth of a second that reading results does without
@@ -76,6 +78,12 @@ BEAT_S = 10.0  # how often a working process touches status.json
 STALE_S = 60.0  # after how long without a touch it is taken for dead, where its lock cannot be seen
 DAY_S = 86_400.0  # the age from which a temporary file is a dead process's, where its lock cannot be seen
 PATHS = ("data.root", "data.reader.root")  # where the data lie, which says nothing of what they are
+STATES = ("queued", "running", "completed", "failed", "interrupted")  # that status.json may say
+KINDS = {  # of what status.json may say; a value of another kind is as if it were not there
+    **dict.fromkeys(("state", "since", "host", "job", "signal", "run_id", "attempt"), str),
+    **{"pid": int, "overrides": list, "config": dict, "error": dict},
+}
+LARGEST_JSON, LARGEST_TABLE, LARGEST_PICTURES = 2**26, 2**27, 2**30  # bytes of a file that is read; pictures: unpacked
 REPLICATE = ("seed", "split.fold")  # what tells the runs of one cell apart
 
 Config = Mapping[str, Any]
@@ -190,7 +198,7 @@ def set_aside_damaged(folder: Path) -> tuple[Path, str] | None:
     if not path.exists():
         return None
     try:
-        result = _parse_json(path.read_bytes())
+        result = _parse_json(_content(path, LARGEST_JSON))
         why = "" if _is_as_written(result) else f"{RESULT} is not what the run wrote"
         damaged = damaged_files(folder, result, contents=True)
         derived = {RESULT, *TABLES, PICTURES}
@@ -224,9 +232,8 @@ def damaged_files(folder: Path, result: Mapping[str, Any], *, names: Iterable[st
             continue
         path = folder / name
         try:
-            stat, written = path.stat(), (folder / RESULT).stat().st_mtime_ns
-            is_whole = name in FILES and stat.st_size == about.get("bytes")
-            if is_whole and (contents or stat.st_mtime_ns > written):
+            is_whole = name in FILES and (stat := path.stat()).st_size == about.get("bytes")
+            if is_whole and (contents or stat.st_mtime_ns > (folder / RESULT).stat().st_mtime_ns):
                 is_whole = sha256(path) == about.get("sha256")
         except OSError:
             is_whole = False
@@ -363,8 +370,26 @@ def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
     """pictures.npz: {best,median,worst}_{image,true,pred,frame,patient}."""
     import numpy as np
 
-    with np.load(folder / PICTURES, allow_pickle=False) as file:
-        return dict(file)
+    path = folder / PICTURES
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_PICTURES:
+                raise ValueError(f"more than {LARGEST_PICTURES} bytes")
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        RuntimeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise InputError(f"{path}: damaged. Remove {folder / RESULT} and start the run's command again.") from error
 
 
 # Who works on a run, and what became of it
@@ -423,7 +448,8 @@ def lock(folder: Path, *, waiting: Callable[[BusyError], None] | None = None) ->
 def _occupied(folder: Path, file: int, kind: int) -> BusyError | None:
     """Take the lock, or say who has it. Some network file systems keep a lock to one machine: there the heartbeat counts."""
     status = read_status(folder) or {}
-    busy = BusyError(f"{folder}: process {status.get('pid', '?')} on {status.get('host', 'another machine')} works on it.")
+    host = printable(status.get("host", "another machine"))
+    busy = BusyError(f"{folder}: process {status.get('pid', '?')} on {host} works on it.")
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -434,8 +460,9 @@ def _occupied(folder: Path, file: int, kind: int) -> BusyError | None:
 
 
 def _beats(folder: Path, status: Mapping[str, Any]) -> bool:
+    """Whether its status was touched a moment ago; a time in the future, which a copied folder may have, is no such moment."""
     try:
-        return status.get("state") == "running" and time.time() - (folder / STATUS).stat().st_mtime < STALE_S
+        return status.get("state") == "running" and abs(time.time() - (folder / STATUS).stat().st_mtime) < STALE_S
     except OSError:
         return False
 
@@ -457,12 +484,22 @@ def queue(folder: Path, *, if_queued: bool = False, **about: Any) -> None:
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """status.json, or None where there is none that can be read: what it says can be found out without it."""
+    """status.json, or None where there is none that can be read: what it says can be found out without it.
+
+    What is not of its kind (KINDS) is left out.
+    """
     try:
-        status = json.loads((folder / STATUS).read_bytes())
+        status = json.loads(_content(folder / STATUS, LARGEST_JSON))
     except (OSError, ValueError, RecursionError):
         return None
-    return status if isinstance(status, dict) else None
+    if not isinstance(status, dict):
+        return None
+    if isinstance(error := status.get("error"), dict):
+        texts = {key: value for key, value in error.items() if isinstance(value, str)}
+        status["error"] = {"kind": "error", "message": "no message", "traceback": "", **texts}
+    if not all(isinstance(one, str) for one in _listed(status.get("overrides"))):
+        del status["overrides"]
+    return {key: value for key, value in status.items() if isinstance(value, KINDS.get(key, object))}
 
 
 @contextmanager
@@ -513,10 +550,17 @@ def state(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
     status = read_status(folder) or {}
     if is_done(folder, run):
         return "completed", status
-    said = str(status.get("state", "missing"))
+    said = status.get("state")
+    if said not in STATES:
+        return "missing", status
     if said == "completed":  # its result has been damaged or removed since
         return "interrupted", status
-    if said == "queued" and "job" not in status and status.get("host") == socket.gethostname() and not _lives(status["pid"]):
+    if (
+        said == "queued"
+        and "job" not in status
+        and status.get("host") == socket.gethostname()
+        and not _lives(status.get("pid", 0))
+    ):
         begun = (folder / CHECKPOINTS / LAST).exists()  # whoever was to start it is gone
         return "interrupted" if begun else "missing", status
     if said == "running":
@@ -547,9 +591,11 @@ def refuse_another(folder: Path, run: str) -> None:
 
 
 def _lives(pid: int) -> bool:
+    if pid <= 0:  # which would be a group of processes
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass  # somebody else's
@@ -603,12 +649,22 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     runs = about.get("runs")
     if not isinstance(runs, list) or not all(isinstance(run, dict) and _is_name(run.get("run_id")) for run in runs):
         raise InputError(f"{folder / SWEEP}: damaged (it lists no runs). {cure}")
-    return {"command": [], **about, "runs": [{"overrides": [], "axes": {}, **run} for run in runs]}
+    about["command"] = [str(word) for word in _listed(about.get("command"))]
+    for run in runs:
+        run["overrides"] = [str(one) for one in _listed(run.get("overrides")) if not str(one).startswith("-")]
+        axes = run.get("axes")
+        run["axes"] = {key: str(value) for key, value in axes.items()} if isinstance(axes, dict) else {}
+    return about
+
+
+def _listed(value: Any) -> list[Any]:
+    """The value, if it is a list; else an empty one."""
+    return value if isinstance(value, list) else []
 
 
 def _is_name(value: Any) -> bool:
     """Whether this can be a folder's name, and not a way out of the folder."""
-    return isinstance(value, str) and Path(value).name == value != ".."
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) < 256 and Path(value).name == value != ".."
 
 
 def write_jobs(folder: Path, jobs: Mapping[str, str]) -> None:
@@ -622,7 +678,8 @@ def read_jobs(folder: Path) -> dict[str, str]:
     if not (folder / JOBS).exists():
         return {}
     cure = "Remove it; runs that Slurm has already are then submitted again, which does no harm."
-    return {run: str(job) for run, job in _read_json(folder / JOBS, cure).items()}
+    found = {run: str(job) for run, job in _read_json(folder / JOBS, cure).items()}
+    return {run: job for run, job in found.items() if re.fullmatch(r"[\w.+-]{1,64}", job, re.ASCII)}  # 12_3
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
@@ -805,28 +862,67 @@ def _free(folder: Path, stem: str, suffix: str = "") -> Path:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, header: bool = True) -> str:
-    """The rows as CSV; a key that a row lacks, or None, is empty, NaN is nan."""
-    text = io.StringIO(newline="")
-    writer: csv.DictWriter[str] = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    """The rows as CSV; a key that a row lacks, or None, is empty, NaN is nan. Text is text to a spreadsheet too (cell)."""
+    lines = _Lines()
+    writer: csv.DictWriter[str] = csv.DictWriter(lines, columns, lineterminator="\r\n", restval="")
     if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+        writer.writerow({column: cell(column) for column in columns})
+    writer.writerows({column: cell(value) for column, value in row.items()} for row in rows)
+    return "".join(lines)
+
+
+class _Lines(list[str]):
+    """Lines of a table, which end in \\n. Where the writer is told \\r\\n, it puts a text with either of these in quotes."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
+
+
+# How a cell begins that a spreadsheet computes, and what `cell` has made of one; full-width signs are signs to some.
+FORMULA = re.compile("'*([\\s\0\ufeff]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|nan)", re.IGNORECASE | re.ASCII)
+
+
+def cell(value: Any) -> Any:
+    """What stands in a table for a value: a text that a spreadsheet would take for a formula gets a ' before it.
+
+    Numbers stay as they are, and so does a text that is one.
+    """
+    if not isinstance(value, str) or not FORMULA.match(value) or NUMBER.fullmatch(value):
+        return value
+    return f"'{value}"
+
+
+def _uncelled(value: Any) -> Any:
+    """The text for which `cell` wrote this."""
+    return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        content = _content(path, LARGEST_TABLE).decode()
+        rows = csv.DictReader(io.StringIO(content, newline=""))
+        return [{column: _uncelled(value) for column, value in row.items()} for row in rows]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Has the run started?") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise InputError(f"{path}: damaged ({error}). Start the run's command again.") from error
+
+
+def _content(path: Path, most: int) -> bytes:
+    """A file's bytes. Raises: OSError; ValueError for one that is larger than any of ours, or that is no file."""
+    if path.exists() and not path.is_file():
+        raise ValueError("is no file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"larger than {most >> 20} MB")
+    return content
 
 
 def _read_json(path: Path, cure: str) -> dict[str, Any]:
     try:
-        return _parse_json(path.read_bytes())
+        return _parse_json(_content(path, LARGEST_JSON))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). {cure}") from error
     except (ValueError, RecursionError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from segtune import app, results, rules, sweep, workers
-from segtune.errors import InputError
+from segtune.errors import InputError, printable
 
 STATES = ("completed", "running", "queued", "interrupted", "stale", "failed", "missing")
 MEANING = (
@@ -55,7 +55,7 @@ def read(folder: Path) -> dict[str, Any]:
         if state in ("running", "stale", "interrupted", "failed"):
             entry["epochs_done"] = results.epochs_done(place)
         runs.append(entry)
-        known.append(sweep.Run(one["run_id"], one["overrides"], said.get("config", {}), place, state))
+        known.append(sweep.Run(one["run_id"], one["overrides"], _config(said), place, state))
         if state == "failed":
             error = said.get("error") or {"kind": "error", "message": "no message"}
             group = failures.setdefault(error["message"], {"kind": error["kind"], "message": error["message"], "runs": []})
@@ -76,6 +76,14 @@ def read(folder: Path) -> dict[str, Any]:
         "seconds_left": seconds_left,
         "runs": runs,
     }
+
+
+def _config(said: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a status, if it has what a run's time is estimated by; else an empty one."""
+    config = said.get("config", {})
+    trainer = config.get("trainer")
+    has_all = isinstance(trainer, dict) and {"data", "model", "batch"} <= config.keys()
+    return config if has_all and rules.is_number(n := trainer.get("max_epochs")) and 0 < n < 1e9 else {}
 
 
 def _slurm_queue() -> set[str] | None:
@@ -101,9 +109,10 @@ def table(found: dict[str, Any]) -> str:
     """What a person reads."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     shown = [state for state in STATES if found["states"][state]]
-    grid = Table(title=f"{found['sweep']}: {found['n_runs']} runs", title_justify="left")
+    grid = Table(title=Text(printable(f"{found['sweep']}: {found['n_runs']} runs"), "table.title"), title_justify="left")
     grid.add_column("axis")
     grid.add_column("value", overflow="fold")
     for state in shown:
@@ -112,7 +121,7 @@ def table(found: dict[str, Any]) -> str:
     for axis, values in found["axes"].items():
         if len(values) > 1:
             for value, states in values.items():
-                grid.add_row(axis, value, *(str(states.get(state, "")) for state in shown))
+                grid.add_row(Text(printable(axis)), Text(printable(value)), *(str(states.get(state, "")) for state in shown))
             grid.add_section()
     console = Console(highlight=False)
     with console.capture() as captured:
@@ -127,7 +136,7 @@ def table(found: dict[str, Any]) -> str:
         for failure in found["failures"]:
             names = ", ".join(failure["runs"][:3]) + (" ..." if len(failure["runs"]) > 3 else "")
             console.print(
-                f"failed, {len(failure['runs'])} ({failure['kind']}): {failure['message']}  [{names}]",
+                on_screen(f"failed, {len(failure['runs'])} ({failure['kind']}): {failure['message']}  [{names}]"),
                 markup=False,
                 soft_wrap=True,
             )
@@ -136,11 +145,18 @@ def table(found: dict[str, Any]) -> str:
                 by = f"on {run.get('host', '?')}" + (f", job {run['job']}" if "job" in run else "")
                 why = f", {run['signal']}" if "signal" in run else ""
                 console.print(
-                    f"{state}: {run['run_id']} after {run['epochs_done']} epochs ({by}{why})", markup=False, soft_wrap=True
+                    printable(f"{state}: {run['run_id']} after {run['epochs_done']} epochs ({by}{why})"),
+                    markup=False,
+                    soft_wrap=True,
                 )
         if found["states"]["stale"] or found["states"]["missing"]:
             console.print(MEANING, soft_wrap=True)
     return captured.get()
+
+
+def on_screen(text: str) -> str:
+    """A text of several lines as a terminal can show it: what a run said of its failure may hold anything."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -243,16 +244,22 @@ def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
     by_kind: dict[str, list[float]] = {}
     for folder in {run.folder.parent for run in runs}:
         for path in folder.glob(f"*/{results.RESULT}"):
-            with contextlib.suppress(InputError, KeyError, TypeError, ZeroDivisionError):
+            with contextlib.suppress(
+                InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError
+            ):
                 result = results.read_result(path.parent)
-                cost = result["seconds"] / result["config"]["trainer"]["max_epochs"]
+                cost = float(result["seconds"] / result["config"]["trainer"]["max_epochs"])
+                if not 0 <= cost < math.inf:
+                    continue
                 for kind in (_kind(result["config"]), "any"):
                     by_kind.setdefault(kind, []).append(cost)
     if not by_kind:
         for run in runs:
             if results.epochs_done(run.folder):
-                for kind in (_kind(run.config), "any"):
-                    by_kind.setdefault(kind, []).extend(results.read_history(run.folder)["seconds"])
+                with contextlib.suppress(InputError, KeyError):
+                    costs = [cost for cost in results.read_history(run.folder)["seconds"] if 0 <= cost < math.inf]
+                    for kind in (_kind(run.config), "any") if costs else ():
+                        by_kind.setdefault(kind, []).extend(costs)
     if not by_kind:
         return None
     total = 0.0

@@ -30,7 +30,7 @@ from segtune import app, build, calibrate, metrics, nets, regularizers, results,
 from segtune.data import findings, splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
-from segtune.errors import InputError, NotFiniteError
+from segtune.errors import InputError, NotFiniteError, printable
 from segtune.module import Segmenter
 from segtune.report import figures
 
@@ -56,7 +56,7 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     sides = build.split(cfg, slices)
     found = findings.for_run(slices, sides, allow=config["data"].get("allow"))
     for kind, (n, first) in findings.warnings(found).items():
-        log.warning("run %s: %s (%d); the first: %s", folder.name, findings.KINDS[kind], n, first)
+        log.warning("run %s: %s (%d); the first: %s", folder.name, findings.KINDS[kind], n, printable(first))
     fingerprint = slices.fingerprint()
     inputs = {"data": fingerprint, **sources.of(config)}
     slices = build.fit(cfg, slices)

@@ -1,14 +1,19 @@
 """A finished run as a model, from its folder alone: its network, and how it wants its images. Needs none of its data.
 
-A run's folder may come from anybody: checkpoints are read with weights_only, and of its configuration only a network of
-NETWORKS is built, for a `_target_` is a function that would be called.
+A run's folder may come from anybody. Its checkpoint is read as tensors and plain values, and nothing of its configuration is
+resolved or instantiated: the network is built from a list (networks.LISTED), or is one that the user names (trust).
 """
 
+import contextlib
 import dataclasses
-import importlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import pickletools
+import re
+import stat
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,30 +23,38 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segtune import build, results
+from segtune import networks, results
 from segtune.data import module as data_module
-from segtune.data.slices import Slice, SliceSet
-from segtune.errors import InputError
+from segtune.data.slices import MEMORY_FRACTION, SPACINGS_MM, Slice, SliceSet
+from segtune.errors import InputError, printable
 
 log = logging.getLogger(__name__)
 
-NETWORKS = ("segtune.nets", "monai.networks.nets")  # the modules of which a run's folder may name a class
 WHICH = ("last", "best")
 MULTIPLE = 16  # of the side of an image that every network here takes
 PIXELS = 2**20  # that a network is given at a time: 16 images of 256 x 256
-LARGEST = 4096  # pixels of the side of an image as the network sees it, unless its training had larger ones
+LARGEST = 4096  # pixels of the side of an image as the network sees it
+COPIES = 6  # of a network's widest layer that its answer to an image may take in memory
+MOST_VALUES = 100_000  # of the configuration in a checkpoint, which can hold one value in a thousand places
+TENSORS = re.compile(  # all that the pickle in a checkpoint may name: containers, tensors and what they are stored in
+    r"collections OrderedDict|torch \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)|torch Size", re.ASCII
+)
 OTHER_SCALE = 1.25  # from this factor on, pixels of another size than those of the training are told
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """One run's network, ready to be used. result: its result.json, whose config says what its images must be."""
+    """One run's network, ready to be used. result: its result.json, whose config says what its images must be.
+
+    pixel_bytes: what a pixel of an image takes in memory while the network answers; 0 where that is not known.
+    """
 
     folder: Path
     which: str
     result: Mapping[str, Any]
     net: nn.Module
     device: torch.device
+    pixel_bytes: float = 0.0
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -90,35 +103,124 @@ class Trained:
             return size
         ratios = [1.0 if (mm := data.get("spacing_mm")) is None else own / mm for own in item.spacing_mm]
         longest = max(round(n * ratio) for n, ratio in zip(item.image.shape, ratios, strict=True))
-        if longest > max(size, LARGEST):
+        if longest > LARGEST:
             raise InputError(
                 f"an image of {' x '.join(map(str, item.image.shape))} pixels of {_range(*sorted(item.spacing_mm))} mm has a "
                 f"side of {longest} pixels for run {self.folder.name}, which was trained on pixels of "
                 f"{data.get('spacing_mm') or 'any'} mm; more than {LARGEST} are not tried. Is its spacing right?"
             )
-        return size if longest <= size else math.ceil(longest / MULTIPLE) * MULTIPLE
+        side = size if longest <= size else math.ceil(longest / MULTIPLE) * MULTIPLE
+        if _is_too_much(needed := self.pixel_bytes * side**2):
+            raise InputError(
+                f"an image of {' x '.join(map(str, item.image.shape))} pixels takes about {needed / 1e9:.1f} GB with the "
+                f"network of run {self.folder.name}: more than {MEMORY_FRACTION:.0%} of this machine's memory."
+            )
+        return side
 
 
-def load(folder: str | Path, *, which: str = "last", device: torch.device | None = None) -> Trained:
-    """The run in this folder. Args: which: its last epoch, which decides, or its best, which flatters. device: None: CPU.
+def load(folder: str | Path, *, which: str = "last", device: torch.device | None = None, trust: Any = None) -> Trained:
+    """The run in this folder.
 
-    Raises: InputError for a folder without a finished run, a damaged one, or one with a network that is not of NETWORKS.
+    Args:
+        which: its last epoch, which decides, or its best, which flatters.
+        device: None: the CPU.
+        trust: names of network classes that the user wants built, beside those of networks.LISTED.
+    Raises: InputError for a folder without a finished run, a damaged one, or one with a network that is not to be built.
     """
-    folder = Path(folder).expanduser()
+    folder, trust = Path(folder).expanduser(), networks.trusted(trust)
     if which not in WHICH:
         raise InputError(f"which={which}: choose {' or '.join(WHICH)}, the epoch whose weights are used.")
     if not folder.is_dir():
         raise InputError(f"run={folder}: there is no such folder. Give a run's, like run=outputs/runs/0123456789ab.")
-    result = results.read_result(folder)
+    source = folder / results.RESULT
     path = folder / results.CHECKPOINTS / {"last": results.LAST, "best": results.BEST}[which]
-    _well_formed(result, folder / results.RESULT)
+    for own in (source, path, *(folder / name for name in (results.STATUS, results.HISTORY, *results.TABLES))):
+        _check_own(folder, own)
+    result = results.read_result(folder)
+    _well_formed(result, source)
+    target, arguments = networks.checked(result["config"]["model"], source, trust)
     results.verify(folder, result, [path.relative_to(folder).as_posix()])
     if not result.get("files"):
         log.warning("run %s is of an earlier segtune, which recorded no hashes: damage would not be seen.", folder.name)
-    device = device or torch.device("cpu")
+    weights = _weights(path, result)
+    pixel_bytes = 0.0
     try:
+        net = _network(target, arguments, weights)
+        if target in networks.LISTED:
+            pixel_bytes = _pixel_bytes(net)
+    except InputError:
+        raise
+    except Exception:
+        raise InputError(f"{path}: its weights do not fit the network of {source}.") from None
+    size = result["config"]["data"]["size"]
+    if _is_too_much(needed := pixel_bytes * size**2):
+        raise InputError(
+            f"{source}: data.size={size}: one image would take about {needed / 1e9:.1f} GB with this network, more than "
+            f"{MEMORY_FRACTION:.0%} of this machine's memory."
+        )
+    device = device or torch.device("cpu")
+    return Trained(folder, which, result, net.to(device), device, pixel_bytes)
+
+
+# What a folder from anybody must be
+
+
+def _check_own(folder: Path, path: Path) -> None:
+    """Raises: InputError for what is no file, and for a link out of the folder: what that leads to would be shown elsewhere."""
+    if not path.exists():
+        return
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path}: a link that leads out of the run's folder. Copy the folder with its files (cp -RL).")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError(f"{path}: is no file. Copy the run's folder again.")
+
+
+def _well_formed(result: Mapping[str, Any], path: Path) -> None:
+    """Raises: InputError unless the result holds, of the right kinds, what a model needs beside its network."""
+    size: Any = None
+    try:
+        config, data = result["config"], result["config"]["data"]
+        size, pixel_mm = data["size"], result["data"].get("pixel_mm")
+        sound = (
+            results.run_id(config) == result["run_id"]
+            and type(size) is int
+            and data["normalize"] in data_module.NORMALIZERS
+            and _is_label(data["target"])
+            and data.get("larger") in (None, "crop")
+            and (data.get("spacing_mm") is None or _is_spacing(data["spacing_mm"]))
+            and (pixel_mm is None or (len(pixel_mm) == 2 and all(map(_is_spacing, pixel_mm))))
+            and networks.NAME.fullmatch(data["reader"]["_target_"]) is not None
+        )
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
+        sound = False
+    if not sound:
+        run = str(result.get("run_id"))[:80]
+        raise InputError(f"{path}: damaged (its configuration is not that of run {run}, or is not whole). Copy it again.")
+    if not (MULTIPLE <= size <= LARGEST and size % MULTIPLE == 0):
+        raise InputError(f"{path}: data.size={size}: must be a multiple of {MULTIPLE} from {MULTIPLE} to {LARGEST}.")
+
+
+def _is_label(value: Any) -> bool:
+    """Whether this can be the name or the value of a structure; what OmegaConf would resolve is none."""
+    if isinstance(value, str):
+        return 0 < len(value) <= 200 and "${" not in value and "}" not in value
+    return type(value) is int and abs(value) < 2**31
+
+
+def _is_spacing(value: Any) -> bool:
+    return type(value) in (int, float) and SPACINGS_MM[0] <= value <= SPACINGS_MM[1]
+
+
+def _weights(path: Path, result: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's weights, by name. Raises: InputError for a file that is no checkpoint of this run."""
+    try:
+        _check_archive(path)
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        weights = {name.removeprefix("net."): value for name, value in checkpoint["state_dict"].items()}
+        weights = {str(name).removeprefix("net."): value for name, value in checkpoint["state_dict"].items()}
+        if sum(_stored_bytes(value) for value in weights.values()) > path.stat().st_size:
+            raise ValueError("tensors that the file does not hold")
+        if not _is_bounded(checkpoint["hyper_parameters"]):
+            raise ValueError("a configuration without end")
         other = results.run_id(checkpoint["hyper_parameters"])
     except FileNotFoundError:
         raise InputError(f"{path}: the file is not there. Give the run's whole folder.") from None
@@ -128,59 +230,88 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
         raise InputError(
             f"{path} is of run {other}, but {results.RESULT} beside it is of {result['run_id']}. Which one counts?"
         )
-    try:
-        with torch.device("meta"):  # no memory: a configuration may say any width, and the weights there are decide
-            net = build.network(dict(result["config"]["model"]))
-        net.load_state_dict(weights, assign=True)
-    except Exception:
-        raise InputError(f"{path}: its weights do not fit the network of {folder / results.RESULT}.") from None
-    return Trained(folder, which, result, net.float().eval().requires_grad_(False).to(device), device)
+    return weights
 
 
-def _well_formed(result: Mapping[str, Any], path: Path) -> None:
-    """Raises: InputError unless the result holds what a model needs, and nothing that would be called but a network."""
-    try:
-        config = result["config"]
-        data, model = config["data"], config["model"]
-        sound = results.run_id(config) == result["run_id"] and isinstance(data["size"], int) and 0 < data["size"] <= 2**14
-        sound = sound and data["normalize"] in data_module.NORMALIZERS and isinstance(data["target"], str | int)
-        targets = list(_targets(model))
-    except (LookupError, TypeError, AttributeError, ValueError):
-        sound, targets = False, []
-    if not sound or not targets:
-        raise InputError(f"{path}: damaged (its configuration is not that of run {result.get('run_id')}). Copy it again.")
-    for target in targets:
-        if not _is_network(target):
-            raise InputError(
-                f"{path}: its network is {str(target)[:80]!r}. Building it would run code that this file names, so only "
-                f"networks of {' and '.join(NETWORKS)} are taken from a run's folder."
-            )
+def _check_archive(path: Path) -> None:
+    """Raises: ValueError unless the file is as torch.save writes it: nothing compressed, and a pickle of TENSORS alone."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
+        if sum(entry.file_size for entry in entries) > path.stat().st_size or len(pickles) != 1:
+            raise ValueError("not as torch.save writes it")
+        with archive.open(pickles[0]) as file:
+            for code, argument, _ in pickletools.genops(file):
+                named = code.name in ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4")
+                if named and not (code.name == "GLOBAL" and TENSORS.fullmatch(str(argument))):
+                    raise ValueError(f"{argument} is no part of a checkpoint")
 
 
-def _is_network(target: Any) -> bool:
-    """Whether this names a network of NETWORKS itself, and not what such a module has imported."""
-    module, _, name = str(target).rpartition(".")
-    found = getattr(importlib.import_module(module), name, None) if module in NETWORKS else None
-    return isinstance(found, type) and issubclass(found, nn.Module)
+def _stored_bytes(value: Any) -> int:
+    """Of a plain tensor. Raises: ValueError for anything else."""
+    if not (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"):
+        raise ValueError("no plain tensor")
+    return value.numel() * value.element_size()
 
 
-def _targets(value: Any) -> Iterator[Any]:
-    """All that Hydra would call for this part of a configuration."""
-    if isinstance(value, Mapping):
-        yield from ([value["_target_"]] if "_target_" in value else [])
-        for one in value.values():
-            yield from _targets(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _targets(one)
+def _is_bounded(value: Any) -> bool:
+    """Whether a value, counted as often as it is referred to, holds no more than MOST_VALUES."""
+    waiting, n = [value], 0
+    while waiting and n <= MOST_VALUES:
+        one, n = waiting.pop(), n + 1
+        waiting += one.values() if isinstance(one, Mapping) else one if isinstance(one, list | tuple) else ()
+    return n <= MOST_VALUES
 
 
-def load_all(runs: Any, *, which: str, accelerator: str) -> list[Trained]:
+def _network(target: str, arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The network with its weights. Raises: whatever comes of arguments and weights that do not fit."""
+    net = None
+    if target not in networks.LISTED:  # it may compute on what it is built with, which the meta device does not have
+        with contextlib.suppress(NotImplementedError, RuntimeError):
+            net = networks.build(target, arguments)
+        if net is not None and {k: v.shape for k, v in net.state_dict().items()} != {k: v.shape for k, v in weights.items()}:
+            raise ValueError("other weights than these")
+        net = networks.build(target, arguments, device="cpu")
+    net = net or networks.build(target, arguments)
+    net.load_state_dict(weights, assign=True)
+    return net.float().eval().requires_grad_(False)
+
+
+def _pixel_bytes(net: nn.Module) -> float:
+    """What a pixel of an image takes in memory while this network answers, from its answer to a small one.
+
+    Raises: ValueError if that is no probability for each pixel.
+    """
+    widest = 0
+
+    def note(layer: nn.Module, given: Any, answer: Any) -> None:
+        nonlocal widest
+        widest = max(widest, answer.numel() if isinstance(answer, torch.Tensor) else 0)
+
+    image = torch.zeros(1, 1, 2 * MULTIPLE, 2 * MULTIPLE)
+    hooks = [layer.register_forward_hook(note) for layer in net.modules()]
+    with torch.inference_mode():
+        answer = net(image)
+    for hook in hooks:
+        hook.remove()
+    if answer.shape != image.shape:
+        raise ValueError("no value for each pixel")
+    return COPIES * image.element_size() * widest / image.numel()
+
+
+def _is_too_much(n_bytes: float) -> bool:
+    return n_bytes > MEMORY_FRACTION * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+# Several runs
+
+
+def load_all(runs: Any, *, which: str, accelerator: str, trust: Any = None) -> list[Trained]:
     """The runs of an ensemble: a folder or a list of them. Raises: InputError; also if they look for different structures."""
     folders = [runs] if isinstance(runs, str | int | float) else list(runs or [])  # a name may look like a number
     if not folders:
         raise InputError("run=: give the folder of a run, run=outputs/runs/0123456789ab, or several, run=[a,b].")
-    models = [load(str(folder), which=which, device=device(accelerator)) for folder in folders]
+    models = [load(str(folder), which=which, device=device(accelerator), trust=trust) for folder in folders]
     if len({model.result["run_id"] for model in models}) < len(models):
         raise InputError("run=: a run is there twice; in an ensemble it would count twice.")
     targets = {(model.config["data"]["reader"]["_target_"], model.target) for model in models}
@@ -217,7 +348,7 @@ def warn_of_other_scale(models: Sequence[Trained], slices: Sequence[Slice]) -> N
             log.warning(
                 "pixels of %s mm; run %s was trained on %s mm, so that structures look of another size to it. A run with "
                 "data.spacing_mm=%.2g would not care.",
-                *(_range(min(seen), max(seen)), model.folder.name, _range(*known), sum(known) / 2),
+                *(_range(min(seen), max(seen)), printable(model.folder.name), _range(*known), sum(known) / 2),
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from segtune import app, results
-from segtune.errors import InputError
+from segtune.errors import InputError, printable
 from segtune.report import figures
 
 
@@ -19,7 +19,7 @@ def report(cfg: DictConfig) -> None:
             "say what to report: sweep=outputs/grid, sweep=[outputs/claims,outputs/nested], or run=outputs/runs/<run id>."
         )
     if cfg.run:
-        print("\n".join(str(path) for path in draw_run(Path(str(cfg.run)))))
+        print("\n".join(printable(str(path)) for path in draw_run(Path(str(cfg.run)))))
         return
     if isinstance(cfg.sweep, DictConfig):
         raise InputError(f"sweep={cfg.sweep}: must be a folder, or a list of folders in brackets.")
@@ -35,13 +35,15 @@ def report_sweeps(folders: list[Path]) -> Path:
     sweep = records.read(folders)
     names = [folder.resolve().name for folder in folders]
     out = folders[0] if len(folders) == 1 else folders[0].resolve().parent / "+".join(names)
-    left_out = [f"{run} is left out: {why}" for run, why in sweep.left_out]
+    left_out = [printable(f"{run} is left out: {why}") for run, why in sweep.left_out]
     if not sweep.records:
         print("\n".join(left_out))
         raise InputError(f"{folders[0]}: none of its {sweep.n_listed} runs has a whole result. Start its command again.")
     analysis = tables.Analysis(sweep)
     written = page.write(analysis, out, name=" + ".join(names))
-    print("\n".join([*left_out, *page.alarms(analysis), *page.sentences(analysis)]))  # after writing: a closed pipe ends here
+    print(
+        "\n".join(map(printable, [*left_out, *page.alarms(analysis), *page.sentences(analysis)]))
+    )  # after writing: a closed pipe ends here
     return written
 
 
@@ -51,7 +53,9 @@ def draw_run(folder: Path) -> list[Path]:
     try:
         best_epoch, label = int(result["best"]["epoch"]), results.label(result["config"])
         figure = figures.curves(results.read_history(folder), best_epoch, title=label)
-    except (LookupError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{folder / results.RESULT} or its history.csv is damaged. Remove it and start the run again."
         ) from error

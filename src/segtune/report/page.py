@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import io
 import math
 import os
 import statistics
@@ -673,11 +672,8 @@ def p_value(value: float) -> str:
 def table_text(rows: Sequence[Row]) -> str:
     """CSV with the union of the rows' columns; floats as they are, what is undefined empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {key: "" if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-        )
-    return text.getvalue()
+    without = (
+        {key: "" if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        for row in rows
+    )
+    return results.csv_text(columns, without)

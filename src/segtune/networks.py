@@ -1,0 +1,216 @@
+"""Networks from a run's folder, which may come from anybody: a listed class, called directly with plain, checked arguments.
+
+Hydra and OmegaConf have no part in this: both run code that a configuration names, be it in a `_target_`, in `${...}` or
+nested in an argument. A class that is not listed is imported and called only if the user names it (trust).
+"""
+
+import importlib
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from segtune.errors import InputError
+
+Check = tuple[Callable[[Any], bool], str]  # whether a value can be, and what it must be
+
+MOST_CHANNELS = 4096
+MOST_VALUES, DEEPEST = 1000, 8  # of the arguments of a trusted class, altogether, and lists and mappings within each other
+LARGEST_NUMBER = 1e6
+NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)  # package.module.Class
+KEY = re.compile(r"[A-Za-z]\w{0,63}", re.ASCII)  # Hydra's own keys (_target_, _args_, _partial_) begin with a line
+TEXT = re.compile(r"[A-Za-z0-9_+ -]{0,64}", re.ASCII)  # no path, no URL, no file's name, no interpolation, no module
+FETCHES = {"pretrain", "pretrained", "download"}  # words in the name of an argument that has something fetched
+PLACES = {  # words in the name of an argument that says where something is; a number or a flag of such a name is none
+    *("url", "urls", "uri", "href", "path", "paths", "file", "files", "filename", "filepath", "dir", "directory", "folder"),
+    *("root", "checkpoint", "checkpoints", "ckpt", "cache", "hub", "repo", "repository", "weights"),
+}
+
+
+def _whole(low: int, high: int) -> Check:
+    return lambda v: type(v) is int and low <= v <= high, f"a whole number from {low} to {high}"
+
+
+def _exactly(number: int) -> Check:
+    return lambda v: type(v) is int and v == number, str(number)
+
+
+def _real(low: float, high: float) -> Check:
+    return lambda v: _is_number(v) and low <= v <= high, f"a number from {low:g} to {high:g}"
+
+
+def _wholes(n: int, low: int, high: int) -> Check:
+    return (
+        lambda v: isinstance(v, list) and len(v) == n and all(type(one) is int and low <= one <= high for one in v),
+        f"a list of {n} whole numbers from {low} to {high}",
+    )
+
+
+def _either(*checks: Check) -> Check:
+    return lambda v: any(fulfils(v) for fulfils, _ in checks), " or ".join(requirement for _, requirement in checks)
+
+
+def _named(names: Collection[str], options: Mapping[str, Check]) -> Check:
+    """The name of a layer, or a list of it and a mapping of its options."""
+
+    def fulfils(value: Any) -> bool:
+        if isinstance(value, str):
+            return value.lower() in names
+        if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], dict)):
+            return False
+        return value[0].lower() in names and all(key in options and options[key][0](one) for key, one in value[1].items())
+
+    return fulfils, f"one of {', '.join(sorted(names))}"
+
+
+FLAG: Check = (lambda v: isinstance(v, bool), "true or false")
+DROPOUT: Check = (lambda v: _is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1")
+KERNEL = _either(_whole(1, 15), _wholes(2, 1, 15))
+LISTED: dict[str, dict[str, Check]] = {  # the networks of conf/model, and what their arguments may be
+    "segtune.nets.UNet": {
+        "width": _whole(1, MOST_CHANNELS // 4),
+        "dropout": DROPOUT,
+        "bn_momentum": _real(0, 1),
+        "convolutions": _whole(1, 32),
+    },
+    "monai.networks.nets.BasicUNet": {
+        **{"spatial_dims": _exactly(2), "in_channels": _exactly(1), "out_channels": _exactly(1)},
+        "features": _wholes(6, 1, MOST_CHANNELS),
+        "act": _named(
+            {"elu", "gelu", "leakyrelu", "mish", "prelu", "relu", "relu6", "selu", "swish"},
+            {"inplace": FLAG, "negative_slope": _real(0, 1), "alpha": _real(0, 10)},
+        ),
+        "norm": _named({"batch", "instance"}, {"affine": FLAG, "eps": _real(0, 1), "momentum": _real(0, 1)}),
+        "bias": FLAG,
+        "dropout": DROPOUT,
+        "upsample": (
+            lambda v: isinstance(v, str) and v in ("deconv", "nontrainable", "pixelshuffle"),
+            "deconv, nontrainable or pixelshuffle",
+        ),
+    },
+    "monai.networks.nets.AttentionUnet": {
+        **{"spatial_dims": _exactly(2), "in_channels": _exactly(1), "out_channels": _exactly(1)},
+        "channels": _wholes(5, 2, MOST_CHANNELS),
+        "strides": _wholes(4, 1, 2),
+        **{"kernel_size": KERNEL, "up_kernel_size": KERNEL},
+        "dropout": DROPOUT,
+    },
+}
+
+
+def trusted(names: Any) -> tuple[str, ...]:
+    """trust=, as the user gives it: the exact names of classes. Raises: InputError for anything else."""
+    given = [names] if isinstance(names, str) else names
+    if given is None:
+        return ()
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) and NAME.fullmatch(one) for one in given):
+        raise InputError("trust=: give the whole names of network classes that you trust, like trust=[mypackage.nets.MyNet].")
+    return tuple(given)
+
+
+def checked(model: Any, source: Path, trust: Collection[str] = ()) -> tuple[str, dict[str, Any]]:
+    """The class and its arguments that the configuration of a network says, nothing imported or called yet.
+
+    Args:
+        source: the file that says it, for messages.
+        trust: names of classes, beside the LISTED ones, that the user wants built.
+    Raises: InputError for a class that is neither listed nor trusted, and for an argument that is not plain.
+    """
+    target = model.get("_target_") if isinstance(model, Mapping) else None
+    is_name = isinstance(target, str) and len(target) < 200 and NAME.fullmatch(target) is not None
+    if not is_name or (target not in LISTED and target not in trust):
+        raise InputError(
+            f"{source}: its network is {target if is_name else _shown(target)}. Building it would run code that this file "
+            f"names, so only {', '.join(LISTED)} are built from a run's folder."
+            + (f" If you know the class, add trust=[{target}]." if is_name else "")
+        )
+    arguments = {key: value for key, value in model.items() if key != "_target_"}
+    for key, value in arguments.items():
+        if any(mark in json.dumps(value) for mark in ('"_target_"', "${")):
+            raise InputError(f"{source}: model.{_shown(key)}={_shown(value)}. Using it would run code that this file names.")
+    for key in arguments:
+        if not (isinstance(key, str) and KEY.fullmatch(key)):
+            raise InputError(f"{source}: its network has an argument called {_shown(key)}, which is not taken from a file.")
+    wrong = _wrong_of_listed(LISTED[target], arguments) if target in LISTED else _wrong_of_trusted(arguments)
+    if wrong:
+        raise InputError(f"{source}: model.{wrong}. A network from a run's folder has plain arguments only.")
+    return str(target), arguments
+
+
+def _wrong_of_listed(known: Mapping[str, Check], arguments: Mapping[str, Any]) -> str | None:
+    """What is wrong with the arguments of a listed class; None if nothing is."""
+    for key, value in arguments.items():
+        if key not in known:
+            return f"{key} is none of {', '.join(known)}"
+        fulfils, requirement = known[key]
+        if not fulfils(value):
+            return f"{key}={_shown(value)}: must be {requirement}"
+    return None
+
+
+def _wrong_of_trusted(arguments: Mapping[str, Any]) -> str | None:
+    """What is wrong with the arguments of a class that the user trusts: they are data, and lead nowhere."""
+    waiting: list[tuple[str, Any, int]] = [(str(key), value, 1) for key, value in arguments.items()]
+    n = 0
+    while waiting:
+        key, value, depth = waiting.pop()
+        n += 1
+        if n > MOST_VALUES or depth > DEEPEST:
+            return f"{key[:64]}: there are too many values, or they are too deep within each other"
+        if leads_outside(key.rpartition(".")[2], value):
+            return f"{key[:200]}={_shown(value)}: nothing is read or fetched for a network whose weights are in the folder"
+        if isinstance(value, dict):
+            inner = [(f"{key}.{one}", item, depth + 1) for one, item in value.items()]
+            if not all(KEY.fullmatch(str(one)) for one in value):
+                return f"{key[:200]}: has a key that is not taken from a file"
+            waiting += inner
+        elif isinstance(value, list):
+            waiting += [(key, item, depth + 1) for item in value]
+        elif isinstance(value, str):
+            if not TEXT.fullmatch(value):
+                return f"{key[:200]}={_shown(value)}: must be a word, not a path, an address, a file or an interpolation"
+        elif not (value is None or isinstance(value, bool) or (_is_number(value) and abs(value) <= LARGEST_NUMBER)):
+            return f"{key[:200]}={_shown(value)}: must be finite, and {LARGEST_NUMBER:.0f} at most"
+    return None
+
+
+def leads_outside(name: str, value: Any) -> bool:
+    """Whether an argument has something read or fetched: pretrained=true, pretrained_url, weights_path."""
+    words = {*re.split(r"[_\d]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())}
+    if words & FETCHES and value is not None and value is not False:
+        return True
+    return bool(words & PLACES) and isinstance(value, str | list | dict)
+
+
+def build(target: str, arguments: Mapping[str, Any], *, device: str = "meta") -> nn.Module:
+    """The network that `checked` has let through; on the meta device without memory, for its weights are in the checkpoint.
+
+    Raises: InputError if there is no such class of networks; what the class raises for arguments that it does not take.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module of a trusted class raises
+        raise InputError(f"{target}: cannot be imported ({type(error).__name__}). Is its package installed here?") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise InputError(f"{target}: is no class of networks (torch.nn.Module), and nothing else is built.")
+    # Weights that a class would fetch by itself would be thrown away: the checkpoint has them all.
+    unsaid = {key: False for key in inspect.signature(found).parameters if key == "pretrained" and key not in arguments}
+    with torch.device(device):
+        return found(**arguments, **unsaid)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    """A value of the file, for a message."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,60 @@
+"""The versions that an installation may have."""
+
+import importlib.util
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BOUNDS = {one.name: one.specifier for one in map(Requirement, PROJECT["dependencies"])}
+SPEC = importlib.util.spec_from_file_location("advisories", ROOT / ".ci" / "advisories.py")
+advisories = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(advisories)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        *(("torch", version) for version in ("2.5.1", "2.6.0", "2.8.0", "2.9.1")),  # CVE-2025-32434, CVE-2026-24747
+        *(("hydra-core", version) for version in ("1.3.2", "1.3.7")),  # instantiate's blocklist
+        *(("pytorch-lightning", version) for version in ("2.6.2", "2.6.3", "2.5.5")),  # malware
+        *(("monai", version) for version in ("1.4.0", "1.5.1", "1.5.2")),  # GHSA-89gg-p5r5-q6r4, GHSA-rghg-q7wp-9767
+        *(("onnx", version) for version in ("1.17.0", "1.20.1")),  # CVE-2026-27489
+        ("pydicom", "3.0.1"),  # CVE-2026-32711
+        *(("pillow", version) for version in ("10.2.0", "11.2.1", "12.1.0")),  # CVE-2024-28219, CVE-2025-48379, CVE-2026-25990
+        ("jinja2", "3.1.5"),  # CVE-2025-27516
+        ("tqdm", "4.66.2"),  # CVE-2024-34062
+    ],
+)
+def test_a_version_with_a_known_hole_cannot_be_installed(name, version):
+    assert version not in BOUNDS[name]
+
+
+def test_the_pinned_versions_are_within_the_bounds():
+    pins = dict(advisories.pinned((ROOT / "constraints.txt").read_text().lower()))
+    assert all(pins[name] in bound for name, bound in BOUNDS.items() if name in pins)
+    assert {"torch", "hydra-core", "pytorch-lightning"} <= pins.keys()
+
+
+def test_advisories_of_a_pinned_version_fail_and_a_list_that_cannot_be_had_is_said_to_be_so(tmp_path, capsys):
+    path = tmp_path / "constraints.txt"
+    path.write_text("# comment\na==1.0\nTorch==2.9.0+cpu\n")
+
+    def ask(question):
+        assert [(one["package"]["name"], one["version"]) for one in question["queries"]] == [("a", "1.0"), ("Torch", "2.9.0")]
+        return {"results": [{}, {"vulns": [{"id": "CVE-2026-24747"}]}]}
+
+    assert advisories.main(path, ask) == 1
+    assert "2 versions checked, 1 with known holes.\nTorch==2.9.0: CVE-2026-24747\n" in capsys.readouterr().out
+    assert advisories.main(path, lambda question: {"results": [{}, {}]}) == 0
+    assert "2 versions checked, 0 with" in capsys.readouterr().out
+
+    def unreachable(question):
+        raise OSError("no route")
+
+    for answer in (unreachable, lambda question: {"results": [{}]}, lambda question: []):
+        assert advisories.main(path, answer) == 0
+        assert "the list cannot be had" in capsys.readouterr().out
