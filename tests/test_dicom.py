@@ -85,15 +85,15 @@ def nest(path):
     path.write_bytes(head + sequence * 2000 + content)
 
 
-GREY = r"expected one grey image \(MONOCHROME2\), not colours, several frames or inverted values. Convert it"
+GREY = r"expected one grey image \(MONOCHROME2 or MONOCHROME1\), not colours. Convert it"
+FILM = r"expected one grey image, not {} frames \(NumberOfFrames\) of which the header does not say where each lies"
 COLOURS = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
 DAMAGE = {
     "colours": (tags(**COLOURS), GREY),
     "numbers of colours": (tags(PhotometricInterpretation="PALETTE COLOR"), GREY),
-    "larger is darker": (tags(PhotometricInterpretation="MONOCHROME1"), GREY),
     "no kind of pixels": (tags(PhotometricInterpretation=None), GREY),
-    "a film": (tags(NumberOfFrames=2), GREY),
-    "a film that is no film": (tags(NumberOfFrames=10**9), GREY),
+    "a film": (tags(NumberOfFrames=2), FILM.format(2)),
+    "a film that is no film": (tags(NumberOfFrames=10**9), FILM.format(10**9)),
     "fewer rows than pixels": (header(Rows=18), "holds more than the 18 x 16 pixels of its header"),
     "fewer columns": (header(Columns=15), "holds more than the 20 x 15 pixels of its header"),
     "more rows": (header(Rows=21), "damaged or incomplete DICOM file"),
@@ -102,9 +102,9 @@ DAMAGE = {
     "two numbers of rows": (stored("Rows", b"\x14\0\x14\0", "US"), "damaged or incomplete DICOM file"),
     "65535 x 65535": (header(Rows=65535, Columns=65535), "65535 x 65535 pixels; more than 17 million are not read"),
     "no pixels": (rewritten(lambda d: d.__delattr__("PixelData")), "damaged or incomplete DICOM file"),
-    "no decoder": (encapsulated(uid.JPEGLSLossless, b"\xff\xd8\xff\xf7" + bytes(99)), "compressed, install a decoder"),
+    "no decoder": (encapsulated(uid.JPEGLSLossless, b"\xff\xd8\xff\xf7" + bytes(99)), "JPEG-LS .*install a decoder: pip"),
     "no JPEG": (encapsulated(uid.JPEGBaseline8Bit, b"\xff\xd8\xff\xe0" + bytes(99)), "its pixels cannot be decoded"),
-    "an unknown syntax": (encapsulated("1.2.3.4.5", bytes(99)), "(cannot be decoded|damaged or incomplete)"),
+    "an unknown syntax": (encapsulated("1.2.3.4.5", bytes(99)), "in a way that DICOM does not name, which is not read"),
     "a JPEG 2000 file without end": (encapsulated(uid.JPEG2000Lossless, dicom.JP2 + bytes(99)), "a whole JPEG 2000 file"),
     "an RLE bomb": (rle(65535, 65535, 10**4), "65535 x 65535 pixels; more than 17 million are not read. Crop or resample"),
     "RLE beyond its pixels": (rle(20, 16, 10**5), "holds more than the 20 x 16 pixels of its header. Copy it again"),
@@ -183,3 +183,161 @@ def test_neither_a_value_of_a_header_nor_a_traceback_is_logged(path, change, cap
         logging.getLogger().removeHandler(handler)
     assert "Secret" not in said
     assert capfd.readouterr() == ("", "")
+
+
+# What the stored numbers mean
+
+
+def written(path, stored=IMAGE, **about):
+    write_dicom(path, stored, **about)
+    return dicom.read(path)[0]
+
+
+def lut(entries, first=0, bits=16):
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "US", [len(entries) % 2**16, first, bits])
+    item.add_new("LUTData", "OW", np.asarray(entries, "<u2").tobytes())
+    return pydicom.Sequence([item])
+
+
+def real_world(slope):
+    item = pydicom.Dataset()
+    item.RealWorldValueSlope, item.RealWorldValueIntercept = slope, 0.0
+    return pydicom.Sequence([item])
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"RescaleSlope": 1, "RescaleIntercept": 0},
+        {"RescaleSlope": None},
+        {"PixelPaddingValue": 0},
+        {"PixelPaddingValue": 9999},
+        {"PresentationLUTShape": "IDENTITY"},
+        {"WindowCenter": 50, "WindowWidth": 9},
+        {"RealWorldValueMappingSequence": real_world(0.5)},
+    ],
+)
+def test_pixels_whose_tags_change_nothing_are_those_stored_to_the_bit(tmp_path, about):
+    image = written(tmp_path / "a.dcm", **about)
+    assert image.dtype == np.float32
+    assert image.tobytes() == IMAGE.astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"RescaleSlope": -1, "RescaleIntercept": 319},
+        {"RescaleSlope": "0.5", "RescaleIntercept": -1024},
+        {"RescaleSlope": -2},
+        {"RescaleIntercept": "-7.5"},
+        {"RescaleSlope": "1e-7", "RescaleIntercept": 0},
+    ],
+)
+def test_rescale_slope_and_intercept_are_applied_as_pydicom_does(tmp_path, about):
+    expected = pydicom.Dataset()
+    expected.RescaleSlope, expected.RescaleIntercept = about.get("RescaleSlope", 1), about.get("RescaleIntercept", 0)
+    image = written(tmp_path / "a.dcm", **about)
+    assert np.array_equal(image, pydicom.pixels.apply_modality_lut(IMAGE, expected).astype(np.float32))
+
+
+def test_the_table_of_the_modality_is_applied_as_pydicom_does(tmp_path):
+    entries = 40000 - 100 * np.arange(300)
+    image = written(tmp_path / "a.dcm", ModalityLUTSequence=lut(entries, first=10))
+    expected = pydicom.pixels.apply_modality_lut(IMAGE.astype(np.uint16), pydicom.dcmread(tmp_path / "a.dcm"))
+    assert np.array_equal(image, expected.astype(np.float32))
+    assert image[0, 0] == image[0, 10] == 40000
+    assert image[-1, -1] == 40000 - 29900
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"PresentationLUTShape": "INVERSE"},
+        {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},
+    ],
+)
+def test_what_is_shown_inverted_is_inverted_once(tmp_path, about):
+    assert np.array_equal(written(tmp_path / "a.dcm", 319 - IMAGE, **about), IMAGE)
+    about = {**about, "RescaleSlope": -2, "RescaleIntercept": 5}  # and what is inverted twice is not
+    assert np.array_equal(written(tmp_path / "b.dcm", **about), 2 * IMAGE)
+
+
+@pytest.mark.parametrize(
+    "about", [{}, {"PhotometricInterpretation": "MONOCHROME1"}, {"RescaleSlope": -1}, {"PixelPaddingRangeLimit": 63900}]
+)
+def test_padding_is_no_image_but_its_darkest_value(tmp_path, about):
+    bare = written(tmp_path / "a.dcm", IMAGE[2:], **about)
+    stored = IMAGE.copy()
+    stored[:2] = 63536
+    if "PixelPaddingRangeLimit" in about:
+        stored[0] = 63700
+    image = written(tmp_path / "b.dcm", stored, PixelPaddingValue=63536, **about)
+    assert np.array_equal(image[2:], bare)
+    assert (image[:2] == bare.min()).all()
+
+
+def test_padding_that_is_stored_with_the_other_sign_is_padding(tmp_path):
+    stored = IMAGE.copy()
+    stored[:2] = 2**16 - 2000
+    path = tmp_path / "a.dcm"
+    write_dicom(path, stored, PixelRepresentation=1)
+    rewritten(lambda dataset: dataset.add_new("PixelPaddingValue", "US", 2**16 - 2000))(path)
+    assert dicom.read(path)[0].min() == IMAGE[2:].min()
+
+
+UNCLEAR = {
+    "a slope of 0": {"RescaleSlope": 0, "RescaleIntercept": 1},
+    "two slopes": {"RescaleSlope": [1, 2], "RescaleIntercept": 0},
+    "beyond float32": {"RescaleSlope": "1e38", "RescaleIntercept": 0},
+    "two ways": {"RescaleSlope": 2, "RescaleIntercept": 0, "ModalityLUTSequence": lut(range(300))},
+    "two tables": {"ModalityLUTSequence": pydicom.Sequence([*lut(range(300)), *lut(range(300))])},
+    "black is white": {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"},
+    "another shape": {"PresentationLUTShape": "LIN OD"},
+    "a curve": {"PresentationLUTSequence": lut(range(300))},
+    "a display that inverts": {"VOILUTSequence": lut(range(300, 0, -1))},
+    "units that run the other way": {"RealWorldValueMappingSequence": real_world(-1.0)},
+    "bits at the top": {"BitsStored": 12, "HighBit": 15},
+}
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_a_tag_that_does_not_say_which_value_is_meant_is_refused_by_its_name(tmp_path, name):
+    tag, *_ = UNCLEAR[name]
+    with pytest.raises(InputError, match=f"a.dcm: .*{tag}"):
+        written(tmp_path / "a.dcm", **UNCLEAR[name])
+
+
+def test_a_table_that_is_damaged_is_refused_by_its_name(tmp_path):
+    table = lut(range(300))
+    table[0].LUTData = b"\0\1"
+    with pytest.raises(InputError, match="a.dcm: the table in ModalityLUTSequence is damaged"):
+        written(tmp_path / "a.dcm", ModalityLUTSequence=table)
+
+
+# How they are stored
+
+
+@pytest.mark.parametrize("filling", [bytes(1), bytes(2), bytes(512), b" " * 2000, bytes(3 * 640), b"\1\2\3"])
+def test_what_fills_a_file_up_behind_its_pixels_is_not_read(path, filling):
+    rewritten(lambda dataset: setattr(dataset, "PixelData", dataset.PixelData + filling))(path)
+    assert np.array_equal(dicom.read(path)[0], IMAGE)
+
+
+def test_once_a_decoder_is_there_nobody_is_told_to_install_it(path, monkeypatch):
+    encapsulated(uid.JPEGLSLossless, b"\xff\xd8\xff\xf7" + bytes(99))(path)
+    decoder = pydicom.pixels.get_decoder(uid.JPEGLSLossless)
+    monkeypatch.setattr(decoder, "_available", {"mine": lambda source, runner: bytearray(IMAGE.astype("<u2").tobytes())})
+    monkeypatch.setattr(decoder, "_unavailable", {})
+    assert np.array_equal(dicom.read(path)[0], IMAGE)
+    monkeypatch.setattr(decoder, "_available", {"mine": lambda source, runner: 1 / 0})
+    with pytest.raises(InputError, match=r"a.dcm: its pixels cannot be decoded. Copy the file again.$"):
+        dicom.read(path)
+
+
+def test_a_syntax_that_no_decoder_reads_names_none(path):
+    encapsulated(uid.UID("1.2.840.10008.1.2.4.100"), bytes(99))(path)
+    with pytest.raises(InputError, match="stored as MPEG2 .*, which is not read. Store it uncompressed.$"):
+        dicom.read(path)

@@ -173,9 +173,9 @@ def test_a_place_is_read_without_the_pixels_and_agrees_with_the_image(tmp_path):
     write_heart(tmp_path, slices=1, phases=1, InstanceNumber=7, SpacingBetweenSlices=9)
     path = tmp_path / "im1.dcm"
     image, header = dicom.read(path)
-    assert dicom.read_place(path)[:4] == (header, image.shape, 0, 7)
+    assert dicom.read_places(path)[0][:4] == (header, image.shape, 0, 7)
     path.write_bytes(path.read_bytes()[:-200])
-    assert dicom.read_place(path)[:4] == (header, image.shape, 0, 7)
+    assert dicom.read_places(path)[0][:4] == (header, image.shape, 0, 7)
     with pytest.raises(InputError, match="im1.dcm: damaged or incomplete"):
         dicom.read(path)
 
@@ -324,7 +324,7 @@ def test_phases_have_an_order_that_the_headers_tell_and_never_the_names(tmp_path
 def test_a_film_among_images_is_refused_before_anything_is_predicted(tmp_path):
     write_heart(tmp_path)
     write_heart(tmp_path, slices=1, phases=1, names=lambda count: "zz.dcm", NumberOfFrames=2)
-    with pytest.raises(InputError, match="zz.dcm: expected one grey image"):
+    with pytest.raises(InputError, match="zz.dcm: expected one grey image, not 2 frames"):
         images.find(tmp_path)
 
 

@@ -1,11 +1,14 @@
-"""One DICOM image and the few tags that are used. Headers may hold names: only TAGS, PLACE and WHOSE are read, and no text
+"""DICOM images and the few tags that are used. Headers may hold names: only TAGS, PLACE and WHOSE are read, and no text
 of them is stored or logged.
+
+A file holds one image or, as Enhanced MR, several frames, each of which is an image with tags of its own: those of its
+functional groups.
 """
 
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -14,27 +17,42 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes
+from pydicom.pixels import get_decoder, iter_pixels
+from pydicom.pixels.decoders.base import Decoder
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes
 
-from segtune.data import names
+from segtune.data import grey, names
 from segtune.data.slices import SPACINGS_MM
 from segtune.errors import InputError
 
 logging.getLogger("pydicom").propagate = False  # it logs tracebacks, and warnings that quote headers, which may hold names
 
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # a later one replaces an earlier one's tags
 TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "PixelData"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelSpacing", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"),
+    *(*grey.TAGS, *GROUPS),
 ]
-PLACE = [  # of `read_place`, which reads no pixels
-    *("TriggerTime", "InstanceNumber", "SeriesInstanceUID", "SOPInstanceUID"),
+PLACE = [  # of `read_places`, which reads no pixels
+    *("TriggerTime", "InstanceNumber", "SeriesInstanceUID", "SOPInstanceUID", "DimensionIndexSequence"),
     *(tag for tag in TAGS if tag != "PixelData"),
 ]
-WHOSE = ["PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID"]  # compared, as a hash; never kept
+PERSON, STUDY = ("PatientID", "PatientName", "PatientBirthDate"), "StudyInstanceUID"
+WHOSE = [*PERSON, STUDY]  # compared, as hashes; never kept
+OF_A_FRAME = (  # the functional groups that are read: what they hold is a frame's as if it were an image's own
+    *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence"),
+    *("FrameContentSequence", "CardiacSynchronizationSequence", "TemporalPositionSequence", "MRImageFrameTypeSequence"),
+    *("CTImageFrameTypeSequence", "MREchoSequence", "MRDiffusionSequence", "MRModifierSequence"),
+)
+TIMES = ("NominalCardiacTriggerDelayTime", "TriggerTime")  # of an image in the beat [ms]
+ORDERS = ("TemporalPositionIndex", *TIMES)  # what a dimension may count that orders the phases
+ACQUIRED = ("FrameType", "ComplexImageComponent", "StackID", "EffectiveEchoTime", "DiffusionBValue", "InversionTimes")
 
+PYLIBJPEG = "pylibjpeg - requires "  # how pydicom begins what it says of the decoders that pip installs everywhere
 MAX_PIXELS = 2**24  # of one image: 4096 x 4096
-MAX_BYTES = 2**27  # of one file: such an image at 32 bits, and as much again of all else
+MAX_BYTES = 2**27  # of one image's file: such an image at 32 bits, and as much again of all else
+MAX_FILM_BYTES = 2**30  # of a file of several frames
 MAX_POSITION_MM = 1e6
 JP2 = b"\0\0\0\x0cjP  "  # begins a JPEG 2000 file; pydicom can look for the pixels in one without end
 
@@ -51,51 +69,86 @@ class Header(NamedTuple):
 class Place(NamedTuple):
     """Where an image belongs among others. shape: (H, W). trigger_ms: in the beat; instance: its number; inf where not told.
 
-    whose, series, image: differ between patients and studies, between series, and between images; they tell nothing else.
+    person, study, series, image: differ between these; they tell nothing else, and are 0 where the header does not tell them
+    (image: never). frame: in its file, from 0.
     """
 
     header: Header
     shape: tuple[int, int]
     trigger_ms: float
     instance: float
-    whose: int
+    person: int
+    study: int
     series: int
     image: int
+    frame: int
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], Header]:
-    """The image (H, W) as stored and the few header tags that are used.
+    """The only image of a file (H, W), larger values brighter (see `grey`), and the few header tags that are used.
 
     Raises: InputError naming the file for anything that is no single grey image with a usable geometry.
     """
     names.check_file(path, MAX_BYTES)
     dataset = _dataset(path, TAGS)
-    _check_pixels(path, dataset)
-    with _explained(path):
-        pixels = dataset.pixel_array
-    return pixels.astype(np.float32), _header(path, dataset)
+    if (n := _n_frames(path, dataset)) != 1:
+        raise InputError(f"{path}: expected one grey image, not {n} frames (NumberOfFrames). Store each as a file of its own.")
+    ((_, image, header),) = _images(path, dataset, [0])
+    return image, header
 
 
-def read_place(path: Path) -> Place | None:
-    """What tells where an image belongs, without its pixels; None for an object that says of itself that it is no image.
+def read_frames(path: Path, frames: Sequence[int]) -> Iterator[tuple[int, NDArray[np.float32], Header]]:
+    """Some of a file's images [frame, from 0], each as `read` gives it. Raises: InputError as `read`."""
+    names.check_file(path, MAX_FILM_BYTES if len(frames) > 1 else MAX_BYTES)
+    yield from _images(path, _dataset(path, TAGS), frames)
+
+
+def read_places(path: Path) -> list[Place]:
+    """What tells where a file's images belong, without their pixels; empty for an object that says that it is no image.
 
     Raises: InputError as `read`, but for what the pixels alone tell.
     """
     names.check_file(path)
     dataset = _dataset(path, [*PLACE, *WHOSE], stop_before_pixels=True)
     with _explained(path):
-        kind = pydicom.uid.UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
+        kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
         if kind.name != kind and "Image Storage" not in kind.name:  # known: a directory, a report, raw data
-            return None
+            return []
         shape = tuple(int(n) for name in ("Rows", "Columns") for n in _numbers(dataset, name))
-        trigger_ms, instance = ((*_numbers(dataset, name), math.inf)[0] for name in ("TriggerTime", "InstanceNumber"))
-        whose = hash(tuple(str(dataset.get(name)) for name in WHOSE))
-        series, image = (hash(str(dataset.get(name))) for name in ("SeriesInstanceUID", "SOPInstanceUID"))
-        image = image if dataset.get("SOPInstanceUID") else hash(path)  # not told: the file's own
+        person, study, series = (
+            _hash(*(dataset.get(name) for name in tags)) for tags in (PERSON, [STUDY], ["SeriesInstanceUID"])
+        )
+        image = _hash(dataset.get("SOPInstanceUID")) or hash(path)  # not told: the file's own
     if len(shape) != 2:
         raise InputError(f"{path}: the header gives no size (Rows, Columns), so there is no image in it. Move it elsewhere.")
     _check_grey(path, dataset)
-    return Place(_header(path, dataset), (shape[0], shape[1]), trigger_ms, instance, whose, series, image)
+    n_frames, places = _n_frames(path, dataset), []
+    for frame in range(n_frames):
+        tags = _tags_of(path, dataset, frame)
+        with _explained(path):
+            trigger_ms = next((value for name in TIMES for value in _numbers(tags, name)), math.inf)
+            instance = (*_numbers(dataset, "InstanceNumber"), math.inf)[0]
+            is_enhanced = any(name in dataset for name in GROUPS)
+            if n_frames > 1:
+                instance = (*_numbers(tags, "TemporalPositionIndex"), *_counted(dataset, tags), frame)[0]
+            of = _hash(series, *(tags.get(name) for name in ACQUIRED)) if is_enhanced else series
+        header, about = _header(path, tags), (person, study, of, hash((image, frame)) if frame else image, frame)
+        places.append(Place(header, (shape[0], shape[1]), trigger_ms, instance, *about))
+    return places
+
+
+def _hash(*values: object) -> int:
+    """Differs between values, but for their case and what fills them up; 0 if all are empty."""
+    texts = tuple("" if value is None else str(value).upper().rstrip("^ \0").strip() for value in values)
+    return hash(texts) or 1 if any(texts) else 0
+
+
+def _counted(dataset: pydicom.Dataset, tags: pydicom.Dataset) -> list[float]:
+    """A frame's number among the phases, where one of the file's dimensions counts them."""
+    wanted = [pydicom.datadict.tag_for_keyword(name) for name in ORDERS]
+    pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
+    indices = _numbers(tags, "DimensionIndexValues")
+    return [index for pointer, index in zip(pointers, indices, strict=False) if pointer in wanted]
 
 
 def _dataset(path: Path, tags: list[str], *, stop_before_pixels: bool = False) -> pydicom.FileDataset:
@@ -109,38 +162,135 @@ def _dataset(path: Path, tags: list[str], *, stop_before_pixels: bool = False) -
         return pydicom.dcmread(path, specific_tags=tags, stop_before_pixels=stop_before_pixels)
 
 
-def _check_pixels(path: Path, dataset: pydicom.FileDataset) -> None:
-    """Before they are decoded, which can take any amount of memory. Raises: InputError if they are not one grey image."""
+def _n_frames(path: Path, dataset: pydicom.FileDataset) -> int:
+    """How many images there are. Raises: InputError for several of which the file does not say where each one lies."""
+    with _explained(path):
+        n = int(dataset.get("NumberOfFrames") or 1)
+        n_told = len(dataset.get(GROUPS[1]) or [])
+    if n != 1 and n_told == 0:
+        raise InputError(
+            f"{path}: expected one grey image, not {n} frames (NumberOfFrames) of which the header does not say where each "
+            "lies, as that of Enhanced MR does (PerFrameFunctionalGroupsSequence). Store each frame as a file of its own."
+        )
+    if n_told not in (0, n):
+        raise InputError(
+            f"{path}: NumberOfFrames is {n}, but {n_told} are described (PerFrameFunctionalGroupsSequence). Copy it again."
+        )
+    return n
+
+
+def _tags_of(path: Path, dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
+    """The tags of one image: the file's own and, for a frame, those of its functional groups."""
+    if not any(name in dataset for name in GROUPS):
+        return dataset
+    found = pydicom.Dataset()
+    with _explained(path):
+        for element in dataset:
+            if element.keyword not in (*GROUPS, "PixelData"):
+                found[element.tag] = element
+        shared, per_frame = (dataset.get(name) or [] for name in GROUPS)
+        for groups in (*shared[:1], *per_frame[frame : frame + 1]):
+            for name in OF_A_FRAME:
+                for item in groups.get(name) or []:
+                    found.update(item)
+            if values := groups.get("RealWorldValueMappingSequence"):
+                found.RealWorldValueMappingSequence = values
+    return found
+
+
+def _images(
+    path: Path, dataset: pydicom.FileDataset, frames: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.float32], Header]]:
+    n_frames = _n_frames(path, dataset)
+    shape = _check_pixels(path, dataset, n_frames)
+    with _explained(path):
+        syntax = dataset.file_meta.TransferSyntaxUID
+        is_little_endian = syntax.is_little_endian
+        decoded = iter_pixels(dataset, indices=list(frames) if n_frames > 1 else None, allow_excess_frames=False)
+    _, missing = _decoder(path, syntax)
+    for frame in frames:
+        with _explained(path, missing):
+            pixels = next(decoded)
+        if pixels.shape != shape:
+            raise InputError(f"{path}: its pixels are not the {shape[0]} x {shape[1]} of its header. Copy it again.")
+        tags = _tags_of(path, dataset, frame)
+        with _explained(path):
+            image = grey.values(path, pixels, tags, little_endian=is_little_endian)
+        yield frame, image, _header(path, tags)
+
+
+def _check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tuple[int, int]:
+    """(H, W) of the images. What fills the file up behind the last one is cut off.
+
+    All is checked before anything is decoded, which can take any amount of memory. Raises: InputError for what is not grey.
+    """
     with _explained(path):
         rows, columns, bits = (int(dataset[name].value) for name in ("Rows", "Columns", "BitsAllocated"))
         content, syntax = bytes(dataset.PixelData or b""), dataset.file_meta.TransferSyntaxUID
-        is_compressed = syntax.is_compressed
+        stored, high = (int(dataset.get(name) or usual) for name, usual in (("BitsStored", bits), ("HighBit", 0)))
     _check_grey(path, dataset)
     if rows * columns > MAX_PIXELS:
         raise InputError(
             f"{path}: {rows} x {columns} pixels; more than {MAX_PIXELS / 1e6:.0f} million are not read. Crop or resample it."
         )
+    if high and high != stored - 1:
+        raise InputError(
+            f"{path}: its pixels have {stored} bits of which the highest is number {high}, not {stored - 1}, which is not read "
+            "(BitsStored, HighBit). Store it again."
+        )
     if syntax in JPEG2000TransferSyntaxes and JP2 in content:
         raise InputError(f"{path}: its pixels are a whole JPEG 2000 file, which DICOM does not allow. Store it uncompressed.")
-    n_bytes = rows * columns * bits / 8
-    padding = n_bytes / 10 + 2**16 if is_compressed else min(rows, columns) * bits / 8  # what is less than a row or column
-    if len(content) >= n_bytes + padding:
-        raise InputError(f"{path}: it holds more than the {rows} x {columns} pixels of its header. Copy it again.")
+    n_bytes = math.ceil(rows * columns * bits * n_frames / 8)
+    _check_decoder(path, syntax)
+    if syntax.is_compressed:
+        is_too_long = len(content) >= 1.1 * n_bytes + 2**16
+    else:
+        padding = content[n_bytes:]  # what is less than a row or a column, or one byte over and over
+        is_too_long = len(padding) >= min(rows, columns) * bits / 8 and padding.count(padding[:1]) < len(padding)
+        if padding and not is_too_long:
+            with _explained(path):
+                dataset.PixelData = content[:n_bytes]
+    if is_too_long:
+        images = f"{n_frames} images of " if n_frames > 1 else ""
+        raise InputError(f"{path}: it holds more than the {images}{rows} x {columns} pixels of its header. Copy it again.")
+    return rows, columns
+
+
+def _check_decoder(path: Path, syntax: UID) -> None:
+    """Raises: InputError for pixels that nothing installed can decode."""
+    decoder, missing = _decoder(path, syntax)
+    what = f"as {syntax.name}" if decoder or syntax.name != syntax else "in a way that DICOM does not name"
+    if decoder is None:
+        raise InputError(f"{path}: its pixels are stored {what}, which is not read. Store it uncompressed.")
+    if not decoder.is_available:
+        raise InputError(f"{path}: its pixels are stored {what}; to read them, install a decoder: {missing}.")
+
+
+def _decoder(path: Path, syntax: UID) -> tuple[Decoder | None, str]:
+    """What decodes such pixels, if pydicom knows; and the command that installs what more could, empty if nothing could."""
+    with _explained(path):
+        try:
+            decoder = get_decoder(syntax)
+        except NotImplementedError:
+            return None, ""
+        needed = [line for line in decoder.missing_dependencies if line.startswith(PYLIBJPEG)]
+    packages = [f'"{name}"' for line in needed for name in line.removeprefix(PYLIBJPEG).split(" and ")]
+    return decoder, " ".join(["pip install", *packages]) if packages else ""
 
 
 def _check_grey(path: Path, dataset: pydicom.FileDataset) -> None:
     with _explained(path):
-        n_values = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
-        is_grey = n_values == 1 and dataset.get("PhotometricInterpretation") == "MONOCHROME2"
+        is_grey = int(dataset.get("SamplesPerPixel") or 1) == 1 and dataset.get("PhotometricInterpretation") in grey.KINDS
     if not is_grey:
-        raise InputError(
-            f"{path}: expected one grey image (MONOCHROME2), not colours, several frames or inverted values. Convert it."
-        )
+        raise InputError(f"{path}: expected one grey image ({' or '.join(grey.KINDS)}), not colours. Convert it.")
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What pydicom says of a file, as an InputError without the header's values, one of which may be a name."""
+def _explained(path: Path, missing: str = "") -> Iterator[None]:
+    """What pydicom says of a file, as an InputError without the header's values, one of which may be a name.
+
+    Args: missing: see `_decoder`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning of pydicom may quote one, too
@@ -149,11 +299,11 @@ def _explained(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: this is not a DICOM file, whatever its name says. Replace it by the original.") from None
     except RecursionError:
         raise InputError(f"{path}: its header is nested without end, or nearly so. Replace it by the original.") from None
+    except InputError:
+        raise
     except RuntimeError as error:
-        raise InputError(
-            f"{path}: its pixels cannot be decoded; if they are compressed, install a decoder (pip install pylibjpeg "
-            "pylibjpeg-libjpeg pylibjpeg-openjpeg), else copy the file again."
-        ) from error
+        cure = f"If another program shows them, install a decoder ({missing}), else copy" if missing else "Copy"
+        raise InputError(f"{path}: its pixels cannot be decoded. {cure} the file again.") from error
     except Exception as error:  # a damaged file makes pydicom fail in many ways, none of them a bug of ours
         raise InputError(f"{path}: damaged or incomplete DICOM file ({type(error).__name__}). Copy it again.") from None
 

@@ -51,7 +51,7 @@ class Image(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One DICOM file: its number in the patient, and where its image lies."""
+    """One DICOM image: its number in the patient, and where it lies."""
 
     path: Path
     number: int
@@ -72,10 +72,12 @@ class Patient:
 
     def images(self) -> Iterator[Image]:
         """The images, read one by one. Raises: InputError naming the file."""
-        for frame in self.frames:
-            pixels, header = dicom.read(frame.path)
-            item = _unlabelled(pixels, self.patient, frame.number, frame.slice_index, None, header.spacing_mm, self.gap_mm)
-            yield Image(item, "" if self.folder else frame.path.name, frame.phase, self.undefined)
+        for path, of_file in itertools.groupby(self.frames, key=lambda frame: frame.path):
+            frames = {frame.place.frame: frame for frame in of_file}
+            for index, pixels, header in dicom.read_frames(path, [*frames]):
+                frame = frames[index]
+                item = _unlabelled(pixels, self.patient, frame.number, frame.slice_index, None, header.spacing_mm, self.gap_mm)
+                yield Image(item, "" if self.folder else frame.path.name, frame.phase, self.undefined)
 
 
 @dataclass(frozen=True)
@@ -179,16 +181,16 @@ def _patients(files: Sequence[Path], root: Path, left_out: Counter[str]) -> list
     named: dict[str, dict[int, tuple[Path, Place]]] = {}  # as the RVSC names them: patient -> frame -> image
     others: dict[Path, list[tuple[Path, Place]]] = {}
     for path in tqdm(files, desc="headers", unit="file", leave=False, disable=None):
-        place = dicom.read_place(path)
-        if place is None:
+        places = dicom.read_places(path)
+        if not places:
             left_out["DICOM objects that are no images"] += 1
-        elif match := rvsc.DICOM_NAME.fullmatch(path.name):
+        elif len(places) == 1 and (match := rvsc.DICOM_NAME.fullmatch(path.name)):
             frames, number = named.setdefault(match[1].upper(), {}), int(match[2])
             if number in frames:
                 raise InputError(f"{path} and {frames[number][0]} have the same name: which one counts? Move one elsewhere.")
-            frames[number] = (path, place)
+            frames[number] = (path, places[0])
         else:
-            others.setdefault(path.parent, []).append((path, place))
+            others.setdefault(path.parent, []).extend((path, place) for place in places)
     labels = (label for n in itertools.count(1) if (label := f"P{n:02}") not in named)
     folders = sorted(others, key=lambda folder: [names.natural(part) for part in Path(_below(folder, root)).parts])
     return [
@@ -210,7 +212,7 @@ def _by_name(patient: str, frames: Mapping[int, tuple[Path, Place]]) -> Patient:
 
 def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
     """What in the headers contradicts slices that are counted by the files' names; empty if nothing does, or none tells."""
-    if len({frame.place.whose for frame in frames}) > 1:
+    if len({(frame.place.person, frame.place.study) for frame in frames}) > 1:
         return "its images are of several patients or studies, whatever their names say"
     if not all(frame.place.header.position and frame.place.header.axes for frame in frames):
         return ""
@@ -256,7 +258,7 @@ def _by_place(patient: str, files: Sequence[tuple[Path, Place]], folder: str) ->
 def _why_no_stack(places: Sequence[Place]) -> str:
     """What keeps images from being parallel slices on one grid; empty if nothing does."""
     first = places[0]
-    if len({place.whose for place in places}) > 1:
+    if len({(place.person, place.study) for place in places}) > 1:
         return "its images are of several patients or studies: give each a folder of its own"
     if not all(place.header.position and place.header.axes for place in places):
         return "the images do not say where they lie (ImagePositionPatient, ImageOrientationPatient)"
