@@ -156,3 +156,43 @@ def test_a_file_that_cannot_be_opened_or_followed_is_refused_by_name(tmp_path, m
     monkeypatch.setattr(os.path, "realpath", refuse)
     with pytest.raises(InputError, match="a: cannot be read .Permission denied.. Restore it"):
         names.entries(tmp_path, tmp_path)
+
+
+VOLUMES, IMAGES = ("visit", "phase", "frame"), ("visit", "phase", "frame", "slice")
+
+
+@pytest.mark.parametrize(
+    ("there", "groups", "first"),
+    [
+        (["patient001_frame01", "patient001_frame12", "patient002_frame01"], VOLUMES, names.Name("patient001", None, 1, None)),
+        (["patient001_Frame_04", "patient001_Frame_12"], VOLUMES, names.Name("patient001", None, 4, None)),
+        (["patient001.frame01", "patient001.frame02"], VOLUMES, names.Name("patient001", None, 1, None)),
+        (["P1-frame 3", "P1-frame 4"], VOLUMES, names.Name("P1", None, 3, None)),
+        (["patient1_visit1", "patient1_visit2", "patient2_visit1"], VOLUMES, names.Name("patient1", None, None, None, "1")),
+        (["sub-01_ses-1", "sub-01_ses-2"], VOLUMES, names.Name("sub-01", None, None, None, "1")),
+        (["p01_ed", "p01_es"], VOLUMES, names.Name("p01", "ED", None, None)),
+        (["p01_v1_ED", "p01_v1_ES", "p01_v2_ED"], VOLUMES, names.Name("p01", "ED", None, None, "1")),
+        (["p1_v2_frame03_slice4", "p1_v2_frame03_slice5"], IMAGES, names.Name("p1", None, 3, 4, "2")),
+        (["p1_v2_frame03_slice4", "p1_v2_frame05_slice5"], VOLUMES, names.Name("p1", None, 3, None, "2")),
+        (["p01_ed_a", "p01_es_a", "p02_a"], VOLUMES, names.Name("p01", None, None, None)),
+        (["patient_001_a", "patient_001_b", "patient_002_a"], VOLUMES, names.Name("patient_001", None, None, None)),
+        (["A0S9V9_0", "A0S9V9_1"], VOLUMES, names.Name("A0S9V9", None, None, None)),
+        (["p1_t1", "p1_t2"], VOLUMES, names.Name("p1", None, None, None)),
+        (["anna/01", "anna/02"], IMAGES, names.Name("anna", None, None, None)),
+        (["anna1", "anna2", "bert1"], VOLUMES, names.Name("anna", None, None, None)),
+        (["7a", "7b"], VOLUMES, names.Name("7", None, None, None)),
+    ],
+)
+def test_the_pattern_that_is_suggested_fits_the_names_that_are_there_with_the_groups_that_they_have(there, groups, first):
+    message = volumes.said(lambda: names.parse(there, None, groups))
+    suggested = message.partition("\"data.patient='")[2].partition("'")[0]
+    found = names.parse(there, suggested, groups)
+    assert found[there[0]] == first
+    assert found[there[0]].patient == found[there[1]].patient
+
+
+def test_a_visit_may_be_any_text():
+    found = names.parse(["p1_base_2", "p1_V10_1", "p1_V9_1"], "(?P<patient>p1)_(?P<visit>[^_]+)_(?P<frame>.)", VOLUMES)
+    assert [said.visit for said in found.values()] == ["V9", "V10", "base"]
+    with pytest.raises(InputError, match="in the name p1_ the group visit is '', not at least one visible character"):
+        names.parse(["p1_"], "(?P<patient>p1)_(?P<visit>.*)", VOLUMES)

@@ -257,13 +257,13 @@ class Phase(NamedTuple):
 
 def by_phase(scores: "Scores") -> dict[str, Phase]:
     """The phases that there are, of PHASES."""
-    images: dict[tuple[str, str | None], list[Row]] = {}
+    images: dict[tuple[str, str | None, str], list[Row]] = {}
     for row in scores.slices:
-        images.setdefault((row["patient"], row["phase"]), []).append(row)
+        images.setdefault((row["patient"], row["phase"], row["volume"]), []).append(row)
     phases = {}
     for phase in PHASES:
         cases = [row for row in scores.cases if (row["phase"] or "unknown") == phase]
-        of_case = [images[row["patient"], row["phase"]] for row in cases]
+        of_case = [images[row["patient"], row["phase"], row["volume"]] for row in cases]
         means = [{name: volumes.mean(rows, name).value for name in ("dice", "hd_mm")} | _empty(rows) for rows in of_case]
         if cases:
             phases[phase] = Phase(cases, means, [row for rows in of_case for row in rows])
@@ -330,7 +330,7 @@ def table(about: Mapping[str, Any], scores: "Scores") -> list[str]:
     lines = [f"run {one['run_id']}, {about['which']} epoch: {one['label']}" for one in about["runs"]]
     lines += [
         f"trained to find the {source['target']} ({source['reader']}), compared with the {data['target']} ({data['reader']})",
-        f"patients: {data['n_patients']}, cases (patient and phase): {data['n_cases']}, slices: {data['n_slices']}"
+        f"patients: {data['n_patients']}, cases (volumes): {data['n_cases']}, slices: {data['n_slices']}"
         + (f"; left out, for they were in the training: {len(data['left_out'])} patients" if data["left_out"] else ""),
     ]
     for phase, rows in by_phase(scores).items():
@@ -338,7 +338,7 @@ def table(about: Mapping[str, Any], scores: "Scores") -> list[str]:
     if data["n_patients"] > MOST_PATIENTS:
         lines += ["", "Patient by patient: cases.csv (3-D) and slices.csv (2-D)."]
     lines += ["", *_agreement(metrics.overview(scores)["agreement"]), "", *MEANING]
-    why = [f"{row['patient']} {row['phase'] or ''}: {row['undefined']}" for row in scores.cases if row["undefined"]]
+    why = [f"{_called(row)} {row['phase'] or ''}: {row['undefined']}" for row in scores.cases if row["undefined"]]
     if why:
         lines.append(f"no volume: {'; '.join(why[:5])}{f'; and {len(why) - 5} more in cases.csv' if len(why) > 5 else ''}")
     return lines
@@ -357,16 +357,22 @@ def _of_phase(rows: Phase) -> list[str]:
     cells = [["patient", "slices", "Dice 3-D", "HD 3-D [mm]", "Dice 2-D", "HD 2-D [mm]", "expert [ml]", "predicted [ml]"]]
     for case, mean in zip(rows.cases, rows.means, strict=True) if len(rows.cases) <= MOST_PATIENTS else ():
         values = (case["dice"], case["hd_mm"], mean["dice"], mean["hd_mm"], case["volume_true_ml"], case["volume_pred_ml"])
-        cells.append([case["patient"], str(case["n_slices"]), *map(_number, values, digits)])
+        cells.append([_called(case), str(case["n_slices"]), *map(_number, values, digits)])
     in_3d, in_2d, of_slices = ([figure(some, name) for name in ("dice", "hd_mm")] for some in rows)
     in_ml = [figure(rows.cases, f"volume_{side}_ml") for side in ("true", "pred")]
-    for unit, figures in (("patients", [*in_3d, *in_2d, *in_ml]), ("slices", [None, None, *of_slices, None, None])):
+    of_cases = "patients" if len({case["patient"] for case in rows.cases}) == len(rows.cases) else "volumes"
+    for unit, figures in ((of_cases, [*in_3d, *in_2d, *in_ml]), ("slices", [None, None, *of_slices, None, None])):
         cells.append([])
         for head, part in ((f"mean of {unit}", "mean"), ("+- sd", "sd")):
             cells.append([head, "", *(_number(getattr(f, part), n) if f else "" for f, n in zip(figures, digits, strict=True))])
         for head, part in ((unit, "n"), ("one empty", "n_one_empty"), ("undefined", "n_undefined")):
             cells.append([head, "", *(str(getattr(f, part)) if f else "" for f in figures)])
     return _aligned(cells)
+
+
+def _called(case: "Row") -> str:
+    """The patient, and the volume where it has several of a phase."""
+    return " ".join(filter(None, (case["patient"], case["volume"])))
 
 
 def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> list[str]:

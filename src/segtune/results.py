@@ -6,7 +6,7 @@ A run is its configuration: run_id(config) names its folder, outputs/runs/<run_i
     segtune.log     what the run said, with times, over all its attempts
     history.csv     one row per epoch, appended as epochs end
     slices.csv      one row per validation slice, for the best and for the last epoch
-    cases.csv       one row per validation case (patient and phase), 3-D over its slices: distances in mm, volumes in ml
+    cases.csv       one row per validation case (a volume of a patient), 3-D over its slices: distances in mm, volumes in ml
     patients.csv    one row per validation patient: means over its cases, stroke volume, ejection fraction
     pictures.npz    image, expert's and predicted mask of the best, median and worst validation patient (last epoch)
     checkpoints/    last.ckpt (from which a run that was cut off goes on), best.ckpt (by validation Dice)
@@ -56,11 +56,11 @@ HISTORY_COLUMNS = (
     *("val_loss", "val_data_loss", "val_bce", "val_focal", "val_dice_loss", "val_soft_dice", "val_dice", "seconds"),
 )
 SLICE_COLUMNS = (
-    *("which", "patient", "phase", "slice_index", "frame", "soft_dice", "dice", "iou", "n_true", "n_pred", "n_overlap"),
-    *("sensitivity", "precision", "hd_mm", "hd95_mm", "assd_mm", "surface_dice", "n_one_empty", "n_both_empty"),
+    *("which", "patient", "phase", "volume", "slice_index", "frame", "soft_dice", "dice", "iou", "n_true", "n_pred"),
+    *("n_overlap", "sensitivity", "precision", "hd_mm", "hd95_mm", "assd_mm", "surface_dice", "n_one_empty", "n_both_empty"),
 )
 CASE_COLUMNS = (
-    *("which", "patient", "phase", "n_slices", "dice", "iou", "sensitivity", "precision"),
+    *("which", "patient", "phase", "volume", "n_slices", "dice", "iou", "sensitivity", "precision"),
     *("hd_mm", "hd95_mm", "assd_mm", "surface_dice", "n_true", "n_pred", "n_overlap", "n_one_empty", "n_both_empty"),
     *("volume_true_ml", "volume_pred_ml", "volume_error_ml", "undefined"),
 )

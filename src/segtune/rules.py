@@ -35,6 +35,16 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
     return lambda v: v in names, f"one of {', '.join(names)}"
 
 
+def _which_volume() -> tuple[Callable[[Any], bool], str]:
+    def is_one(v: Any) -> bool:
+        return (isinstance(v, int) and not isinstance(v, bool) and v >= 0) or (isinstance(v, str) and bool(v.strip()))
+
+    return (
+        lambda v: is_one(v) or (isinstance(v, list) and bool(v) and all(map(is_one, v))),
+        "a frame's number, the text that names a volume, a list of these, largest, or smallest",
+    )
+
+
 VERBS = ("runs", "calibrate", "check", "evaluate", "export")  # folders below outputs that are not a sweep's
 
 
@@ -59,6 +69,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, str | int) and not isinstance(v, bool) and bool(str(v).strip()),
         "the name of a structure, or its value",
     ),
+    "data.ed": _which_volume(),
+    "data.es": _which_volume(),
     "data.allow": (
         lambda v: isinstance(v, list) and all(isinstance(k, str) for k in v),
         "a list of kinds, like [duplicate_image]",
@@ -139,8 +151,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
 NULLABLE = {
-    "name",
-    *("data.allow", "data.masks", "data.larger", "data.spacing_mm", "data.gap_mm", "loss.alpha", "reg.ratio", "batch.shuffle"),
+    *("data.allow", "data.masks", "data.larger", "data.spacing_mm", "data.gap_mm", "data.ed", "data.es", "name"),
+    *("loss.alpha", "reg.ratio", "batch.shuffle"),
     *("tolerance_mm", "trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
     *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
 }
@@ -169,6 +181,8 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     names = TARGETS.get(str((data.get("reader") or {}).get("_target_")).split(".")[-2:][0], ())
     if names and data["target"] not in names:
         yield f"data.target={data['target']}: must be one of {', '.join(names)}."
+    if (ed := data.get("ed")) is not None and ed == data.get("es"):
+        yield f"data.ed={ed} and data.es={ed}: ED and ES are two phases of a beat. Name a volume for each."
     by, given = split.get("by"), sorted({*split} - {"by", "seed"})
     wanted, choice = (["fold", "n_folds"], "split=kfold") if by == "kfold" else (["val_fraction"], "a share, like split=0.2")
     if split and given != wanted:

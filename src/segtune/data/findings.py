@@ -170,7 +170,8 @@ def _alike(keys: Iterable[Hashable | None]) -> list[list[int]]:
 
 
 def _where(item: Slice) -> str:
-    return f"frame {item.frame}, slice {item.slice_index}"
+    volume = f"{item.volume}, " if item.volume and item.volume != f"frame {item.frame}" else ""
+    return f"{volume}frame {item.frame}, slice {item.slice_index}"
 
 
 def _is_constant(item: Slice) -> bool:
@@ -256,10 +257,11 @@ def _two_sides(slices: SliceSet, sides: Split) -> Iterator[Finding]:
 
 def _unknown(slices: SliceSet) -> Iterator[Finding]:
     """What the data do not say, once for all patients whom it concerns."""
+    named = {phase: {item.patient for item in slices if item.phase == phase} for phase in ("ED", "ES")}
     for kind, is_missing, message in (
         (
             "phase",
-            lambda item: item.phase is None,
+            lambda item: item.phase is None and item.patient not in named["ED"] & named["ES"],
             "which frame is end-diastole or end-systole is not known: no ejection fraction",
         ),
         ("gap", lambda item: item.gap_mm is None, "the distance from slice to slice is not known: no volume in ml"),

@@ -7,7 +7,7 @@ say neither who is on them (data.patient, see names.parse) nor how large a pixel
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segtune.data import names
+from segtune.data import cases, names
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -32,18 +32,26 @@ def read(
     pixel_mm: float | Sequence[float],
     gap_mm: float | None = None,
     patient: str | None = None,
+    ed: Any = None,
+    es: Any = None,
     empty: str = "keep",
 ) -> SliceSet:
     """Every pair; patients in natural order, each one's slices by what the pattern says of them, then by name.
 
     Frame and slice_index are those in the name, if the pattern has the group, else the pair's number among the patient's.
 
+    A volume is what has the same patient, visit, phase and frame. But without a group `slice`, a number in each name may be
+    that of an image within its only volume, whatever the pattern calls it: then frames are volumes only if some frame has
+    several images, or if ed or es names frames.
+
     Args:
         root: the folder that holds images and masks. Nothing outside it is read.
         target: "foreground" (all but 0, of masks that hold a single other value), or the grey value of the structure.
         pixel_mm: distance of neighbouring pixel centres [mm]; one number, or two: rows, columns.
         gap_mm: distance of neighbouring slice centres [mm]; None: not known.
-        patient: regular expression on the name with a group `patient` and, where they are, `phase`, `frame` and `slice`.
+        patient: regular expression on the name with a group `patient` and, where they are, `visit`, `phase`, `frame`, `slice`.
+        ed, es: which of a patient's (a visit's) volumes are end-diastole and end-systole, where names do not tell: a frame's
+            number, the text of the group visit, or a list of these; or "largest" or "smallest". See cases.arrange.
         empty: "keep" or "drop" pairs on which the target is not.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
@@ -63,28 +71,48 @@ def read(
     if not images:
         raise InputError(f"{parts['images']}: no PNG or TIFF file in it. Add the images.")
 
-    def slices() -> Iterator[Slice]:
-        count: dict[str, int] = {}
-        values: dict[int, Path] = {}
-        for name, said in names.parse(images, patient, ("phase", "frame", "slice")).items():
-            number = count[said.patient] = count.get(said.patient, -1) + 1
+    said = names.parse(images, patient, ("visit", "phase", "frame", "slice"))
+    number = names.numbers(said)
+    files = _by_volume(said, images, named=cases.name_frames(ed, es))
+    values: dict[int, Path] = {}
+
+    def slices(volume: cases.Volume) -> Iterator[Slice]:
+        for name in files[volume]:
             image, mask = _pixels(images[name]), _pixels(masks[name], palette=True)
             if image.shape != mask.shape:
                 sizes = [" x ".join(map(str, array.shape)) for array in (mask, image)]
                 raise InputError(f"{masks[name]}: it has {sizes[0]} pixels, its image {sizes[1]}. Which mask belongs to it?")
             _finite(masks[name], mask)
+            one = said[name]
             yield Slice(
                 image=_finite(images[name], image),
                 mask=mask == value if value is not None else _foreground(masks[name], mask, values),
-                patient=said.patient,
-                frame=number if said.frame is None else said.frame,
-                slice_index=number if said.slice is None else said.slice,
-                phase=said.phase,
+                patient=one.patient,
+                frame=number[name] if one.frame is None else one.frame,
+                slice_index=number[name] if one.slice is None else one.slice,
+                phase=one.phase,
                 spacing_mm=spacing_mm,
                 gap_mm=gap_mm,
             )
 
-    return collected(slices(), empty=empty)
+    return collected(cases.arrange({volume: volume for volume in files}, slices, ed=ed, es=es), empty=empty)
+
+
+def _by_volume(said: Mapping[str, names.Name], images: Mapping[str, Path], *, named: bool) -> dict[cases.Volume, list[str]]:
+    """Volume -> the names of its pairs, both in the order given. Raises: InputError for a slice that a volume has twice."""
+    places = [(one.patient, one.visit, one.phase, one.frame) for one in said.values()]
+    by_frame = named or len({*places}) < len(places) or any(one.slice is not None for one in said.values())
+    found: dict[cases.Volume, list[str]] = {}
+    at: dict[tuple[cases.Volume, int], str] = {}
+    for name, one in said.items():
+        volume = cases.Volume(one.patient, one.visit or "", one.phase, one.frame if by_frame else None)
+        found.setdefault(volume, []).append(name)
+        if one.slice is not None and (other := at.setdefault((volume, one.slice), name)) != name:
+            raise InputError(
+                f"{images[other]} and {images[name]} are both slice {one.slice} of one volume of patient {one.patient}. Tell "
+                "volumes apart by a group visit or frame in data.patient, or move one elsewhere."
+            )
+    return found
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a folder holds and what the names in it say: patient, phase, frame, slice. Nothing outside the data's folder is read."""
+"""What a folder holds and what names say: patient, visit, phase, frame, slice. Nothing outside the data's folder is read."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import signal
 import stat
 import threading
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -20,16 +20,31 @@ EXAMPLES = (  # as a person types them, in the shell's quotes and in Hydra's
     "patient of its own)"
 )
 MATCH_S = 10.0  # in which the pattern must have gone through all names
-FORMS = {"patient": "at least one visible character", "phase": "ED or ES", "frame": "a number", "slice": "a number"}
+MARKS = {  # what stands before a visit, a phase, a frame or a slice in a name, and how it looks
+    "visit": ("(?:visit|vis|v|session|ses|timepoint|tp|scan)[-_ ]?", "[0-9]+"),
+    "phase": ("", "(?:ED|ES)(?![A-Z])"),
+    "frame": ("(?:frame|fr|f|time|phase|ph)[-_ ]?", "[0-9]+"),
+    "slice": ("(?:slice|sl|s|z)[-_ ]?", "[0-9]+"),
+}
+SEPARATORS = {"/": "/", "_": "_", "-": "-", ".": "[.]", " ": " "}  # in names, and in a pattern
+BEGINNINGS = (  # of names: a patient, up to the first or the last separator; or up to, or without, the first number
+    *(pattern for sep in SEPARATORS.values() for pattern in (f"(?P<patient>.+?){sep}", f"(?P<patient>.+){sep}")),
+    *("(?P<patient>[^0-9]*[0-9]+)", "(?P<patient>[^0-9]+)"),
+)
+FORMS = {
+    **{"patient": "at least one visible character", "visit": "at least one visible character"},
+    **{"phase": "ED or ES", "frame": "a number", "slice": "a number"},
+}
 
 
 class Name(NamedTuple):
-    """What one name says; phase, frame and slice are None where the pattern has no such group."""
+    """What one name says; all but the patient are None where the pattern has no such group."""
 
     patient: str
     phase: Phase | None
     frame: int | None
     slice: int | None
+    visit: str | None = None
 
 
 def opened(root: str | os.PathLike[str]) -> Path:
@@ -111,8 +126,8 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
     Without a pattern each name is a patient, which is refused where names look as if several were of one patient: that
     patient would be on both sides of a split.
 
-    Args: groups: the named groups that the data set knows beside patient, of phase, frame and slice.
-    Returns: name -> Name; patients in natural order, and each one's names by phase, frame, slice and name.
+    Args: groups: the named groups that the data set knows beside patient, of visit, phase, frame and slice.
+    Returns: name -> Name; patients in natural order, and each one's names by visit, phase, frame, slice and name.
     Raises: InputError for a pattern that is no regular expression, has no group patient, an unknown group, does not fit, or
         takes longer than MATCH_S.
     """
@@ -121,7 +136,7 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
         if alike := _look_grouped(names):
             raise InputError(
                 f"{alike[0]} and {alike[1]} look like the same patient, who must not be on both sides of a split. Say what "
-                f"names a patient: {EXAMPLES}."
+                f"names a patient: {_suggested(names, alike, groups)}."
             )
         pattern = "(?P<patient>.+)"
     expression = _compiled(pattern, {"patient", *groups})
@@ -130,9 +145,19 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
 
     def place(name: str) -> tuple[object, ...]:
         said = found[name]
-        return natural(said.patient), said.phase or "", said.frame or 0, said.slice or 0, natural(name)
+        what = (natural(said.visit or ""), said.phase or "", said.frame or 0, said.slice or 0)
+        return natural(said.patient), *what, natural(name)
 
     return {name: found[name] for name in sorted(names, key=place)}
+
+
+def numbers(said: Mapping[str, Name]) -> dict[str, int]:
+    """The number of each name among its patient's, from 0, in the order given."""
+    count: dict[str, int] = {}
+    found = {}
+    for name, one in said.items():
+        found[name] = count[one.patient] = count.get(one.patient, -1) + 1
+    return found
 
 
 def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
@@ -181,6 +206,7 @@ def _said(name: str, expression: re.Pattern[str]) -> Name:
     said = match.groupdict()
     fits = {
         "patient": lambda text: bool(text.strip()),
+        "visit": lambda text: bool(text.strip()),
         "phase": lambda text: text.upper() in ("ED", "ES"),
         "frame": lambda text: bool(re.fullmatch("[0-9]{1,9}", text)),
         "slice": lambda text: bool(re.fullmatch("[0-9]{1,9}", text)),
@@ -196,7 +222,46 @@ def _said(name: str, expression: re.Pattern[str]) -> Name:
         phase=cast(Phase, said["phase"].upper()) if "phase" in said else None,
         frame=int(said["frame"]) if "frame" in said else None,
         slice=int(said["slice"]) if "slice" in said else None,
+        visit=said.get("visit"),
     )
+
+
+def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[str]) -> str:
+    """A pattern that fits these names, as a person types it: one by which two names that look alike are of one patient. Where
+    names mark nothing else, it is one by which not all are of one, if there is any."""
+    found, marked = [], [*_marked(alike[0], groups)]
+    for pattern in (*marked, *BEGINNINGS):
+        matches = [re.match(pattern, name) for name in names]
+        patients = {name: match["patient"] for name, match in zip(names, matches, strict=True) if match}
+        if len(patients) == len(names) and patients[alike[0]] == patients[alike[1]]:
+            found.append((pattern, patients))
+    if not found:
+        return EXAMPLES
+    pattern, patients = next((one for one in found if one[0] in marked or len({*one[1].values()}) > 1), found[0])
+    return (
+        f"\"data.patient='{pattern}'\" (then {alike[0]} is of patient {patients[alike[0]]}), or "
+        "\"data.patient='(?P<patient>.+)'\" (each name is a patient of its own)"
+    )
+
+
+def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
+    """Patterns for names that mark visit, phase, frame and slice as this one does: with all groups, then with fewer."""
+    marks = []
+    for group in groups:
+        before, value = MARKS[group]
+        if match := re.search(f"(?<=[-_./ ]){before}({value})", name, re.IGNORECASE):
+            marks.append((match.start(), match.start(1), match.end(), group))
+    pattern, end, found = "(?P<patient>.+?)", 0, list[str]()
+    for start, value_start, value_end, group in sorted(marks):
+        if start <= end:  # of two groups that begin alike
+            continue
+        between = ".*?" if end and start > end + 1 else ""
+        literal = "".join(SEPARATORS.get(letter, letter) for letter in name[start - 1 : value_start])
+        phases = "ED|ES" if name[value_start:value_end].isupper() else "ed|es"
+        pattern += f"{between}{literal}(?P<{group}>{phases if group == 'phase' else MARKS[group][1]})"
+        found.append(pattern)
+        end = value_end
+    return reversed(found)
 
 
 def _look_grouped(names: Sequence[str]) -> tuple[str, str] | None:

@@ -7,16 +7,17 @@
 
 dataset.json names labels and channels in either direction: {"RV": 1} and {"0": "MRI"} in nnU-Net 2, {"1": "RV"} before; a
 label of several values, [1, 2], is their union. Paths in it are not followed: files are found by their names. Whose case it
-is, only the user knows (data.patient, see names.parse): nnU-Net itself has no notion of a patient.
+is, only the user knows (data.patient, see names.parse): nnU-Net itself has no notion of a patient. Each of its cases is a
+volume, and a case here too: a frame, a visit, a sequence of its patient.
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segtune.data import names, nifti
+from segtune.data import cases, names, nifti
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -41,17 +42,21 @@ def read(
     target: str | int,
     patient: str | None = None,
     channel: str | int | None = None,
+    ed: Any = None,
+    es: Any = None,
     empty: str = "keep",
 ) -> SliceSet:
-    """Every slice of every labelled case; patients in natural order, each one's cases by phase, frame and name.
+    """Every slice of every labelled case; patients in natural order, each one's cases by visit, phase, frame and name.
 
     A frame is the one in the case's name, if the pattern has the group, else the case's number among the patient's, from 0.
 
     Args:
         root: the folder that holds dataset.json, imagesTr and labelsTr. Nothing outside it is read.
         target: the name of a label, or its value.
-        patient: regular expression on the case's name with a group `patient` and, where they are, `phase` and `frame`.
+        patient: regular expression on the case's name with a group `patient` and, where they are, `visit`, `phase`, `frame`.
         channel: name or number of the channel; None: the only one.
+        ed, es: which of a patient's (a visit's) cases are end-diastole and end-systole, where names do not tell: a frame's
+            number, the rest of the name, or a list of these; or "largest" or "smallest". See cases.arrange.
         empty: "keep" or "drop" slices on which the target is not.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
@@ -71,23 +76,27 @@ def read(
     files = _images(there[IMAGES], images, truths, len(about.channels), chosen)
     labels = nifti.Labels(frozenset({0}).union(*about.labels.values()), wanted, "dataset.json")
 
-    def slices() -> Iterator[Slice]:
-        count: dict[str, int] = {}
-        for case, said in names.parse(truths, patient, ("phase", "frame")).items():
-            number = count[said.patient] = count.get(said.patient, -1) + 1
-            path, along, n_along = files[case]
-            yield from nifti.read_slices(
-                path,
-                truths[case],
-                labels=labels,
-                patient=said.patient,
-                phase=said.phase,
-                frame=number if said.frame is None else said.frame,
-                channel=along,
-                n_channels=n_along,
-            )
+    said = names.parse(truths, patient, ("visit", "phase", "frame"))
+    number = names.numbers(said)
 
-    return collected(slices(), empty=empty)
+    def slices(case: str) -> list[Slice]:
+        path, along, n_along = files[case]
+        return nifti.read_slices(
+            path,
+            truths[case],
+            labels=labels,
+            patient=said[case].patient,
+            phase=said[case].phase,
+            frame=number[case] if (frame := said[case].frame) is None else frame,
+            channel=along,
+            n_channels=n_along,
+        )
+
+    volumes = {
+        case: cases.Volume(one.patient, one.visit or "", one.phase, one.frame, cases.rest(case, one.patient))
+        for case, one in said.items()
+    }
+    return collected(cases.arrange(volumes, slices, ed=ed, es=es), empty=empty)
 
 
 def read_json(path: Path) -> About:

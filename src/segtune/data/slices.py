@@ -32,6 +32,8 @@ class Slice:
     spacing_mm: distance of neighbouring pixel centres [mm], (along rows' direction of change, along columns').
     gap_mm: distance of neighbouring slice centres [mm], None where the data do not tell.
     n_cut: pixels of the structure, as stored, that a crop has cut away (module.fit); they are no longer in the mask.
+    volume: what tells its volume from the patient's others of the same phase: a visit, a frame, a sequence; empty where the
+        phase alone tells. ED and ES of one visit have the same text.
     """
 
     image: NDArray[np.float32]
@@ -43,6 +45,7 @@ class Slice:
     spacing_mm: tuple[float, float]
     gap_mm: float | None
     n_cut: int = 0
+    volume: str = ""
 
 
 class SliceSet(Sequence[Slice]):
@@ -80,10 +83,13 @@ class SliceSet(Sequence[Slice]):
         return list(of.values())
 
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over everything in the set: pixels, masks, patients, frames, phases, spacings."""
+        """16 hex digits of a SHA-256 over everything in the set: pixels, masks, patients, frames, phases, volumes, spacings."""
         digest = hashlib.sha256()
         for item in self._slices:
-            about = (item.patient, item.frame, item.slice_index, item.phase, item.spacing_mm, item.gap_mm)
+            about: tuple[object, ...] = (
+                *(item.patient, item.frame, item.slice_index, item.phase, item.spacing_mm, item.gap_mm),
+                *([item.volume] if item.volume else []),  # only where it tells: the others keep the fingerprint that they had
+            )
             digest.update(repr((about, item.image.shape)).encode())
             digest.update(item.image.astype("<f4").tobytes())
             digest.update(np.packbits(item.mask).tobytes())

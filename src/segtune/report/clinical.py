@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,19 @@ def column(quantity: str, what: str) -> str:
 # One run
 
 
+class Case(NamedTuple):
+    """One volume of a patient: what it is called beside the others. volume: empty where the phase alone tells."""
+
+    patient: str
+    phase: str
+    volume: str
+
+
+def case_of(row: Mapping[str, Any]) -> Case:
+    """The case of a row of slices.csv or cases.csv; those of older versions have no column volume."""
+    return Case(row["patient"], row.get("phase") or "", row.get("volume") or "")
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
     """What a run scored after its last epoch. tolerance_mm: of surface Dice. cases, patients: by the patient's label."""
@@ -53,10 +66,10 @@ class Scored:
         return Scored(self.tolerance_mm, cases, {label[patient]: of for patient, of in self.patients.items()})
 
 
-def read(folder: Path, result: Mapping[str, Any], slices: Counter[tuple[str, str]]) -> Scored | None:
+def read(folder: Path, result: Mapping[str, Any], slices: Counter[Case]) -> Scored | None:
     """cases.csv and patients.csv of a finished run; None if it is of a version that wrote neither.
 
-    Args: slices: how many slices of each patient and phase slices.csv says were scored.
+    Args: slices: how many slices of each case slices.csv says were scored.
     Raises: InputError, or what a wrong type raises, if the files cannot be, or do not fit each other.
     """
     tolerance_mm, paths = result.get("tolerance_mm"), (folder / results.CASES, folder / results.PATIENTS)
@@ -67,9 +80,11 @@ def read(folder: Path, result: Mapping[str, Any], slices: Counter[tuple[str, str
     case_file, patient_file = paths
     of_cases = _last(case_file, (*METRICS, *(column("volume_ml", side) for side in ("true", "pred"))))
     of_patients = _last(patient_file, (*METRICS, *(column(name, side) for name in OF_PATIENTS for side in ("true", "pred"))))
-    seen = Counter({(row["patient"], row["phase"]): int(row["n_slices"]) for row in of_cases})
+    seen = Counter({case_of(row): int(row["n_slices"]) for row in of_cases})
     if seen != slices or len(seen) != len(of_cases):
-        raise InputError(f"{case_file}: has not each patient and phase of {results.SLICES} once, with as many slices.")
+        raise InputError(
+            f"{case_file}: has not each patient and phase (and volume) of {results.SLICES} once, with as many slices."
+        )
     if any(math.isnan(row["dice"]) != (row["n_both_empty"] == 1) or row["n_one_empty"] * row["dice"] > 0 for row in of_cases):
         raise InputError(f"{case_file}: a case's Dice and what it counts as empty do not fit each other.")
     cases: dict[str, list[Row]] = {}
@@ -139,9 +154,8 @@ def patient_rows(runs: Sequence[Scored]) -> list[Row]:
         if len({run.tolerance_mm for run in runs}) > 1:
             row["surface_dice"] = math.nan
         for quantity in QUANTITIES:
-            rows, of = mine, quantity
-            if quantity in VOLUMES:
-                rows, of = [case for case in cases if case["phase"] == VOLUMES[quantity]], "volume_ml"
+            rows = [_volume(run.cases.get(name, ()), VOLUMES[quantity]) for run in runs] if quantity in VOLUMES else mine
+            of = "volume_ml" if quantity in VOLUMES else quantity
             predicted = [value for one in rows if not math.isnan(value := one[column(of, "pred")])]
             row[column(quantity, "true")] = _mean(one[column(of, "true")] for one in rows)
             row[column(quantity, "pred")] = _mean(predicted)
@@ -154,12 +168,18 @@ def patient_rows(runs: Sequence[Scored]) -> list[Row]:
                 case["n_one_empty"] > 0 for case, unknown in zip(cases, undefined, strict=True) if not unknown
             ),
             "one_empty": "; ".join(
-                f"{phase or 'a case'} in {n} of {len(mine)} run{'s' * (len(mine) != 1)}"
-                for phase, n in Counter(case["phase"] for case in cases if case["n_one_empty"]).items()
+                f"{', '.join(filter(None, called)) or 'a case'} in {n} of {len(mine)} run{'s' * (len(mine) != 1)}"
+                for (_, *called), n in Counter(case_of(case) for case in cases if case["n_one_empty"]).items()
             ),
         }
         found.append(row)
     return found
+
+
+def _volume(cases: Sequence[Row], phase: str) -> Row:
+    """What one run says of a patient's volume at a phase: the mean over its visits, for a patient counts once."""
+    sides = [column("volume_ml", side) for side in ("true", "pred")]
+    return {side: _mean(case[side] for case in cases if case["phase"] == phase) for side in sides}
 
 
 def metric_rows(patients: Sequence[Row], runs: Sequence[Scored]) -> list[Row]:

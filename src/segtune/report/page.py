@@ -57,10 +57,10 @@ DEFINITIONS = (
     "validation Dice.",
     "Penalty / loss: (train_loss - train_data_loss) / train_data_loss of the first epoch. Norm of weights: of the kernels, "
     "after the last.",
-    "In mm and ml: a case is one phase (ED or ES) of a patient, scored in 3-D over its slices, on the network's grid, after "
-    "the last epoch. A patient's value is the mean over its cases, then over the runs that scored it; a cell's is the mean "
-    "over its patients. Counts are of the cases of all runs. This Dice is of whole cases, so that a slice counts by its "
-    "pixels; in the Dice that ranks cells each slice counts alike.",
+    "In mm and ml: a case is one volume of a patient (ED, ES, or another frame, visit or sequence), scored in 3-D over its "
+    "slices, on the network's grid, after the last epoch. A patient's value is the mean over its cases, then over the runs "
+    "that scored it; a cell's is the mean over its patients. Counts are of the cases of all runs. This Dice is of whole "
+    "cases, so that a slice counts by its pixels; in the Dice that ranks cells each slice counts alike.",
     "HD, HD95: the larger of both directions' maximum, or 95th percentile, of the distances between the boundaries. ASSD: mean "
     "of all these distances. Surface Dice: share of both boundaries that is no farther than the tolerance from the other. "
     "Volume: pixels times their area times the distance of slices. Stroke volume: EDV - ESV. Ejection fraction (EF): stroke "

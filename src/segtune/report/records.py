@@ -238,7 +238,7 @@ def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
     if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
         raise InputError(f"{folder / results.HISTORY}: has not the epochs 1 to {result['last']['epoch']} of {results.RESULT}.")
     patients: dict[str, list[float]] = defaultdict(list)
-    scored, n_undefined = Counter[tuple[str, str]](), 0
+    scored, n_undefined = Counter[clinical.Case](), 0
     path = folder / results.SLICES
     for row in results.read_table(folder, results.SLICES):
         if row["which"] != "last":
@@ -246,13 +246,13 @@ def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
         dice = float(row["dice"] or "nan")
         if not 0 <= dice <= 1 and not math.isnan(dice):
             raise InputError(f"{path}: a Dice of {dice:g} cannot be.")
-        scored[row["patient"], row.get("phase") or ""] += 1
+        scored[clinical.case_of(row)] += 1
         if math.isnan(dice):
             n_undefined += 1
         else:
             patients[row["patient"]].append(dice)
     val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
-    if (val and {patient for patient, _ in scored} != set(val)) or (n_images and scored.total() != n_images):
+    if (val and {case.patient for case in scored} != set(val)) or (n_images and scored.total() != n_images):
         raise InputError(f"{path}: has not the {n_images} slices of the patients that {results.RESULT} says were scored.")
     means = {patient: statistics.fmean(patients[patient]) for patient in sorted(patients)}
     in_mm = clinical.read(folder, result, scored)

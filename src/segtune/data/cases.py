@@ -1,0 +1,216 @@
+"""Which volumes a patient has, what tells them apart, and which of them are end-diastole and end-systole.
+
+A case is one volume: patient x phase x volume. The names say patient, visit, phase and frame (names.parse); data.ed and data.es
+name the phases where names do not: by a frame's number, by the text of the volume, or by the size of the expert's mask. Each
+visit of a patient has its own end-diastole and end-systole.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from segtune.data.slices import Phase, Slice
+from segtune.errors import InputError
+
+Key = TypeVar("Key")
+Wanted = tuple[int | str, ...]
+
+SIZES = {"largest": max, "smallest": min}
+MOST_SHOWN = 10  # volumes that a message lists
+
+
+class Volume(NamedTuple):
+    """One volume, by its name. visit, text: empty where there is none; text: the rest of the name; phase, frame: as in Name."""
+
+    patient: str
+    visit: str = ""
+    phase: Phase | None = None
+    frame: int | None = None
+    text: str = ""
+
+    @property
+    def number(self) -> int | None:
+        """By which data.ed and data.es may call it."""
+        return int(self.text) if self.frame is None and re.fullmatch("[0-9]{1,9}", self.text) else self.frame
+
+
+def rest(name: str, patient: str) -> str:
+    """What a name says beside the patient it begins with: patient01_frame12 -> frame12."""
+    return name.removeprefix(patient).strip("_-./ ")
+
+
+def name_frames(*given: Any) -> bool:
+    """Whether data.ed or data.es speak of frames: by a number or by size, not by another text."""
+    return any(isinstance(one, int) or one in SIZES for value in given for one in _wanted("data.ed, data.es", value))
+
+
+def arrange(
+    volumes: Mapping[Key, Volume], read: Callable[[Key], Iterable[Slice]], *, ed: Any = None, es: Any = None
+) -> Iterator[Slice]:
+    """The slices of all volumes, each with its phase, and with the text that tells its volume from the patient's others.
+
+    Patients and volumes come in the order given; but where ed or es names phases, ED, ES and the others of each visit.
+
+    Args:
+        read: the slices of one volume.
+        ed, es: data.ed and data.es. None; a frame's number, the text of a volume, or a list of such, of which each patient
+            (each visit) must have exactly one; or "largest" or "smallest" of the expert's masks.
+    Raises: InputError naming the key and the patient for a phase that no volume, or more than one, or another phase's has. All
+        but what depends on sizes is refused before anything is read.
+    """
+    wanted: dict[Phase, Wanted] = {"ED": _wanted("data.ed", ed), "ES": _wanted("data.es", es)}
+    volumes = _visits_are_phases(volumes, wanted)
+    patients: dict[str, dict[Key, Volume]] = {}
+    for key, volume in volumes.items():
+        patients.setdefault(volume.patient, {})[key] = volume
+    for mine in patients.values():
+        _phases(mine, wanted, None)
+    by_size = any(value in SIZES for values in wanted.values() for value in values)
+    for mine in patients.values():
+        slices = {key: list(read(key)) for key in mine} if by_size else {}
+        phases = _phases(mine, wanted, {key: _size(items) for key, items in slices.items()} if by_size else None)
+        mine = {key: volume._replace(phase=phases[key]) for key, volume in mine.items()}
+        told = _told_apart(mine)
+        for key in _in_order(mine) if any(wanted.values()) else mine:
+            for item in slices.pop(key) if by_size else read(key):
+                yield dataclasses.replace(item, phase=phases[key], volume=told[key])
+
+
+def _wanted(name: str, value: Any) -> Wanted:
+    """The numbers and texts by which a phase is named. Raises: InputError for what is neither."""
+    values = [*value] if isinstance(value, Sequence) and not isinstance(value, str) else [] if value is None else [value]
+    is_one = [isinstance(one, int | str) and not isinstance(one, bool) and str(one).strip() for one in values]
+    if not all(is_one) or (value is not None and not values) or (len(values) > 1 and SIZES.keys() & {*values}):
+        raise InputError(
+            f"{name}={value}: must be a frame's number, the text that names a volume, a list of these, largest, or smallest."
+        )
+    return tuple(int(one) if re.fullmatch("[0-9]{1,9}", str(one)) else str(one) for one in values)
+
+
+def _visits_are_phases(volumes: Mapping[Key, Volume], wanted: Mapping[Phase, Wanted]) -> dict[Key, Volume]:
+    """Where data.ed or data.es names a visit (diastole, systole), the pattern's visits are volumes of a single one."""
+    texts = {value.casefold() for values in wanted.values() for value in values if isinstance(value, str)}
+    if not any(volume.visit.casefold() in texts for volume in volumes.values()):
+        return dict(volumes)
+    return {key: volume._replace(visit="", text=volume.visit) for key, volume in volumes.items()}
+
+
+def _phases(
+    mine: Mapping[Key, Volume], wanted: Mapping[Phase, Wanted], sizes: Mapping[Key, float] | None
+) -> dict[Key, Phase | None]:
+    """The phase of each volume of one patient. sizes: of the masks; None: not known yet."""
+    found = {key: volume.phase for key, volume in mine.items()}
+    for visit in dict.fromkeys(volume.visit for volume in mine.values()):
+        at = {key: volume for key, volume in mine.items() if volume.visit == visit}
+        for phase, values in wanted.items():
+            if not values or (values[0] in SIZES and sizes is None):
+                continue
+            said = f"data.{phase.lower()}={_shown(values)}"
+            chosen = _by_size(said, values[0], at, sizes) if sizes and values[0] in SIZES else _by_name(said, values, at)
+            if found[chosen] not in (None, phase):
+                also = found[chosen]
+                by = "by its name" if mine[chosen].phase else f"data.{str(also).lower()}={_shown(wanted[also])}"  # type: ignore[index]
+                raise InputError(
+                    f"{said}: {_called(mine, chosen)} of {_whose(mine[chosen])} is {also} as well ({by}), but ED and ES are "
+                    "two phases of a beat. Correct one of the two."
+                )
+            if other := [key for key, volume in at.items() if volume.phase == phase and key != chosen]:
+                raise InputError(
+                    f"{said}: by its name, {_called(mine, other[0])} of {_whose(mine[chosen])} is {phase}, not "
+                    f"{_called(mine, chosen)}. Leave the key out, or the group phase."
+                )
+            found[chosen] = phase
+    return found
+
+
+def _by_name(said: str, values: Wanted, at: Mapping[Key, Volume]) -> Key:
+    fits = [key for key, volume in at.items() if any(_is_called(volume, value) for value in values)]
+    if len(fits) == 1:
+        return fits[0]
+    whose, all_called = _whose(next(iter(at.values()))), ", ".join([_called(at, key) for key in fits or at][:MOST_SHOWN])
+    if fits:
+        raise InputError(
+            f"{said}: {len(fits)} volumes of {whose} are called so ({all_called}). Name one of them; visits are told apart by "
+            "a group visit in data.patient."
+        )
+    hint = "" if any(volume.number is not None for volume in at.values()) else " Numbers are those of the group frame."
+    more = f", ... ({len(at)})" if len(at) > MOST_SHOWN else ""
+    raise InputError(
+        f"{said}: no volume of {whose} is called so; there is {all_called}{more}.{hint} Name one of them (a list names one for "
+        "each patient), or move the patient's files elsewhere."
+    )
+
+
+def _by_size(said: str, which: int | str, at: Mapping[Key, Volume], sizes: Mapping[Key, float]) -> Key:
+    extreme = SIZES[str(which)](sizes[key] for key in at)
+    first, *ties = [key for key in at if sizes[key] == extreme]
+    if ties:
+        raise InputError(
+            f"{said}: {_called(at, first)} and {_called(at, ties[0])} of {_whose(at[first])} are of the same size. Name the "
+            "phase by the frame's number."
+        )
+    if not extreme:
+        raise InputError(
+            f"{said}: {_called(at, first)} of {_whose(at[first])} does not show the structure, so that it tells no phase. Name "
+            "the phase by the frame's number, or move the volume elsewhere."
+        )
+    return first
+
+
+def _is_called(volume: Volume, value: int | str) -> bool:
+    if isinstance(value, int):
+        return volume.number == value
+    return value.casefold() in (volume.text.casefold(), f"frame {volume.frame}")
+
+
+def _shown(values: Wanted) -> str:
+    return str(values[0]) if len(values) == 1 else f"[{','.join(map(str, values))}]"
+
+
+def _whose(volume: Volume) -> str:
+    return f"patient {volume.patient}" + (f", visit {volume.visit}" if volume.visit else "")
+
+
+def _called(volumes: Mapping[Key, Volume], key: Key) -> str:
+    """A volume, for a person."""
+    volume = volumes[key]
+    return f"frame {volume.frame}" if volume.frame is not None else volume.text or volume.phase or "its only volume"
+
+
+def _told_apart(mine: Mapping[Key, Volume]) -> dict[Key, str]:
+    """Slice.volume of each volume of one patient: its visit; and, if a phase has several, its frame, or else its text."""
+    told: dict[Key, str] = {}
+    for group in _grouped(mine, lambda volume: (volume.visit, volume.phase)):
+        texts: list[str] = [""]
+        if len(group) > 1:
+            frames, rests = [mine[key].frame for key in group], [mine[key].text for key in group]
+            by_frame = None not in frames and len({*frames}) == len(group)
+            texts = [f"frame {frame}" for frame in frames] if by_frame else rests
+            texts = texts if all(texts) and len({*texts}) == len(group) else [str(key) for key in group]
+        for key, text in zip(group, texts, strict=True):
+            visit = f"visit {mine[key].visit}" if mine[key].visit else ""
+            told[key] = ", ".join(part for part in (visit, text) if part)
+    return told
+
+
+def _grouped(mine: Mapping[Key, Volume], by: Callable[[Volume], Any]) -> list[list[Key]]:
+    groups: dict[Any, list[Key]] = {}
+    for key, volume in mine.items():
+        groups.setdefault(by(volume), []).append(key)
+    return list(groups.values())
+
+
+def _in_order(mine: Mapping[Key, Volume]) -> list[Key]:
+    """Visit by visit, ED first, then ES, then the others."""
+    order: dict[Phase | None, int] = {"ED": 0, "ES": 1, None: 2}
+    visits = _grouped(mine, lambda volume: volume.visit)
+    return [key for visit in visits for key in sorted(visit, key=lambda key: order[mine[key].phase])]
+
+
+def _size(slices: Iterable[Slice]) -> float:
+    """Of the expert's mask [ml, or mm^2 / 1000 where the distance of slices is not known]."""
+    return sum(
+        item.mask.sum() * item.spacing_mm[0] * item.spacing_mm[1] * (1.0 if item.gap_mm is None else item.gap_mm) / 1000
+        for item in slices
+    )
