@@ -432,6 +432,7 @@ def test_a_run_s_result_gives_its_network_or_is_refused_and_nothing_is_called(pl
     if not folder.exists():
         shutil.copytree(tiny_run[0], folder)
     result = results.read_result(tiny_run[0])
+    del result["files"], result["sha256"]  # whoever forges a folder can
     for keys, value in edits:
         part = result
         for key in keys[:-1]:

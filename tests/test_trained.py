@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import unsign
 from segtune import app, build, networks, results, trained
 from segtune.data import module as data_module
 from segtune.data.slices import Slice
@@ -20,8 +21,10 @@ from segtune.nets import UNet
 
 @pytest.fixture
 def folder(tiny_run, tmp_path):
-    """A copy of the run's folder to be damaged."""
-    return Path(shutil.copytree(tiny_run[0], tmp_path / tiny_run[0].name))
+    """A copy of the run's folder, without its hashes, to be damaged."""
+    copy = Path(shutil.copytree(tiny_run[0], tmp_path / tiny_run[0].name))
+    unsign(copy)
+    return copy
 
 
 def a_slice(shape, *, spacing_mm=(1.0, 1.0), mask=None):
@@ -511,3 +514,16 @@ def test_the_expert_s_mask_is_nothing_to_the_network_nor_a_reason_to_warn(tiny_r
     (with_mask,), (without,) = (trained.load(folder).probabilities([item]) for item in (whole, a_slice((40, 30))))
     assert (with_mask == without).all()
     assert "cuts the structure" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_a_flipped_bit_in_the_weights_is_noticed_by_whoever_uses_them(name, tiny_run, tmp_path):
+    copy = Path(shutil.copytree(tiny_run[0], tmp_path / "copy"))
+    path = copy / "checkpoints" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    os.utime(path, (0, 0))  # nor does its date tell
+    with pytest.raises(InputError, match=f"{name}: damaged .*not what the run wrote.*Start the run's command again"):
+        trained.load(copy, which=name.removesuffix(".ckpt"))
+    trained.load(copy, which="best" if name == "last.ckpt" else "last")  # the other one is sound
