@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 
 import test_acdc
 import test_sunnybrook
-from conftest import TINY, resign, write_patient
+from conftest import TINY, resign, unsign, write_patient
 from segtune import app, build, evaluate, metrics, results, trained
 from segtune.errors import InputError
 from segtune.train import train
@@ -186,10 +186,20 @@ def test_the_phantom_read_as_rvsc_may_be_the_phantom_and_one_of_another_seed_is_
     assert not evaluate._may_be_alike(one, about["acdc"])
 
 
-def test_patients_with_the_names_of_training_patients_are_told(runs, evaluated, caplog):
+def test_patients_of_another_set_with_the_images_of_training_patients_are_left_out(runs, evaluated, caplog):
     _, folder = evaluated(runs[0], "data=phantom", "data.n_patients=5")  # the same four, and one more
+    trained_on = results.read_result(runs[0])["data"]["patients"]["train"]
+    assert f"2 of 5 patients are left out, for their images were in the training of run {runs[0].name}" in caplog.text
+    assert record(folder)["data"]["left_out"] == trained_on
+
+
+def test_of_a_run_that_recorded_no_images_the_names_of_training_patients_are_told(runs, evaluated, caplog, tmp_path):
+    copy = Path(shutil.copytree(runs[0], tmp_path / runs[0].name))
+    unsign(copy)
+    _, folder = evaluated(copy, "data=phantom", "data.n_patients=5")
     first, second = results.read_result(runs[0])["data"]["patients"]["train"]
-    assert f"2 of 5 patients are called like patients that run {runs[0].name} was trained on ({first}, {second})" in caplog.text
+    assert f"run {copy.name} is of an earlier segtune, which recorded no codes of its images" in caplog.text
+    assert f"2 of 5 patients are called like patients that run {copy.name} was trained on ({first}, {second})" in caplog.text
     assert record(folder)["data"]["left_out"] == []
 
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from segtune import app, results, rules, volumes
-from segtune.data import findings
+from segtune.data import findings, recognition
 from segtune.data.slices import Slice, SliceSet
 from segtune.errors import InputError, printable
 
@@ -105,7 +105,10 @@ def evaluate(cfg: DictConfig) -> None:
 
 
 class Origin(NamedTuple):
-    """What a run says of itself. data: its configuration's; fingerprint: of its data; trained: the patients it trained on."""
+    """What a run says of itself. data: its configuration's; fingerprint: of its data; trained: the patients it trained on.
+
+    codes: of the images that it trained on, with the patient of each; None for a run that recorded none.
+    """
 
     run_id: str
     cell_id: str
@@ -114,6 +117,7 @@ class Origin(NamedTuple):
     data: Mapping[str, Any]
     fingerprint: str
     trained: frozenset[str]
+    codes: Sequence[tuple[str, str]] | None
 
 
 def origin(model: "Trained") -> Origin:
@@ -128,9 +132,19 @@ def origin(model: "Trained") -> Origin:
             data=result["config"]["data"],
             fingerprint=str(result["data"]["fingerprint"]),
             trained=frozenset(map(str, result["data"]["patients"]["train"])),
+            codes=_codes(model.folder, result),
         )
     except (LookupError, TypeError, AttributeError, ValueError):
         raise InputError(f"{model.folder / results.RESULT}: damaged. Copy the run's folder again.") from None
+
+
+def _codes(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, str]] | None:
+    """Code and patient of each image that the run trained on. Raises: InputError for a damaged table."""
+    if results.IMAGES not in (result.get("files") or {}):
+        return None
+    results.verify(folder, result, [results.IMAGES])
+    rows = results.read_table(folder, results.IMAGES)
+    return [(row["code"], row["patient"]) for row in rows if row["side"] == "train"]
 
 
 def reader_of(data: Mapping[str, Any]) -> str:
@@ -197,8 +211,9 @@ def trained_on(
             "these are the data of run %s: %d of %d patients are left out, for they were on its training side.%s",
             *(told, len(seen), len(patients), chosen),
         )
+    seen |= by_images(slices, seen, origins)
     others = [one for one in origins if one not in own and _may_be_alike(one, data)]
-    if alike := sorted(patients & frozenset().union(*(one.trained for one in others))):
+    if alike := sorted((patients - seen) & frozenset().union(*(one.trained for one in others))):
         log.warning(
             "%d of %d patients are called like patients that run %s was trained on (%s). If they are the same, the figures "
             "flatter it: move their files elsewhere.",
@@ -206,6 +221,39 @@ def trained_on(
             printable(", ".join(alike[:5]) + (", ..." if len(alike) > 5 else "")),
         )
     return seen
+
+
+def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin]) -> frozenset[str]:
+    """The patients, beside those of `seen`, of whom an image was in a run's training, whatever they and it are called here.
+
+    Raises: InputError if that leaves nobody.
+    """
+    for one in origins:
+        if one.codes is None:
+            log.warning(
+                "run %s is of an earlier segtune, which recorded no codes of its images: its patients are known by name alone.",
+                one.run_id,
+            )
+    known = dict(pair for one in origins for pair in one.codes or ())
+    others = [item for item in slices if item.patient not in seen]
+    nearest = recognition.known_again(recognition.codes(others), list(known))
+    names = list(known.values())
+    found = {item.patient: names[index] for item, index in zip(others, nearest, strict=True) if index >= 0}
+    if not found:
+        return frozenset()
+    told = ", ".join(f"{patient} (there {there})" for patient, there in sorted(found.items())[:5])
+    told = printable(told + (", ..." if len(found) > 5 else ""))
+    runs = ", ".join(one.run_id for one in origins)
+    if {*found} | seen == {*slices.patients}:
+        raise InputError(
+            f"the images of all {len(found)} patients that are left were in the training of run {runs}, whatever they are "
+            f"called here: {told}. Nobody is left to score on. Give other data, or fewer runs."
+        )
+    log.warning(
+        "%d of %d patients are left out, for their images were in the training of run %s, whatever they are called here: %s.",
+        *(len(found), len({*slices.patients}), runs, told),
+    )
+    return frozenset(found)
 
 
 def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ A run is its configuration: run_id(config) names its folder, outputs/runs/<run_i
     cases.csv       one row per validation case (a volume of a patient), 3-D over its slices: distances in mm, volumes in ml
     patients.csv    one row per validation patient: means over its cases, stroke volume, ejection fraction
     pictures.npz    image, expert's and predicted mask of the best, median and worst validation patient (last epoch)
+    images.csv      a code of each image, by which evaluate knows it again (data/recognition.py), and its side
     checkpoints/    last.ckpt (from which a run that was cut off goes on), best.ckpt (by validation Dice)
     result.json     the rest, with size and hash of the files above, written last and atomically: where it is and matches,
                     the run is done
@@ -44,8 +45,8 @@ from segtune.errors import InputError, printable
 if TYPE_CHECKING:
     import numpy as np  # a tenth of a second that reading results does without
 
-HISTORY, SLICES, CASES, PATIENTS, PICTURES, RESULT, SWEEP, CURVES, SIDES = (
-    *("history.csv", "slices.csv", "cases.csv", "patients.csv", "pictures.npz"),
+HISTORY, SLICES, CASES, PATIENTS, PICTURES, IMAGES, RESULT, SWEEP, CURVES, SIDES = (
+    *("history.csv", "slices.csv", "cases.csv", "patients.csv", "pictures.npz", "images.csv"),
     *("result.json", "sweep.json", "curves", "sides"),
 )
 STATUS, LOG, LOCK, JOBS = "status.json", "segtune.log", ".lock", "jobs.json"
@@ -71,7 +72,8 @@ PATIENT_COLUMNS = (
     *("ejection_fraction_true", "ejection_fraction_pred", "ejection_fraction_error", "undefined"),
 )
 TABLES = {SLICES: SLICE_COLUMNS, CASES: CASE_COLUMNS, PATIENTS: PATIENT_COLUMNS}  # what is scored, by file
-FILES = (HISTORY, *TABLES, PICTURES, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}")  # whose hashes result.json has
+IMAGE_COLUMNS = ("patient", "side", "code")
+FILES = (HISTORY, *TABLES, PICTURES, IMAGES, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}")  # whose hashes result.json has
 BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
 MEASURED = ("seconds", "peak_memory_mb", "files", "sha256")  # at any depth of result.json: all else is the same when repeated
 BEAT_S = 10.0  # how often a working process touches status.json
@@ -178,7 +180,9 @@ def set_aside(folder: Path, why: str, names: Iterable[str] | None = None) -> Pat
     Args: names: of the files to move; None: all.
     """
     check_attempt(folder / RESULT)
-    left = [folder / name for name in names or (HISTORY, *TABLES, PICTURES, RESULT, CHECKPOINTS) if (folder / name).exists()]
+    left = [
+        folder / name for name in names or (HISTORY, *TABLES, PICTURES, IMAGES, RESULT, CHECKPOINTS) if (folder / name).exists()
+    ]
     left += [] if names else sorted(folder.glob(f"{CURVES}.*"))
     if not left:
         return None
@@ -201,7 +205,7 @@ def set_aside_damaged(folder: Path) -> tuple[Path, str] | None:
         result = _parse_json(_content(path, LARGEST_JSON))
         why = "" if _is_as_written(result) else f"{RESULT} is not what the run wrote"
         damaged = damaged_files(folder, result, contents=True)
-        derived = {RESULT, *TABLES, PICTURES}
+        derived = {RESULT, *TABLES, PICTURES, IMAGES}
         keeps = bool(result.get("files")) and not {*damaged} - derived
         why = why or f"{', '.join(damaged) or 'a file'} is not what the run wrote"
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import segtune
 from segtune import app, build, calibrate, metrics, nets, regularizers, results, sources
-from segtune.data import findings, splits
+from segtune.data import findings, recognition, splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.errors import InputError, NotFiniteError, printable
@@ -59,6 +59,7 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         log.warning("run %s: %s (%d); the first: %s", folder.name, findings.KINDS[kind], n, printable(first))
     fingerprint = slices.fingerprint()
     inputs = {"data": fingerprint, **sources.of(config)}
+    codes = recognition.codes(slices)
     slices = build.fit(cfg, slices)
     found += findings.of_crop(slices)  # of which build.fit has told
     done = resume(folder, results.run_id(config), inputs)
@@ -110,6 +111,12 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         name: [{"which": which, **row} for which, scores in scored.items() for row in getattr(scores, Path(name).stem)]
         for name in results.TABLES
     }
+    on_side = {int(index): side for side in ("train", "val") for index in getattr(sides, side)}
+    images = [
+        {"patient": item.patient, "side": on_side.get(index, "unused"), "code": code}
+        for index, (item, code) in enumerate(zip(slices, codes, strict=True))
+    ]
+    results.write_atomically(folder / results.IMAGES, results.csv_text(results.IMAGE_COLUMNS, images).encode())
     results.write(folder, result=result, tables=tables, pictures=pictures(validation, scored["last"].slices, predicted, true))
     log.info(
         "run %s: validation Dice %.3f (last), %.3f (best, epoch %d); %.0f s; %s",

@@ -1,0 +1,89 @@
+"""Codes by which an image is known again in other files: whatever its name, container, number format, scale or orientation.
+
+A code is a grid of GRID x GRID bits: whether the image's mean over a cell is above that over the four cells beside it. The
+image is clipped to its 1st and 99th percentile before, and blank rows and columns around it are cut off. A scale and an offset
+change no bit, 8 bits instead of 16 change a few, a flip or a turn only moves them. Two images are one if at most SAME of their
+bits differ, in the best of the eight orientations. What these shares are for which change: tests/test_recognition.py.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtune.data.slices import Slice
+
+GRID = 24
+SAME = 0.25  # the share of bits that may differ
+PERCENTILES = (1, 99)
+BLANK = 2 / 255  # of the clipped range: a row that is below everywhere is blank
+TELLING = 0.2  # the least share of ones, and of zeros, of a code that tells images apart: a black one has no such code
+CHUNK = 512  # codes that are compared at a time
+
+Bits = NDArray[np.bool_]
+
+
+def code(image: NDArray[np.float32]) -> str:
+    """The code of an image (H, W) in hexadecimal digits; empty for an image with too little in it to be known again."""
+    values = image.astype(np.float64)
+    low, high = np.percentile(values, PERCENTILES)
+    if not high > low:
+        return ""
+    values = np.clip((values - low) / (high - low), 0, 1)
+    rows, columns = (np.flatnonzero((values >= BLANK).any(axis)) for axis in (1, 0))
+    values = values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    if min(values.shape) < GRID:
+        return ""
+    cells = _means(_means(values).T).T
+    padded = np.pad(cells, 1, mode="edge")
+    bits = cells > (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]) / 4
+    return np.packbits(bits).tobytes().hex() if TELLING <= bits.mean() <= 1 - TELLING else ""
+
+
+def codes(slices: Iterable[Slice]) -> list[str]:
+    """The code of each slice."""
+    return [code(item.image) for item in slices]
+
+
+def known_again(seen: Sequence[str], known: Sequence[str]) -> list[int]:
+    """For each code that is seen, which of the known ones is of the same image: the index of the nearest, or -1 if none is.
+
+    What is no code, such as an empty one, is of no image.
+    """
+    found = [-1] * len(seen)
+    at = [index for index, text in enumerate(known) if _is_code(text)]
+    if not at:
+        return found
+    stored = np.stack([_signs(known[index]).ravel() for index in at])
+    asked = [index for index, text in enumerate(seen) if _is_code(text)]
+    for start in range(0, len(asked), CHUNK):
+        part = asked[start : start + CHUNK]
+        turned = np.stack([[view.ravel() for view in _orientations(_signs(seen[index]))] for index in part])
+        differing = (1 - (turned.reshape(-1, GRID**2) @ stored.T) / GRID**2) / 2
+        differing = differing.reshape(len(part), 8, len(at)).min(axis=1)
+        for index, row in zip(part, differing, strict=True):
+            found[index] = at[int(row.argmin())] if row.min() <= SAME else -1
+    return found
+
+
+def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(H, W) to (GRID, W): the mean over each of GRID equal parts of the rows, of which a part may begin within a row."""
+    edges = np.linspace(0, len(values), GRID + 1)
+    whole = np.minimum(edges.astype(int), len(values) - 1)
+    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
+    until = sums[whole] + (edges - whole)[:, None] * values[whole]
+    return np.diff(until, axis=0) / (len(values) / GRID)
+
+
+def _is_code(text: str) -> bool:
+    return len(text) == GRID**2 // 4 and not {*text} - {*"0123456789abcdef"}
+
+
+def _signs(text: str) -> NDArray[np.float32]:
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))
+    return (2 * bits.astype(np.float32) - 1).reshape(GRID, GRID)
+
+
+def _orientations(grid: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    turned = [np.rot90(grid, turns) for turns in range(4)]
+    return [*turned, *(one.T for one in turned)]
