@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from segtune.data import names, nifti
 from segtune.data.slices import Phase, Slice, SliceSet, collected
@@ -22,12 +23,23 @@ FRAME = re.compile("[0-9]{1,4}")
 MAX_INFO_BYTES = 2**16
 
 
-def read(root: str | os.PathLike[str], *, target: str, empty: str = "keep") -> SliceSet:
+class _Frame(NamedTuple):
+    """One labelled frame and its files."""
+
+    patient: str
+    phase: Phase
+    frame: int
+    image: Path
+    label: Path
+
+
+def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = None, empty: str = "keep") -> SliceSet:
     """Every slice of the two labelled frames, patients in order of their number, end-diastole first, slices as stored.
 
     Args:
         root: the folder of the patients, or the one that holds it as `training`. Nothing outside it is read.
         target: "rv" (right ventricle), "myocardium" or "lv" (left ventricle's cavity).
+        slice_axis: the axis of the stored arrays that counts the slices; None: see axes.
         empty: "keep" or "drop" slices on which the target is not.
     Raises: InputError naming the file, and line where there is one, for anything missing, damaged or contradictory.
     """
@@ -48,10 +60,26 @@ def read(root: str | os.PathLike[str], *, target: str, empty: str = "keep") -> S
                 f"{path}: not named like the folder of a patient, patient001. Give the right data.root or move it."
             )
     labels = nifti.Labels(frozenset(range(4)), frozenset({TARGETS[target]}), "ACDC")
-    return collected((item for path in patients for item in _read_patient(path, top, labels)), empty=empty)
+    frames = [frame for path in patients for frame in _frames(path, top)]
+    axis = nifti.slice_axes(((frame.image, 1) for frame in frames), slice_axis)
+
+    def slices() -> Iterator[Slice]:
+        for one in frames:
+            yield from nifti.read_slices(
+                one.image,
+                one.label,
+                labels=labels,
+                patient=one.patient,
+                phase=one.phase,
+                frame=one.frame,
+                slice_axis=axis[one.image],
+            )
+
+    return collected(slices(), empty=empty)
 
 
-def _read_patient(folder: Path, root: Path, labels: nifti.Labels) -> Iterator[Slice]:
+def _frames(folder: Path, root: Path) -> Iterator[_Frame]:
+    """The two frames of one patient."""
     found = names.entries(folder, root)
     info = next((path for path in found if path.name == "Info.cfg" and path.is_file()), None)
     if info is None:
@@ -64,9 +92,7 @@ def _read_patient(folder: Path, root: Path, labels: nifti.Labels) -> Iterator[Sl
                 raise InputError(
                     f"{folder / name}.nii.gz: missing, but Info.cfg says that frame {frame} is {phase}. Add it or correct that."
                 )
-        yield from nifti.read_slices(
-            images[stem], images[f"{stem}_gt"], labels=labels, patient=folder.name, phase=phase, frame=frame
-        )
+        yield _Frame(folder.name, phase, frame, images[stem], images[f"{stem}_gt"])
 
 
 def read_info(path: Path) -> dict[Phase, int]:

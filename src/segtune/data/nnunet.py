@@ -41,6 +41,7 @@ def read(
     target: str | int,
     patient: str | None = None,
     channel: str | int | None = None,
+    slice_axis: int | None = None,
     empty: str = "keep",
 ) -> SliceSet:
     """Every slice of every labelled case; patients in natural order, each one's cases by phase, frame and name.
@@ -52,6 +53,7 @@ def read(
         target: the name of a label, or its value.
         patient: regular expression on the case's name with a group `patient` and, where they are, `phase` and `frame`.
         channel: name or number of the channel; None: the only one.
+        slice_axis: the axis of the stored arrays that counts the slices; None: see axes.
         empty: "keep" or "drop" slices on which the target is not.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
@@ -69,6 +71,7 @@ def read(
     images = nifti.by_stem(names.entries(there[IMAGES], folder))
     _check_cases(there["dataset.json"], there[LABELS], about, truths.keys())
     files = _images(there[IMAGES], images, truths, len(about.channels), chosen)
+    axis = nifti.slice_axes({path: n_along for path, _, n_along in files.values()}.items(), slice_axis)
     labels = nifti.Labels(frozenset({0}).union(*about.labels.values()), wanted, "dataset.json")
 
     def slices() -> Iterator[Slice]:
@@ -85,6 +88,7 @@ def read(
                 frame=number if said.frame is None else said.frame,
                 channel=along,
                 n_channels=n_along,
+                slice_axis=axis[path],
             )
 
     return collected(slices(), empty=empty)
