@@ -367,7 +367,7 @@ def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
         if scaled:
             raise InputError(
                 f"{label}: its values are not all whole numbers, as labels are ({few}), scaled by the header ({scaled}). "
-                "Save the labels as integers, unscaled (scl_slope 1, scl_inter 0), as they were before a program stored fractions."
+                "Save the labels as integers, unscaled (scl_slope 1, scl_inter 0), as they were before."
             )
         raise InputError(
             f"{label}: its values are not all whole numbers, as labels are ({few}). If it is an image, replace it; if labels "
