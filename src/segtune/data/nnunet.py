@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segtune.data import names, nifti
+from segtune.data import leftovers, names, nifti
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -24,6 +24,7 @@ IMAGES, LABELS = "imagesTr", "labelsTr"
 MAX_JSON_BYTES = 2**22  # 40,000 cases; in memory it can be 25 times as large
 MAX_LABEL, MAX_CHANNELS, MAX_CASES = 65535, 64, 10**6
 MAX_NAME, MOST_SHOWN = 100, 10  # characters of a label's, channel's or case's name; how many names a message lists
+KNOWN = ("dataset.json", IMAGES, LABELS, "imagesTs", "labelsTs", "imagesVal", "labelsVal")  # in a data set's folder
 
 
 class About(NamedTuple):
@@ -67,8 +68,11 @@ def read(
     about = read_json(there["dataset.json"])
     wanted = _wanted(about, target)
     chosen = _channel(about, channel)
-    truths = nifti.by_stem(names.entries(there[LABELS], folder))
-    images = nifti.by_stem(names.entries(there[IMAGES], folder))
+    truths, images = (nifti.by_stem(names.entries(there[name], folder)) for name in (LABELS, IMAGES))
+    left = [path for name, path in there.items() if name not in KNOWN and not leftovers.is_text(path)]
+    for name, taken in ((LABELS, truths), (IMAGES, images)):
+        left += _not_taken(there[name], folder, taken)
+    leftovers.tell(left, folder)
     _check_cases(there["dataset.json"], there[LABELS], about, truths.keys())
     files = _images(there[IMAGES], images, truths, len(about.channels), chosen)
     axis = nifti.slice_axes({path: n_along for path, _, n_along in files.values()}.items(), slice_axis)
@@ -92,6 +96,19 @@ def read(
             )
 
     return collected(slices(), empty=empty)
+
+
+def _not_taken(folder: Path, root: Path, taken: dict[str, Path]) -> list[Path]:
+    """What the folder holds besides NIfTI files. Raises: InputError where an image or a label would be lost with it."""
+    left = [path for path in names.entries(folder, root) if nifti.stem(path) is None]
+    if lost := [path for path in left if leftovers.is_lost(path, taken)]:
+        what = "label" if folder.name == LABELS else "image"
+        more = f" It is the first of {len(lost)} such files." if len(lost) > 1 else ""
+        raise InputError(
+            f"{lost[0]}: only files that end in {' or '.join(nifti.ENDINGS)}, directly in {folder.name}, are read, so that "
+            f"this case would be lost. If it is a {what}, convert it to .nii.gz there; if not, move it elsewhere.{more}"
+        )
+    return left
 
 
 def read_json(path: Path) -> About:
