@@ -256,7 +256,7 @@ def encode(mask: NDArray[np.bool_], like: Nifti1Header, slice_axis: int = axes.L
 
     Args: slice_axis: the stored axis that K counts, as Volume has it.
     """
-    mask = np.moveaxis(mask, 0, 2 - slice_axis)
+    mask = np.moveaxis(mask, -3, -1 - slice_axis)
     header = type(like)()
     for name in GRID:
         header[name] = like[name]
