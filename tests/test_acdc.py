@@ -198,3 +198,46 @@ def test_a_link_may_lead_to_what_lies_beside_training(tmp_path):
     assert read(tmp_path).fingerprint() == expected
     with pytest.raises(InputError, match=f"{ONE}.nii.gz: this link leads out of .*training"):
         read(tmp_path / "training")
+
+
+FIVE = "patient001_frame05"
+LOST = {
+    "labels in another format": (f"patient001/{FIVE}_gt.nrrd", "of this patient only files like"),
+    "a pair in another format": (f"patient001/{FIVE}.img", "of this patient only files like"),
+    "another patient's frame": ("patient001/patient002_frame01.nii.gz", "of this patient only files like"),
+    "a frame one folder below": ("patient001/more/patient001_frame05_gt.nii.gz", "of this patient only files like"),
+    "labels of a frame that is no phase": (f"patient001/{FIVE}_gt.nii.gz", "calls this frame neither ED nor ES"),
+    "a packed patient": ("patient003.zip", "it is not in the folder of a patient"),
+    "frames without a folder": ("patient003_frame01.nii.gz", "it is not in the folder of a patient"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_a_frame_that_would_be_lost_is_refused_by_name(tmp_path, name):
+    file, message = LOST[name]
+    write_patient(tmp_path, 1)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    volumes.write(tmp_path / file, volumes.labels())
+    named = str(Path(file).parent) if "more" in file else file
+    with pytest.raises(InputError, match=f"{named}: .*{message}"):
+        read(tmp_path)
+
+
+def test_a_patient_beside_training_is_refused(tmp_path):
+    write_patient(tmp_path / "training", 1)
+    write_patient(tmp_path, 2)
+    with pytest.raises(InputError, match="patient002: beside training, where alone patients are read"):
+        read(tmp_path)
+
+
+def test_files_that_are_not_taken_are_named_and_acdc_s_own_are_not(tmp_path, caplog):
+    folder = write_patient(tmp_path / "training", 1)
+    for name in ("MANDATORY_CITATION.md", "README", "training/patient001/.DS_Store"):
+        (tmp_path / name).write_text("text")
+    expected = read(tmp_path).fingerprint()
+    assert not caplog.text
+    volumes.write(folder / f"{FIVE}.nii.gz", volumes.pixels(5))
+    for name in ("notes.txt", "training/patient001/screen.png", f"training/patient001/{ONE}.nrrd"):
+        (tmp_path / name).write_text("text")
+    assert read(tmp_path).fingerprint() == expected
+    assert "not read, 4 files or folders: notes.txt, training/patient001/patient001_frame05.nii.gz" in caplog.text

@@ -130,7 +130,7 @@ def test_data_of_another_reader_and_size_are_scored_on_their_own_grid(runs, eval
     rows = results.read_table(folder, results.SLICES)
     assert [int(row["n_true"]) for row in rows] == [0, 8, 8] * 4
     assert "trained to find the endocardium (phantom), compared with the rv (acdc)" in printed
-    assert record(folder)["data"]["settings"] == {"allow": None, "empty": "keep"}
+    assert record(folder)["data"]["settings"] == {"allow": None, "empty": "keep", "slice_axis": None}
     assert "structures look of another size" in caplog.text  # 0.7 mm, where the tiny phantom has 5.6 mm
     assert "slices without the structure (2); the first: patient patient001" in caplog.text
 

@@ -308,3 +308,27 @@ def test_the_phantom_has_no_finding(tmp_path):
     assert [one for one in findings.find_in_contours(outlines) if one.severity == "error"] == []
     for one in slices.values():
         assert [found for found in findings.find(one) if found.severity == "error"] == []
+
+
+def test_pixels_stretched_beyond_three_to_one_are_a_warning_and_ordinary_ones_are_not():
+    changed = [a_slice("B", 1, index, spacing_mm=(8.0, 1.5)) for index in range(3)]
+    found = [one for one in find(*changed) if one.kind == "stretched"]
+    assert told(found) == [("warning", "stretched", "B", None)]
+    assert "pixels of 8 x 1.5 mm are stretched by 5.33 to 1" in found[0].message
+    assert "data.slice_axis" in found[0].message
+    ordinary = [a_slice("B", frame, index, spacing_mm=(0.7, 2.0)) for frame in (1, 2) for index in range(3)]
+    assert find(*ordinary) == []
+
+
+def plane(patient, *shape):
+    return a_slice(patient, image=np.random.default_rng(len(patient)).random(shape, np.float32), mask=np.ones(shape, bool))
+
+
+def test_planes_that_are_strips_beside_other_patients_are_a_warning_and_acdc_s_variety_is_none():
+    found = findings.find(SliceSet([plane("A", 64, 64), plane("BB", 64, 4)]))
+    assert [told([one])[0] for one in found if one.kind == "strips"] == [("warning", "strips", "BB", None)]
+    shapes = [(154, 224), (154, 512), (428, 512), (256, 216), (216, 256), (428, 154)]
+    variety = SliceSet(plane("x" * (n + 1), *shape) for n, shape in enumerate(shapes))
+    assert not [one for one in findings.find(variety) if one.kind in ("strips", "stretched")]
+    crops = SliceSet([plane("A", 64, 64), plane("BB", 512, 512)])
+    assert not [one for one in findings.find(crops) if one.kind == "strips"]

@@ -387,3 +387,10 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_it_read_once(tmp_pat
         (inside / "out").unlink()
     (tmp_path / "way").symlink_to(inside)
     assert list(told(tmp_path / "way")) == ["b"]
+
+
+def test_files_that_may_be_images_of_another_format_are_named(tmp_path, caplog):
+    for name in ("a.nii.gz", "b.nrrd", "c.img", "c.hdr", "README.md", "notes.txt", "deep/d.mha"):
+        volumes.write(tmp_path / name, volumes.pixels(1))
+    assert images.find(tmp_path).left_out == {"neither DICOM nor NIfTI": 6}
+    assert "not read, 4 files or folders: b.nrrd, c.hdr, c.img, deep/d.mha" in caplog.text

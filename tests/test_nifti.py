@@ -93,6 +93,45 @@ def test_labels_stored_as_floating_numbers_are_labels(tmp_path, pair):
     assert np.array_equal(slices(pair[0], label)[1].mask, slices(*pair)[1].mask)
 
 
+def rounded(slope):
+    """Labels as a program leaves them that stores fractions: whole numbers times a slope that does not give whole ones."""
+    return np.rint(volumes.labels() / slope).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("array", "fields"),
+    [
+        (volumes.labels() * np.float32(0.99999994), {}),
+        (volumes.labels() * (1 + 1e-7), {}),
+        (rounded(0.1), {"scl_slope": 0.1, "scl_inter": 0}),
+        (volumes.labels() * np.uint8(85), {"scl_slope": 3 / 255, "scl_inter": 0}),
+        (
+            np.rint(volumes.labels() * 21845.0 - 32768).astype(np.int16),
+            {"scl_slope": 3 / 65535, "scl_inter": 32768 * 3 / 65535},
+        ),
+    ],
+)
+def test_a_label_that_rounding_moved_from_its_whole_number_is_that_number(tmp_path, pair, array, fields):
+    label = volumes.write(tmp_path / "b.nii.gz", array, **fields)
+    assert not np.array_equal(nifti.read(label).voxels.T, volumes.labels()) or fields
+    for value in (1, 2, 3):
+        wanted = nifti.Labels(LABELS.known, frozenset({value}), "dataset.json")
+        for found, expected in zip(slices(pair[0], label, labels=wanted), slices(*pair, labels=wanted), strict=True):
+            assert np.array_equal(found.mask, expected.mask)
+
+
+def test_labels_that_the_header_scales_to_fractions_are_refused_with_the_slope_and_the_cure_that_helps(tmp_path, pair):
+    label = volumes.write(tmp_path / "b.nii.gz", rounded(0.0275), scl_slope=0.0275, scl_inter=0)
+    with pytest.raises(
+        InputError, match=r"b.nii.gz: its values .*0.99.*scl_slope 0.0275.*Save the labels as integers"
+    ) as caught:
+        slices(pair[0], label)
+    assert "data.target" not in str(caught.value)
+    label = volumes.write(tmp_path / "c.nii.gz", volumes.labels(), scl_slope=2, scl_inter=0)
+    with pytest.raises(InputError, match=r"c.nii.gz: it holds the label 4, .*scl_slope 2, .*save the labels as integers, unsc"):
+        slices(pair[0], label)
+
+
 def test_several_values_may_be_the_structure(pair):
     both = nifti.Labels(frozenset(range(4)), frozenset({1, 3}), "dataset.json")
     assert slices(*pair, labels=both)[1].mask.sum() == 16

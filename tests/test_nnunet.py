@@ -209,3 +209,45 @@ def test_of_many_labels_and_channels_a_message_lists_ten(tmp_path):
         read(tmp_path, "heart")
     with pytest.raises(InputError, match=r"Choose data.channel: 0 \(c0\), .*, 9 \(c9\), ... \(64\)\."):
         read(tmp_path, "l1")
+
+
+def added(name):
+    def add(root):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"some bytes")
+
+    return add
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "labelsTr/la_011.nrrd",
+            "labelsTr/la_011.img",
+            "labelsTr/la_011.hdr",
+            "labelsTr/la_011.mha",
+            "imagesTr/la_011_0000.mhd",
+        ),
+        *("imagesTr/la_011_0000.img.gz", "labelsTr/la_011.nii.gz.part", "labelsTr/more/la_011.nii.gz", "labelsTr/la_011"),
+    ],
+)
+def test_a_case_in_a_file_that_is_not_read_is_refused_by_name_with_the_cure(tmp_path, name):
+    added(name)(write(tmp_path))
+    with pytest.raises(InputError, match=f"{name.replace('/la_011.nii.gz', '') if 'more' in name else name}: .*lost.*.nii.gz"):
+        read(tmp_path)
+
+
+def test_other_files_beside_the_cases_are_named_and_companions_are_not(tmp_path, caplog):
+    write(tmp_path)
+    expected = read(tmp_path).fingerprint()
+    assert not caplog.text
+    for name in ("README.md", ".DS_Store", "imagesTs/x.nii.gz", "labelsTr/README.txt", "labelsTr/._la_003.nii.gz"):
+        added(name)(tmp_path)
+    assert read(tmp_path).fingerprint() == expected
+    assert not caplog.text
+    for name in ("labelsTr/la_003.nrrd", "imagesTr/la_003_0000.json", "labelsTr/volumes.csv", "case.nii.gz"):
+        added(name)(tmp_path)
+    assert read(tmp_path).fingerprint() == expected
+    told = "not read, 4 files or folders: case.nii.gz, labelsTr/la_003.nrrd, labelsTr/volumes.csv, imagesTr/la_003_0000.json"
+    assert told in caplog.text

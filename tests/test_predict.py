@@ -566,3 +566,16 @@ def test_the_command_as_typed_with_an_ensemble_of_two_runs():
     again = command("segtune.predict", f"run=[{runs}]", "input=in", "output=out")
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr == "segtune: output=out: is there already. Name a new folder, or remove this one.\n"
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_volume_whose_slices_lie_along_another_axis_has_its_ml_and_its_mask_on_the_stored_axes(axis):
+    order = np.insert([0, 1], axis, 2)
+    array = ring().transpose(order)
+    path = volumes.write(Path("in/a.nii.gz"), array, spacing=tuple((0.7, 0.8, 9.0)[one] for one in order))
+    run()
+    mask = nib.load("out/masks/a.nii.gz")
+    assert np.array_equal(mask.get_fdata(), array == BRIGHT)
+    assert np.array_equal(mask.affine, nib.load(path).affine)
+    assert [row["n_pixels"] for row in rows("slices.csv")] == ["0", "25", "0"]
+    assert float(rows("volumes.csv")[0]["volume_ml"]) == pytest.approx(25 * 0.7 * 0.8 * 9 / 1000)

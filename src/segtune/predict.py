@@ -128,10 +128,23 @@ def write_images(folder: Path, models: Sequence["Trained"], found: images.Found)
             for image, probability in with_probabilities(models, patient.images()):
                 predicted.append(write_frame(folder, models[0].target, image, probability))
                 bar.update()
+        axis = nifti.slice_axes(((file.path, 1) for file in found.volumes), slice_axis_of(models))
         for file in found.volumes:
-            predicted += write_volume(folder, models, file)
+            predicted += write_volume(folder, models, file, axis[file.path])
             bar.update()
     return predicted
+
+
+def slice_axis_of(models: Sequence["Trained"]) -> int | None:
+    """The slice axis that the user gave for the volumes of the training (data.slice_axis), if there is one.
+
+    Raises: InputError if the runs of an ensemble disagree.
+    """
+    first, *others = [model.config["data"].get("slice_axis") for model in models]
+    for other in others:
+        if other != first:
+            raise InputError(f"run: one was trained with data.slice_axis={first}, one with {other}. Predict with each alone.")
+    return first
 
 
 def with_probabilities(models: Sequence["Trained"], read: Iterator[Image]) -> Iterator[tuple[Image, NDArray[np.float64]]]:
@@ -155,9 +168,11 @@ def write_frame(folder: Path, target: str, image: Image, probability: NDArray[np
     return about_slice(image, mask, probability, n_dropped, n_filled)
 
 
-def write_volume(folder: Path, models: Sequence["Trained"], file: images.VolumeFile) -> list[tuple[Image, Row]]:
-    """One NIfTI volume's mask and overlay."""
-    volume = nifti.read(file.path)
+def write_volume(
+    folder: Path, models: Sequence["Trained"], file: images.VolumeFile, slice_axis: int
+) -> list[tuple[Image, Row]]:
+    """One NIfTI volume's mask and overlay. Args: slice_axis: the stored axis along which its slices lie."""
+    volume = nifti.read(file.path, slice_axis=slice_axis)
     masks = np.zeros(volume.voxels.shape, dtype=bool)
     rows, tiles, n_pages = [], [], 0
     for index, (image, probability) in enumerate(with_probabilities(models, file.images(volume))):
@@ -171,7 +186,7 @@ def write_volume(folder: Path, models: Sequence["Trained"], file: images.VolumeF
             montage(tiles).save(path)
             tiles = []
     (path := folder / MASKS / f"{file.name}.nii.gz").parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(nifti.encode(masks, volume.header))
+    path.write_bytes(nifti.encode(masks, volume.header, volume.slice_axis))
     return rows
 
 

@@ -80,6 +80,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.larger": _one_of("crop"),
     "data.spacing_mm": _real(0, open_low=True),
     "data.gap_mm": _real(0, open_low=True),
+    "data.slice_axis": _whole(0, 2),
     "data.size": (
         lambda v: isinstance(v, int) and v >= 16 and v % 16 == 0,
         "a multiple of 16 (the network halves it four times)",
@@ -152,7 +153,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 NULLABLE = {
     *("data.allow", "data.masks", "data.larger", "data.spacing_mm", "data.gap_mm", "data.ed", "data.es", "name"),
-    *("loss.alpha", "reg.ratio", "batch.shuffle"),
+    *("data.slice_axis", "loss.alpha", "reg.ratio", "batch.shuffle"),
     *("tolerance_mm", "trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
     *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
 }

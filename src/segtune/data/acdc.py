@@ -9,34 +9,56 @@ A patient is called by its folder; of Info.cfg only the two frames are kept. The
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from segtune.data import names, nifti
+from segtune.data import leftovers, names, nifti
 from segtune.data.slices import Phase, Slice, SliceSet, collected
 from segtune.errors import InputError
 
 TARGETS = {"rv": 1, "myocardium": 2, "lv": 3}
 PATIENT = re.compile("patient[0-9]+")
 FRAME = re.compile("[0-9]{1,4}")
+ANY_FRAME = re.compile("patient[0-9]+_frame", re.IGNORECASE)
+PATIENT_FILE = re.compile("(patient[0-9]+)", re.IGNORECASE)
+PARTS = ("training", "testing", "database")  # folders of the challenge's archive
 MAX_INFO_BYTES = 2**16
 
 
-def read(root: str | os.PathLike[str], *, target: str, empty: str = "keep") -> SliceSet:
+class _Frame(NamedTuple):
+    """One labelled frame and its files."""
+
+    patient: str
+    phase: Phase
+    frame: int
+    image: Path
+    label: Path
+
+
+def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = None, empty: str = "keep") -> SliceSet:
     """Every slice of the two labelled frames, patients in order of their number, end-diastole first, slices as stored.
 
     Args:
         root: the folder of the patients, or the one that holds it as `training`. Nothing outside it is read.
         target: "rv" (right ventricle), "myocardium" or "lv" (left ventricle's cavity).
+        slice_axis: the axis of the stored arrays that counts the slices; None: see axes.
         empty: "keep" or "drop" slices on which the target is not.
     Raises: InputError naming the file, and line where there is one, for anything missing, damaged or contradictory.
     """
     if target not in TARGETS:
         raise InputError(f"data.target={target}: ACDC has the structures {', '.join(TARGETS)}.")
     top = folder = names.opened(root)
-    if any(path.name == "training" and path.is_dir() for path in names.entries(folder, top)):
+    around = names.entries(folder, top)
+    if any(path.name == "training" and path.is_dir() for path in around):
+        if outside := next((path for path in around if path.is_dir() and PATIENT.fullmatch(path.name)), None):
+            raise InputError(f"{outside}: beside training, where alone patients are read. Move it into training or elsewhere.")
+        left = [path for path in around if path.name not in PARTS]
         folder = folder / "training"
-    patients = [path for path in names.entries(folder, top) if path.is_dir()]
+        around = names.entries(folder, top)
+    else:
+        left = []
+    patients = [path for path in around if path.is_dir()]
     if not patients:
         raise InputError(
             f"data.root={root}: no folder of a patient (like patient001) in {folder}. Give the folder that holds them, or its "
@@ -47,26 +69,83 @@ def read(root: str | os.PathLike[str], *, target: str, empty: str = "keep") -> S
             raise InputError(
                 f"{path}: not named like the folder of a patient, patient001. Give the right data.root or move it."
             )
+    files = [path for path in around if path not in patients]
+    left += files
+    _check_no_patient(left, {path.name for path in patients})
     labels = nifti.Labels(frozenset(range(4)), frozenset({TARGETS[target]}), "ACDC")
-    return collected((item for path in patients for item in _read_patient(path, top, labels)), empty=empty)
+    frames = [frame for path in patients for frame in _frames(path, top, left)]
+    leftovers.tell(left, top)
+    axis = nifti.slice_axes(((frame.image, 1) for frame in frames), slice_axis)
+
+    def slices() -> Iterator[Slice]:
+        for one in frames:
+            yield from nifti.read_slices(
+                one.image,
+                one.label,
+                labels=labels,
+                patient=one.patient,
+                phase=one.phase,
+                frame=one.frame,
+                slice_axis=axis[one.image],
+            )
+
+    return collected(slices(), empty=empty)
 
 
-def _read_patient(folder: Path, root: Path, labels: nifti.Labels) -> Iterator[Slice]:
+def _check_no_patient(files: list[Path], patients: set[str]) -> None:
+    """Raises: InputError for a file that is a patient's, who has no folder, or a frame that is in none."""
+    for path in files:
+        name = PATIENT_FILE.match(path.name)
+        if name and not leftovers.is_text(path) and (name[1] not in patients or ANY_FRAME.match(path.name)):
+            raise InputError(
+                f"{path}: it is not in the folder of a patient, so that it would be lost. Put it, unpacked, into the folder "
+                f"{name[1]}, or move it elsewhere."
+            )
+
+
+def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
+    """The two frames of one patient; what is not taken is added to `left`.
+
+    Raises: InputError where something is missing, or a labelled frame would be lost.
+    """
     found = names.entries(folder, root)
     info = next((path for path in found if path.name == "Info.cfg" and path.is_file()), None)
     if info is None:
         raise InputError(f"{folder}: there is no Info.cfg, which tells end-diastole and end-systole. Restore it.")
     images = nifti.by_stem([path for path in found if path.name.startswith(f"{folder.name}_frame")])
-    for phase, frame in read_info(info).items():
+    others = [path for path in found if path not in images.values()]
+    if lost := next((path for path in others if _is_lost_frame(path, images)), None):
+        raise InputError(
+            f"{lost}: of this patient only files like {folder.name}_frame01.nii.gz (or .nii), directly in it, are read, "
+            "so that this one would be lost. Convert it to .nii.gz and name it so, or move it elsewhere."
+        )
+    frames = read_info(info)
+    for phase, frame in frames.items():
         stem = f"{folder.name}_frame{frame:02d}"
         for name in (stem, f"{stem}_gt"):
             if name not in images:
                 raise InputError(
                     f"{folder / name}.nii.gz: missing, but Info.cfg says that frame {frame} is {phase}. Add it or correct that."
                 )
-        yield from nifti.read_slices(
-            images[stem], images[f"{stem}_gt"], labels=labels, patient=folder.name, phase=phase, frame=frame
+        yield _Frame(folder.name, phase, frame, images[stem], images[f"{stem}_gt"])
+    stems = {f"{folder.name}_frame{frame:02d}" for frame in frames.values()}
+    more = [stem for stem in images if stem.removesuffix("_gt") not in stems]
+    for stem in more:
+        if stem.endswith("_gt"):
+            raise InputError(
+                f"{images[stem]}: these labels would be lost, since Info.cfg calls this frame neither ED nor ES. Correct "
+                "that, or move the file elsewhere."
+            )
+    left += [images[stem] for stem in more]
+    left += [path for path in others if path != info and not (nifti.stem(path) or "").startswith(f"{folder.name}_4d")]
+
+
+def _is_lost_frame(path: Path, taken: Collection[str]) -> bool:
+    if path.is_dir():
+        return any(
+            ANY_FRAME.match(name) and not leftovers.is_text(Path(name)) for _, _, files in os.walk(path) for name in files
         )
+    return bool(ANY_FRAME.match(path.name)) and leftovers.is_lost(path, taken)
 
 
 def read_info(path: Path) -> dict[Phase, int]:

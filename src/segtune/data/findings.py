@@ -29,6 +29,8 @@ KINDS = {  # what a finding is about
     "empty": "slices without the structure",
     "constant_image": "an image of a single grey value",
     "spacing": "spacing that changes within a patient",
+    "stretched": "pixels that are far longer than wide",
+    "strips": "planes that are strips beside those of others",
     "two_sides": "a patient who both trains and validates",
     "split": "a split that cannot be made",
     "phase": "frames that are neither end-diastole nor end-systole",
@@ -41,6 +43,8 @@ TINY_PX = 10  # pixels of a structure below which a single one changes its Dice 
 TELLING_PX = 100  # pixels from which on two masks are not equal by chance
 NESTED_FRACTION = 0.99  # of the endocardium's pixels that must lie inside the epicardium: two contours may touch
 SPACING_FRACTION = 0.001  # by which two statements of one spacing may differ
+STRETCHED = 3.0  # longer to shorter side of a pixel, and of a plane in pixels, from which on a slice axis may be the wrong one
+SHORTER = 4.0  # how many times shorter than another patient's a plane's shorter side is, if it is one of slices
 MOST_PX = 2048  # extent up to which contours are drawn; one that is larger lies outside its image anyway
 
 
@@ -148,6 +152,7 @@ def find(slices: SliceSet, sides: Split | None = None) -> list[Finding]:
             *_copied_masks(slices),
             *_masks(slices),
             *_patients(slices),
+            *_planes(slices),
             *(_two_sides(slices, sides) if sides is not None else ()),
             *_unknown(slices),
         ]
@@ -247,6 +252,25 @@ def _patients(slices: SliceSet) -> Iterator[Finding]:
                 f"the distance of neighbouring {name} is from {low:g} to {high:g} mm. Are all files of one scan? Correct it."
             )
             yield Finding("warning", "spacing", patient, None, None, message)
+
+
+def _planes(slices: SliceSet) -> Iterator[Finding]:
+    """Pixels and planes that speak of a wrong slice axis: one of the sides of such a plane counts slices."""
+    cure = "If the slices lie along another axis of the files, say which (data.slice_axis)"
+    widest = max((min(item.image.shape) for item in slices), default=0)
+    for mine in slices.by_patient():
+        stretch, item = max(((max(one.spacing_mm) / min(one.spacing_mm), one) for one in mine), key=lambda pair: pair[0])
+        if stretch > STRETCHED:
+            sides = " x ".join(f"{mm:.4g}" for mm in item.spacing_mm)
+            message = f"pixels of {sides} mm are stretched by {stretch:.3g} to 1. {cure}; if not, correct the spacing."
+            yield Finding("warning", "stretched", item.patient, None, None, message)
+        shape = min((one.image.shape for one in mine), key=min)
+        if max(shape) >= STRETCHED * min(shape) and widest >= SHORTER * min(shape):
+            message = (
+                f"planes of {shape[0]} x {shape[1]} pixels are strips, while other patients' planes have {widest} and more on "
+                f"their shorter side. {cure}."
+            )
+            yield Finding("warning", "strips", mine[0].patient, None, None, message)
 
 
 def _two_sides(slices: SliceSet, sides: Split) -> Iterator[Finding]:

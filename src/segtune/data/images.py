@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segtune.data import acdc, dicom, names, nifti, nnunet, rvsc
+from segtune.data import acdc, dicom, leftovers, names, nifti, nnunet, rvsc
 from segtune.data.dicom import Place
 from segtune.data.slices import Phase, Slice
 from segtune.errors import InputError
@@ -121,7 +121,9 @@ def find(source: str | os.PathLike[str]) -> Found:
     left_out: Counter[str] = Counter()
     niftis = [path for path in files if nifti.stem(path) is not None]
     dicoms = [path for path in files if nifti.stem(path) is None and (root == path or _is_dicom(path))]
-    left_out["neither DICOM nor NIfTI"] = len(files) - len(niftis) - len(dicoms)
+    others = [path for path in files if path not in {*niftis, *dicoms}]
+    left_out["neither DICOM nor NIfTI"] = len(others)
+    leftovers.tell([path for path in others if not leftovers.is_text(path)], root)
     if niftis and dicoms:
         raise InputError(
             f"input={source}: it holds DICOM ({dicoms[0].name}) and NIfTI ({niftis[0].name}). Give the folder of one of them."

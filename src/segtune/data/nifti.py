@@ -1,7 +1,8 @@
 """Slices of one NIfTI image and its label image. Files may come from anywhere: what they claim is checked first.
 
-The third axis of the stored array counts the slices, the second the rows of an image, the first its columns: the image is
-array[:, :, k].T. Nothing is flipped or rotated to an anatomical orientation, so slice 0 may be the apex or the base.
+One axis of the stored array counts the slices, mostly the last (see axes); of the other two the first counts the columns of an
+image, the second its rows: array[:, :, k].T, or array[k, :, :].T where the first counts slices. Nothing is flipped or rotated
+to an anatomical orientation, so slice 0 may be the apex or the base.
 """
 
 import gzip
@@ -9,6 +10,8 @@ import io
 import logging
 import math
 import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +21,7 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from numpy.typing import NDArray
 
-from segtune.data import names
+from segtune.data import axes, names
 from segtune.data.slices import SPACINGS_MM, Phase, Slice
 from segtune.errors import InputError
 
@@ -33,6 +36,7 @@ MAX_EXTENSION_BYTES = 2**24  # between the header and the pixels; passed over, i
 CHUNK_BYTES = 2**20
 UPRIGHT = 0.99  # volume of a voxel, as a share of the product of its sides, below which its axes are not at right angles
 MOST_SHOWN = 20  # labels that a message lists
+ROUNDED, ROUNDED_FRACTION = 1e-4, 5e-7  # how far a label stored as a fraction may be from its number; and as a share of it
 AGREE = 0.01  # how far two statements of one distance may differ, as a share of it
 GRID = (  # the header's fields that say where its pixels lie
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -44,7 +48,7 @@ MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 class Volume(NamedTuple):
     """voxels: (K, H, W) slices, rows, columns, any real dtype. affine: (4, 4) in mm, None where the header states none.
 
-    header: as stored, for `encode`. Its texts may hold names.
+    header: as stored, for `encode`. Its texts may hold names. slice_axis: which axis of the stored array became the first.
     """
 
     voxels: NDArray[Any]
@@ -52,6 +56,19 @@ class Volume(NamedTuple):
     gap_mm: float | None
     affine: NDArray[np.float64] | None
     header: Nifti1Header
+    slice_axis: int
+
+
+class _Header(NamedTuple):
+    """What is used of a header: the stored array's shape, dtype, first byte and (slope, inter); spacing [mm] and affine."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    scale: tuple[float | None, float | None]
+    zooms: list[float]
+    affine: NDArray[np.float64] | None
+    stored: Nifti1Header
 
 
 @dataclass(frozen=True)
@@ -92,20 +109,22 @@ def read_slices(
     frame: int,
     channel: int = 0,
     n_channels: int = 1,
+    slice_axis: int | None = None,
 ) -> list[Slice]:
     """All slices of one image and its label image, in the order in which they are stored, slice_index from 0.
 
-    Args: channel, n_channels: which of how many volumes along the image file's fourth axis; see `read`.
+    Args: channel, n_channels: which of how many volumes along the image file's fourth axis; slice_axis: see `read`.
     Raises: InputError naming the file for anything damaged, contradictory or not finite, and for label values not known.
     """
-    pixels, truth = read(image, channel=channel, n_channels=n_channels), read(label)
+    pixels = read(image, channel=channel, n_channels=n_channels, slice_axis=slice_axis)
+    truth = read(label, slice_axis=pixels.slice_axis)
     _check_same_grid(image, pixels, label, truth)
-    _check_values(label, truth.voxels, labels)
+    drawn = _labels(label, truth, labels)
     wanted = sorted(labels.wanted)
     return [
         Slice(
             image=finite(image, index, plane),
-            mask=np.isin(truth.voxels[index], wanted),
+            mask=np.isin(drawn[index], wanted),
             patient=patient,
             frame=frame,
             slice_index=index,
@@ -117,21 +136,50 @@ def read_slices(
     ]
 
 
-def read(path: Path, *, channel: int = 0, n_channels: int = 1) -> Volume:
+def slice_axes(files: Iterable[tuple[Path, int]], chosen: int | None = None) -> dict[Path, int]:
+    """The slice axis of each file of a data set, by axes.of_set; only headers are read.
+
+    Args: files: file, and how many channels it holds along a fourth axis. chosen: what the user says (data.slice_axis).
+    """
+    grids = {}
+    for path, n_channels in files:
+        with _opened(path) as file:
+            header = _header(path, file, n_channels)
+        grids[path] = axes.Grid(header.shape[:3], tuple(header.zooms))
+    return axes.of_set(grids, chosen)
+
+
+def read(path: Path, *, channel: int = 0, n_channels: int = 1, slice_axis: int | None = None) -> Volume:
     """One 3-D volume, and of its header only what is used: sizes, spacing, affine, scaling.
 
     No byte is read that the header does not announce, and no volume that is larger than MAX_BYTES, so that neither a
     header nor a compressed file can claim more memory than that.
 
     Args: channel: which volume of n_channels along the fourth axis; a file of one channel must have three axes (or two).
+        slice_axis: the stored axis that counts the slices, as slice_axes found it; None: by this file alone.
     Raises: InputError naming the file.
     """
+    with _opened(path) as file:
+        header = _header(path, file, n_channels)
+        voxels = _voxels(path, file, header, channel, n_channels)
+    if slice_axis is None or len(header.shape) < 3:
+        slice_axis = axes.of_volume(path, axes.Grid(header.shape[:3], tuple(header.zooms))).axis
+    columns, rows = (axis for axis in range(3) if axis != slice_axis)
+    spacing_mm = (header.zooms[rows], header.zooms[columns])
+    gap_mm = header.zooms[slice_axis] if len(header.zooms) > slice_axis else None
+    voxels = voxels.transpose(2 - slice_axis, 2 - rows, 2 - columns)
+    return Volume(voxels, spacing_mm, gap_mm, header.affine, header.stored, slice_axis)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """The file, unpacked if it is compressed. Raises: InputError for all that goes wrong while it is read."""
     names.check_file(path)
     try:
         with path.open("rb") as raw:
             compressed = raw.peek(2)[:2] == b"\x1f\x8b"
             with gzip.GzipFile(fileobj=raw) if compressed else raw as file:
-                return _read(path, file, channel, n_channels)
+                yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: the file is damaged or was cut off ({_words(error)}). Copy it again.") from None
     except OSError as error:
@@ -142,7 +190,8 @@ def _words(error: Exception) -> str:
     return str(error) or "it ends before its last pixel"
 
 
-def _read(path: Path, file: io.BufferedIOBase, channel: int, n_channels: int) -> Volume:
+def _header(path: Path, file: io.BufferedIOBase, n_channels: int) -> _Header:
+    """The header, from which the file is read on. Raises: InputError for one that cannot be."""
     first = file.read(4)
     kind = HEADERS.get(first)
     if kind is None:
@@ -176,29 +225,38 @@ def _read(path: Path, file: io.BufferedIOBase, channel: int, n_channels: int) ->
     if not kind.sizeof_hdr <= offset <= kind.sizeof_hdr + MAX_EXTENSION_BYTES:
         raise InputError(f"{path}: the header says that pixels begin at byte {offset}, which cannot be. Copy the file again.")
     _check_geometry(path, zooms, affine)
+    return _Header(shape, dtype, offset, scale, zooms, affine, header)
 
-    n_bytes = n_pixels * dtype.itemsize
+
+def _voxels(path: Path, file: io.BufferedIOBase, about: _Header, channel: int, n_channels: int) -> NDArray[Any]:
+    """The pixels, scaled, with the stored axes in reverse. Of the file the header has been read, and nothing else."""
+    shape, dtype = about.shape, about.dtype
+    n_bytes = math.prod(shape[:3]) * dtype.itemsize
     too_long = f"{path}: it holds more than the {' x '.join(map(str, shape))} pixels of its header. Copy it again."
-    if path.stat().st_size > 1.1 * (offset + n_channels * n_bytes) + CHUNK_BYTES:
+    if path.stat().st_size > 1.1 * (about.offset + n_channels * n_bytes) + CHUNK_BYTES:
         raise InputError(too_long)  # before gzip looks at each byte of what follows
-    _pass_over(file, offset - kind.sizeof_hdr + channel * n_bytes)
+    _pass_over(file, about.offset - int(about.stored.sizeof_hdr) + channel * n_bytes)
     content = _exactly(file, n_bytes)
     _pass_over(file, (n_channels - 1 - channel) * n_bytes)
     if file.read(1):  # reading to the end is also what makes gzip compare its checksum
         raise InputError(too_long)
     rows, columns, n_slices = shape[1], shape[0], shape[2] if len(shape) > 2 else 1
     voxels: NDArray[Any] = np.frombuffer(content, dtype).reshape(n_slices, rows, columns)
-    slope, inter = scale
+    slope, inter = about.scale
     if slope is not None and (slope, inter) != (1, 0):
         with np.errstate(over="ignore"):  # what becomes infinite is refused later
             voxels = voxels.astype(np.float32)
             voxels *= np.float32(slope)
             voxels += np.float32(inter or 0)
-    return Volume(voxels, (zooms[1], zooms[0]), zooms[2] if len(zooms) > 2 else None, affine, header)
+    return voxels
 
 
-def encode(mask: NDArray[np.bool_], like: Nifti1Header) -> bytes:
-    """A .nii.gz file of a mask (K, H, W) as 0 and 1, on the grid of this header, of which nothing else is kept."""
+def encode(mask: NDArray[np.bool_], like: Nifti1Header, slice_axis: int = axes.LAST) -> bytes:
+    """A .nii.gz file of a mask (K, H, W) as 0 and 1, on the grid of this header, of which nothing else is kept.
+
+    Args: slice_axis: the stored axis that K counts, as Volume has it.
+    """
+    mask = np.moveaxis(mask, -3, -1 - slice_axis)
     header = type(like)()
     for name in GRID:
         header[name] = like[name]
@@ -265,7 +323,9 @@ def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] 
 
 def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) -> None:
     """The label image must be drawn on the image's own grid; an origin that differs is said, since no pixel moves by it."""
-    sizes = [" x ".join(map(str, volume.voxels.shape[::-1])) for volume in (pixels, truth)]
+    sizes = [
+        " x ".join(map(str, np.moveaxis(volume.voxels, 0, 2 - volume.slice_axis).shape[::-1])) for volume in (pixels, truth)
+    ]
     if sizes[0] != sizes[1]:
         raise InputError(f"{label}: it has {sizes[1]} pixels, its image {image.name} {sizes[0]}. Which labels belong to it?")
     is_3d = pixels.gap_mm is not None and truth.gap_mm is not None
@@ -278,8 +338,8 @@ def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) ->
         )
     if pixels.affine is None or truth.affine is None:
         return
-    axes = [volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0) for volume in (pixels, truth)]  # type: ignore[index]
-    if (axes[0] * axes[1]).sum(axis=0).min() < 0.99:
+    directions = [volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0) for volume in (pixels, truth)]  # type: ignore[index]
+    if (directions[0] * directions[1]).sum(axis=0).min() < 0.99:
         raise InputError(
             f"{label}: its axes point elsewhere than those of its image {image.name}, so that pixel and label would not meet. "
             "Store both in one orientation."
@@ -289,17 +349,39 @@ def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) ->
         log.warning("%s: its origin is %.1f mm from that of its image; pixels are taken as they are stored.", label, moved)
 
 
-def _check_values(label: Path, voxels: NDArray[Any], labels: Labels) -> None:
-    values = np.unique(voxels)
-    if not (np.isfinite(values).all() and (np.rint(values) == values).all()):
-        raise InputError(f"{label}: its values are not all whole numbers, as labels are. Is it an image? Replace it.")
-    unknown = values[~np.isin(values, sorted(labels.known))]
+def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
+    """The volume's values as labels, those that storage as fractions has rounded as whole numbers.
+
+    Raises: InputError for values that are none, and for labels that are not known.
+    """
+    scaling = truth.header.get_slope_inter()
+    scaled = "" if scaling[0] is None or scaling == (1, 0) else f"scl_slope {scaling[0]:.4g}, scl_inter {scaling[1] or 0:.4g}"
+    values = np.unique(truth.voxels)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{label}: its values are not all whole numbers: some are not finite (NaN or infinite). Save them as integers."
+        )
+    whole = np.rint(values)
+    if len(between := values[np.abs(values - whole) > np.maximum(ROUNDED, ROUNDED_FRACTION * np.abs(whole))]):
+        few = ", ".join(f"{value:.4g}" for value in between[:3]) + (", ..." if len(between) > 3 else "")
+        if scaled:
+            raise InputError(
+                f"{label}: its values are not all whole numbers, as labels are ({few}), scaled by the header ({scaled}). "
+                "Save the labels as integers, unscaled (scl_slope 1, scl_inter 0), as they were before."
+            )
+        raise InputError(
+            f"{label}: its values are not all whole numbers, as labels are ({few}). If it is an image, replace it; if labels "
+            "were interpolated, resample them to the nearest; then save them as integers."
+        )
+    unknown = whole[~np.isin(whole, sorted(labels.known))]
     if len(unknown):
         known = [str(value) for value in sorted(labels.known)]
         only = ", ".join(known[:MOST_SHOWN]) + (", ..." if len(known) > MOST_SHOWN else "")
+        cure = f"The header scales it ({scaled}): save the labels as integers, unscaled." if scaled else "Correct one."
         raise InputError(
-            f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not name (only {only}). Correct one."
+            f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not name (only {only}). {cure}"
         )
+    return truth.voxels if truth.voxels.dtype.kind in "iu" else np.rint(truth.voxels)
 
 
 def finite(path: Path, index: int, plane: NDArray[Any]) -> NDArray[np.float32]:

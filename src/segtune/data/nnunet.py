@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segtune.data import cases, names, nifti
+from segtune.data import cases, leftovers, names, nifti
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -25,6 +25,7 @@ IMAGES, LABELS = "imagesTr", "labelsTr"
 MAX_JSON_BYTES = 2**22  # 40,000 cases; in memory it can be 25 times as large
 MAX_LABEL, MAX_CHANNELS, MAX_CASES = 65535, 64, 10**6
 MAX_NAME, MOST_SHOWN = 100, 10  # characters of a label's, channel's or case's name; how many names a message lists
+KNOWN = ("dataset.json", IMAGES, LABELS, "imagesTs", "labelsTs", "imagesVal", "labelsVal")  # in a data set's folder
 
 
 class About(NamedTuple):
@@ -44,6 +45,7 @@ def read(
     channel: str | int | None = None,
     ed: Any = None,
     es: Any = None,
+    slice_axis: int | None = None,
     empty: str = "keep",
 ) -> SliceSet:
     """Every slice of every labelled case; patients in natural order, each one's cases by visit, phase, frame and name.
@@ -57,6 +59,7 @@ def read(
         channel: name or number of the channel; None: the only one.
         ed, es: which of a patient's (a visit's) cases are end-diastole and end-systole, where names do not tell: a frame's
             number, the rest of the name, or a list of these; or "largest" or "smallest". See cases.arrange.
+        slice_axis: the axis of the stored arrays that counts the slices; None: see axes.
         empty: "keep" or "drop" slices on which the target is not.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
@@ -70,10 +73,14 @@ def read(
     about = read_json(there["dataset.json"])
     wanted = _wanted(about, target)
     chosen = _channel(about, channel)
-    truths = nifti.by_stem(names.entries(there[LABELS], folder))
-    images = nifti.by_stem(names.entries(there[IMAGES], folder))
+    truths, images = (nifti.by_stem(names.entries(there[name], folder)) for name in (LABELS, IMAGES))
+    left = [path for name, path in there.items() if name not in KNOWN and not leftovers.is_text(path)]
+    for name, taken in ((LABELS, truths), (IMAGES, images)):
+        left += _not_taken(there[name], folder, taken)
+    leftovers.tell(left, folder)
     _check_cases(there["dataset.json"], there[LABELS], about, truths.keys())
     files = _images(there[IMAGES], images, truths, len(about.channels), chosen)
+    axis = nifti.slice_axes({path: n_along for path, _, n_along in files.values()}.items(), slice_axis)
     labels = nifti.Labels(frozenset({0}).union(*about.labels.values()), wanted, "dataset.json")
 
     said = names.parse(truths, patient, ("visit", "phase", "frame"))
@@ -90,6 +97,7 @@ def read(
             frame=number[case] if (frame := said[case].frame) is None else frame,
             channel=along,
             n_channels=n_along,
+            slice_axis=axis[path],
         )
 
     volumes = {
@@ -97,6 +105,19 @@ def read(
         for case, one in said.items()
     }
     return collected(cases.arrange(volumes, slices, ed=ed, es=es), empty=empty)
+
+
+def _not_taken(folder: Path, root: Path, taken: dict[str, Path]) -> list[Path]:
+    """What the folder holds besides NIfTI files. Raises: InputError where an image or a label would be lost with it."""
+    left = [path for path in names.entries(folder, root) if nifti.stem(path) is None]
+    if lost := [path for path in left if leftovers.is_lost(path, taken)]:
+        what = "label" if folder.name == LABELS else "image"
+        more = f" It is the first of {len(lost)} such files." if len(lost) > 1 else ""
+        raise InputError(
+            f"{lost[0]}: only files that end in {' or '.join(nifti.ENDINGS)}, directly in {folder.name}, are read, so that "
+            f"this case would be lost. If it is a {what}, convert it to .nii.gz there; if not, move it elsewhere.{more}"
+        )
+    return left
 
 
 def read_json(path: Path) -> About:
