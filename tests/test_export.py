@@ -476,6 +476,17 @@ def test_the_command_is_told_without_a_path_of_this_machine(folder):
     assert "loss=focal" not in page(folder)
 
 
+def test_a_command_that_names_code_is_told_with_a_warning_and_without_flags(folder):
+    overrides = ["loss._target_=lab.mine", "--config-dir=there", "-m", "data.target='$(reboot)'"]
+    results.write_status(folder, "completed", run_id=folder.name, overrides=overrides)
+    text = page(folder)
+    assert "It runs code that it names" in text
+    assert "python -m segtune loss._target_=lab.mine 'data.target=" in text
+    assert "--config-dir" not in text
+    results.write_status(folder, "completed", run_id=folder.name, overrides=["loss=focal"])
+    assert "It runs code that it names" not in page(folder)
+
+
 HOSTILE = "P1|x <script>alert(1)</script> `` ``` `a` [b](c) ![d](e) *f* _g_ ~~h~~ \\ &lt; \x1b[31m\u202e\n# i\n```\n<img src=x>"
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from PIL import Image
 
 import volumes
@@ -356,7 +357,13 @@ CALLS = {
     "subprocess.Popen",
     "pickle.find_class",
 }
-AUDITED: list[str] = []  # of CALLS, and files that were opened to be written
+AUDITED: list[str] = []  # of CALLS, files that were opened to be written, and calls of mark
+
+
+def mark(*args, **kwargs):
+    """What a hostile configuration would have called."""
+    AUDITED.append(f"mark {args} {kwargs}")
+    return 0.05
 
 
 def audit(event, arguments):
@@ -367,13 +374,17 @@ def audit(event, arguments):
 @pytest.fixture(scope="module", autouse=True)
 def audited():
     sys.addaudithook(audit)  # which stays for as long as the process
+    OmegaConf.register_new_resolver("mark", mark, replace=True)
+    yield
+    OmegaConf.clear_resolver("mark")
 
 
 HOSTILE = st.sampled_from(
     [
         *(
+            "${mark:}",
+            "${oc.create:{_target_: test_fuzz.mark}}",
             "${oc.env:HOME}",
-            "${oc.create:{_target_: os.getcwd}}",
             "${data.size}",
             "a${",
             "}",
@@ -384,15 +395,17 @@ HOSTILE = st.sampled_from(
             "/etc/passwd",
             "evil.pt",
             "torch.load",
-            "os.getcwd",
+            "test_fuzz.mark",
             "segtune.nets.UNet",
             "segtune.nets.Block",
         ),
         *("monai.networks.nets.HoVerNet", "monai.networks.nets.BasicUNet", "torch.nn.Linear", "zscore", "crop", "batch"),
     ]
 )
+CALLED = st.sampled_from([{"_target_": "test_fuzz.mark"}, [{"_target_": "test_fuzz.mark", "_args_": [1]}]])
 VALUES = st.recursive(
     HOSTILE
+    | CALLED
     | TEXTS
     | st.none()
     | st.booleans()
@@ -412,8 +425,10 @@ KEYS = st.sampled_from(
     ]
 )
 OF_DATA = st.sampled_from(["size", "spacing_mm", "larger", "normalize", "target", "reader", "root"])
+OF_MODEL = st.tuples(st.just("config"), st.just("model"), KEYS)
 PLACES = st.one_of(
-    st.tuples(st.just("config"), st.just("model"), KEYS),
+    OF_MODEL,
+    OF_MODEL,
     st.tuples(st.just("config"), st.just("data"), OF_DATA),
     st.tuples(st.just("data"), st.sampled_from(["pixel_mm", "fingerprint"])),
     st.sampled_from(

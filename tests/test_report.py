@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import simulated
 from conftest import resign
 from segtune import results
 from segtune.errors import InputError
-from segtune.report import page, records, tables
+from segtune.report import claims, page, records, tables
 from segtune.report.__main__ import report_sweeps
 
 SHARES, SEEDS = (0.2, 0.4), (0, 1, 2)
@@ -386,3 +387,25 @@ def test_what_a_foreign_run_says_is_printable_where_it_is_told(tmp_path, capsys)
     told = capsys.readouterr().out
     assert "is left out" in told
     assert "\x1b" not in told
+
+
+def test_a_penalty_that_segtune_does_not_know_is_a_penalty_all_the_same(tmp_path):
+    random, runs = np.random.default_rng(0), []
+    for target in (None, "segtune.regularizers.l1", "lab.l1", "lab.huber"):
+        penalty = {} if target is None else {"penalty": {"_target_": target, "_partial_": True}, "lambda": 0.1, "on": "kernels"}
+        config = simulated.config() | {"reg": penalty}
+        runs.append((simulated.write_run(tmp_path, config, simulated.scores(0.6, random), simulated.curves(15)), []))
+    sweep = records.read([simulated.write_sweep(tmp_path, "penalties", runs)])
+    facts = {cell.levels["reg"]: (cell.facts.l1, cell.facts.l2) for cell in sweep.cells}
+    assert facts["none"] == (0, 0)
+    assert facts["l1(0.1)"] == (0.1, 0)
+    assert all(math.isnan(value) for name in ("lab.l1(0.1)", "lab.huber(0.1)") for value in facts[name])
+    assert claims.pick(sweep.cells, l1=0.0, l2=0.0).levels["reg"] == "none"
+    [(none, l1, _)] = claims.penalised(sweep.cells)
+    assert (none.levels["reg"], [cell.levels["reg"] for cell in l1.values()]) == ("none", ["l1(0.1)"])
+
+
+def test_a_loss_of_the_users_own_is_not_the_one_of_the_same_name():
+    own = simulated.config() | {"loss": {"_target_": "lab.bce"}}
+    assert results.axes(own)["loss"] == "lab.bce"
+    assert results.axes(simulated.config(loss="bce"))["loss"] == "bce"

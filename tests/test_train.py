@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+import segtune
 from conftest import TINY, write_patient
 from plain import epoch, plain
 from segtune import app, build, results
 from segtune import train as train_module
 from segtune.errors import InputError, NotFiniteError
 from segtune.module import Segmenter
+from segtune.report import page, records
 from segtune.train import epochs_to_90, train
 
 
@@ -41,7 +43,7 @@ def test_a_run_leaves_everything_that_is_promised(folder):
 def test_result_says_what_was_run_on_whom_and_with_what(folder):
     result = results.read_result(folder)
     keys = "run_id cell_id config data tolerance_mm best last epochs_to_90 calibration weights seconds peak_memory_mb"
-    assert set(result) == {*keys.split(), "versions", "git", "machine", "files", "sha256", "inputs"}
+    assert set(result) == {*keys.split(), "versions", "git", "machine", "files", "sha256", "inputs", "attempts"}
     data = result["data"]
     assert sorted(data["patients"]["train"] + data["patients"]["val"]) == ["P01", "P02", "P03", "P04"]
     assert data["n_images"]["val"] == len(rows_of(folder, "last", "frame", "patient")) > 0
@@ -316,3 +318,27 @@ def test_result_json_is_strict_json(folder):
         raise AssertionError(constant)
 
     json.loads((folder / "result.json").read_text(), parse_constant=refuse)
+
+
+def test_the_terminal_tells_the_dice_that_the_report_has(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = run(tmp_path, "split.val_fraction=0.5", "figures=false")
+    results.write_sweep(tmp_path / "outputs" / "grid", command=[], runs=[{"run_id": folder.name}])
+    [record] = records.read([tmp_path / "outputs" / "grid"]).records
+    result = results.read_result(folder)
+    assert record.dice == result["last"]["patient_dice"] != result["last"]["val_dice"]
+    assert f"Dice {record.dice:.3f}, mean over 2 validation patients, after the last epoch" in caplog.text
+    assert f"({result['best']['patient_dice']:.3f} after epoch {result['best']['epoch']:.0f}, the best)" in caplog.text
+
+
+def test_every_attempt_at_a_run_is_recorded_with_its_versions(monkeypatch, tmp_path):
+    cut_off(monkeypatch, tmp_path, (Segmenter, "training_step", 11), *LONG)
+    monkeypatch.setattr(train_module, "versions", lambda: {"segtune": "0.0.9", "torch": "2.99"})
+    folder = run(tmp_path, *LONG)
+    first, second = results.read_result(folder)["attempts"]
+    assert (first["first_epoch"], first["versions"]["segtune"]) == (1, segtune.__version__)
+    assert (second["first_epoch"] > 1, second["versions"]) == (True, {"segtune": "0.0.9", "torch": "2.99"})
+    results.write_sweep(tmp_path / "outputs" / "grid", command=[], runs=[{"run_id": folder.name}])
+    said = page.unlike_code(records.read([tmp_path / "outputs" / "grid"]).records)
+    assert f"Runs of more than one segtune are compared: 0.0.9 (1 runs), {segtune.__version__} (1 runs)." in said[0]
+    assert "torch" in said[1]

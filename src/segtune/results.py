@@ -75,7 +75,13 @@ TABLES = {SLICES: SLICE_COLUMNS, CASES: CASE_COLUMNS, PATIENTS: PATIENT_COLUMNS}
 IMAGE_COLUMNS = ("patient", "side", "code")
 FILES = (HISTORY, *TABLES, PICTURES, IMAGES, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}")  # whose hashes result.json has
 BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
-MEASURED = ("seconds", "peak_memory_mb", "files", "sha256")  # at any depth of result.json: all else is the same when repeated
+MEASURED = (
+    "seconds",
+    "peak_memory_mb",
+    "attempts",
+    "files",
+    "sha256",
+)  # at any depth of result.json: all else is the same when repeated
 BEAT_S = 10.0  # how often a working process touches status.json
 STALE_S = 60.0  # after how long without a touch it is taken for dead, where its lock cannot be seen
 DAY_S = 86_400.0  # the age from which a temporary file is a dead process's, where its lock cannot be seen
@@ -122,11 +128,16 @@ def axes(config: Config) -> dict[str, str]:
         if key.startswith("lambda")
     )
     return {
-        "loss": config["loss"]["_target_"].rpartition(".")[2],
+        "loss": _called(config["loss"]["_target_"]),
         "split": f"{share:g}" if (share := config["split"].get("val_fraction")) is not None else config["split"]["by"],
-        "reg": f"{reg['penalty']['_target_'].rpartition('.')[2]}({strengths})" if reg.get("penalty") else "none",
+        "reg": f"{_called(reg['penalty']['_target_'])}({strengths})" if reg.get("penalty") else "none",
         "batch": str(config["batch"]["size"]),
     }
+
+
+def _called(target: str) -> str:
+    """What a function is called: one of segtune by its name, any other by all of its path, for lab.bce is not bce."""
+    return target.rpartition(".")[2] if target.startswith("segtune.") else target
 
 
 def label(config: Config) -> str:

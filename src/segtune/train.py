@@ -7,10 +7,12 @@ import math
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -66,13 +68,14 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     before = sum(results.read_history(folder)["seconds"]) if done else 0.0
 
     best, last = (folder / results.CHECKPOINTS / name for name in (results.BEST, results.LAST))
+    attempts = [*(attempts_of(last) if done else []), attempt(done)]
     with build.threads(cfg):
         calibration = calibrate.strength(cfg, slices, sides) if (cfg.get("reg") or {}).get("lambda") == "auto" else None
         pl.seed_everything(cfg.seed, verbose=False)
         data = build.datamodule(cfg, slices, sides)
         module = build.module(cfg, config, strength=calibration["lambda"] if calibration else None)
         keeper = Keeper(folder, cfg.trainer.patience)
-        trainer = build.trainer(cfg, [keeper, RunBar(enabled=bar)], WholeFiles({"inputs": inputs}))
+        trainer = build.trainer(cfg, [keeper, RunBar(enabled=bar)], WholeFiles({"inputs": inputs, "attempts": attempts}))
         if done < cfg.trainer.max_epochs and not (done and stopped(folder, cfg.trainer.patience)):
             trainer.fit(module, datamodule=data, ckpt_path=last if done else None)
 
@@ -103,6 +106,7 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         "versions": versions(),
         "git": git(),
         "machine": machine(),
+        "attempts": attempts,
     }
     if cfg.figures:
         drawing = figures.curves(history, best_epoch, title=results.label(config))
@@ -119,10 +123,21 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     results.write_atomically(folder / results.IMAGES, results.csv_text(results.IMAGE_COLUMNS, images).encode())
     results.write(folder, result=result, tables=tables, pictures=pictures(validation, scored["last"].slices, predicted, true))
     log.info(
-        "run %s: validation Dice %.3f (last), %.3f (best, epoch %d); %.0f s; %s",
-        *(folder.name, result["last"]["val_dice"], result["best"]["val_dice"], best_epoch, result["seconds"], folder),
+        "run %s: Dice %.3f, mean over %d validation patients, after the last epoch (%.3f after epoch %d, the best); %.0f s; %s",
+        *(folder.name, result["last"]["patient_dice"], len(result["data"]["patients"]["val"])),
+        *(result["best"]["patient_dice"], best_epoch, result["seconds"], folder),
     )
     return result
+
+
+def attempt(done: int) -> dict[str, Any]:
+    """What one attempt at a run is made with. first_epoch: the first that it trains."""
+    return {"first_epoch": done + 1, "versions": versions(), "git": git(), "machine": machine()}
+
+
+def attempts_of(last: Path) -> list[dict[str, Any]]:
+    """The attempts so far, by the last checkpoint; those of before have recorded none."""
+    return list(torch.load(last, weights_only=True, map_location="cpu").get("attempts", []))
 
 
 def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
@@ -251,7 +266,7 @@ class RunBar(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Segmenter)
         epoch, dice = pl_module.row["epoch"], pl_module.row["val_dice"]
-        self.bar.set_description(f"epoch {epoch}/{trainer.max_epochs}, validation Dice {dice:.3f}")
+        self.bar.set_description(f"epoch {epoch}/{trainer.max_epochs}, Dice of validation slices {dice:.3f}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.bar.close()
@@ -274,8 +289,18 @@ def summary(history: dict[str, list[float]], epoch: int, scores: metrics.Scores)
         "train_weighted_penalty": at_epoch["train_loss"] - at_epoch["train_data_loss"],
         "val_weighted_penalty": at_epoch["val_loss"] - at_epoch["val_data_loss"],
         "n_undefined": sum(math.isnan(row["dice"]) for row in scores.slices),
+        "patient_dice": patient_dice(scores.slices),
         "metrics": metrics.overview(scores),
     }
+
+
+def patient_dice(rows: Iterable[metrics.Row]) -> float:
+    """The mean over patients of each one's mean Dice over its slices, as the report has it; NaN if none is defined."""
+    of: dict[str, list[float]] = {}
+    for row in rows:
+        if not math.isnan(row["dice"]):
+            of.setdefault(row["patient"], []).append(row["dice"])
+    return statistics.fmean(statistics.fmean(of[patient]) for patient in sorted(of)) if of else math.nan
 
 
 def epochs_to_90(val_dice: list[float]) -> int | None:

@@ -93,7 +93,7 @@ def test_two_sweeps_at_once_share_the_work_and_count_nothing_twice():
     said = [one.communicate(timeout=200) for one in pair]
     assert [one.returncode for one in pair] == [0, 0], said
     runs = [run["run_id"] for run in json.loads(Path("o/grid/sweep.json").read_text())["runs"]]
-    trained = [line.split()[1] for out, _ in said for line in out.split("\n") if "validation Dice" in line]
+    trained = [line.split()[1] for out, _ in said for line in out.split("\n") if "after the last epoch" in line]
     assert sorted(trained) == sorted(f"{run}:" for run in runs)
     assert all(len(results.read_history(Path("o/runs") / run)["epoch"]) == 4 for run in runs)
     assert [path.name for path in Path("o/grid").iterdir() if path.name.startswith("sweep")] == ["sweep.json"]

@@ -407,12 +407,43 @@ def alarms(analysis: Analysis) -> list[str]:
     """What nobody may overlook: errors in the data that its runs were told to go on with, files that cannot be verified."""
     unverified = sum(not record.result.get("files") for record in analysis.sweep.records)
     told = f"{unverified} runs are of an earlier segtune, which recorded no hashes: a change of their files would not be seen."
-    return ([told] if unverified else []) + [
+    return [
+        *([told] if unverified else []),
+        *unlike_code(analysis.sweep.records),
+    ] + [
         f"Errors in the data were allowed (data.allow): {row['kind']}, up to {row['n_most']} in each of {row['n_runs']} of the "
         f"{row['n_recorded']} runs on data {row['data'][:6]}. The first: {row['first']}"
         for row in finding_rows(analysis.sweep.records)
         if row["severity"] == "error"
     ]
+
+
+def unlike_code(records: Sequence[Record]) -> list[str]:
+    """Where runs that are compared, or the attempts of one run, were computed by unlike code."""
+    made: dict[tuple[str, str], set[str]] = {}
+    dirty = set()
+    for record in records:
+        attempts = record.result.get("attempts")
+        for one in attempts if isinstance(attempts, list) and attempts else [record.result]:
+            versions, git = (one.get(key) or {} for key in ("versions", "git"))
+            for name in ("segtune", "torch"):
+                if name in versions:
+                    made.setdefault((name, str(versions[name])), set()).add(record.run_id)
+            if git.get("commit"):
+                made.setdefault(("commit", str(git["commit"])[:10]), set()).add(record.run_id)
+            if git.get("dirty"):
+                dirty.add(record.run_id)
+    found = []
+    for name in ("segtune", "torch", "commit"):
+        of = {version: len(runs) for (what, version), runs in made.items() if what == name}
+        if len(of) > 1:
+            told = ", ".join(f"{version} ({n} runs)" for version, n in sorted(of.items()))
+            found.append(f"Runs of more than one {name} are compared: {told}. A difference may be the code's.")
+    if dirty:
+        found.append(
+            f"{len(dirty)} of {len(records)} runs come from a checkout with uncommitted changes: by what code, nobody can tell."
+        )
+    return found
 
 
 def clinical_cells(tables: Mapping[str, list[Row]]) -> list[Row]:

@@ -96,7 +96,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Facts:
-    """A run on the study's axes. context: all else of its configuration but seed and fold; runs are compared within it."""
+    """A run on the study's axes. context: all else of its configuration but seed and fold; runs are compared within it.
+
+    l1, l2: lambda1 and lambda2, 0 without a penalty, NaN with one of another kind.
+    """
 
     loss: str
     by: str
@@ -299,11 +302,7 @@ def _told_apart(raw: Sequence[Record]) -> list[Record]:
 
 def _facts(result: Mapping[str, Any]) -> Facts:
     config = result["config"]
-    reg = config.get("reg") or {}
-    penalty = str((reg.get("penalty") or {}).get("_target_", "")).rpartition(".")[2]
-    one = reg.get("lambda", 0.0)
-    if one == "auto":
-        one = (result.get("calibration") or {})["lambda"]
+    l1, l2 = _strengths(config.get("reg") or {}, result)
     axes = results.axes(config)
     without = ("loss", "reg", "batch", "split.val_fraction")
     others = {
@@ -316,12 +315,28 @@ def _facts(result: Mapping[str, Any]) -> Facts:
         loss=axes["loss"],
         by=config["split"]["by"],
         share=config["split"].get("val_fraction"),
-        l1=float(reg.get("lambda_l1", one if penalty == "l1" else 0.0)),
-        l2=float(reg.get("lambda_l2", one if penalty == "l2" else 0.0)),
+        l1=l1,
+        l2=l2,
         batch=axes["batch"],
         epochs=int(config["trainer"]["max_epochs"]),
         context=json.dumps(others, sort_keys=True),
     )
+
+
+def _strengths(reg: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[float, float]:
+    """lambda1 and lambda2; NaN for a penalty of another kind, whose runs so count as penalised."""
+    penalty = str((reg.get("penalty") or {}).get("_target_", ""))
+    one = reg.get("lambda", 0.0)
+    if one == "auto":
+        one = (result.get("calibration") or {})["lambda"]
+    known = {
+        "": (0.0, 0.0),
+        "segtune.regularizers.l1": (one, 0.0),
+        "segtune.regularizers.l2": (0.0, one),
+        "segtune.regularizers.l1l2": (reg.get("lambda_l1"), reg.get("lambda_l2")),
+    }
+    l1, l2 = known.get(penalty, (math.nan, math.nan))
+    return float(l1), float(l2)
 
 
 def _with_levels(raw: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[str, ...]]:
