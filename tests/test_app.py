@@ -77,6 +77,12 @@ def test_a_share_composes_in_every_form_a_person_types(value):
         (["batch.size=0"], "batch.size=0: must be a whole number of at least 1"),
         (["batch.size=1.5"], "batch.size=1.5: must be a whole number"),
         (["batch.size=true"], "batch.size=True: must be a whole number"),
+        (["data=folder", "data.root=x", "data.pixel_mm=1", "data.ed=1.5"], "data.ed=1.5: must be a frame's number, the text"),
+        (["data=nnunet", "data.root=x", "data.target=1", "data.es=[]"], "data.es=[]: must be a frame's number, the text"),
+        (
+            ["data=nnunet", "data.root=x", "data.target=1", "data.ed=2", "data.es=2"],
+            "data.ed=2 and data.es=2: ED and ES are",
+        ),
         (["data.size=100"], "data.size=100: must be a multiple of 16"),
         (["data.normalize=max"], "data.normalize=max: must be one of zscore, divide255"),
         (["data.target=heart"], "data.target=heart: must be one of endocardium, epicardium"),

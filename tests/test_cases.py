@@ -194,6 +194,12 @@ def test_a_patient_with_one_volume_has_no_text_for_it_and_the_set_its_old_finger
     assert slices.fingerprint() != nnunet.read(place, target="rv", patient="(?P<patient>p[0-9])").fingerprint()
 
 
+def test_the_rest_of_a_name_is_what_follows_the_patient_or_else_what_stands_before():
+    assert cases.rest("sub-01_ses-1", "01") == "ses-1"
+    assert cases.rest("frame_1-anna", "anna") == "frame_1"
+    assert cases.rest("anna", "anna") == ""
+
+
 # Which is ED, which is ES
 
 RADII = {"p1_frame01": 7, "p1_frame05": 5, "p1_frame12": 4, "p2_frame01": 7, "p2_frame05": 6, "p2_frame12": 3}
@@ -367,6 +373,13 @@ def test_what_the_pattern_calls_visits_may_be_the_phases(tmp_path):
     slices = pairs(images(tmp_path, names), pattern, ed="diastole", es="systole")
     assert [(item.phase, item.volume, item.frame) for item in slices][::3] == [("ED", "", 1), ("ES", "", 1)]
     assert scored(slices).patients[0]["undefined"] == ""
+
+
+def test_frames_of_what_the_pattern_calls_visits_are_told_apart_by_both(tmp_path):
+    names = [f"p1_{volume}_s{number}" for volume in ("ed_f1", "mid_f1", "mid_f2", "late_f1") for number in (1, 2)]
+    pattern = "(?P<patient>p1)_(?P<visit>[a-z]+)_f(?P<frame>.)_s(?P<slice>.)"
+    slices = pairs(images(tmp_path, names), pattern, ed="ed")
+    assert [item.volume for item in slices][::2] == ["", "late, frame 1", "mid, frame 1", "mid, frame 2"]
 
 
 def test_a_slice_that_a_volume_has_twice_is_refused_with_both_files(tmp_path):

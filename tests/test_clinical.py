@@ -445,3 +445,70 @@ def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_pat
 def test_data_without_errors_raise_no_alarm(folder):
     assert page.alarms(analysed(folder)) == []
     assert 'class="alarm"' not in (folder / "report.html").read_text()
+
+
+# Several volumes of a patient
+
+
+def of_visits(patients, shift, visits=("visit 1", "visit 2")):
+    """Three slices of ED and ES of each patient at each visit; the prediction is shifted, and lacks rows at the second."""
+    rows = []
+    for number, patient in enumerate(patients):
+        for visit, phase in ((visit, phase) for visit in visits for phase in ("ED", "ES")):
+            for i in range(3):
+                true = square(4, 4, (9 + number if phase == "ED" else 6) - i - visits.index(visit))
+                pred = np.roll(true, shift, 0)
+                pred[: 5 + shift] = False if visit == visits[-1] else pred[: 5 + shift]
+                rows.append(metrics.Pair(pred, true, patient, phase, i, (1.5, 1.0), 8.0, volume=visit))
+    found = metrics.score(rows, tolerance_mm=2.0)
+    return {results.SLICES: found.slices, results.CASES: found.cases, results.PATIENTS: found.patients}
+
+
+def test_a_patient_of_two_visits_counts_once_and_its_volume_is_the_mean_of_both(tmp_path):
+    runs = [write(tmp_path, of_visits(PATIENTS, seed), seed=seed, epochs=3) for seed in (0, 1)]
+    report_sweeps([simulated.write_sweep(tmp_path, "visits", [(run, []) for run in runs])])
+    folder = tmp_path / "visits"
+    (record, *_) = records.read([folder]).records
+    assert {case["volume"] for case in record.scored.cases["P01"]} == {"visit 1", "visit 2"}
+    found = {row["quantity"]: row for row in table(folder, "agreement")}
+    assert {row["n_patients"] for row in found.values()} == {"6"}
+    of_runs = raw(folder, table(folder, "cells")[0]["cell"], "cases.csv")
+    true, predicted = (
+        [
+            [
+                np.mean([float(row[f"volume_{side}_ml"]) for row in run if (row["patient"], row["phase"]) == (name, "ED")])
+                for run in of_runs
+            ]
+            for name in PATIENTS
+        ]
+        for side in ("true", "pred")
+    )
+    errors = np.mean(predicted, axis=1) - np.mean(true, axis=1)
+    assert float(found["volume_ED_ml"]["bias"]) == pytest.approx(errors.mean())
+    assert float(found["volume_ED_ml"]["sd"]) == pytest.approx(errors.std(ddof=1))
+    between = np.std(predicted, axis=1, ddof=1)
+    assert float(found["volume_ED_ml"]["sd_runs"]) == pytest.approx(math.sqrt(np.mean(between**2)), abs=1e-9)
+
+
+def test_tables_of_a_version_without_volumes_are_still_read(tmp_path):
+    folder = sweep(tmp_path, losses=(GOOD,), folds=(PATIENTS[:2],))
+    expected = analysed(folder)
+    for place in (tmp_path / "runs").iterdir():
+        for name in (results.SLICES, results.CASES):
+            with (place / name).open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            columns = [column for column in rows[0] if column != "volume"]
+            (place / name).write_text(results.csv_text(columns, [{key: row[key] for key in columns} for row in rows]))
+    read = records.read([folder])
+    assert read.left_out == ()
+    assert [[*record.scored.cases] for record in read.records] == [["P01", "P02"]] * 2
+    assert [record.patients for record in read.records] == [record.patients for record in expected.sweep.records]
+
+
+def test_which_of_a_patient_s_volumes_is_empty_is_counted_in_runs_and_never_in_more_than_there_are():
+    nothing = [
+        metrics.Pair(square(0, 0, 0), square(4, 4, 5), "P01", None, i, (1.0, 1.0), 8.0, volume=v) for v in "ab" for i in (0, 1)
+    ]
+    cases = metrics.score(nothing, tolerance_mm=2.0)
+    run = clinical.Scored(2.0, {"P01": cases.cases}, {"P01": cases.patients[0]})
+    assert clinical.patient_rows([run, run])[0]["one_empty"] == "a in 2 of 2 runs; b in 2 of 2 runs"

@@ -339,3 +339,24 @@ def test_the_command_as_typed(runs):
     bad = command("data=rvsc", "data.root=nowhere")
     assert (bad.returncode, bad.stderr) == (1, "segtune: data.root=nowhere: there is no such folder.\n")
     assert sorted(path.name for path in Path().iterdir()) == ["outputs"]
+
+
+def test_every_volume_of_a_patient_has_its_own_line_and_is_not_pooled_with_the_others():
+    """Two frames: in one the prediction is the expert's, in the other half of it is missed."""
+    frames = {"frame 1": (disc(8), disc(8)), "frame 12": (disc(6), disc(8))}
+    pairs = [
+        metrics.Pair(*masks, "P1", None, index, (1.0, 1.0), 10.0, volume=frame)
+        for frame, masks in frames.items()
+        for index in range(2)
+    ]
+    scores = metrics.score(pairs, tolerance_mm=2.0)
+    phase = evaluate.by_phase(scores)["unknown"]
+    assert [(case["volume"], case["n_slices"], case["dice"] == 1) for case in phase.cases] == [
+        ("frame 1", 2, True),
+        ("frame 12", 2, False),
+    ]
+    assert [row["hd_mm"] for row in phase.means] == [case["hd_mm"] for case in phase.cases]
+    lines = [line.split() for line in evaluate.table(about(1), scores)]
+    at = lines.index(["phase", "not", "known"])
+    assert [line[:4] for line in lines[at + 2 : at + 4]] == [["P1", "frame", "1", "2"], ["P1", "frame", "12", "2"]]
+    assert ["mean", "of", "volumes"] in [line[:3] for line in lines]

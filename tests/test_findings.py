@@ -141,6 +141,18 @@ def test_what_the_data_do_not_tell_is_noted_once():
     assert told(find(a_slice("C", phase=None))) == [("note", "phase", "C", None)]
 
 
+def test_a_patient_whose_end_diastole_and_end_systole_are_named_may_have_other_volumes_and_the_others_learn_how_to_name_them():
+    named = [a_slice("A", 1), a_slice("A", 2, phase="ES"), a_slice("A", 3, phase=None, volume="lge")]
+    assert findings.find(SliceSet(named)) == []
+    (found,) = findings.find(SliceSet(replace(item, phase=None, volume=f"frame {item.frame}") for item in named))
+    assert found.message.endswith("data.ed and data.es say which.")
+
+
+def test_a_slice_of_one_of_several_volumes_is_named_with_its_volume():
+    (found,) = findings.find(SliceSet([a_slice(), a_slice(index=1, volume="visit 2", image=a_slice().image)]))
+    assert found.message.startswith("the image of visit 2, frame 1, slice 1 is pixel for pixel that of frame 1, slice 0")
+
+
 def test_errors_come_first():
     mixed = find(a_slice("A", phase=None), a_slice("A", 2, gap_mm=9.0), a_slice("C", image=SOUND[0].image))
     assert [one.severity for one in mixed] == ["error", "warning", "note"]

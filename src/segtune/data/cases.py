@@ -16,6 +16,7 @@ from segtune.errors import InputError
 Key = TypeVar("Key")
 Wanted = tuple[int | str, ...]
 
+SEPARATORS = "_-./ "
 SIZES = {"largest": max, "smallest": min}
 MOST_SHOWN = 10  # volumes that a message lists
 
@@ -36,8 +37,9 @@ class Volume(NamedTuple):
 
 
 def rest(name: str, patient: str) -> str:
-    """What a name says beside the patient it begins with: patient01_frame12 -> frame12."""
-    return name.removeprefix(patient).strip("_-./ ")
+    """What a name says after its patient, or before if nothing follows: sub-01_frame12 -> frame12."""
+    before, _, after = name.partition(patient)
+    return after.strip(SEPARATORS) or before.strip(SEPARATORS)
 
 
 def name_frames(*given: Any) -> bool:
@@ -182,12 +184,11 @@ def _told_apart(mine: Mapping[Key, Volume]) -> dict[Key, str]:
     """Slice.volume of each volume of one patient: its visit; and, if a phase has several, its frame, or else its text."""
     told: dict[Key, str] = {}
     for group in _grouped(mine, lambda volume: (volume.visit, volume.phase)):
-        texts: list[str] = [""]
-        if len(group) > 1:
-            frames, rests = [mine[key].frame for key in group], [mine[key].text for key in group]
-            by_frame = None not in frames and len({*frames}) == len(group)
-            texts = [f"frame {frame}" for frame in frames] if by_frame else rests
-            texts = texts if all(texts) and len({*texts}) == len(group) else [str(key) for key in group]
+        frames = ["" if (frame := mine[key].frame) is None else f"frame {frame}" for key in group]
+        rests = [mine[key].text for key in group]
+        both = [f"{rest}, {frame}" for rest, frame in zip(rests, frames, strict=True)]
+        ways = (frames, rests, both, [str(key) for key in group])
+        texts = next(texts for texts in ways if all(texts) and len({*texts}) == len(group)) if len(group) > 1 else [""]
         for key, text in zip(group, texts, strict=True):
             visit = f"visit {mine[key].visit}" if mine[key].visit else ""
             told[key] = ", ".join(part for part in (visit, text) if part)

@@ -290,11 +290,12 @@ def _unknown(slices: SliceSet) -> Iterator[Finding]:
         ),
         ("gap", lambda item: item.gap_mm is None, "the distance from slice to slice is not known: no volume in ml"),
     ):
-        patients = list(dict.fromkeys(item.patient for item in slices if is_missing(item)))
-        if patients:
+        missing = [item for item in slices if is_missing(item)]
+        if patients := list(dict.fromkeys(item.patient for item in missing)):
+            cure = " data.ed and data.es say which." if kind == "phase" and any(item.volume for item in missing) else ""
             listed = ", ".join(patients[:5]) + (", ..." if len(patients) > 5 else "")
             only = patients[0] if len(patients) == 1 else None
-            yield Finding("note", kind, only, None, None, f"{message} (patients: {len(patients)}, {listed}).")
+            yield Finding("note", kind, only, None, None, f"{message} (patients: {len(patients)}, {listed}).{cure}")
 
 
 # Of contours
