@@ -271,11 +271,28 @@ def test_several_channels_of_nnu_net_are_not_several_patients(tmp_path):
         images.find(tmp_path)
 
 
-def test_two_patients_or_studies_in_one_folder_are_no_heart(tmp_path):
+def hearts(root):
+    """Each patient's numbers of images, slices and phases, and why there is no volume, if there is none."""
+    return {
+        patient.patient: (
+            len(patient.frames),
+            len({frame.slice_index for frame in patient.frames if not (patient.undefined or frame.undefined)}),
+            len({frame.phase for frame in patient.frames if not (patient.undefined or frame.undefined)}),
+            patient.undefined,
+        )
+        for patient in images.find(root).patients
+    }
+
+
+def test_two_patients_or_studies_in_one_folder_are_told_apart(tmp_path):
     write_heart(tmp_path / "in", PatientID="1")
-    assert images.find(tmp_path).patients[0].undefined == ""
     write_heart(tmp_path / "in", names="b{}.dcm".format, PatientID="2")
-    assert why(tmp_path) == "its images are of several patients or studies: give each a folder of its own"
+    write_heart(tmp_path / "in", names="c{}.dcm".format, PatientID="2", StudyInstanceUID="1.2")
+    assert hearts(tmp_path) == dict.fromkeys(("P01", "P02", "P03"), (6, 3, 2, ""))
+    assert images.find(tmp_path).put_together == [
+        "P01, P02: studies of one patient",
+        "P01, P02, P03: told apart by patient and study in one folder",
+    ]
 
 
 def test_several_series_of_one_position_are_no_beat_and_a_series_for_each_slice_is_one(tmp_path):
@@ -286,6 +303,102 @@ def test_several_series_of_one_position_are_no_beat_and_a_series_for_each_slice_
         position = {"ImagePositionPatient": [0, 0, 8 * index], "SeriesInstanceUID": f"1.{index + 2}"}
         write_heart(tmp_path / "each/in", slices=1, phases=2, names=f"c{index}-{{}}.dcm".format, **position)
     assert images.find(tmp_path / "each").patients[0].undefined == ""
+
+
+STUDY = {"PatientID": "1", "StudyInstanceUID": "1.9"}
+
+
+def write_series(folder, series, *, first=0, start=0, name="x{}.dcm", **about):
+    """A series of STUDY from slice `first` on, its phases from `start` on; its files named within the series."""
+    tags = {**STUDY, "SeriesInstanceUID": f"1.9.{series}", **about}
+    shape, slices, phases = (tags.pop(key, usual) for key, usual in (("shape", (20, 16)), ("slices", 1), ("phases", 2)))
+    for index in range(first, first + slices):
+        for phase in range(start, start + phases):
+            place = {"ImagePositionPatient": [0, 0, 8.0 * index], "ImageOrientationPatient": AXIAL, "TriggerTime": 40 * phase}
+            number = (index - first) * phases + phase - start
+            write_dicom(folder / name.format(number), np.full(shape, 10 * index + phase), **{**place, **tags})
+
+
+def test_a_folder_and_series_for_each_slice_are_one_patient_as_the_same_files_flat(tmp_path):
+    for index in range(8):
+        write_series(tmp_path / f"folders/deep/{index}", index, first=index, phases=5)
+        write_series(tmp_path / "flat", index, first=index, phases=5, name=f"{index}-{{}}.dcm")
+    assert dicoms(tmp_path / "folders") == dicoms(tmp_path / "flat")
+    assert hearts(tmp_path / "folders") == {"P01": (40, 8, 5, "")}
+    assert images.find(tmp_path / "folders").put_together == [
+        "P01: 8 series in 8 folders put together, of one patient and study"
+    ]
+
+
+@pytest.mark.parametrize("about", [{}, {"PatientID": ""}, {"StudyInstanceUID": None}, {"SeriesInstanceUID": "1.9.1"},
+                                   {"SeriesInstanceUID": None}])  # fmt: skip
+def test_a_folder_for_each_slice_is_one_patient_whatever_else_the_headers_lack(tmp_path, about):
+    for index in range(3):
+        write_series(tmp_path / f"{index}", index, first=index, **about)
+    assert hearts(tmp_path) == {"P01": (6, 3, 2, "")}
+
+
+def test_without_patient_and_study_a_folder_is_a_patient(tmp_path):
+    for index in range(3):
+        write_series(tmp_path / f"{index}", index, first=index, PatientID=None, PatientName="", StudyInstanceUID=None)
+    assert hearts(tmp_path) == dict.fromkeys(("P01", "P02", "P03"), (2, 1, 2, ""))
+
+
+def test_a_series_for_each_moment_of_the_beat_is_one_heart_and_two_series_are_two_acquisitions(tmp_path):
+    for phase in range(4):
+        write_series(tmp_path / f"beat/{phase}", phase, slices=3, start=phase, phases=1)
+        write_series(tmp_path / "flat", phase, slices=3, start=phase, phases=1, name=f"{phase}-{{}}.dcm")
+    assert hearts(tmp_path / "beat") == hearts(tmp_path / "flat") == {"P01": (12, 3, 4, "")}
+    write_series(tmp_path / "flat", 9, slices=3, start=11, phases=1, name="9-{}.dcm")  # a time of its own
+    ((_, slices, _, why),) = hearts(tmp_path / "flat").values()
+    assert (slices, why) == (0, "its images at one position are of several series: give each series a folder of its own")
+
+
+def test_two_acquisitions_of_one_study_are_told_apart_by_their_folders_or_not_at_all(tmp_path):
+    for index in range(3):
+        write_series(tmp_path / f"in/rest/{index}", index, first=index)
+        write_series(tmp_path / f"in/stress/{index}", 10 + index, first=index)
+        write_series(tmp_path / "flat", index, first=index, name=f"a{index}-{{}}.dcm")
+        write_series(tmp_path / "flat", 10 + index, first=index, name=f"b{index}-{{}}.dcm")
+    assert hearts(tmp_path / "in") == dict.fromkeys(("P01", "P02"), (6, 3, 2, ""))
+    assert "P01, P02: stacks of one patient and study" in images.find(tmp_path / "in").put_together
+    ((n, _, _, why),) = hearts(tmp_path / "flat").values()
+    assert (n, why) == (12, "its images at one position are of several series: give each series a folder of its own")
+
+
+@pytest.mark.parametrize("folder", ["other", "heart"])
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"ImageOrientationPatient": [0, 1, 0, 0, 0, 1]},
+        {"shape": (24, 16)},
+        {"PixelSpacing": [1, 1]},
+        {"ImagePositionPatient": None},
+        {"ImagePositionPatient": [0, 0, 99]},
+    ],
+)
+def test_a_series_that_lies_otherwise_costs_the_heart_beside_it_nothing(tmp_path, about, folder):
+    write_series(tmp_path / "heart", 0, slices=3)
+    write_series(tmp_path / folder, 1, phases=1, name="y{}.dcm", **about)
+    assert hearts(tmp_path) == {"P01": (7, 3, 2, "")}
+    (last,) = [image for image in images.find(tmp_path).patients[0].images() if image.undefined]
+    assert (last.phase, last.undefined) == ("", "of other series, which do not lie as its stack does")
+    said = "P01: images in no volume, of other series, which do not lie as its stack does: 1"
+    assert said in images.find(tmp_path).put_together
+
+
+def test_a_slice_that_is_missing_is_told_once_and_not_as_a_patient_for_each_folder(tmp_path):
+    for index in (0, 1, 3):
+        write_series(tmp_path / f"{index}", index, first=index)
+    assert hearts(tmp_path) == {"P01": (6, 0, 0, "its slices are 8 to 16 mm apart: is one missing?")}
+
+
+def test_visits_of_one_patient_are_two_hearts(tmp_path):
+    for visit in (1, 2):
+        for index in range(3):
+            write_series(tmp_path / f"visit{visit}/{index}", index, first=index, StudyInstanceUID=f"1.9.{visit}")
+    assert hearts(tmp_path) == dict.fromkeys(("P01", "P02"), (6, 3, 2, ""))
+    assert "P01, P02: studies of one patient" in images.find(tmp_path).put_together
 
 
 def test_images_that_are_there_twice_are_no_two_phases(tmp_path):

@@ -215,6 +215,45 @@ def test_other_names_become_p01_and_a_frame_and_are_not_written_for_they_may_be_
     assert "anna" not in printed
 
 
+def write_study(*, folder="in/{}", scale=1):
+    """A series and folder for each of 4 slices, 2 phases: squares of 10 and 8 pixels, so that the ejection fraction is 36 %."""
+    for index in range(4):
+        for phase, side in ((0, 10), (1, 8)):
+            about = {"ImagePositionPatient": [0, 0, 8.0 * index], "ImageOrientationPatient": AXIAL, "TriggerTime": 40 * phase}
+            whose = {"PatientID": NAME, "StudyInstanceUID": "1.2.3", "SeriesInstanceUID": f"1.2.3.{index}"}
+            write_dicom(Path(folder.format(index)) / f"{index}-{phase}.dcm", scale * squares(side), **about, **whose)
+
+
+def test_a_folder_for_each_slice_gives_the_ejection_fraction_of_the_same_files_in_one(capsys):
+    write_study()
+    write_study(folder="flat")
+    run()
+    printed = capsys.readouterr().out
+    assert "P01: 4 series in 4 folders put together, of one patient and study" in printed
+    assert "EF 36%" in printed
+    assert NAME not in printed
+    run(source="flat", output="again")
+    assert rows("patients.csv") == rows("patients.csv", "again")
+    assert rows("volumes.csv") == rows("volumes.csv", "again")
+
+
+def test_a_localiser_beside_the_heart_is_in_no_volume_and_said(capsys):
+    write_study()
+    across = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [0, 1, 0, 0, 0, 1]}
+    whose = {"PatientID": NAME, "StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.99"}
+    write_dicom(Path("in/localiser/a.dcm"), squares(9), **across, **whose)
+    run()
+    (heart,) = rows("patients.csv")
+    assert (heart["n_phases"], heart["undefined"]) == ("2", "")
+    assert float(heart["ejection_fraction"]) == pytest.approx(0.36)
+    assert [(row["phase"], row["n_slices"], row["n_lacking"], row["undefined"]) for row in rows("volumes.csv")] == [
+        ("0", "4", "0", ""),
+        ("1", "4", "0", ""),
+        ("", "1", "0", "of other series, which do not lie as its stack does"),
+    ]
+    assert "P01: images in no volume, of other series, which do not lie as its stack does: 1" in capsys.readouterr().out
+
+
 def test_a_screen_alone_says_which_folder_is_which_patient_and_of_all(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     for number in range(predict.MOST_LINES + 2):

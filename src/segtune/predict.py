@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 import segtune
 from segtune import app, results, volumes
-from segtune.data import contours, images, nifti, rvsc
+from segtune.data import contours, images, nifti, rvsc, stacks
 from segtune.data.images import Image
 from segtune.data.slices import Slice
 from segtune.errors import InputError
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 Mask = NDArray[np.bool_]
 
 THRESHOLD = 0.5  # a pixel belongs to the mask where its probability is above
@@ -199,8 +200,8 @@ def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:
     """
     rows: list[Row] = []
     for patient, mine in grouped(predicted, lambda pair: pair[0].item.patient).items():
-        n_slices = len({image.item.slice_index for image, _ in mine})
-        for phase, pairs in grouped(mine, lambda pair: pair[0].phase).items():
+        n_slices = len({image.item.slice_index for image, _ in mine if not image.undefined})
+        for (phase, _), pairs in grouped(mine, lambda pair: (pair[0].phase, pair[0].undefined)).items():
             pairs = sorted(pairs, key=lambda pair: pair[0].item.slice_index)
             discs = [volumes.Disc(item.slice_index, item.image.shape, item.spacing_mm, item.gap_mm) for (item, *_), _ in pairs]
             why = pairs[0][0].undefined or volumes.why_undefined(discs)
@@ -219,6 +220,7 @@ def patient_row(rows: Sequence[Row]) -> Row:
     ED and ES are those of Info.cfg; without it the phases of the largest and the smallest predicted volume, of all that lack no
     slice, or of the two that there are. EDV 0: nothing was found, and there is no ejection fraction.
     """
+    rows = [row for row in rows if row["undefined"] != stacks.OTHERWISE]
     of_phase = {row["phase"]: row for row in rows}
     defined = [row for row in rows if not row["undefined"] and (len(rows) == 2 or not row["n_lacking"])]
     defined.sort(key=lambda row: -row["volume_ml"])
@@ -251,9 +253,9 @@ def patient_row(rows: Sequence[Row]) -> Row:
     }
 
 
-def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
     """The items of each key, in order of first appearance."""
-    found: dict[str, list[Item]] = {}
+    found: dict[Key, list[Item]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)
     return found
@@ -277,6 +279,7 @@ def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequen
         "n_empty": sum(row["n_pixels"] == 0 for row in rows),
         **{name: sum(row[name] for row in rows) for name in ("n_pixels", "n_dropped", "n_filled")},
         "left_out": dict(found.left_out),
+        "put_together": list(found.put_together),
         "versions": {
             "segtune": segtune.__version__,
             "python": platform.python_version(),
@@ -302,6 +305,7 @@ def summary(found: images.Found, about: Row, of_volumes: Sequence[Row], of_patie
         if about["n_filled"] > RING * about["n_pixels"]:
             share = about["n_filled"] / about["n_pixels"]
             lines.append(f"{share:.0%} of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity")
+    lines += found.put_together
     lines += [f"left out, {kind}: {n}" for kind, n in about["left_out"].items()]
     folders = {patient.patient: f" = {patient.folder}" for patient in found.patients if patient.folder}
     if not sys.stdout.isatty():
