@@ -258,6 +258,63 @@ def test_the_case_of_nnu_net_s_only_channel_is_the_name_without_it(tmp_path, nam
     assert list(told(tmp_path)) == expected
 
 
+def film(n, shape=(12, 10, 3)):
+    return np.stack([volumes.pixels(frame, shape) for frame in range(n)], axis=3)
+
+
+def phases_of(root):
+    """name -> patient and, of each volume that is read, frame and phase."""
+    return {
+        file.name: (file.patient, [(part.frame, part.phase) for part in file.frames()]) for file in images.find(root).volumes
+    }
+
+
+def test_a_fourth_axis_is_time_and_each_of_its_frames_a_volume(tmp_path):
+    volumes.write(tmp_path / "a.nii.gz", film(4))
+    volumes.write(tmp_path / "b.nii.gz", film(1))
+    assert phases_of(tmp_path) == {"a": ("a", [(0, "0"), (1, "1"), (2, "2"), (3, "3")]), "b": ("b", [(0, "")])}
+    part = images.find(tmp_path).volumes[0].frames()[2]
+    read = list(part.images(part.read()))
+    assert [image.item.slice_index for image in read] == [0, 1, 2]
+    assert np.array_equal(read[1].item.image, film(4)[:, :, 1, 2].T)
+
+
+def test_a_film_of_acdc_is_read_once_with_the_phases_of_info_cfg(tmp_path):
+    folder = tmp_path / "patient003"
+    volumes.write(folder / "patient003_4d.nii.gz", film(5))
+    (folder / "Info.cfg").write_text("ED: 1\nES: 4\n")
+    whole = ("patient003", [(1, "ED"), (2, "2"), (3, "3"), (4, "ES"), (5, "5")])
+    assert phases_of(tmp_path) == {"patient003_4d": whole}
+    volumes.write(folder / "patient003_frame01.nii.gz", volumes.pixels(0))
+    assert phases_of(tmp_path) == {"patient003_4d": whole}
+    assert images.find(tmp_path).left_out == {"neither DICOM nor NIfTI": 1, "frames of films (_4d)": 1}
+    volumes.write(folder / "patient003_frame04.nii.gz", volumes.pixels(3))
+    both = {"patient003_frame01": ("patient003", [(1, "ED")]), "patient003_frame04": ("patient003", [(4, "ES")])}
+    assert phases_of(tmp_path) == both
+    (folder / "Info.cfg").unlink()
+    assert phases_of(tmp_path) == {"patient003_4d": ("patient003_4d", [(n, str(n)) for n in range(5)])}
+    assert phases_of(folder / "patient003_4d.nii.gz") == phases_of(tmp_path)
+
+
+def test_a_film_without_the_frames_of_info_cfg_is_refused(tmp_path):
+    volumes.write(tmp_path / "patient003/patient003_4d.nii.gz", film(5))
+    (tmp_path / "patient003/Info.cfg").write_text("ED: 1\nES: 12\n")
+    with pytest.raises(InputError, match="_4d.nii.gz: it has 5 frames, but Info.cfg says that frame 12 is ES"):
+        images.find(tmp_path)
+
+
+def test_a_fourth_axis_of_nnu_net_s_folders_is_no_time(tmp_path):
+    volumes.write(tmp_path / "imagesTs/a.nii.gz", film(2))
+    with pytest.raises(InputError, match="a.nii.gz: in a folder imagesTs a fourth axis .of 2. counts channels, not time"):
+        images.find(tmp_path)
+
+
+def test_a_film_that_no_memory_holds_is_refused(tmp_path):
+    volumes.write(tmp_path / "a.nii", film(2), dim=[4, 1000, 1000, 1000, 30000, 1, 1, 1])
+    with pytest.raises(InputError, match="a.nii: the header announces 1000 x 1000 x 1000 x 30000 pixels"):
+        images.find(tmp_path)
+
+
 def why(root):
     (patient,) = images.find(root).patients
     assert patient.gap_mm is None

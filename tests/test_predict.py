@@ -328,6 +328,45 @@ def test_ed_and_es_are_info_cfg_s_where_it_is():
     assert (heart["undefined"], heart["ed_es_by"], heart["ejection_fraction"]) == ("ES is missing", "Info.cfg", "nan")
 
 
+def beating(*sides, dtype=np.int16):
+    """As stored: columns, rows, slices, frames; a bright square of each side on both slices of each frame."""
+    array = np.full((12, 10, 2, len(sides)), DARK, dtype)
+    for frame, side in enumerate(sides):
+        array[:side, :side, :, frame] = BRIGHT
+    return array
+
+
+def test_a_film_has_a_volume_per_frame_its_extremes_are_ed_and_es_and_its_mask_is_a_film(capsys):
+    path = volumes.write(Path("in/a.nii.gz"), beating(6, 10, 8, 5))
+    run()
+    assert [(row["phase"], row["n_slices"]) for row in rows("volumes.csv")] == [(str(n), "2") for n in range(4)]
+    ml = [float(row["volume_ml"]) for row in rows("volumes.csv")]
+    assert ml == pytest.approx([2 * side**2 * 0.7 * 0.8 * 9 / 1000 for side in (6, 10, 8, 5)])
+    (heart,) = rows("patients.csv")
+    assert (heart["ed_phase"], heart["es_phase"]) == ("1", "3")
+    assert heart["ed_es_by"] == "largest and smallest predicted volume of 4 phases"
+    assert float(heart["ejection_fraction"]) == pytest.approx(0.75)
+    image, mask = nib.load(path), nib.load("out/masks/a.nii.gz")
+    assert np.array_equal(mask.get_fdata(), image.get_fdata() == BRIGHT)
+    assert np.array_equal(mask.affine, image.affine)
+    assert mask.header.get_zooms() == image.header.get_zooms()
+    assert sorted(path.name for path in Path("out/overlays/a").iterdir()) == [f"frame-{n:02}.png" for n in range(4)]
+    printed = capsys.readouterr().out
+    assert "4 volumes (8 slices) of 1 patient" in printed
+    assert "EF 75% (largest and smallest predicted volume of 4 phases)" in printed
+
+
+def test_a_film_of_acdc_has_ed_and_es_of_info_cfg():
+    volumes.write(Path("in/patient001/patient001_4d.nii.gz"), beating(6, 10, 8, 5))
+    Path("in/patient001/Info.cfg").write_text("ED: 1\nES: 3\n")
+    run()
+    (heart,) = rows("patients.csv")
+    assert (heart["patient"], heart["ed_phase"], heart["es_phase"], heart["ed_es_by"]) == ("patient001", "ED", "ES", "Info.cfg")
+    assert float(heart["ejection_fraction"]) == pytest.approx(1 - 64 / 36)
+    assert [row["phase"] for row in rows("volumes.csv")] == ["ED", "2", "ES", "4"]
+    assert [row["frame"] for row in rows("slices.csv")] == ["1", "1", "2", "2", "3", "3", "4", "4"]
+
+
 def test_equal_names_keep_their_folders():
     for folder in ("a", "b"):
         volumes.write(Path(f"in/{folder}/t2.nii.gz"), ring())
@@ -476,7 +515,10 @@ BAD = {
     "a link": (lambda p: (p / "out.dcm").symlink_to("/etc/hostname"), "out.dcm: this link leads out of"),
 }
 BAD_VOLUMES = {
-    "4-D": (lambda p: volumes.write(p, volumes.pixels(1, (12, 10, 3, 2))), "b.nii.gz: an array of 12 x 10 x 3 x 2 with 4 axes"),
+    "5-D": (
+        lambda p: volumes.write(p, volumes.pixels(1, (12, 10, 3, 2, 2))),
+        "b.nii.gz: an array of 12 x 10 x 3 x 2 x 2 with 5",
+    ),
     "cut off": (lambda p: cut(volumes.write(p, ring()), -20), "b.nii.gz: the file is damaged or was cut off"),
     "not finite": (lambda p: volumes.write(p, nan()), r"b.nii.gz: 1 pixels of slice 2 \(from 0\) are not finite"),
     "a bomb": (lambda p: p.write_bytes(BOMB), "b.nii.gz: it holds more than the 12 x 10 x 3 pixels"),

@@ -3,9 +3,9 @@
     contours/P09-0020-icontour-auto.txt   DICOM: the outline as the RVSC's files have it (i: endocardium, o: epicardium); none
                                           where nothing is predicted
     masks/P09-0020.png                    DICOM: what the outline encloses, 0 and 255
-    masks/CASE.nii.gz                     NIfTI: the network's mask, 0 and 1, on the image's own grid
+    masks/CASE.nii.gz                     NIfTI: the network's mask, 0 and 1, on the image's own grid, a film's with its frames
     overlays/                             to look at: a picture per DICOM image; one of all slices per NIfTI volume, or, if they
-                                          are more than 20, a folder of such pages
+                                          are more than 20, a folder of such pages; a folder per film
     slices.csv  volumes.csv  patients.csv       pixels and mm^2; ml; EDV, ESV, stroke volume, ejection fraction
     about.json                            which runs, which epoch, which versions
 
@@ -155,22 +155,33 @@ def write_frame(folder: Path, target: str, image: Image, probability: NDArray[np
 
 
 def write_volume(folder: Path, models: Sequence["Trained"], file: images.VolumeFile) -> list[tuple[Image, Row]]:
-    """One NIfTI volume's mask and overlay."""
-    volume = nifti.read(file.path)
-    masks = np.zeros(volume.voxels.shape, dtype=bool)
+    """One NIfTI file's mask, and the overlays of its volume or of its frames."""
+    predicted, masks = [], []
+    for frame in file.frames():
+        volume = frame.read()
+        masks.append(np.zeros(volume.voxels.shape, dtype=bool))
+        predicted += write_slices(folder, models, frame, volume, masks[-1])
+    (path := folder / MASKS / f"{file.name}.nii.gz").parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(nifti.encode(np.stack(masks) if len(masks) > 1 else masks[0], volume.header))
+    return predicted
+
+
+def write_slices(
+    folder: Path, models: Sequence["Trained"], frame: images.VolumeFile, volume: nifti.Volume, mask: Mask
+) -> list[tuple[Image, Row]]:
+    """One volume's overlays; fills the mask (K, H, W)."""
     rows, tiles, n_pages = [], [], 0
-    for index, (image, probability) in enumerate(with_probabilities(models, file.images(volume))):
-        masks[index] = probability > THRESHOLD
-        rows.append(about_slice(image, masks[index], probability, 0, 0))
-        tiles.append(overlay(image.item, contours.outlines(masks[index]), text=f"slice {index}"))
-        if len(tiles) == TILES or index + 1 == len(masks):
+    name = f"{frame.name}/frame-{frame.frame:02}" if frame.n_frames > 1 else frame.name
+    for index, (image, probability) in enumerate(with_probabilities(models, frame.images(volume))):
+        mask[index] = probability > THRESHOLD
+        rows.append(about_slice(image, mask[index], probability, 0, 0))
+        tiles.append(overlay(image.item, contours.outlines(mask[index]), text=f"slice {index}"))
+        if len(tiles) == TILES or index + 1 == len(mask):
             n_pages += 1
-            page = f"/page-{n_pages}" if len(masks) > TILES else ""
-            (path := folder / OVERLAYS / f"{file.name}{page}.png").parent.mkdir(parents=True, exist_ok=True)
+            page = f"/page-{n_pages}" if len(mask) > TILES else ""
+            (path := folder / OVERLAYS / f"{name}{page}.png").parent.mkdir(parents=True, exist_ok=True)
             montage(tiles).save(path)
             tiles = []
-    (path := folder / MASKS / f"{file.name}.nii.gz").parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(nifti.encode(masks, volume.header))
     return rows
 
 
@@ -274,7 +285,7 @@ def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequen
         "threshold": THRESHOLD,
         "kind": "DICOM" if found.patients else "NIfTI",
         "n_patients": len({row["patient"] for row in rows}),
-        "n_volumes": len(found.volumes),
+        "n_volumes": sum(file.n_frames for file in found.volumes),
         "n_images": len(rows),
         "n_empty": sum(row["n_pixels"] == 0 for row in rows),
         **{name: sum(row[name] for row in rows) for name in ("n_pixels", "n_dropped", "n_filled")},

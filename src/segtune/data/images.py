@@ -5,8 +5,10 @@ together by patient and study (by folder, where headers tell neither), and then 
 the natural order of their first files, frames counted from 0 in the natural order of the names, and within a file of several.
 Where headers do not tell slices and phases, `undefined` says why there is no volume.
 
-NIfTI. Each file is a volume and each a patient of its own, called by its name (CASE_0000.nii.gz, if all end so, is CASE).
-In a folder with an Info.cfg, as ACDC has it, the folder is the patient, and that file says which frames are ED and ES.
+NIfTI. Each file is a volume and each a patient of its own, called by its name (CASE_0000.nii.gz, if all end so, is CASE). A
+fourth axis is time: each of its frames, from 0, is a volume and a phase of that patient.
+In a folder with an Info.cfg, as ACDC has it, the folder is the patient, frames are counted from 1, and that file says which
+are ED and ES. Nothing is read twice: of a film (_4d) and single frames of it (_frame01), what suffices alone is read.
 """
 
 import itertools
@@ -14,7 +16,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,16 +72,38 @@ class Patient:
 
 @dataclass(frozen=True)
 class VolumeFile:
-    """One NIfTI file. name: what it is called in results, unlike all others; it may have folders in it."""
+    """One NIfTI file, or one frame of a film. name: what it is called in results, unlike all others; it may have folders in it.
+
+    n_frames, index: volumes along a fourth axis, and which of them this is. phases: a film's phase by the number of its frame,
+    where that is known; first: the number of its first frame.
+    """
 
     path: Path
     name: str
     patient: str
     frame: int
     phase: str
+    n_frames: int = 1
+    index: int = 0
+    first: int = 0
+    phases: Mapping[int, str] = field(default_factory=dict)
+
+    def frames(self) -> list["VolumeFile"]:
+        """Each frame of a film; the file itself, if it is a single volume."""
+        if self.n_frames == 1:
+            return [self]
+        numbers = [self.first + index for index in range(self.n_frames)]
+        return [
+            replace(self, index=index, frame=number, phase=self.phases.get(number, str(number)))
+            for index, number in enumerate(numbers)
+        ]
+
+    def read(self) -> nifti.Volume:
+        """Raises: InputError naming the file."""
+        return nifti.read(self.path, channel=self.index, n_channels=self.n_frames)
 
     def images(self, volume: nifti.Volume) -> Iterator[Image]:
-        """The slices of the volume that nifti.read reads from `path`. Raises: InputError for pixels that are not finite."""
+        """The slices of the volume that `read` returns. Raises: InputError for pixels that are not finite."""
         known: dict[str, Phase] = {"ED": "ED", "ES": "ES"}
         for index, plane in enumerate(volume.voxels):
             pixels, phase = nifti.finite(self.path, index, plane), known.get(self.phase)
@@ -260,15 +284,17 @@ def _volumes(files: Sequence[Path], root: Path, left_out: Counter[str]) -> list[
     infos = {folder: info for folder in folders if root.is_dir() and (info := folder / "Info.cfg").is_file()}
     hearts = _labels([(folder.resolve().name, _below(folder, root)) for folder in infos])
     patients = dict(zip(infos, hearts, strict=True))
+    phases = {folder: {frame: phase for phase, frame in acdc.read_info(info).items()} for folder, info in infos.items()}
     kept: list[tuple[Path, str]] = []
     for folder, inside in folders.items():
         stems = nifti.by_stem(inside)
+        spare = _read_elsewhere(stems, phases.get(folder))
         for stem, path in stems.items():
             of_acdc = folder in infos
             if folder.name in LABEL_FOLDERS or (stem.endswith("_gt") and (of_acdc or stem.removesuffix("_gt") in stems)):
                 left_out["label images"] += 1
-            elif of_acdc and stem.endswith("_4d"):
-                left_out["films (_4d)"] += 1
+            elif stem in spare:
+                left_out["films (_4d)" if stem.endswith("_4d") else "frames of films (_4d)"] += 1
             else:
                 kept.append((path, stem))
     second = {(path.parent, stem.removesuffix("_0001")) for path, stem in kept if stem.endswith("_0001")}
@@ -278,14 +304,50 @@ def _volumes(files: Sequence[Path], root: Path, left_out: Counter[str]) -> list[
     if all(stem.endswith("_0000") and stem != "_0000" for _, stem in kept):  # nnU-Net's only channel
         kept = [(path, stem.removesuffix("_0000")) for path, stem in kept]
     called = _labels([(stem, f"{_below(path.parent, root)}/{stem}".removeprefix("./")) for path, stem in kept])
-    phases = {folder: {frame: phase for phase, frame in acdc.read_info(info).items()} for folder, info in infos.items()}
     found = []
     for name, (path, stem) in zip(called, kept, strict=True):
         match, of = ACDC_FRAME.search(stem), phases.get(path.parent)
         frame = int(match[1]) if of is not None and match else 0
         phase = "" if of is None else str(of.get(frame, frame))
-        found.append(VolumeFile(path, name, patients.get(path.parent, name), frame, phase))
+        file = VolumeFile(path, name, patients.get(path.parent, name), frame, phase, nifti.n_frames(path))
+        found.append(replace(file, first=int(of is not None), phases=of or {}))
+        _check_film(found[-1])
     return found
+
+
+def _read_elsewhere(stems: Mapping[str, Path], phases: Mapping[int, str] | None) -> set[str]:
+    """Films of which single frames suffice, and single frames that a film has, too.
+
+    Args: stems: of one folder, and their files. phases: of the frames that Info.cfg names, where there is one.
+    """
+    spare: set[str] = set()
+    for stem in stems:
+        frames = {int(match[1]): one for one in stems if (match := ACDC_FRAME.search(one)) and _film(one) == stem}
+        if not stem.endswith("_4d") or not frames:
+            continue
+        n = nifti.n_frames(stems[stem])
+        is_enough = phases is not None and (phases.keys() <= frames.keys() or n < max(phases))
+        spare |= {stem} if is_enough else {*frames.values()} if n > 1 else set()
+    return spare
+
+
+def _film(stem: str) -> str:
+    """What the film is called that a frame like patient001_frame01 is of."""
+    return ACDC_FRAME.sub("_4d", stem)
+
+
+def _check_film(file: VolumeFile) -> None:
+    """Raises: InputError for a fourth axis that is not time, and for frames of Info.cfg that the film has not."""
+    if file.n_frames > 1 and file.path.parent.name in IMAGE_FOLDERS:
+        raise InputError(
+            f"{file.path}: in a folder {file.path.parent.name} a fourth axis (of {file.n_frames}) counts channels, not time. "
+            "Give a folder with one channel alone, or, if it is a film, a folder of another name."
+        )
+    if file.n_frames > 1 and (beyond := max(file.phases, default=0)) > file.n_frames:
+        raise InputError(
+            f"{file.path}: it has {file.n_frames} frames, but Info.cfg says that frame {beyond} is {file.phases[beyond]}. "
+            "Correct one of them."
+        )
 
 
 def _below(folder: Path, root: Path) -> str:
