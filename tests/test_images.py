@@ -3,7 +3,7 @@ import pydicom
 import pytest
 
 import volumes
-from conftest import write_dicom, write_patient
+from conftest import write_dicom, write_enhanced, write_patient
 from segtune.data import dicom, images, nifti
 from segtune.errors import InputError
 
@@ -489,6 +489,125 @@ def test_phases_have_an_order_that_the_headers_tell_and_never_the_names(tmp_path
         place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": AXIAL}
         write_dicom(tmp_path / "in" / f"im{phase}.dcm", np.full((20, 16), phase), **place, **tags)
     assert why(tmp_path) == expected
+
+
+SHARED = {"PixelMeasuresSequence": {"PixelSpacing": [0.7, 0.8]}, "PlaneOrientationSequence": {"ImageOrientationPatient": AXIAL}}
+
+
+def write_enhanced_heart(path, *, slices=3, phases=4, first=0, groups=lambda index, phase: {}, value=None, **tags):
+    """A frame for each slice and phase, the last phase first; groups: further ones, or others in place of them."""
+    frames, of_frames = [], []
+    for phase in reversed(range(phases)):
+        for index in range(first, first + slices):
+            frames.append(np.full((20, 16), 10 * index + phase if value is None else value(index, phase)))
+            of_frames.append(
+                {
+                    "PlanePositionSequence": {"ImagePositionPatient": [0, 0, 8.0 * index]},
+                    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": 40.0 * phase},
+                    **groups(index, phase),
+                }
+            )
+    write_enhanced(path, frames, of_frames, shared=tags.pop("shared", SHARED), **tags)
+
+
+def test_each_frame_of_enhanced_mr_is_an_image_with_its_own_place(tmp_path):
+    write_enhanced_heart(tmp_path / "a.dcm")
+    found = dicoms(tmp_path)
+    assert [key[:2] for key in found] == [("P01", number) for number in range(12)]
+    assert {(index, phase): value for (_, _, index, phase), value in found.items()} == {
+        (index, str(phase)): 10 * index + phase for index in range(3) for phase in range(4)
+    }
+    (patient,) = images.find(tmp_path).patients
+    assert (patient.gap_mm, patient.undefined) == (8.0, "")
+    assert {image.item.spacing_mm for image in patient.images()} == {(0.7, 0.8)}
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        lambda index, phase: {
+            "CardiacSynchronizationSequence": {},
+            "FrameContentSequence": {"TemporalPositionIndex": phase + 1},
+        },
+        lambda index, phase: {
+            "CardiacSynchronizationSequence": {},
+            "FrameContentSequence": {"DimensionIndexValues": [index + 1, phase + 1]},
+        },
+    ],
+)
+def test_phases_of_enhanced_mr_without_a_time_are_ordered_by_their_index(tmp_path, groups):
+    pointers = pydicom.Sequence([pydicom.Dataset(), pydicom.Dataset()])
+    for item, keyword in zip(pointers, ("ImagePositionPatient", "NominalCardiacTriggerDelayTime"), strict=True):
+        item.DimensionIndexPointer = pydicom.tag.Tag(keyword)
+    write_enhanced_heart(tmp_path / "a.dcm", groups=groups, DimensionIndexSequence=pointers)
+    for (_, _, index, phase), value in dicoms(tmp_path).items():
+        assert value == 10 * index + int(phase)
+
+
+def test_a_file_of_enhanced_mr_for_each_slice_is_one_patient(tmp_path):
+    for index in range(3):
+        whose = {**STUDY, "SeriesInstanceUID": f"1.9.{index}", "SOPInstanceUID": f"1.9.{index}.1"}
+        write_enhanced_heart(tmp_path / f"{index}/a.dcm", slices=1, first=index, **whose)
+    assert hearts(tmp_path) == {"P01": (12, 3, 4, "")}
+
+
+def test_frames_of_several_kinds_at_one_place_are_no_beat(tmp_path):
+    groups = lambda index, phase: {"MRImageFrameTypeSequence": {"ComplexImageComponent": ("MAGNITUDE", "PHASE")[phase % 2]}}  # noqa: E731
+    write_enhanced_heart(tmp_path / "a.dcm", groups=groups)
+    ((n, _, _, why),) = hearts(tmp_path).values()
+    assert (n, why) == (12, "its images at one position are of several series: give each series a folder of its own")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_rescale_of_a_frame_is_applied_to_it(tmp_path, shared):
+    slope = (lambda index, phase: -2) if shared else (lambda index, phase: [1, -1, 0.5, 3][phase])
+    rescale = lambda index, phase: {"RescaleSlope": slope(index, phase), "RescaleIntercept": 100}  # noqa: E731
+    of_all = {**SHARED, "PixelValueTransformationSequence": rescale(0, 0)} if shared else SHARED
+    of_each = lambda index, phase: {} if shared else {"PixelValueTransformationSequence": rescale(index, phase)}  # noqa: E731
+    write_enhanced_heart(tmp_path / "a.dcm", shared=of_all, groups=of_each)
+    for (_, _, index, phase), value in dicoms(tmp_path).items():
+        assert value == (10 * index + int(phase)) * slope(index, int(phase)) + 100
+
+
+def test_a_single_frame_of_enhanced_mr_is_an_image_for_every_reader(tmp_path):
+    rescale = {"PixelValueTransformationSequence": {"RescaleSlope": -1, "RescaleIntercept": 50}}
+    write_enhanced_heart(tmp_path / "a.dcm", slices=1, phases=1, groups=lambda index, phase: rescale, value=lambda *_: 20)
+    image, header = dicom.read(tmp_path / "a.dcm")
+    assert (image == 30).all()
+    assert header == ((0.7, 0.8), None, [0, 0, 0], AXIAL)
+    write_enhanced_heart(tmp_path / "b.dcm")
+    with pytest.raises(
+        InputError, match="b.dcm: expected one grey image, not 12 frames .NumberOfFrames.. Store each as a file"
+    ):
+        dicom.read(tmp_path / "b.dcm")
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"NumberOfFrames": 11}, "NumberOfFrames is 11, but 12 are described"),
+        ({"PerFrameFunctionalGroupsSequence": None}, "expected one grey image, not 12 frames"),
+        ({"SharedFunctionalGroupsSequence": None}, "the header has no usable PixelSpacing"),
+    ],
+)
+def test_frames_that_are_not_described_are_refused(tmp_path, tags, message):
+    write_enhanced_heart(tmp_path / "a.dcm", **tags)
+    with pytest.raises(InputError, match=f"a.dcm: {message}"):
+        images.find(tmp_path)
+
+
+def test_frames_whose_pixels_are_cut_off_or_go_on_are_refused_and_filling_is_not(tmp_path):
+    write_enhanced_heart(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    content = dataset.PixelData
+    for filling, message in ((content[:640], "holds more than the 12 images of 20 x 16"), (None, "damaged or incomplete")):
+        dataset.PixelData = content[:-640] if filling is None else content + filling[:-1] + b"\7"
+        dataset.save_as(tmp_path / "a.dcm")
+        with pytest.raises(InputError, match=f"a.dcm: .*{message}"):
+            dicoms(tmp_path)
+    dataset.PixelData = content + bytes(640)
+    dataset.save_as(tmp_path / "a.dcm")
+    assert len(dicoms(tmp_path)) == 12
 
 
 def test_a_film_among_images_is_refused_before_anything_is_predicted(tmp_path):

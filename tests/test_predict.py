@@ -21,7 +21,7 @@ from conftest import TINY, write_dicom
 from segtune import app, predict, trained
 from segtune.data import contours, rvsc
 from segtune.errors import InputError
-from test_images import AXIAL, write_acdc, write_heart
+from test_images import AXIAL, write_acdc, write_enhanced_heart, write_heart
 
 BRIGHT, DARK = 300, 10
 NAME = "Secret^Name"
@@ -215,13 +215,13 @@ def test_other_names_become_p01_and_a_frame_and_are_not_written_for_they_may_be_
     assert "anna" not in printed
 
 
-def write_study(*, folder="in/{}", scale=1):
+def write_study(*, folder="in/{}", stored=lambda image: image, **tags):
     """A series and folder for each of 4 slices, 2 phases: squares of 10 and 8 pixels, so that the ejection fraction is 36 %."""
     for index in range(4):
         for phase, side in ((0, 10), (1, 8)):
             about = {"ImagePositionPatient": [0, 0, 8.0 * index], "ImageOrientationPatient": AXIAL, "TriggerTime": 40 * phase}
             whose = {"PatientID": NAME, "StudyInstanceUID": "1.2.3", "SeriesInstanceUID": f"1.2.3.{index}"}
-            write_dicom(Path(folder.format(index)) / f"{index}-{phase}.dcm", scale * squares(side), **about, **whose)
+            write_dicom(Path(folder.format(index)) / f"{index}-{phase}.dcm", stored(squares(side)), **about, **whose, **tags)
 
 
 def test_a_folder_for_each_slice_gives_the_ejection_fraction_of_the_same_files_in_one(capsys):
@@ -235,6 +235,38 @@ def test_a_folder_for_each_slice_gives_the_ejection_fraction_of_the_same_files_i
     run(source="flat", output="again")
     assert rows("patients.csv") == rows("patients.csv", "again")
     assert rows("volumes.csv") == rows("volumes.csv", "again")
+
+
+@pytest.mark.parametrize(
+    ("tags", "stored"),
+    [
+        ({"RescaleSlope": -1, "RescaleIntercept": 1000}, lambda image: 1000 - image),
+        ({"RescaleSlope": 20, "RescaleIntercept": 0}, lambda image: image // 20),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, lambda image: 4095 - image),
+        ({"PresentationLUTShape": "INVERSE"}, lambda image: 4095 - image),
+    ],
+)
+def test_the_ejection_fraction_is_the_same_however_the_grey_values_are_stored(tags, stored):
+    write_study(stored=stored, **tags)
+    run()
+    (heart,) = rows("patients.csv")
+    assert float(heart["ejection_fraction"]) == pytest.approx(0.36)
+
+
+def test_enhanced_mr_has_a_volume_per_phase_and_a_contour_per_frame():
+    sides = (8, 10, 6, 5)
+    write_enhanced_heart(Path("in/a.dcm"), value=lambda index, phase: squares(sides[phase], shape=(20, 16)), PatientID=NAME)
+    run()
+    (heart,) = rows("patients.csv")
+    assert (heart["ed_phase"], heart["es_phase"]) == ("1", "3")
+    assert heart["ed_es_by"] == "largest and smallest predicted volume of 4 phases"
+    assert float(heart["ejection_fraction"]) == pytest.approx(0.75)
+    assert [float(row["volume_ml"]) for row in sorted(rows("volumes.csv"), key=lambda row: row["phase"])] == pytest.approx(
+        [3 * side**2 * 0.7 * 0.8 * 8 / 1000 for side in sides]
+    )
+    assert sorted(path.name for path in Path("out/contours").iterdir()) == [
+        f"P01-{frame:04}-icontour-auto.txt" for frame in range(12)
+    ]
 
 
 def test_a_localiser_beside_the_heart_is_in_no_volume_and_said(capsys):
