@@ -69,6 +69,31 @@ def write_dicom(path: Path, image: np.ndarray, **tags) -> None:
     header.save_as(path, enforce_file_format=True)
 
 
+def write_enhanced(path: Path, frames: list[np.ndarray], groups: list[dict], *, shared: dict | None = None, **tags) -> None:
+    """An Enhanced MR file: a group of tags for each frame and those that they share, functional group -> its tags."""
+
+    def sequences(of: dict) -> pydicom.Dataset:
+        found = pydicom.Dataset()
+        for name, about in of.items():
+            item = pydicom.Dataset()
+            for keyword, value in about.items():
+                setattr(item, keyword, value)
+            setattr(found, name, pydicom.Sequence([item]))
+        return found
+
+    about = {
+        "NumberOfFrames": len(frames),
+        "Rows": frames[0].shape[0],
+        "SharedFunctionalGroupsSequence": pydicom.Sequence([sequences(shared or {})]),
+        "PerFrameFunctionalGroupsSequence": pydicom.Sequence([sequences(group) for group in groups]),
+        "PixelSpacing": None,
+    }
+    write_dicom(path, np.concatenate(frames), **{**about, **tags})
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.EnhancedMRImageStorage
+    dataset.save_as(path)
+
+
 def write_patient(root: Path, number: int, contoured, *, n_frames=24, start=20, flat=False, listed=None, scale=None) -> None:
     """Frames start ... start + n_frames - 1 of one patient in RVSC's layout; `contoured` of them with i and o contours.
 

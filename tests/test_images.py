@@ -3,7 +3,7 @@ import pydicom
 import pytest
 
 import volumes
-from conftest import write_dicom, write_patient
+from conftest import write_dicom, write_enhanced, write_patient
 from segtune.data import dicom, images, nifti
 from segtune.errors import InputError
 
@@ -258,6 +258,63 @@ def test_the_case_of_nnu_net_s_only_channel_is_the_name_without_it(tmp_path, nam
     assert list(told(tmp_path)) == expected
 
 
+def film(n, shape=(12, 10, 3)):
+    return np.stack([volumes.pixels(frame, shape) for frame in range(n)], axis=3)
+
+
+def phases_of(root):
+    """name -> patient and, of each volume that is read, frame and phase."""
+    return {
+        file.name: (file.patient, [(part.frame, part.phase) for part in file.frames()]) for file in images.find(root).volumes
+    }
+
+
+def test_a_fourth_axis_is_time_and_each_of_its_frames_a_volume(tmp_path):
+    volumes.write(tmp_path / "a.nii.gz", film(4))
+    volumes.write(tmp_path / "b.nii.gz", film(1))
+    assert phases_of(tmp_path) == {"a": ("a", [(0, "0"), (1, "1"), (2, "2"), (3, "3")]), "b": ("b", [(0, "")])}
+    part = images.find(tmp_path).volumes[0].frames()[2]
+    read = list(part.images(part.read()))
+    assert [image.item.slice_index for image in read] == [0, 1, 2]
+    assert np.array_equal(read[1].item.image, film(4)[:, :, 1, 2].T)
+
+
+def test_a_film_of_acdc_is_read_once_with_the_phases_of_info_cfg(tmp_path):
+    folder = tmp_path / "patient003"
+    volumes.write(folder / "patient003_4d.nii.gz", film(5))
+    (folder / "Info.cfg").write_text("ED: 1\nES: 4\n")
+    whole = ("patient003", [(1, "ED"), (2, "2"), (3, "3"), (4, "ES"), (5, "5")])
+    assert phases_of(tmp_path) == {"patient003_4d": whole}
+    volumes.write(folder / "patient003_frame01.nii.gz", volumes.pixels(0))
+    assert phases_of(tmp_path) == {"patient003_4d": whole}
+    assert images.find(tmp_path).left_out == {"neither DICOM nor NIfTI": 1, "frames of films (_4d)": 1}
+    volumes.write(folder / "patient003_frame04.nii.gz", volumes.pixels(3))
+    both = {"patient003_frame01": ("patient003", [(1, "ED")]), "patient003_frame04": ("patient003", [(4, "ES")])}
+    assert phases_of(tmp_path) == both
+    (folder / "Info.cfg").unlink()
+    assert phases_of(tmp_path) == {"patient003_4d": ("patient003_4d", [(n, str(n)) for n in range(5)])}
+    assert phases_of(folder / "patient003_4d.nii.gz") == phases_of(tmp_path)
+
+
+def test_a_film_without_the_frames_of_info_cfg_is_refused(tmp_path):
+    volumes.write(tmp_path / "patient003/patient003_4d.nii.gz", film(5))
+    (tmp_path / "patient003/Info.cfg").write_text("ED: 1\nES: 12\n")
+    with pytest.raises(InputError, match="_4d.nii.gz: it has 5 frames, but Info.cfg says that frame 12 is ES"):
+        images.find(tmp_path)
+
+
+def test_a_fourth_axis_of_nnu_net_s_folders_is_no_time(tmp_path):
+    volumes.write(tmp_path / "imagesTs/a.nii.gz", film(2))
+    with pytest.raises(InputError, match="a.nii.gz: in a folder imagesTs a fourth axis .of 2. counts channels, not time"):
+        images.find(tmp_path)
+
+
+def test_a_film_that_no_memory_holds_is_refused(tmp_path):
+    volumes.write(tmp_path / "a.nii", film(2), dim=[4, 1000, 1000, 1000, 30000, 1, 1, 1])
+    with pytest.raises(InputError, match="a.nii: the header announces 1000 x 1000 x 1000 x 30000 pixels"):
+        images.find(tmp_path)
+
+
 def why(root):
     (patient,) = images.find(root).patients
     assert patient.gap_mm is None
@@ -271,11 +328,28 @@ def test_several_channels_of_nnu_net_are_not_several_patients(tmp_path):
         images.find(tmp_path)
 
 
-def test_two_patients_or_studies_in_one_folder_are_no_heart(tmp_path):
+def hearts(root):
+    """Each patient's numbers of images, slices and phases, and why there is no volume, if there is none."""
+    return {
+        patient.patient: (
+            len(patient.frames),
+            len({frame.slice_index for frame in patient.frames if not (patient.undefined or frame.undefined)}),
+            len({frame.phase for frame in patient.frames if not (patient.undefined or frame.undefined)}),
+            patient.undefined,
+        )
+        for patient in images.find(root).patients
+    }
+
+
+def test_two_patients_or_studies_in_one_folder_are_told_apart(tmp_path):
     write_heart(tmp_path / "in", PatientID="1")
-    assert images.find(tmp_path).patients[0].undefined == ""
     write_heart(tmp_path / "in", names="b{}.dcm".format, PatientID="2")
-    assert why(tmp_path) == "its images are of several patients or studies: give each a folder of its own"
+    write_heart(tmp_path / "in", names="c{}.dcm".format, PatientID="2", StudyInstanceUID="1.2")
+    assert hearts(tmp_path) == dict.fromkeys(("P01", "P02", "P03"), (6, 3, 2, ""))
+    assert images.find(tmp_path).put_together == [
+        "P01, P02: studies of one patient",
+        "P01, P02, P03: told apart by patient and study in one folder",
+    ]
 
 
 def test_several_series_of_one_position_are_no_beat_and_a_series_for_each_slice_is_one(tmp_path):
@@ -286,6 +360,102 @@ def test_several_series_of_one_position_are_no_beat_and_a_series_for_each_slice_
         position = {"ImagePositionPatient": [0, 0, 8 * index], "SeriesInstanceUID": f"1.{index + 2}"}
         write_heart(tmp_path / "each/in", slices=1, phases=2, names=f"c{index}-{{}}.dcm".format, **position)
     assert images.find(tmp_path / "each").patients[0].undefined == ""
+
+
+STUDY = {"PatientID": "1", "StudyInstanceUID": "1.9"}
+
+
+def write_series(folder, series, *, first=0, start=0, name="x{}.dcm", **about):
+    """A series of STUDY from slice `first` on, its phases from `start` on; its files named within the series."""
+    tags = {**STUDY, "SeriesInstanceUID": f"1.9.{series}", **about}
+    shape, slices, phases = (tags.pop(key, usual) for key, usual in (("shape", (20, 16)), ("slices", 1), ("phases", 2)))
+    for index in range(first, first + slices):
+        for phase in range(start, start + phases):
+            place = {"ImagePositionPatient": [0, 0, 8.0 * index], "ImageOrientationPatient": AXIAL, "TriggerTime": 40 * phase}
+            number = (index - first) * phases + phase - start
+            write_dicom(folder / name.format(number), np.full(shape, 10 * index + phase), **{**place, **tags})
+
+
+def test_a_folder_and_series_for_each_slice_are_one_patient_as_the_same_files_flat(tmp_path):
+    for index in range(8):
+        write_series(tmp_path / f"folders/deep/{index}", index, first=index, phases=5)
+        write_series(tmp_path / "flat", index, first=index, phases=5, name=f"{index}-{{}}.dcm")
+    assert dicoms(tmp_path / "folders") == dicoms(tmp_path / "flat")
+    assert hearts(tmp_path / "folders") == {"P01": (40, 8, 5, "")}
+    assert images.find(tmp_path / "folders").put_together == [
+        "P01: 8 series in 8 folders put together, of one patient and study"
+    ]
+
+
+@pytest.mark.parametrize("about", [{}, {"PatientID": ""}, {"StudyInstanceUID": None}, {"SeriesInstanceUID": "1.9.1"},
+                                   {"SeriesInstanceUID": None}])  # fmt: skip
+def test_a_folder_for_each_slice_is_one_patient_whatever_else_the_headers_lack(tmp_path, about):
+    for index in range(3):
+        write_series(tmp_path / f"{index}", index, first=index, **about)
+    assert hearts(tmp_path) == {"P01": (6, 3, 2, "")}
+
+
+def test_without_patient_and_study_a_folder_is_a_patient(tmp_path):
+    for index in range(3):
+        write_series(tmp_path / f"{index}", index, first=index, PatientID=None, PatientName="", StudyInstanceUID=None)
+    assert hearts(tmp_path) == dict.fromkeys(("P01", "P02", "P03"), (2, 1, 2, ""))
+
+
+def test_a_series_for_each_moment_of_the_beat_is_one_heart_and_two_series_are_two_acquisitions(tmp_path):
+    for phase in range(4):
+        write_series(tmp_path / f"beat/{phase}", phase, slices=3, start=phase, phases=1)
+        write_series(tmp_path / "flat", phase, slices=3, start=phase, phases=1, name=f"{phase}-{{}}.dcm")
+    assert hearts(tmp_path / "beat") == hearts(tmp_path / "flat") == {"P01": (12, 3, 4, "")}
+    write_series(tmp_path / "flat", 9, slices=3, start=11, phases=1, name="9-{}.dcm")  # a time of its own
+    ((_, slices, _, why),) = hearts(tmp_path / "flat").values()
+    assert (slices, why) == (0, "its images at one position are of several series: give each series a folder of its own")
+
+
+def test_two_acquisitions_of_one_study_are_told_apart_by_their_folders_or_not_at_all(tmp_path):
+    for index in range(3):
+        write_series(tmp_path / f"in/rest/{index}", index, first=index)
+        write_series(tmp_path / f"in/stress/{index}", 10 + index, first=index)
+        write_series(tmp_path / "flat", index, first=index, name=f"a{index}-{{}}.dcm")
+        write_series(tmp_path / "flat", 10 + index, first=index, name=f"b{index}-{{}}.dcm")
+    assert hearts(tmp_path / "in") == dict.fromkeys(("P01", "P02"), (6, 3, 2, ""))
+    assert "P01, P02: stacks of one patient and study" in images.find(tmp_path / "in").put_together
+    ((n, _, _, why),) = hearts(tmp_path / "flat").values()
+    assert (n, why) == (12, "its images at one position are of several series: give each series a folder of its own")
+
+
+@pytest.mark.parametrize("folder", ["other", "heart"])
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"ImageOrientationPatient": [0, 1, 0, 0, 0, 1]},
+        {"shape": (24, 16)},
+        {"PixelSpacing": [1, 1]},
+        {"ImagePositionPatient": None},
+        {"ImagePositionPatient": [0, 0, 99]},
+    ],
+)
+def test_a_series_that_lies_otherwise_costs_the_heart_beside_it_nothing(tmp_path, about, folder):
+    write_series(tmp_path / "heart", 0, slices=3)
+    write_series(tmp_path / folder, 1, phases=1, name="y{}.dcm", **about)
+    assert hearts(tmp_path) == {"P01": (7, 3, 2, "")}
+    (last,) = [image for image in images.find(tmp_path).patients[0].images() if image.undefined]
+    assert (last.phase, last.undefined) == ("", "of other series, which do not lie as its stack does")
+    said = "P01: images in no volume, of other series, which do not lie as its stack does: 1"
+    assert said in images.find(tmp_path).put_together
+
+
+def test_a_slice_that_is_missing_is_told_once_and_not_as_a_patient_for_each_folder(tmp_path):
+    for index in (0, 1, 3):
+        write_series(tmp_path / f"{index}", index, first=index)
+    assert hearts(tmp_path) == {"P01": (6, 0, 0, "its slices are 8 to 16 mm apart: is one missing?")}
+
+
+def test_visits_of_one_patient_are_two_hearts(tmp_path):
+    for visit in (1, 2):
+        for index in range(3):
+            write_series(tmp_path / f"visit{visit}/{index}", index, first=index, StudyInstanceUID=f"1.9.{visit}")
+    assert hearts(tmp_path) == dict.fromkeys(("P01", "P02"), (6, 3, 2, ""))
+    assert "P01, P02: studies of one patient" in images.find(tmp_path).put_together
 
 
 def test_images_that_are_there_twice_are_no_two_phases(tmp_path):
@@ -319,6 +489,125 @@ def test_phases_have_an_order_that_the_headers_tell_and_never_the_names(tmp_path
         place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": AXIAL}
         write_dicom(tmp_path / "in" / f"im{phase}.dcm", np.full((20, 16), phase), **place, **tags)
     assert why(tmp_path) == expected
+
+
+SHARED = {"PixelMeasuresSequence": {"PixelSpacing": [0.7, 0.8]}, "PlaneOrientationSequence": {"ImageOrientationPatient": AXIAL}}
+
+
+def write_enhanced_heart(path, *, slices=3, phases=4, first=0, groups=lambda index, phase: {}, value=None, **tags):
+    """A frame for each slice and phase, the last phase first; groups: further ones, or others in place of them."""
+    frames, of_frames = [], []
+    for phase in reversed(range(phases)):
+        for index in range(first, first + slices):
+            frames.append(np.full((20, 16), 10 * index + phase if value is None else value(index, phase)))
+            of_frames.append(
+                {
+                    "PlanePositionSequence": {"ImagePositionPatient": [0, 0, 8.0 * index]},
+                    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": 40.0 * phase},
+                    **groups(index, phase),
+                }
+            )
+    write_enhanced(path, frames, of_frames, shared=tags.pop("shared", SHARED), **tags)
+
+
+def test_each_frame_of_enhanced_mr_is_an_image_with_its_own_place(tmp_path):
+    write_enhanced_heart(tmp_path / "a.dcm")
+    found = dicoms(tmp_path)
+    assert [key[:2] for key in found] == [("P01", number) for number in range(12)]
+    assert {(index, phase): value for (_, _, index, phase), value in found.items()} == {
+        (index, str(phase)): 10 * index + phase for index in range(3) for phase in range(4)
+    }
+    (patient,) = images.find(tmp_path).patients
+    assert (patient.gap_mm, patient.undefined) == (8.0, "")
+    assert {image.item.spacing_mm for image in patient.images()} == {(0.7, 0.8)}
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        lambda index, phase: {
+            "CardiacSynchronizationSequence": {},
+            "FrameContentSequence": {"TemporalPositionIndex": phase + 1},
+        },
+        lambda index, phase: {
+            "CardiacSynchronizationSequence": {},
+            "FrameContentSequence": {"DimensionIndexValues": [index + 1, phase + 1]},
+        },
+    ],
+)
+def test_phases_of_enhanced_mr_without_a_time_are_ordered_by_their_index(tmp_path, groups):
+    pointers = pydicom.Sequence([pydicom.Dataset(), pydicom.Dataset()])
+    for item, keyword in zip(pointers, ("ImagePositionPatient", "NominalCardiacTriggerDelayTime"), strict=True):
+        item.DimensionIndexPointer = pydicom.tag.Tag(keyword)
+    write_enhanced_heart(tmp_path / "a.dcm", groups=groups, DimensionIndexSequence=pointers)
+    for (_, _, index, phase), value in dicoms(tmp_path).items():
+        assert value == 10 * index + int(phase)
+
+
+def test_a_file_of_enhanced_mr_for_each_slice_is_one_patient(tmp_path):
+    for index in range(3):
+        whose = {**STUDY, "SeriesInstanceUID": f"1.9.{index}", "SOPInstanceUID": f"1.9.{index}.1"}
+        write_enhanced_heart(tmp_path / f"{index}/a.dcm", slices=1, first=index, **whose)
+    assert hearts(tmp_path) == {"P01": (12, 3, 4, "")}
+
+
+def test_frames_of_several_kinds_at_one_place_are_no_beat(tmp_path):
+    groups = lambda index, phase: {"MRImageFrameTypeSequence": {"ComplexImageComponent": ("MAGNITUDE", "PHASE")[phase % 2]}}  # noqa: E731
+    write_enhanced_heart(tmp_path / "a.dcm", groups=groups)
+    ((n, _, _, why),) = hearts(tmp_path).values()
+    assert (n, why) == (12, "its images at one position are of several series: give each series a folder of its own")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_rescale_of_a_frame_is_applied_to_it(tmp_path, shared):
+    slope = (lambda index, phase: -2) if shared else (lambda index, phase: [1, -1, 0.5, 3][phase])
+    rescale = lambda index, phase: {"RescaleSlope": slope(index, phase), "RescaleIntercept": 100}  # noqa: E731
+    of_all = {**SHARED, "PixelValueTransformationSequence": rescale(0, 0)} if shared else SHARED
+    of_each = lambda index, phase: {} if shared else {"PixelValueTransformationSequence": rescale(index, phase)}  # noqa: E731
+    write_enhanced_heart(tmp_path / "a.dcm", shared=of_all, groups=of_each)
+    for (_, _, index, phase), value in dicoms(tmp_path).items():
+        assert value == (10 * index + int(phase)) * slope(index, int(phase)) + 100
+
+
+def test_a_single_frame_of_enhanced_mr_is_an_image_for_every_reader(tmp_path):
+    rescale = {"PixelValueTransformationSequence": {"RescaleSlope": -1, "RescaleIntercept": 50}}
+    write_enhanced_heart(tmp_path / "a.dcm", slices=1, phases=1, groups=lambda index, phase: rescale, value=lambda *_: 20)
+    image, header = dicom.read(tmp_path / "a.dcm")
+    assert (image == 30).all()
+    assert header == ((0.7, 0.8), None, [0, 0, 0], AXIAL)
+    write_enhanced_heart(tmp_path / "b.dcm")
+    with pytest.raises(
+        InputError, match="b.dcm: expected one grey image, not 12 frames .NumberOfFrames.. Store each as a file"
+    ):
+        dicom.read(tmp_path / "b.dcm")
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"NumberOfFrames": 11}, "NumberOfFrames is 11, but 12 are described"),
+        ({"PerFrameFunctionalGroupsSequence": None}, "expected one grey image, not 12 frames"),
+        ({"SharedFunctionalGroupsSequence": None}, "the header has no usable PixelSpacing"),
+    ],
+)
+def test_frames_that_are_not_described_are_refused(tmp_path, tags, message):
+    write_enhanced_heart(tmp_path / "a.dcm", **tags)
+    with pytest.raises(InputError, match=f"a.dcm: {message}"):
+        images.find(tmp_path)
+
+
+def test_frames_whose_pixels_are_cut_off_or_go_on_are_refused_and_filling_is_not(tmp_path):
+    write_enhanced_heart(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    content = dataset.PixelData
+    for filling, message in ((content[:640], "holds more than the 12 images of 20 x 16"), (None, "damaged or incomplete")):
+        dataset.PixelData = content[:-640] if filling is None else content + filling[:-1] + b"\7"
+        dataset.save_as(tmp_path / "a.dcm")
+        with pytest.raises(InputError, match=f"a.dcm: .*{message}"):
+            dicoms(tmp_path)
+    dataset.PixelData = content + bytes(640)
+    dataset.save_as(tmp_path / "a.dcm")
+    assert len(dicoms(tmp_path)) == 12
 
 
 def test_a_film_among_images_is_refused_before_anything_is_predicted(tmp_path):

@@ -21,7 +21,7 @@ from conftest import TINY, write_dicom
 from segtune import app, predict, trained
 from segtune.data import contours, rvsc
 from segtune.errors import InputError
-from test_images import AXIAL, write_acdc, write_heart
+from test_images import AXIAL, write_acdc, write_enhanced_heart, write_heart
 
 BRIGHT, DARK = 300, 10
 NAME = "Secret^Name"
@@ -215,6 +215,77 @@ def test_other_names_become_p01_and_a_frame_and_are_not_written_for_they_may_be_
     assert "anna" not in printed
 
 
+def write_study(*, folder="in/{}", stored=lambda image: image, **tags):
+    """A series and folder for each of 4 slices, 2 phases: squares of 10 and 8 pixels, so that the ejection fraction is 36 %."""
+    for index in range(4):
+        for phase, side in ((0, 10), (1, 8)):
+            about = {"ImagePositionPatient": [0, 0, 8.0 * index], "ImageOrientationPatient": AXIAL, "TriggerTime": 40 * phase}
+            whose = {"PatientID": NAME, "StudyInstanceUID": "1.2.3", "SeriesInstanceUID": f"1.2.3.{index}"}
+            write_dicom(Path(folder.format(index)) / f"{index}-{phase}.dcm", stored(squares(side)), **about, **whose, **tags)
+
+
+def test_a_folder_for_each_slice_gives_the_ejection_fraction_of_the_same_files_in_one(capsys):
+    write_study()
+    write_study(folder="flat")
+    run()
+    printed = capsys.readouterr().out
+    assert "P01: 4 series in 4 folders put together, of one patient and study" in printed
+    assert "EF 36%" in printed
+    assert NAME not in printed
+    run(source="flat", output="again")
+    assert rows("patients.csv") == rows("patients.csv", "again")
+    assert rows("volumes.csv") == rows("volumes.csv", "again")
+
+
+@pytest.mark.parametrize(
+    ("tags", "stored"),
+    [
+        ({"RescaleSlope": -1, "RescaleIntercept": 1000}, lambda image: 1000 - image),
+        ({"RescaleSlope": 20, "RescaleIntercept": 0}, lambda image: image // 20),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, lambda image: 4095 - image),
+        ({"PresentationLUTShape": "INVERSE"}, lambda image: 4095 - image),
+    ],
+)
+def test_the_ejection_fraction_is_the_same_however_the_grey_values_are_stored(tags, stored):
+    write_study(stored=stored, **tags)
+    run()
+    (heart,) = rows("patients.csv")
+    assert float(heart["ejection_fraction"]) == pytest.approx(0.36)
+
+
+def test_enhanced_mr_has_a_volume_per_phase_and_a_contour_per_frame():
+    sides = (8, 10, 6, 5)
+    write_enhanced_heart(Path("in/a.dcm"), value=lambda index, phase: squares(sides[phase], shape=(20, 16)), PatientID=NAME)
+    run()
+    (heart,) = rows("patients.csv")
+    assert (heart["ed_phase"], heart["es_phase"]) == ("1", "3")
+    assert heart["ed_es_by"] == "largest and smallest predicted volume of 4 phases"
+    assert float(heart["ejection_fraction"]) == pytest.approx(0.75)
+    assert [float(row["volume_ml"]) for row in sorted(rows("volumes.csv"), key=lambda row: row["phase"])] == pytest.approx(
+        [3 * side**2 * 0.7 * 0.8 * 8 / 1000 for side in sides]
+    )
+    assert sorted(path.name for path in Path("out/contours").iterdir()) == [
+        f"P01-{frame:04}-icontour-auto.txt" for frame in range(12)
+    ]
+
+
+def test_a_localiser_beside_the_heart_is_in_no_volume_and_said(capsys):
+    write_study()
+    across = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [0, 1, 0, 0, 0, 1]}
+    whose = {"PatientID": NAME, "StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.99"}
+    write_dicom(Path("in/localiser/a.dcm"), squares(9), **across, **whose)
+    run()
+    (heart,) = rows("patients.csv")
+    assert (heart["n_phases"], heart["undefined"]) == ("2", "")
+    assert float(heart["ejection_fraction"]) == pytest.approx(0.36)
+    assert [(row["phase"], row["n_slices"], row["n_lacking"], row["undefined"]) for row in rows("volumes.csv")] == [
+        ("0", "4", "0", ""),
+        ("1", "4", "0", ""),
+        ("", "1", "0", "of other series, which do not lie as its stack does"),
+    ]
+    assert "P01: images in no volume, of other series, which do not lie as its stack does: 1" in capsys.readouterr().out
+
+
 def test_a_screen_alone_says_which_folder_is_which_patient_and_of_all(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     for number in range(predict.MOST_LINES + 2):
@@ -287,6 +358,45 @@ def test_ed_and_es_are_info_cfg_s_where_it_is():
     run(output="again")
     (heart,) = rows("patients.csv", "again")
     assert (heart["undefined"], heart["ed_es_by"], heart["ejection_fraction"]) == ("ES is missing", "Info.cfg", "nan")
+
+
+def beating(*sides, dtype=np.int16):
+    """As stored: columns, rows, slices, frames; a bright square of each side on both slices of each frame."""
+    array = np.full((12, 10, 2, len(sides)), DARK, dtype)
+    for frame, side in enumerate(sides):
+        array[:side, :side, :, frame] = BRIGHT
+    return array
+
+
+def test_a_film_has_a_volume_per_frame_its_extremes_are_ed_and_es_and_its_mask_is_a_film(capsys):
+    path = volumes.write(Path("in/a.nii.gz"), beating(6, 10, 8, 5))
+    run()
+    assert [(row["phase"], row["n_slices"]) for row in rows("volumes.csv")] == [(str(n), "2") for n in range(4)]
+    ml = [float(row["volume_ml"]) for row in rows("volumes.csv")]
+    assert ml == pytest.approx([2 * side**2 * 0.7 * 0.8 * 9 / 1000 for side in (6, 10, 8, 5)])
+    (heart,) = rows("patients.csv")
+    assert (heart["ed_phase"], heart["es_phase"]) == ("1", "3")
+    assert heart["ed_es_by"] == "largest and smallest predicted volume of 4 phases"
+    assert float(heart["ejection_fraction"]) == pytest.approx(0.75)
+    image, mask = nib.load(path), nib.load("out/masks/a.nii.gz")
+    assert np.array_equal(mask.get_fdata(), image.get_fdata() == BRIGHT)
+    assert np.array_equal(mask.affine, image.affine)
+    assert mask.header.get_zooms() == image.header.get_zooms()
+    assert sorted(path.name for path in Path("out/overlays/a").iterdir()) == [f"frame-{n:02}.png" for n in range(4)]
+    printed = capsys.readouterr().out
+    assert "4 volumes (8 slices) of 1 patient" in printed
+    assert "EF 75% (largest and smallest predicted volume of 4 phases)" in printed
+
+
+def test_a_film_of_acdc_has_ed_and_es_of_info_cfg():
+    volumes.write(Path("in/patient001/patient001_4d.nii.gz"), beating(6, 10, 8, 5))
+    Path("in/patient001/Info.cfg").write_text("ED: 1\nES: 3\n")
+    run()
+    (heart,) = rows("patients.csv")
+    assert (heart["patient"], heart["ed_phase"], heart["es_phase"], heart["ed_es_by"]) == ("patient001", "ED", "ES", "Info.cfg")
+    assert float(heart["ejection_fraction"]) == pytest.approx(1 - 64 / 36)
+    assert [row["phase"] for row in rows("volumes.csv")] == ["ED", "2", "ES", "4"]
+    assert [row["frame"] for row in rows("slices.csv")] == ["1", "1", "2", "2", "3", "3", "4", "4"]
 
 
 def test_equal_names_keep_their_folders():
@@ -437,7 +547,10 @@ BAD = {
     "a link": (lambda p: (p / "out.dcm").symlink_to("/etc/hostname"), "out.dcm: this link leads out of"),
 }
 BAD_VOLUMES = {
-    "4-D": (lambda p: volumes.write(p, volumes.pixels(1, (12, 10, 3, 2))), "b.nii.gz: an array of 12 x 10 x 3 x 2 with 4 axes"),
+    "5-D": (
+        lambda p: volumes.write(p, volumes.pixels(1, (12, 10, 3, 2, 2))),
+        "b.nii.gz: an array of 12 x 10 x 3 x 2 x 2 with 5",
+    ),
     "cut off": (lambda p: cut(volumes.write(p, ring()), -20), "b.nii.gz: the file is damaged or was cut off"),
     "not finite": (lambda p: volumes.write(p, nan()), r"b.nii.gz: 1 pixels of slice 2 \(from 0\) are not finite"),
     "a bomb": (lambda p: p.write_bytes(BOMB), "b.nii.gz: it holds more than the 12 x 10 x 3 pixels"),

@@ -4,6 +4,7 @@ import shutil
 import time
 
 import numpy as np
+import pydicom
 import pytest
 
 from conftest import SQUARE, write_dicom, write_patient
@@ -310,3 +311,15 @@ def test_digits_and_letters_of_other_scripts_make_no_name_of_a_file(tmp_path):
         contour.with_name(name).write_text("1 1")
     assert [name for *_, name, _ in rvsc.contour_files(tmp_path)] == [contour, a_file(tmp_path, "*ocontour*")]
     assert len(rvsc.read(tmp_path, target="endocardium")) == 1
+
+
+def test_images_whose_stored_values_run_the_other_way_are_read_as_the_others(tmp_path):
+    for name in ("plain", "inverted"):
+        write_patient(tmp_path / name, 9, [20, 40])
+    for path in (tmp_path / "inverted").rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = (1000 - dataset.pixel_array).astype("<u2").tobytes()
+        dataset.RescaleSlope, dataset.RescaleIntercept = -1, 1000
+        dataset.save_as(path)
+    plain, inverted = (rvsc.read(tmp_path / name, target="endocardium") for name in ("plain", "inverted"))
+    assert inverted.fingerprint() == plain.fingerprint()

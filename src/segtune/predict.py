@@ -3,9 +3,9 @@
     contours/P09-0020-icontour-auto.txt   DICOM: the outline as the RVSC's files have it (i: endocardium, o: epicardium); none
                                           where nothing is predicted
     masks/P09-0020.png                    DICOM: what the outline encloses, 0 and 255
-    masks/CASE.nii.gz                     NIfTI: the network's mask, 0 and 1, on the image's own grid
+    masks/CASE.nii.gz                     NIfTI: the network's mask, 0 and 1, on the image's own grid, a film's with its frames
     overlays/                             to look at: a picture per DICOM image; one of all slices per NIfTI volume, or, if they
-                                          are more than 20, a folder of such pages
+                                          are more than 20, a folder of such pages; a folder per film
     slices.csv  volumes.csv  patients.csv       pixels and mm^2; ml; EDV, ESV, stroke volume, ejection fraction
     about.json                            which runs, which epoch, which versions
 
@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 import segtune
 from segtune import app, results, volumes
-from segtune.data import contours, images, nifti, rvsc
+from segtune.data import contours, images, nifti, rvsc, stacks
 from segtune.data.images import Image
 from segtune.data.slices import Slice
 from segtune.errors import InputError, printable
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 Mask = NDArray[np.bool_]
 
 THRESHOLD = 0.5  # a pixel belongs to the mask where its probability is above
@@ -128,7 +129,7 @@ def write_images(folder: Path, models: Sequence["Trained"], found: images.Found)
             for image, probability in with_probabilities(models, patient.images()):
                 predicted.append(write_frame(folder, models[0].target, image, probability))
                 bar.update()
-        axis = nifti.slice_axes(((file.path, 1) for file in found.volumes), slice_axis_of(models))
+        axis = nifti.slice_axes(((file.path, file.n_frames) for file in found.volumes), slice_axis_of(models))
         for file in found.volumes:
             predicted += write_volume(folder, models, file, axis[file.path])
             bar.update()
@@ -171,22 +172,33 @@ def write_frame(folder: Path, target: str, image: Image, probability: NDArray[np
 def write_volume(
     folder: Path, models: Sequence["Trained"], file: images.VolumeFile, slice_axis: int
 ) -> list[tuple[Image, Row]]:
-    """One NIfTI volume's mask and overlay. Args: slice_axis: the stored axis along which its slices lie."""
-    volume = nifti.read(file.path, slice_axis=slice_axis)
-    masks = np.zeros(volume.voxels.shape, dtype=bool)
+    """One NIfTI file's mask, and the overlays of its volume or of its frames. Args: slice_axis: the stored axis of its slices."""
+    predicted, masks = [], []
+    for frame in file.frames():
+        volume = frame.read(slice_axis)
+        masks.append(np.zeros(volume.voxels.shape, dtype=bool))
+        predicted += write_slices(folder, models, frame, volume, masks[-1])
+    (path := folder / MASKS / f"{file.name}.nii.gz").parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(nifti.encode(np.stack(masks) if len(masks) > 1 else masks[0], volume.header, slice_axis))
+    return predicted
+
+
+def write_slices(
+    folder: Path, models: Sequence["Trained"], frame: images.VolumeFile, volume: nifti.Volume, mask: Mask
+) -> list[tuple[Image, Row]]:
+    """One volume's overlays; fills the mask (K, H, W)."""
     rows, tiles, n_pages = [], [], 0
-    for index, (image, probability) in enumerate(with_probabilities(models, file.images(volume))):
-        masks[index] = probability > THRESHOLD
-        rows.append(about_slice(image, masks[index], probability, 0, 0))
-        tiles.append(overlay(image.item, contours.outlines(masks[index]), text=f"slice {index}"))
-        if len(tiles) == TILES or index + 1 == len(masks):
+    name = f"{frame.name}/frame-{frame.frame:02}" if frame.n_frames > 1 else frame.name
+    for index, (image, probability) in enumerate(with_probabilities(models, frame.images(volume))):
+        mask[index] = probability > THRESHOLD
+        rows.append(about_slice(image, mask[index], probability, 0, 0))
+        tiles.append(overlay(image.item, contours.outlines(mask[index]), text=f"slice {index}"))
+        if len(tiles) == TILES or index + 1 == len(mask):
             n_pages += 1
-            page = f"/page-{n_pages}" if len(masks) > TILES else ""
-            (path := folder / OVERLAYS / f"{file.name}{page}.png").parent.mkdir(parents=True, exist_ok=True)
+            page = f"/page-{n_pages}" if len(mask) > TILES else ""
+            (path := folder / OVERLAYS / f"{name}{page}.png").parent.mkdir(parents=True, exist_ok=True)
             montage(tiles).save(path)
             tiles = []
-    (path := folder / MASKS / f"{file.name}.nii.gz").parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(nifti.encode(masks, volume.header, volume.slice_axis))
     return rows
 
 
@@ -216,8 +228,8 @@ def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:
     """
     rows: list[Row] = []
     for patient, mine in grouped(predicted, lambda pair: pair[0].item.patient).items():
-        n_slices = len({image.item.slice_index for image, _ in mine})
-        for phase, pairs in grouped(mine, lambda pair: pair[0].phase).items():
+        n_slices = len({image.item.slice_index for image, _ in mine if not image.undefined})
+        for (phase, _), pairs in grouped(mine, lambda pair: (pair[0].phase, pair[0].undefined)).items():
             pairs = sorted(pairs, key=lambda pair: pair[0].item.slice_index)
             discs = [volumes.Disc(item.slice_index, item.image.shape, item.spacing_mm, item.gap_mm) for (item, *_), _ in pairs]
             why = pairs[0][0].undefined or volumes.why_undefined(discs)
@@ -236,6 +248,7 @@ def patient_row(rows: Sequence[Row]) -> Row:
     ED and ES are those of Info.cfg; without it the phases of the largest and the smallest predicted volume, of all that lack no
     slice, or of the two that there are. EDV 0: nothing was found, and there is no ejection fraction.
     """
+    rows = [row for row in rows if row["undefined"] != stacks.OTHERWISE]
     of_phase = {row["phase"]: row for row in rows}
     defined = [row for row in rows if not row["undefined"] and (len(rows) == 2 or not row["n_lacking"])]
     defined.sort(key=lambda row: -row["volume_ml"])
@@ -268,9 +281,9 @@ def patient_row(rows: Sequence[Row]) -> Row:
     }
 
 
-def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
     """The items of each key, in order of first appearance."""
-    found: dict[str, list[Item]] = {}
+    found: dict[Key, list[Item]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)
     return found
@@ -289,11 +302,12 @@ def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequen
         "threshold": THRESHOLD,
         "kind": "DICOM" if found.patients else "NIfTI",
         "n_patients": len({row["patient"] for row in rows}),
-        "n_volumes": len(found.volumes),
+        "n_volumes": sum(file.n_frames for file in found.volumes),
         "n_images": len(rows),
         "n_empty": sum(row["n_pixels"] == 0 for row in rows),
         **{name: sum(row[name] for row in rows) for name in ("n_pixels", "n_dropped", "n_filled")},
         "left_out": dict(found.left_out),
+        "put_together": list(found.put_together),
         "versions": {
             "segtune": segtune.__version__,
             "python": platform.python_version(),
@@ -319,6 +333,7 @@ def summary(found: images.Found, about: Row, of_volumes: Sequence[Row], of_patie
         if about["n_filled"] > RING * about["n_pixels"]:
             share = about["n_filled"] / about["n_pixels"]
             lines.append(f"{share:.0%} of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity")
+    lines += found.put_together
     lines += [f"left out, {kind}: {n}" for kind, n in about["left_out"].items()]
     folders = {patient.patient: f" = {patient.folder}" for patient in found.patients if patient.folder}
     if not sys.stdout.isatty():

@@ -186,6 +186,33 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
         raise InputError(f"{path}: cannot be read ({error.strerror or _words(error)}). Restore it.") from error
 
 
+def n_frames(path: Path) -> int:
+    """How many volumes a file holds along its fourth axis; 1 where the header is such that `read` refuses it.
+
+    Raises: InputError for a file that is none, and for a film of more than MAX_BYTES pixels.
+    """
+    names.check_file(path)
+    try:
+        with path.open("rb") as raw:
+            compressed = raw.peek(2)[:2] == b"\x1f\x8b"
+            with gzip.GzipFile(fileobj=raw) if compressed else raw as file:
+                block = file.read(max(kind.sizeof_hdr for kind in HEADERS.values()))
+        kind = HEADERS[block[:4]]
+        shape = tuple(int(n) for n in kind(block[: kind.sizeof_hdr], check=False).get_data_shape())
+    except Exception:  # what is wrong with it is for `read` to say
+        return 1
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 4 or min(shape) < 1:
+        return 1
+    if math.prod(shape) > MAX_BYTES:
+        raise InputError(
+            f"{path}: the header announces {' x '.join(map(str, shape))} pixels; a film of more than {MAX_BYTES / 1e9:.1f} "
+            "billion is not read. If it is so large, crop or resample it first; if not, copy it again."
+        )
+    return shape[3]
+
+
 def _words(error: Exception) -> str:
     return str(error) or "it ends before its last pixel"
 

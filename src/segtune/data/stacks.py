@@ -1,0 +1,221 @@
+"""Which DICOM images make one stack: those of one patient and study, their series put together by where and when they lie.
+
+Slices are ordered by their position along the normal, and the images at one position by their time in the beat or, where that
+is not told, by their number: those are its phases. Series are put together where they are of one size, spacing and
+orientation and make a stack that none of them contradicts: a series for each slice, or one for each moment of the beat.
+Series at the same positions that are no beat are several acquisitions: each is a stack if it has a folder of its own, else
+none of them is.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from segtune.data.dicom import Place
+
+SAME_PLACE_MM = 0.1  # positions along the normal that are nearer than this are one slice
+EVEN = 0.1  # distances of slices that differ by less than this share of them are one distance; steps of time likewise
+MOMENTS = 3  # series that are moments of a beat are at least so many: a pair may be rest and stress
+OTHERWISE = "of other series, which do not lie as its stack does"
+
+
+class Frame(NamedTuple):
+    """One DICOM image: its number in the patient, and where it lies. undefined: why that is not known; empty if it is."""
+
+    path: Path
+    number: int
+    place: Place
+    slice_index: int = 0
+    phase: str = ""
+    undefined: str = ""
+
+
+class Stack(NamedTuple):
+    """Images with their slices and phases, in the order in which they came; with `undefined` they have none.
+
+    study: 0 if the headers do not tell; n_series: that make it up; others: how many images beside it are in no volume.
+    """
+
+    frames: list[Frame]
+    gap_mm: float | None
+    undefined: str
+    person: int = 0
+    study: int = 0
+    n_series: int = 1
+    others: int = 0
+
+    def is_heart(self) -> bool:
+        return not self.undefined and len({frame.slice_index for frame in self.frames}) > 1
+
+
+def of_studies(frames: Sequence[Frame]) -> list[Stack]:
+    """The stacks of all these images, in the order of their first ones. A study's images that make none go to its largest."""
+    studies: dict[tuple[object, ...], list[Frame]] = {}
+    for frame in frames:
+        place = frame.place
+        key = (place.person, place.study) if place.study or place.person else (frame.path.parent,)
+        studies.setdefault(key, []).append(frame)
+    found = [stack for mine in studies.values() for stack in _of_study(mine)]
+    return sorted(found, key=lambda stack: stack.frames[0].number)
+
+
+def _of_study(frames: Sequence[Frame]) -> list[Stack]:
+    person, study = frames[0].place.person, frames[0].place.study
+    found = [stack for alike in _alike(frames) for stack in _resolved(alike, is_told=bool(study))]
+    if study and len(found) > 1:
+        hearts = sorted((stack for stack in found if stack.is_heart()), key=lambda stack: -len(stack.frames))
+        found = [*hearts] if hearts else [_stacked(frames)]
+        if hearts:
+            taken = {frame.number for stack in hearts for frame in stack.frames}
+            others = [frame._replace(undefined=OTHERWISE) for frame in frames if frame.number not in taken]
+            largest = sorted([*hearts[0].frames, *others], key=lambda frame: frame.number)
+            found[0] = hearts[0]._replace(frames=largest, others=len(others))
+    return [
+        stack._replace(
+            person=person, study=study, n_series=len({_series(frame) for frame in stack.frames if not frame.undefined})
+        )
+        for stack in found
+    ]
+
+
+def _series(frame: Frame) -> object:
+    """Differs between series; where the header does not tell, between folders."""
+    return frame.place.series or frame.path.parent
+
+
+def _grouped(frames: Iterable[Frame], depth: int | None = None) -> list[list[Frame]]:
+    """The frames of each series or, with a depth, of each folder at that depth."""
+    found: dict[object, list[Frame]] = {}
+    for frame in frames:
+        key = _series(frame) if depth is None else frame.path.parent.parts[:depth]
+        found.setdefault(key, []).append(frame)
+    return list(found.values())
+
+
+def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Series that lie as each other do, together; one whose own images do not, alone."""
+    found: list[list[Frame]] = []
+    for series in _grouped(frames):
+        alone = _why_no_stack([frame.place for frame in series])
+        same = (one for one in found if not alone and not _why_no_stack([frame.place for frame in (*one, series[0])]))
+        if (one := next(same, None)) is not None:
+            one += series
+        else:
+            found.append([*series])
+    return found
+
+
+def _resolved(frames: Sequence[Frame], *, is_told: bool) -> list[Stack]:
+    """Images that lie alike as one stack or, where that is none or the study is not told, as those of their folders."""
+    frames = sorted(frames, key=lambda frame: frame.number)
+    whole = _stacked(frames)
+    folders = _below_first(frames)
+    if len(folders) == 1:
+        return [whole] if not whole.undefined else _apart(frames) or [whole]
+    if not whole.undefined and (is_told or not any(_stacked(part).is_heart() for part in folders)):
+        return [whole]
+    found = [stack for part in folders for stack in _resolved(part, is_told=is_told)]
+    return found if not is_told or any(stack.is_heart() for stack in found) else [whole]
+
+
+def _below_first(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """The frames of each folder at the first depth at which they are in several."""
+    depth = max(len(frame.path.parent.parts) for frame in frames)
+    return next((parts for n in range(1, depth + 1) if len(parts := _grouped(frames, n)) > 1), [list(frames)])
+
+
+def _apart(frames: Sequence[Frame]) -> list[Stack]:
+    """Each series of one folder as a stack, if one is a heart and none has a position that another has; else nothing."""
+    found = [_stacked(series) for series in _grouped(frames)]
+    if len(found) < 2 or not any(stack.is_heart() for stack in found):
+        return []
+    if _why_no_stack([frame.place for frame in frames]) or any(
+        len({_series(frame) for frame in at}) > 1 for at in _slices(frames)
+    ):
+        return []
+    return found
+
+
+def _stacked(frames: Sequence[Frame]) -> Stack:
+    """Slices and phases by what the headers tell; where they do not, the stack is `undefined`."""
+    frames = list(frames)
+    if why := _why_no_stack([frame.place for frame in frames]):
+        return Stack(frames, None, why)
+    slices = _slices(frames)
+    gaps = np.diff(np.array([along(at[0].place) for at in slices]))
+    counts = sorted({len(at) for at in slices})
+    why = _why_no_phases(slices)
+    if len(counts) > 1:
+        why = f"some slices have {counts[0]} images, others {counts[-1]}"
+    elif len(gaps) and np.ptp(gaps) > EVEN * np.median(gaps):
+        why = f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart: is one missing?"
+    if why:
+        return Stack(frames, None, why)
+    found = [
+        frame._replace(slice_index=index, phase=str(phase) if len(at) > 1 else "")
+        for index, at in enumerate(slices)
+        for phase, frame in enumerate(at)
+    ]
+    return Stack(sorted(found, key=lambda frame: frame.number), float(np.median(gaps)) if len(gaps) else None, "")
+
+
+def _why_no_stack(places: Sequence[Place]) -> str:
+    """What keeps images from being parallel slices on one grid; empty if nothing does."""
+    first = places[0]
+    if not all(place.header.position and place.header.axes for place in places):
+        return "the images do not say where they lie (ImagePositionPatient, ImageOrientationPatient)"
+    if any(place.shape != first.shape for place in places):
+        return "its images are of several sizes"
+    if not all(np.allclose(place.header.spacing_mm, first.header.spacing_mm, rtol=1e-3, atol=0) for place in places):
+        return "its images are of several spacings"
+    if not all(np.allclose(place.header.axes, first.header.axes, rtol=0, atol=1e-3) for place in places):
+        return "its images are of several orientations"
+    return ""
+
+
+def _why_no_phases(slices: Sequence[Sequence[Frame]]) -> str:
+    """What keeps the images at one position from being one beat; empty if nothing does."""
+    places = [[frame.place for frame in at] for at in slices]
+    if any(len({place.image for place in at}) < len(at) for at in places):
+        return "the same image (SOPInstanceUID) is there twice"
+    if any(len({place.series for place in at}) > 1 for at in places) and not _are_moments(places):
+        return "its images at one position are of several series: give each series a folder of its own"
+    for at in places:
+        times, numbers = ({place.trigger_ms for place in at}, {place.instance for place in at})
+        if len(times - {math.inf}) < len(at) and len(times) > 1:
+            return "several images at one position have the same time, or some have none (TriggerTime)"
+        if len(at) > 1 and len(times) == 1 and len(numbers - {math.inf}) < len(at):
+            return "its headers do not tell the order of the images at one position (TriggerTime, InstanceNumber)"
+    return ""
+
+
+def _are_moments(places: Sequence[Sequence[Place]]) -> bool:
+    """Whether each series is one moment of the beat: an image at each position, all of one order, at even steps of time."""
+    orders = set()
+    for at in places:
+        at = sorted(at, key=lambda place: place.trigger_ms)
+        steps = np.diff([place.trigger_ms for place in at]) if math.isfinite(at[-1].trigger_ms) else np.zeros(1)
+        if len(at) < MOMENTS or steps.min() <= 0 or np.ptp(steps) > EVEN * np.median(steps):
+            return False
+        orders.add(tuple(place.series for place in at))
+    return len(orders) == 1 and all(len({*order}) == len(order) for order in orders)
+
+
+def along(place: Place) -> float:
+    """Where an image lies along its own normal [mm]."""
+    across, down = np.array(place.header.axes).reshape(2, 3)
+    return float(np.dot(np.cross(across, down), np.array(place.header.position)))
+
+
+def _slices(frames: Iterable[Frame]) -> list[list[Frame]]:
+    """The images of each slice, slices along the normal, the images of one in the order of time."""
+    found: list[list[Frame]] = []
+    for frame in sorted(frames, key=lambda frame: along(frame.place)):
+        if found and along(frame.place) - along(found[-1][0].place) < SAME_PLACE_MM:
+            found[-1].append(frame)
+        else:
+            found.append([frame])
+    return [sorted(at, key=lambda frame: (frame.place.trigger_ms, frame.place.instance)) for at in found]
