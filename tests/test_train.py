@@ -36,6 +36,7 @@ def test_a_run_leaves_everything_that_is_promised(folder):
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names == {
         *("history.csv", "slices.csv", "cases.csv", "patients.csv", "pictures.npz", "result.json", "curves.png", "curves.svg"),
+        "images.csv",
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
     }
 

@@ -1,5 +1,6 @@
 """One run under every circumstance (execute), and many in this process or beside it."""
 
+import dataclasses
 import logging
 import os
 import platform
@@ -17,6 +18,7 @@ from conftest import TINY, write_patient
 from segtune import app, results, sources, sweep, train, workers
 from segtune.errors import InputError, Interrupted
 from segtune.module import Segmenter
+from segtune.report import records
 
 
 def planned(*overrides):
@@ -428,3 +430,53 @@ def test_the_same_data_by_another_path_are_the_same_run_and_other_data_are_not(t
     assert (other.folder.name, other.state) == (run_on("e").run_id, "missing")
     [gone] = sweep.once([run_on("nowhere")], sweep.Changed())
     assert gone.state == "missing"  # it says why in its turn
+
+    workers.execute(run_on("moved"))  # the same run once more, as an earlier version would have done
+    results.write_sweep(
+        Path("outputs/grid"), command=[], runs=[{"run_id": run.run_id} for run in (spellings[0], run_on("moved"))]
+    )
+    found = records.read([Path("outputs/grid")])
+    assert [cell.seeds for cell in found.cells] == [(0,)]
+    assert len(found.records) == 1
+    assert "over again, with the same data from another folder" in found.left_out[0][1]
+
+
+def test_a_result_whose_data_have_changed_in_their_folder_is_not_lent_to_a_copy_of_the_old_ones(tmp_path):
+    for number in (1, 2, 3):
+        write_patient(Path("d"), number, [20, 21, 40])
+
+    def run_on(root):
+        tiny = [option for option in TINY if not option.startswith("data.")]
+        overrides = [*tiny, "data=rvsc", f"data.root={root}", "data.size=96", "split.val_fraction=0.4", "figures=false"]
+        config = app.plain(app.compose([*overrides, "data.allow=[duplicate_contour]"]))
+        folder = Path("outputs/runs") / results.run_id(config)
+        state = results.state(folder, folder.name)[0]
+        run = sweep.Run(folder.name, overrides, config, folder, state)
+        changed = state == "completed" and sweep.Changed()(folder, config)
+        return dataclasses.replace(run, state="changed") if changed else run
+
+    workers.execute(run_on("d"))
+    shutil.copytree("d", "old")
+    write_patient(Path("d"), 1, [20, 40])
+    for name in next(Path("d").rglob("P01*contours*")).glob("P01-0021*"):
+        name.unlink()
+    for roots in (("d", "old"), ("old", "d")):
+        runs = sweep.once([run_on(root) for root in roots], sweep.Changed())
+        assert [run.run_id for run in runs] == [run_on(root).run_id for root in roots]
+        assert "completed" not in {run.state for run in runs}
+
+
+def test_a_result_is_kept_where_the_users_module_cannot_be_found(tmp_path, monkeypatch):
+    with monkeypatch.context() as path:
+        path.syspath_prepend(tmp_path)
+        (tmp_path / "away_lab.py").write_text("from segtune.losses import bce as mine\n")
+        run = planned("data.seed=7", "loss=bce", "loss._target_=away_lab.mine")
+        workers.execute(run)
+    sources.modules.cache_clear()
+    sys.modules.pop("away_lab")
+    monkeypatch.chdir(tmp_path.parent)
+    before = (tmp_path / run.folder / "result.json").read_bytes()
+    moved = dataclasses.replace(run, folder=tmp_path / run.folder)
+    with pytest.raises(InputError, match=r"away_lab.mine: there is no such module on Python's path now"):
+        workers.execute(moved)
+    assert (moved.folder / "result.json").read_bytes() == before

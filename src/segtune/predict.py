@@ -172,7 +172,7 @@ def write_frame(folder: Path, target: str, image: Image, probability: NDArray[np
 def write_volume(
     folder: Path, models: Sequence["Trained"], file: images.VolumeFile, slice_axis: int
 ) -> list[tuple[Image, Row]]:
-    """One NIfTI file's mask, and the overlays of its volume or of its frames. Args: slice_axis: the stored axis of its slices."""
+    """One NIfTI file's mask, and its overlays or those of its frames. Args: slice_axis: the stored axis of its slices."""
     predicted, masks = [], []
     for frame in file.frames():
         volume = frame.read(slice_axis)

@@ -261,8 +261,8 @@ def verify(folder: Path, result: Mapping[str, Any], names: Iterable[str]) -> Non
     """Raises: InputError naming the first of these files that is not, byte for byte, what the run wrote."""
     for name in damaged_files(folder, result, names=names, contents=True):
         raise InputError(
-            f"{folder / name}: damaged (it is missing, or not what the run wrote). Start the run's command again, which makes "
-            "it anew, or copy the run's folder again."
+            f"{folder / name}: damaged (it is missing, or not what the run wrote). Start the run's command again (python -m "
+            "segtune, not its sweep's), which makes it anew, or copy the run's folder again."
         )
 
 
@@ -429,7 +429,7 @@ def check_attempt(path: Path) -> None:
 
     Raises: LostError.
     """
-    for folder in path.absolute().parents[:2]:
+    for folder in path.parent.resolve(), path.parent.resolve().parent:
         if (mine := _attempts.get(str(folder))) is not None:
             status = read_status(folder)
             if status is None or status.get("attempt") != mine:
@@ -525,8 +525,8 @@ def working(folder: Path, **about: Any) -> Iterator[str]:
     process that was killed here are removed; the lock must be held. Gives the attempt's name, for the status that ends it.
     """
     for path in [*folder.glob(f".*{PARTIAL}"), *(folder / CHECKPOINTS).glob(f".*{PARTIAL}")]:
-        path.unlink(missing_ok=True)
-    attempt, place = secrets.token_hex(8), str(folder.absolute())
+        _remove_if_stale(path)
+    attempt, place = secrets.token_hex(8), str(folder.resolve())
     about = {"host": socket.gethostname(), "pid": os.getpid(), **about, "attempt": attempt}
     write_status(folder, "running", **about)
     over = threading.Event()
@@ -776,12 +776,13 @@ def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
     """
     for stale in path.parent.glob(f".*{PARTIAL}"):
         _remove_if_stale(stale)
+    start = path.name.encode()[:100].decode(errors="ignore")  # a file system counts bytes
     while True:
         if is_folder:
-            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=PARTIAL))
+            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{start}.", suffix=PARTIAL))
             handle = os.open(temporary, os.O_RDONLY)
         else:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=PARTIAL)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{start}.", suffix=PARTIAL)
             temporary = Path(name)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -9,6 +9,7 @@ import ast
 import functools
 import hashlib
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 VERSIONED = {"segtune", "torch", "monai", "torchmetrics", "pytorch_lightning", "numpy", *sys.stdlib_module_names}  # by version
 LIBRARIES = {"site-packages", "dist-packages"}  # folders in which only what is of the same package is the user's own
-NOT_STARTED_FROM = ("data", "outputs", "hydra")  # of the configuration: where data and results are
+STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # the groups in which a value may name a file
 
 
 def of(config: Mapping[str, Any]) -> dict[str, str]:
@@ -29,9 +30,16 @@ def of(config: Mapping[str, Any]) -> dict[str, str]:
     for key, value in _leaves(config):
         if key.rpartition(".")[2] == "_target_":
             found |= modules(str(value))
-        elif isinstance(value, str) and key.partition(".")[0] not in NOT_STARTED_FROM and (path := _file(value)):
+        elif isinstance(value, str) and key.partition(".")[0] in STARTED_FROM and (path := _file(value)):
             found[key] = _sha256(path)
     return dict(sorted(found.items()))
+
+
+def missing(config: Mapping[str, Any]) -> list[str]:
+    """The `_target_`s whose module or package is not on Python's path."""
+    targets = [str(value) for key, value in _leaves(config) if key.rpartition(".")[2] == "_target_"]
+    tops = {target: target.partition(".")[0] for target in targets}
+    return [target for target, top in tops.items() if top and top not in VERSIONED and not _is_there(top)]
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -48,6 +56,8 @@ def modules(target: str) -> dict[str, str]:
     top = target.partition(".")[0]
     if top in VERSIONED or (root := _root(top)) is None:
         return {}
+    if LIBRARIES & {*root.parts} and (version := _version(top)):
+        return {top: hashlib.sha256(f"{top} {version}".encode()).hexdigest()}
     found: dict[str, str] = {}
     waiting = _existing(root, target)
     while waiting:
@@ -82,7 +92,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _file(value: str) -> Path | None:
     try:
-        return Path(value) if Path(value).is_file() else None
+        return Path(value) if ("/" in value or "." in value) and Path(value).is_file() else None
     except (OSError, ValueError):  # too long for a path, or with a null character: no file
         return None
 
@@ -97,6 +107,21 @@ def _root(top: str) -> Path | None:
     if places:
         return Path(places[0]).resolve().parent
     return Path(spec.origin).resolve().parent if spec and spec.has_location and spec.origin else None
+
+
+def _is_there(top: str) -> bool:
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _version(top: str) -> str | None:
+    """Of an installed library that is called like its package."""
+    try:
+        return importlib.metadata.version(top)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
 
 
 def _existing(root: Path, dotted: str) -> list[str]:

@@ -109,6 +109,11 @@ class Changed:
 
     def __call__(self, folder: Path, config: Mapping[str, Any]) -> list[str]:
         result = results.read_result(folder)
+        for target in sources.missing(config):
+            raise InputError(
+                f"{target}: there is no such module on Python's path now, so whether it is what run {folder.name} was made "
+                "with cannot be told. Start the command where it can be imported."
+            )
         now = {"data": self.fingerprint(config), **sources.of(config)}
         data = result.get("data")
         before = result.get("inputs")
@@ -149,6 +154,8 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
                 state = "changed" if changed(folder, config) else "completed"
             except (InputError, HydraException):  # cannot be read now: the run says why, in its turn
                 state = "changed"
+        elif (folder / results.RESULT).exists() and (why := results.why_not_done(folder, run_id)):
+            log.warning("run %s: %s", run_id, why)
         runs[run_id] = Run(run_id, overrides, config, folder, state)
     for line in sorted(ignored):
         log.info(line)
@@ -158,7 +165,8 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
 def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
     """The runs without those that differ from another one, finished or of this sweep, in the folder of their data alone.
 
-    A run that was finished with the same data from elsewhere takes the place of one that would repeat it.
+    A run that was finished with the same data from elsewhere takes the place of one that would repeat it, unless the data
+    that it came from have changed since: then its own command will set that result aside.
     """
     finished: dict[Path, dict[str, list[Path]]] = {}
     found: dict[str, Run] = {}
@@ -168,12 +176,25 @@ def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
         if run.state != "completed" and run.config["data"].get("root") is not None:
             home, name = run.folder.parent, results.placeless_id(run.config)
             finished.setdefault(home, _finished(home))
-            if candidates := [one for one in finished[home].get(name, []) if one != run.folder]:
-                run = next((one for one in map(run.done_in, candidates) if not _differs(changed, one)), run)
+            others = (run.done_in(one) for one in finished[home].get(name, []) if one != run.folder)
+            if other := next((one for one in others if not _differs(changed, one) and _stays(changed, one)), None):
+                run = other
             elif alike[name] > 1 and (data := _fingerprint(changed, run)):
                 run = known.setdefault((name, data), run)
         found.setdefault(run.run_id, run)
     return list(found.values())
+
+
+def _stays(changed: Changed, run: Run) -> bool:
+    """Whether a finished run's own folder of data still holds what it was made from, or is not there any more."""
+    root = results.read_result(run.folder)["config"]["data"]["root"]
+    if not isinstance(root, str) or "${" in root:
+        return False
+    data = {**run.config["data"], "root": root, "reader": {**run.config["data"]["reader"], "root": root}}
+    try:
+        return not changed(run.folder, {**run.config, "data": data})
+    except (InputError, HydraException):
+        return not Path(root).exists()
 
 
 def _finished(home: Path) -> dict[str, list[Path]]:

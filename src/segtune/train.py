@@ -147,6 +147,7 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
 
     Raises: InputError if the checkpoint is of another configuration.
     """
+    results.check_attempt(folder / results.RESULT)  # a folder that was removed since this attempt began stays so
     folder.mkdir(parents=True, exist_ok=True)
     last, best = (folder / results.CHECKPOINTS / name for name in (results.LAST, results.BEST))
     if not last.exists():

@@ -55,7 +55,9 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
 
     with results.lock(run.folder, waiting=waiting if wait else None):
         results.refuse_another(run.folder, run.run_id)
-        if results.is_done(run.folder, run.run_id):
+        if results.is_done(run.folder, run.run_id) and not results.damaged_files(
+            run.folder, results.read_result(run.folder), contents=True
+        ):
             changed = Changed()(run.folder, run.config)
             if not changed:
                 log.info("run %s is done already: %s", run.run_id, run.folder / results.RESULT)
@@ -161,6 +163,8 @@ def log_file(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if isinstance(error, results.LostError):
+            raise  # the file is another attempt's
         said = failure(error)
         text = said["traceback"] or said["message"]
         handler.handle(logging.makeLogRecord({"levelname": "ERROR", "levelno": logging.ERROR, "msg": text}))
@@ -313,6 +317,8 @@ def _died(run: Run, worker: _Worker) -> dict[str, str]:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     advice = " If nobody did that, the machine ran out of memory: choose fewer hydra.launcher.workers." if code == -9 else ""
     failed = {"kind": "killed", "message": f"its process {how}.{advice}", "traceback": ""}
+    if not run.folder.is_dir():  # it was removed, and stays so
+        return failed
     with contextlib.suppress(results.BusyError), results.lock(run.folder):
         say(run.folder, "failed", **run.about(), error=failed)
     return failed

@@ -219,6 +219,7 @@ def read(folders: Sequence[Path]) -> Sweep:
         except (InputError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             why = str(error) if isinstance(error, InputError) else f"its files in {place} are damaged."
             left_out.append((place.name, why))
+    found, repeated = _each_once(found)
     records, axes = _with_levels(_told_apart(found))
     return Sweep(
         tuple(folders),
@@ -229,8 +230,20 @@ def read(folders: Sequence[Path]) -> Sweep:
         axes,
         dict(states),
         tuple(failures),
-        tuple(left_out),
+        (*left_out, *repeated),
     )
+
+
+def _each_once(raw: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str]]]:
+    """The records without those that repeat another one: the same seed and fold of a cell, from the same data elsewhere."""
+    first: dict[tuple[str, int, int | None], Record] = {}
+    repeated = []
+    for record in raw:
+        one = first.setdefault((results.cell_id(record.config, record.fingerprint), record.seed, record.fold), record)
+        if one is not record:
+            why = f"it is run {one.run_id} over again, with the same data from another folder, and no replicate of it."
+            repeated.append((record.run_id, why))
+    return list(first.values()), repeated
 
 
 def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
