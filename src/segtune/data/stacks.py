@@ -98,14 +98,17 @@ def _grouped(frames: Iterable[Frame], depth: int | None = None) -> list[list[Fra
 def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Series that lie as each other do, together; one whose own images do not, alone."""
     found: list[list[Frame]] = []
+    alone: list[list[Frame]] = []
     for series in _grouped(frames):
-        alone = _why_no_stack([frame.place for frame in series])
-        same = (one for one in found if not alone and not _why_no_stack([frame.place for frame in (*one, series[0])]))
+        if _why_no_stack([frame.place for frame in series]):
+            alone.append(series)
+            continue
+        same = (one for one in found if not _why_no_stack([one[0].place, series[0].place]))
         if (one := next(same, None)) is not None:
             one += series
         else:
-            found.append([*series])
-    return found
+            found.append(series)
+    return [*found, *alone]
 
 
 def _resolved(frames: Sequence[Frame], *, is_told: bool) -> list[Stack]:
