@@ -123,8 +123,9 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     results.write_atomically(folder / results.IMAGES, results.csv_text(results.IMAGE_COLUMNS, images).encode())
     results.write(folder, result=result, tables=tables, pictures=pictures(validation, scored["last"].slices, predicted, true))
     log.info(
-        "run %s: Dice %.3f, mean over %d validation patients, after the last epoch (%.3f after epoch %d, the best); %.0f s; %s",
-        *(folder.name, result["last"]["patient_dice"], len(result["data"]["patients"]["val"])),
+        "run %s: Dice %.3f, mean over %d validation patient%s, after the last epoch (%.3f after epoch %d, the best); %.0f s; "
+        "%s",
+        *(folder.name, result["last"]["patient_dice"], n_val := len(result["data"]["patients"]["val"]), "s" * (n_val > 1)),
         *(result["best"]["patient_dice"], best_epoch, result["seconds"], folder),
     )
     return result
