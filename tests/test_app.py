@@ -370,7 +370,8 @@ def test_a_tilde_in_a_configuration_is_the_home_folder_for_verbs_and_for_a_runs_
 def verb(code, *arguments, **env):
     """A verb whose task is this code, in a process of its own."""
     whole = (
-        "import errno, os, sys; from pathlib import Path; from segtune import app; from segtune.errors import InputError\n"
+        "import errno, os, sys; from pathlib import Path; from segtune import app\n"
+        "from segtune.errors import InputError, SummaryError\n"
         f"def task(cfg):\n    {code}\napp.entry('status', task)"
     )
     return subprocess.run(
@@ -386,8 +387,9 @@ def test_tracebacks_are_shown_where_hydra_would_show_them(value, is_shown):
 
 
 def test_a_message_of_several_lines_keeps_them_and_loses_other_control_characters():
-    ended = verb("raise InputError('two failed:\\n  a\\x1b[31m\\n  b')", "sweep=a")
-    assert ended.stderr == "segtune: two failed:\n  a?[31m\n  b\n"
+    ended = verb("raise SummaryError(['two failed:', '  a\\x1b[31m', '  b\\nc'])", "sweep=a")
+    assert ended.stderr == "segtune: two failed:\n  a?[31m\n  b?c\n"
+    assert verb("raise InputError('a folder called a\\nb')", "sweep=a").stderr == "segtune: a folder called a?b\n"
 
 
 @pytest.mark.parametrize("number", ["EFBIG", "ENAMETOOLONG", "ENOSPC", "ELOOP", "EMFILE", "EBUSY", "ENOTEMPTY"])

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segtune import results
-from segtune.errors import InputError, Interrupted, printable
+from segtune.errors import InputError, Interrupted, SummaryError, printable
 from segtune.rules import check, is_number
 
 PACKAGED = Path(__file__).resolve().parent / "conf"  # in a wheel
@@ -68,7 +68,8 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
         message = explain(error, config_name)
         if message is None or wants_traceback:
             raise
-        sys.exit("segtune: " + "\n".join(map(printable, message.split("\n"))))
+        lines = next((cause.lines for cause in _causes(error) if isinstance(cause, SummaryError)), [message])
+        sys.exit("segtune: " + "\n".join(map(printable, lines)))
 
 
 def _interrupt(number: int, frame: object) -> None:

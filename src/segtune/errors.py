@@ -1,8 +1,18 @@
 """The exceptions for what a user can put right, and how their messages are shown."""
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Bad input: the message names the file (and line) or the key, and the cure. It is shown without a traceback."""
+
+
+class SummaryError(InputError):
+    """An error that takes several lines to tell, each of which is one line whatever the names in it hold."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
 
 
 class NotFiniteError(InputError):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segtune import app, results, rules, sources
-from segtune.errors import InputError
+from segtune.errors import InputError, SummaryError
 
 log = logging.getLogger(__name__)
 
@@ -408,7 +408,7 @@ def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
     said = ", ".join(f"{n} {state}" for state, n in sorted(count.items()) if n)
     again = f"python -m segtune.status sweep={folder} says more; the same command runs again what is not done."
     if lines:
-        raise InputError(f"sweep {folder}: {said}.\n" + "\n".join(lines) + f"\n{again}")
+        raise SummaryError([f"sweep {folder}: {said}.", *lines, again])
     if count["completed"] < len(runs):
         log.info("sweep %s: %s. %s", folder, said, again)
     else:
