@@ -239,23 +239,3 @@ def test_a_component_in_a_hole_is_within_the_contour_and_not_dropped():
     inside, n_dropped, n_filled = contours.enclosed(mask)
     assert inside.all()
     assert (n_dropped, n_filled) == (0, 24)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("1 1\n5 1\n5 5\n\n7 7\n9 7\n9 9\n", "line 5: a second part begins after a blank line"),
-        ("1 1\n5 1\n5 5\n\n \n1 5\n1 8\n7 8\n\n", "line 6: a second part begins after a blank line"),
-        ("1 1\n5 1\n5 5\n1 1\n7 7\n9 7\n9 9\n", "its point 4 closes the contour, and 3 more follow"),
-    ],
-)
-def test_a_file_with_two_parts_is_refused_by_line(text, words, tmp_path):
-    (tmp_path / "c.txt").write_text(text)
-    with pytest.raises(InputError, match=words):
-        contours.read(tmp_path / "c.txt")
-
-
-@pytest.mark.parametrize("text", ["1 1\n\n5 1\n\n5 5\n\n", "\n\n1 1\n5 1\n5 5\n\n\n", "1 1\n5 1\n5 5\n1 1\n"])
-def test_blank_lines_between_all_points_or_around_them_make_no_parts(text, tmp_path):
-    (tmp_path / "c.txt").write_text(text)
-    assert len({*map(tuple, contours.read(tmp_path / "c.txt").tolist())}) == 3

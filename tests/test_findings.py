@@ -344,18 +344,3 @@ def test_planes_that_are_strips_beside_other_patients_are_a_warning_and_acdc_s_v
     assert not [one for one in findings.find(variety) if one.kind in ("strips", "stretched")]
     crops = SliceSet([plane("A", 64, 64), plane("BB", 512, 512)])
     assert not [one for one in findings.find(crops) if one.kind == "strips"]
-
-
-def test_masks_of_the_background_are_a_warning_and_ordinary_ones_are_not():
-    inside = np.zeros((20, 20), bool)
-    inside[6:14, 6:14] = True
-    sound = SliceSet(a_slice("A", n, mask=inside) for n in range(3))
-    assert not [one for one in findings.find(sound) if one.kind == "polarity"]
-    inverted = SliceSet(a_slice("A", n, mask=~inside) for n in range(3))
-    [found] = [one for one in findings.find(inverted) if one.kind == "polarity"]
-    assert (found.severity, "of 3 masks 3 cover over half of their image and 3 most of its border" in found.message) == (
-        "warning",
-        True,
-    )
-    one_of_three = SliceSet([*sound[:2], inverted[2]])
-    assert not [one for one in findings.find(one_of_three) if one.kind == "polarity"]

@@ -26,15 +26,11 @@ def read(path: Path) -> NDArray[np.float64]:
     Raises: InputError naming file and line for anything that is not two numbers, and for fewer than 3 points or too many.
     """
     lines = names.content(path, MAX_BYTES).decode("utf-8-sig", errors="replace").splitlines()
-    points: list[tuple[float, float]] = []
-    parts: list[tuple[int, int]] = []  # line and number of points of each part: what blank lines tell apart
+    points = []
     for number, line in enumerate(lines, start=1):
         fields = line.replace(",", " ").split()
         if not fields:
             continue
-        if not points or not lines[number - 2].strip():
-            parts.append((number, 0))
-        parts[-1] = (parts[-1][0], parts[-1][1] + 1)
         try:
             x, y = (float(field) for field in fields)
         except ValueError:
@@ -46,17 +42,6 @@ def read(path: Path) -> NDArray[np.float64]:
         points.append((x, y))
     if len(points) > MAX_POINTS:
         raise InputError(f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Is it a contour? Restore it.")
-    if len(whole := [number for number, n in parts if n >= 3]) > 1:  # fewer points are no contour of their own
-        raise InputError(
-            f"{path}, line {whole[1]}: a second part begins after a blank line, but a contour is one closed line. Keep the "
-            "part that outlines the structure; if all is one line, remove the blank one."
-        )
-    for index in range(3, len(points) - 3):
-        if points[index] == points[0]:
-            raise InputError(
-                f"{path}: its point {index + 1} closes the contour, and {len(points) - index - 1} more follow: a second part? "
-                "Keep the one that outlines the structure."
-            )
     if len({*points}) < 3:
         raise InputError(f"{path}: a contour needs at least 3 different points, this one has {len({*points})}.")
     return np.array(points, dtype=np.float64)

@@ -29,7 +29,6 @@ KINDS = {  # what a finding is about
     "empty": "slices without the structure",
     "constant_image": "an image of a single grey value",
     "spacing": "spacing that changes within a patient",
-    "polarity": "a structure that may be the background",
     "stretched": "pixels that are far longer than wide",
     "strips": "planes that are strips beside those of others",
     "two_sides": "a patient who both trains and validates",
@@ -154,7 +153,6 @@ def find(slices: SliceSet, sides: Split | None = None) -> list[Finding]:
             *_masks(slices),
             *_patients(slices),
             *_planes(slices),
-            *_polarity(slices),
             *(_two_sides(slices, sides) if sides is not None else ()),
             *_unknown(slices),
         ]
@@ -273,20 +271,6 @@ def _planes(slices: SliceSet) -> Iterator[Finding]:
                 f"their shorter side. {cure}."
             )
             yield Finding("warning", "strips", mine[0].patient, None, None, message)
-
-
-def _polarity(slices: SliceSet) -> Iterator[Finding]:
-    """Masks of which most cover over half of the image, or most of its border: they may be the background's."""
-    shown = [item.mask for item in slices if item.mask.any()]
-    covering = sum(mask.mean() > 0.5 for mask in shown)
-    edges = (np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]) for mask in shown)
-    bordering = sum(edge.mean() > 0.5 for edge in edges)
-    if 2 * max(covering, bordering) > len(shown):
-        message = (
-            f"of {len(shown)} masks {covering} cover over half of their image and {bordering} most of its border, as the "
-            "background does. Is the structure black in the masks? Then invert them, or name its value with data.target."
-        )
-        yield Finding("warning", "polarity", None, None, None, message)
 
 
 def _two_sides(slices: SliceSet, sides: Split) -> Iterator[Finding]:

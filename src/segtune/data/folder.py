@@ -6,7 +6,6 @@ say neither who is on them (data.patient, see names.parse) nor how large a pixel
 
 import math
 import os
-import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,6 @@ from segtune.errors import InputError
 SUFFIXES = (".png", ".tif", ".tiff")
 GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
-MOST_LABELS = 6  # values of a mask that may be labels; more, over a range of at least LOSSY_FROM, are noise of a compression
-LOSSY_FROM = 100
 MAX_BYTES = 2**25  # of one file; what a TIFF says of itself, which Pillow reads whole, can be forty times as large in memory
 
 
@@ -78,16 +75,14 @@ def read(
     number = names.numbers(said)
     files = _by_volume(said, images, named=cases.name_frames(ed, es))
     values: dict[int, Path] = {}
-    colours: Colours = {}
 
     def slices(volume: cases.Volume) -> Iterator[Slice]:
         for name in files[volume]:
-            image, mask = _pixels(images[name]), _pixels(masks[name], colours)
+            image, mask = _pixels(images[name]), _pixels(masks[name], palette=True)
             if image.shape != mask.shape:
                 sizes = [" x ".join(map(str, array.shape)) for array in (mask, image)]
                 raise InputError(f"{masks[name]}: it has {sizes[0]} pixels, its image {sizes[1]}. Which mask belongs to it?")
             _finite(masks[name], mask)
-            _check_labels(masks[name], mask)
             one = said[name]
             yield Slice(
                 image=_finite(images[name], image),
@@ -148,22 +143,15 @@ def _files(folder: Path, root: Path) -> dict[str, Path]:
     for path in (path for _, paths in inside for path in paths):
         if not path.is_file() or path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{path}: not a PNG or TIFF file. Convert it or move it elsewhere.")
-        name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())  # macOS writes NFD
+        name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise InputError(f"{path} and {found[name]} have the same name: which one counts? Move one elsewhere.")
         found[name] = path
     return found
 
 
-Colours = dict[tuple[int, ...], tuple[int, Path]]  # a colour, what number it has, and in which file
-
-
-def _pixels(path: Path, colours: Colours | None = None) -> NDArray[Any]:
-    """The grey values (H, W) as stored; of an image with a palette the numbers of its colours.
-
-    Args: colours: those of the masks so far, which have one number in all of them; None: an image, which has no palette.
-    """
-    palette: dict[int, tuple[int, ...]] = {}
+def _pixels(path: Path, *, palette: bool = False) -> NDArray[Any]:
+    """The grey values (H, W) as stored; of an image with a palette (masks only) the numbers of its colours."""
     names.check_file(path, MAX_BYTES)
     try:
         with warnings.catch_warnings():
@@ -173,11 +161,8 @@ def _pixels(path: Path, colours: Colours | None = None) -> NDArray[Any]:
                 small = width * height <= MAX_PIXELS
                 if len(image.tile) > width * height:  # parts of the file to be pasted one after the other
                     raise ValueError("more parts than pixels")
-                readable = small and (mode in GREY or (colours is not None and mode == "P"))
+                readable = small and (mode in GREY or (palette and mode == "P"))
                 pixels = np.array(image) if readable else np.zeros((0, 0))
-                if readable and mode == "P":
-                    flat = image.getpalette("RGB") or []
-                    palette = {int(n): tuple(flat[3 * n : 3 * n + 3]) for n in np.unique(pixels)}
                 several = readable and _has_another(image)
     except Image.DecompressionBombError:
         small, several, mode, width, height = False, False, "L", 0, 0
@@ -192,36 +177,7 @@ def _pixels(path: Path, colours: Colours | None = None) -> NDArray[Any]:
         raise InputError(f"{path}: several images in one file where one slice is expected. Store each in a file of its own.")
     if pixels.ndim != 2 or 0 in pixels.shape:
         raise InputError(f"{path}: its pixels are of the kind {mode}, not grey values. Convert it to grey.")
-    if colours is not None:
-        _check_palette(path, palette, colours)
     return pixels
-
-
-def _check_palette(path: Path, palette: Mapping[int, tuple[int, ...]], colours: Colours) -> None:
-    """Raises: InputError where a colour has another number than in an earlier mask, or where 0, the background, is not black
-    but another number is: the numbers then do not mean what they seem to."""
-    cure = "Save the masks as grey values, with 0 for the background, or with one palette for all."
-    for number, colour in palette.items():
-        known, where = colours.setdefault(colour, (number, path))
-        if known != number:
-            raise InputError(
-                f"{path}: the colour {_hex(colour)} of its palette is number {number}, in {where.name} it is {known}, so "
-                f"that the numbers mean different things. {cure}"
-            )
-    numbers = {number: colour for colour, (number, _) in colours.items()}
-    black = next((number for number, colour in numbers.items() if not any(colour)), 0)
-    if black and 0 in numbers:
-        raise InputError(
-            f"{path}: number 0 of its palette is {_hex(numbers[0])} and number {black} is black: is 0 the structure? {cure}"
-        )
-    if len(numbers) < len(colours):
-        number = next(n for colour, (n, _) in colours.items() if numbers[n] != colour)
-        others = " and ".join(f"{_hex(colour)} ({file.name})" for colour, (n, file) in colours.items() if n == number)
-        raise InputError(f"{path}: number {number} is {others} in the palettes of the masks. {cure}")
-
-
-def _hex(colour: tuple[int, ...]) -> str:
-    return "#" + "".join(f"{value:02x}" for value in colour)
 
 
 def _has_another(image: Image.Image) -> bool:
@@ -239,15 +195,6 @@ def _finite(path: Path, pixels: NDArray[Any]) -> NDArray[np.float32]:
     if bad := int((~np.isfinite(image)).sum()):
         raise InputError(f"{path}: {bad} pixels are not finite numbers (NaN or infinite). Replace them.")
     return image
-
-
-def _check_labels(path: Path, mask: NDArray[Any]) -> None:
-    """Raises: InputError for a mask with far more values than there are labels: a compression's noise, or a smoothed edge."""
-    if len(held := np.unique(mask)) > MOST_LABELS and held[-1] - held[0] >= LOSSY_FROM:
-        raise InputError(
-            f"{path}: {len(held)} values, like {', '.join(f'{value:g}' for value in held[:4])}, where a mask has a few: it was "
-            "stored with loss (JPEG) or smoothed. Save the masks as PNG with two values, from what they were made of."
-        )
 
 
 def _foreground(path: Path, mask: NDArray[Any], values: dict[int, Path]) -> NDArray[np.bool_]:
