@@ -455,10 +455,10 @@ def test_images_may_be_grey_jpeg(tmp_path):
 
 
 def test_what_is_not_taken_is_told_but_for_what_comes_with_data(tmp_path, caplog):
-    root = write(tmp_path)
+    root = write(tmp_path, ("readme_1.png", "a_2.png"))
     for name in ("README.md", "images/Thumbs.db", "masks/.DS_Store", "images/desktop.ini"):
         (root / name).touch()
-    read(root)
+    assert len(read(root)) == 2
     assert not caplog.text
     (root / "images" / "notes.txt").touch()
     (root / "preview").mkdir()

@@ -165,10 +165,10 @@ def _files(folder: Path, root: Path, left: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     inside = [(path, names.entries(path, root) if path.is_dir() else [path]) for path in names.entries(folder, root)]
     for path in (path for _, paths in inside for path in paths):
-        if path.is_file() and leftovers.is_text(path):
-            left.append(path)
-            continue
         if not path.is_file() or path.suffix.lower() not in (*SUFFIXES, *JPEG_SUFFIXES):
+            if path.is_file() and leftovers.is_text(path):
+                left.append(path)
+                continue
             raise InputError(f"{path}: not a PNG or TIFF file. Convert it or move it elsewhere.")
         name = names.normal(path.relative_to(folder).with_suffix("").as_posix())
         if name in found:
