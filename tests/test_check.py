@@ -103,7 +103,7 @@ def test_allowing_one_kind_does_not_allow_another(sunnybrook, capsys):
 
 
 def test_what_cannot_be_allowed_is_one_sentence_before_any_work(tmp_path):
-    with pytest.raises(InputError, match="data.allow=tiny: only duplicate_contour and duplicate_image can be allowed"):
+    with pytest.raises(InputError, match="data.allow=tiny: only duplicate_contour, duplicate_image and polarity can be"):
         check.check(app.compose([*data(tmp_path / "nowhere"), "data.allow=[tiny]"], "check"))
 
 
