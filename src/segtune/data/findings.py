@@ -81,21 +81,36 @@ class Outline:
 # What a run asks
 
 
-def for_run(slices: SliceSet, sides: Split | None = None, *, allow: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """The findings of a run's data, as dicts for JSON.
+def for_run(
+    slices: SliceSet,
+    sides: Split | None = None,
+    *,
+    allow: Collection[str] | None = None,
+    of_contours: Iterable[Finding] = (),
+) -> list[dict[str, Any]]:
+    """The findings of a run's data, as dicts for JSON: those that check has.
 
-    Args: slices: as read. sides: None where nobody trains. allow: kinds of errors (of ALLOWABLE) that the run is to go on with.
+    Args:
+        slices: as read.
+        sides: None where nobody trains.
+        allow: kinds of errors (of ALLOWABLE) that the run is to go on with.
+        of_contours: what the data set's contour files tell (outlines.find).
     Raises: InputError if there are errors of other kinds, or allow names something else.
     """
-    found = find(slices, sides)
+    found = joined(find(slices, sides), of_contours)
     if refused := not_allowed(found, allow):
         first, kinds = refused[0], sorted({one.kind for one in refused})
         others = f" It is the first of {len(refused)} errors." if len(refused) > 1 else ""
-        raise InputError(
-            f"{place(first)}: {first.message}{others} See all by python -m segtune.check, or go on all the same with "
-            f"data.allow=[{','.join(kinds)}]."
-        )
+        on = f", or go on all the same with data.allow=[{','.join(kinds)}]" if {*kinds} <= {*ALLOWABLE} else ""
+        raise InputError(f"{place(first)}: {first.message}{others} See all by python -m segtune.check{on}.")
     return [asdict(one) for one in found]
+
+
+def joined(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]:
+    """All findings, errors first; of those that slices and contour files both tell (a kind, at one frame) the first's."""
+    found = [*first]
+    told = {(one.kind, one.patient, one.frame) for one in found}
+    return ranked([*found, *(one for one in second if (one.kind, one.patient, one.frame) not in told)])
 
 
 def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
@@ -248,8 +263,8 @@ def _polarity(slices: SliceSet) -> Iterator[Finding]:
         named = "; ".join(f"patient {item.patient}, {_where(item)}" for item in at[:3]) + ("; ..." if len(at) > 3 else "")
         message = (
             f"on {len(at)} of {len(shown)} slices the structure fills most of the image's border (on average "
-            f"{border.mean():.0%} of all borders and {area.mean():.0%} of all images are structure; {named}). If its pixels are 0 "
-            "there, invert these masks."
+            f"{border.mean():.0%} of all borders and {area.mean():.0%} of all images are structure; {named}). If its pixels "
+            "are 0 there, invert these masks."
         )
         only = {item.patient for item in at}
         yield Finding(severity, "polarity", only.pop() if len(only) == 1 else None, None, None, message)
