@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from PIL import Image
 
 from segtune import app, check
-from segtune.data import findings, phantom
+from segtune.data import dicom, findings, outlines, phantom
 from segtune.errors import InputError
 from test_sunnybrook import REAL, write_patient
 
@@ -103,7 +103,7 @@ def test_allowing_one_kind_does_not_allow_another(sunnybrook, capsys):
 
 
 def test_what_cannot_be_allowed_is_one_sentence_before_any_work(tmp_path):
-    with pytest.raises(InputError, match="data.allow=tiny: only duplicate_contour and duplicate_image can be allowed"):
+    with pytest.raises(InputError, match="data.allow=tiny: only duplicate_contour, duplicate_image and polarity can be"):
         check.check(app.compose([*data(tmp_path / "nowhere"), "data.allow=[tiny]"], "check"))
 
 
@@ -280,3 +280,41 @@ def test_the_nine_wrong_epicardia_among_the_real_patients_are_found(capsys):
         assert one.file == f"contourfiles/SC-HF-I-6/o-contours/IM-0001-{one.frame:04}-ocontour-manual.txt"
         assert f"patient SC-HF-I-1, frame {one.frame} " in one.message
     assert run(capsys, *data(REAL))[0] == 1
+
+
+# What a run asks of contour files
+
+
+def found_by_a_run(root, *overrides):
+    """As train and evaluate ask."""
+    from segtune import build
+
+    cfg = app.compose([*data(root), *overrides])
+    slices = build.slices(cfg)
+    drawn = outlines.find(app.plain(cfg)["data"], slices)
+    return findings.for_run(slices, allow=cfg.data.allow, of_contours=drawn)
+
+
+def test_a_run_has_the_findings_of_contour_files_that_check_has(sunnybrook, monkeypatch):
+    inner, outer = files(sunnybrook, 1, "i")[0], files(sunnybrook, 2)[1]
+    points = np.loadtxt(inner)
+    np.savetxt(inner, points[[0, 2, 1, 3]])  # a bow tie
+    shutil.copy(files(sunnybrook, 3)[1], outer)
+    with pytest.raises(InputError, match=rf"SC-HF-I-2, frame 40 \({outer.name}\): point for point the epicardium") as told:
+        found_by_a_run(sunnybrook)
+    assert "data.allow=[duplicate_contour]" in str(told.value)
+    looked_at = []
+    read = dicom.read
+    monkeypatch.setattr(dicom, "read", lambda path: looked_at.append(path) or read(path))
+    found = found_by_a_run(sunnybrook, "data.allow=[duplicate_contour]")
+    assert len(looked_at) == len({*looked_at}) == 9
+    _, checked = examine(*data(sunnybrook))
+    assert [(one["severity"], one["kind"], one["patient"], one["frame"]) for one in found] == about(checked)
+    assert {one["kind"] for one in found} >= {"duplicate_contour", "not_nested", "self_crossing"}
+    assert not any("/" in str(one["file"]) + one["message"] for one in found)  # a folder may be called like a patient
+
+
+def test_a_run_refuses_a_contour_file_that_no_run_can_read_with_no_advice_to_allow_it(sunnybrook):
+    files(sunnybrook, 2)[0].write_text("1 1\nfive 5\n")
+    with pytest.raises(InputError, match=r"line 2: 'five 5' is not a point.*See all by python -m segtune.check\.$"):
+        found_by_a_run(sunnybrook)

@@ -70,6 +70,13 @@ def test_shoelace_by_hand():
         ("".join(f"{n} {n % 7}\n" for n in range(10_001)), "10001 points; more than 10000 are not read"),
         (" " * (2**20 + 1), "larger than 1 MiB"),
         ("\x89PNG\n", "line 1"),
+        (
+            "1 1\n5 1\n5 5\n\n11 1\n15 1\n15 5\n",
+            "line 5: a second contour begins after an empty line. A file holds one contour",
+        ),
+        ("\n1 1\n5 1\n5 5\n1 1\n11 1\n15 1\n15 5\n", "line 6: the contour was closed at line 5 and goes on, as a second one"),
+        ("1 1\n5 1\n5 5\n" * 2, "line 5: the contour was closed at line 4 and goes on, as a second one or the same again"),
+        ("1 1\n5 1\n5 5\nend\n", "line 4: 'end' is not a point"),
     ],
 )
 def test_bad_contour_files_are_refused_by_name_and_line(tmp_path, text, message):
@@ -83,6 +90,14 @@ def test_reads_crlf_commas_and_blank_lines(tmp_path):
     path = tmp_path / "contour.txt"
     path.write_bytes(b"1.5 2\r\n3,4\r\n\r\n 5  6 \r\n")
     assert contours.read(path).tolist() == [[1.5, 2], [3, 4], [5, 6]]
+
+
+def test_a_contour_with_an_empty_line_after_each_point_or_closed_twice_is_one(tmp_path):
+    path = tmp_path / "contour.txt"
+    path.write_bytes(b"1 1\r\r\n5 1\r\r\n5 5\r\r\n1 5\r\r\n")
+    assert len(contours.read(path)) == 4
+    path.write_text("1 1\n1 1\n5 1\n5 5\n5 5\n1 5\n1 1\n1 1\n")
+    assert contours.mask(contours.read(path), (8, 8)).sum() == 16
 
 
 @pytest.mark.parametrize("rasterise", contours.RASTERISERS.values())

@@ -243,6 +243,14 @@ def test_copied_contours_are_refused_unless_allowed(runs, evaluated, tmp_path):
     assert {one["kind"] for one in record(folder)["data"]["findings"]} >= {"duplicate_contour"}
 
 
+def test_errors_of_contour_files_that_are_not_scored_are_refused_unless_allowed(runs, evaluated, tmp_path):
+    root = rvsc(tmp_path, 17, 18)
+    first, second = (next(root.rglob(f"P{n}-*-ocontour-manual.txt")) for n in (17, 18))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(InputError, match=rf"{second.name}\): point for point the epicardium of patient P17"):
+        evaluated(runs[0], "data=rvsc", f"data.root={root}")
+
+
 def test_a_run_that_predicts_nothing_scores_worst(runs, evaluated, monkeypatch):
     monkeypatch.setattr(trained, "ensemble", lambda models, slices: [np.zeros(item.image.shape) for item in slices])
     _, folder = evaluated(runs[0], *OTHER)

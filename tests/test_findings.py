@@ -122,6 +122,47 @@ def test_spacing_that_changes_within_a_patient_is_a_warning(change, words):
     assert words in found.message
 
 
+def inverted(items):
+    return [replace(item, mask=~item.mask) for item in items]
+
+
+@pytest.mark.parametrize(("n", "severity"), [(1, "warning"), (8, "warning"), (9, "error"), (18, "error")])
+def test_inverted_masks_are_an_error_from_half_of_the_slices_on_and_a_warning_below(n, severity):
+    (found,) = find(*inverted(SOUND[:n]))
+    assert (found.severity, found.kind) == (severity, "polarity")
+    assert f"on {n} of 18 slices the structure fills most of the image's border" in found.message
+    assert "invert these masks" in found.message
+
+
+def test_a_run_refuses_inverted_masks_unless_they_are_allowed():
+    slices = SliceSet(inverted(SOUND))
+    with pytest.raises(
+        InputError, match=r"all patients: on 18 of 18 .* \(on average 9.% of all borders and 9.% of all images are"
+    ):
+        findings.for_run(slices)
+    assert findings.for_run(slices, allow=["polarity"])[0]["kind"] == "polarity"
+
+
+def test_slices_without_the_structure_that_are_inverted_are_no_copies_of_one_another():
+    full = [replace(item, mask=np.ones((48, 48), bool)) for item in SOUND[:2] + SOUND[6:8]]
+    assert told(find(*full)) == [("warning", "polarity", None, None)]
+
+
+@pytest.mark.parametrize("radius", [6, 12, 20])
+def test_images_cropped_to_the_structure_have_no_polarity_to_be_warned_of(radius):
+    rows, columns = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disc = rows**2 + columns**2 <= radius**2
+    tight = [replace(item, mask=disc ^ (columns == n - 9) * (rows == 0), image=item.image[: len(disc), : len(disc)])
+             for n, item in enumerate(SOUND)]  # fmt: skip
+    (found,) = [one for one in findings.find(SliceSet(tight)) if one.kind == "polarity"]
+    assert found.severity == "note"
+    assert "on 18 of 18 slices the structure is more than half of the image" in found.message
+    around = [replace(item, mask=np.pad(item.mask, radius // 3), image=np.pad(item.image, radius // 3)) for item in tight]
+    assert not any(one.kind == "polarity" for one in findings.find(SliceSet(around)))
+    wall = [replace(item, mask=item.mask & (rows**2 + columns**2 > radius**2 / 3)) for item in tight]
+    assert not any(one.severity != "note" for one in findings.find(SliceSet(wall)) if one.kind == "polarity")
+
+
 def test_spacing_may_differ_between_patients_and_in_the_last_digit():
     wider = [a_slice("B", s.frame, s.slice_index, spacing_mm=(1.4, 1.4), gap_mm=10.0) for s in SOUND if s.patient == "B"]
     assert find(*wider, a_slice("A", spacing_mm=(0.70001, 0.8))) == []
@@ -191,7 +232,7 @@ def test_a_run_goes_on_with_errors_that_are_allowed_and_records_them():
 
 @pytest.mark.parametrize("allow", [["tiny"], "x", [5], 5, ["duplicate_image", "all"]])
 def test_only_errors_of_a_run_can_be_allowed(allow):
-    with pytest.raises(InputError, match="data.allow=.*only duplicate_contour and duplicate_image can be allowed"):
+    with pytest.raises(InputError, match="data.allow=.*only duplicate_contour, duplicate_image and polarity can be"):
         findings.for_run(SliceSet(SOUND), SIDES, allow=allow)
 
 

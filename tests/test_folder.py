@@ -147,6 +147,11 @@ def frames(path):
     path.unlink()
 
 
+def lossy_tiff(path):
+    Image.fromarray(square()).save(path.with_suffix(".tif"), compression="jpeg")
+    path.unlink()
+
+
 def nan(path):
     array = grey(0).astype(np.float32)
     array[3, 4] = np.nan
@@ -177,12 +182,26 @@ DAMAGE = {
     "no mask": (lambda i, m: m.unlink(), "images/a_2.png: there is no file a_2 in .*masks to go with it. Add it"),
     "no image": (lambda i, m: i.unlink(), "masks/a_2.png: there is no file a_2 in .*images"),
     "no files": (lambda i, m: [path.unlink() for path in i.parents[1].rglob("*.png")], "images: no PNG or TIFF file in it"),
-    "another kind of file": (lambda i, m: i.rename(i.with_suffix(".jpg")), "a_2.jpg: not a PNG or TIFF file. Convert it"),
+    "another kind of file": (lambda i, m: i.rename(i.with_suffix(".bmp")), "a_2.bmp: not a PNG or TIFF file. Convert it"),
+    "no JPEG whatever its name": (lambda i, m: i.rename(i.with_suffix(".jpg")), "a_2.jpg: damaged, cut off, or no JPEG file"),
+    "a mask in a JPEG file": (
+        lambda i, m: (m.unlink(), save(m.with_suffix(".jpg"), square())),
+        "a_2.jpg: a mask in a JPEG file, whose lossy compression changes values at every edge. Store masks as PNG",
+    ),
+    "a JPEG mask whatever its name": (lambda i, m: Image.fromarray(square()).save(m, "JPEG"), "a_2.png: a mask in a JPEG file"),
+    "a JPEG in a TIFF mask": (lambda i, m: lossy_tiff(m), "a_2.tif: a mask in a JPEG file"),
+    "a JPEG in colours": (
+        lambda i, m: (i.unlink(), save(i.with_suffix(".jpg"), np.stack([grey(0)] * 3, axis=2))),
+        "a_2.jpg: its pixels are of the kind RGB, not grey values. Convert it to grey",
+    ),
     "a JPEG whatever its name": (lambda i, m: Image.fromarray(grey(0)).save(i, "JPEG"), "a_2.png: damaged, cut off, or no PNG"),
     "a name twice": (lambda i, m: shutil.copy(i, i.with_suffix(".TIF")), "have the same name: which one counts"),
     "folders in folders": (lambda i, m: (i.parent / "x" / "y").mkdir(parents=True), "x/y: not a PNG or TIFF file"),
     "colours": (lambda i, m: save(i, np.stack([grey(0)] * 3, axis=2)), "a_2.png: its pixels are of the kind RGB, not grey"),
-    "a mask in colours": (lambda i, m: save(m, np.stack([square()] * 3, axis=2)), "masks/a_2.png: its pixels are of the kind"),
+    "a mask in two colours": (
+        lambda i, m: save(m, np.stack([square(), square(9), 0 * square()], axis=2) + np.eye(10, 12, dtype=np.uint8)[..., None]),
+        r"masks/a_2.png: data.target=foreground, but masks hold the colours .* beside 0. Store masks as grey PNG with a value",
+    ),
     "an image with a palette": (lambda i, m: Image.fromarray(grey(0)).convert("P").save(i), "images/a_2.png: .* of the kind P"),
     "another shape": (lambda i, m: save(m, square(255, (10, 13))), "masks/a_2.png: it has 10 x 13 pixels, its image 10 x 12"),
     "a smoothed mask": (lambda i, m: save(m, grey(0)), "masks/a_2.png: data.target=foreground, but masks hold the values"),
@@ -219,4 +238,232 @@ def test_a_tiff_written_by_hand_is_read_and_one_that_leads_to_a_further_image_is
     assert not read(root)[0].image.any()
     path.write_bytes(tiff(then=256, size=256) + tiff()[128:])
     with pytest.raises(InputError, match="a_2.tif: several images in one file"):
+        read(root)
+
+
+def palette(path, colours, mask=None):
+    """A mask with these colours as numbers 0, 1, ...; the structure has the last number if no mask of numbers is given."""
+    image = Image.fromarray((square() > 0).astype(np.uint8) if mask is None else mask)
+    image.putpalette([value for colour in colours for value in colour])
+    image.save(path)
+
+
+BLACK, BRIGHT, RED, GREEN = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0)
+
+
+def test_a_colour_is_the_same_value_whatever_its_number_in_a_palette(tmp_path):
+    write(tmp_path)
+    palette(tmp_path / "masks" / "a_2.png", [BLACK, BRIGHT])
+    palette(tmp_path / "masks" / "a_10.png", [BRIGHT, BLACK], (square() == 0).astype(np.uint8))
+    for target in ("foreground", 255):
+        assert [np.array_equal(item.mask, square() > 0) for item in read(tmp_path, target=target)] == [True] * 3
+
+
+def test_palettes_in_which_the_target_has_other_colours_are_refused_by_name(tmp_path):
+    write(tmp_path)
+    palette(tmp_path / "masks" / "a_2.png", [BLACK, RED])
+    palette(tmp_path / "masks" / "b_1.png", [BLACK, RED])
+    palette(tmp_path / "masks" / "a_10.png", [RED, BLACK], (square() == 0).astype(np.uint8))
+    assert [item.mask.sum() for item in read(tmp_path)] == [24] * 3  # by colour, their order does not matter
+    with pytest.raises(InputError, match=r"a_10.png: its palette is mixed up with that of .*a_2.png: by data.target=1 the"):
+        read(tmp_path, target=1)
+    palette(tmp_path / "masks" / "a_10.png", [BLACK, GREEN])
+    with pytest.raises(InputError, match=r"hold the colours #ff0000 \(a_2.png\) and #00ff00 beside 0"):
+        read(tmp_path)
+    with pytest.raises(
+        InputError, match="a_10.png: its palette is mixed .* the structure is #00ff00 in one and #ff0000 in the"
+    ):
+        read(tmp_path, target=1)
+    palette(tmp_path / "masks" / "a_10.png", [BLACK, BLACK])
+    with pytest.raises(InputError, match="a_10.png: its palette gives the numbers 0 and 1 the same colour, 0, so"):
+        read(tmp_path)
+    palette(tmp_path / "masks" / "a_10.png", [BLACK, (2, 2, 2), (1, 1, 1)], square(1) + np.eye(10, 12, dtype=np.uint8))
+    with pytest.raises(InputError, match="a_10.png: data.target=1 is the number of the colour 2 in its palette, and the grey"):
+        read(tmp_path, target=1)
+
+
+def channels(kind):
+    mask, full = square(), square() | 255
+    return {
+        "RGB": [mask] * 3,
+        "RGBA": [mask, mask, mask, full],
+        "LA": [mask, full],
+        "cut out": [mask, mask, mask, mask],
+        "red": [mask, 0 * mask, 0 * mask],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA", "cut out", "red"])
+def test_a_mask_with_channels_is_read_by_what_it_shows(tmp_path, kind):
+    write(tmp_path)
+    for name in ("a_2", "a_10", "b_1"):
+        save(tmp_path / "masks" / f"{name}.png", np.stack(channels(kind), axis=2))
+    assert [np.array_equal(item.mask, square() > 0) for item in read(tmp_path)] == [True] * 3
+    if kind != "red":
+        assert read(tmp_path, target=255)[0].mask.sum() == 24
+    else:
+        with pytest.raises(InputError, match="its pixels are colours, like #ff0000, and data.target=255 is a grey value"):
+            read(tmp_path, target=255)
+
+
+@pytest.mark.parametrize("kind", ["white behind", "half transparent", "black drawn"])
+def test_transparency_that_contradicts_the_colours_is_refused(tmp_path, kind):
+    full = square() | 255
+    pixels = {"white behind": [full, square()], "half transparent": [square(), full // 2], "black drawn": [0 * full, square()]}
+    write(tmp_path)
+    save(tmp_path / "masks" / "a_2.png", np.stack(pixels[kind], axis=2))
+    with pytest.raises(InputError, match="a_2.png: its transparency does not say what its colours say"):
+        read(tmp_path)
+
+
+def test_a_mask_of_one_bit_is_white_and_the_bit_1(tmp_path):
+    write(tmp_path)
+    save(tmp_path / "masks" / "a_2.png", square() > 0)
+    for target, n in (("foreground", 24), (255, 24), (1, 24), (2, 0)):
+        save(tmp_path / "masks" / "b_1.png", square(255 if target == "foreground" else target))
+        assert read(tmp_path, target=target)[0].mask.sum() == n
+
+
+def test_a_mask_of_16_bits_keeps_its_values(tmp_path):
+    write(tmp_path)
+    save(tmp_path / "masks" / "a_2.png", square(1).astype(np.uint16) * 300)
+    assert read(tmp_path, target=300)[0].mask.sum() == 24
+    assert not read(tmp_path, target=300)[1].mask.any()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_0_is_white_is_read_as_it_is_shown(tmp_path, dtype):
+    path = tmp_path / "image.tif"
+    save(path, grey(0).astype(dtype))
+    black, white = (struct.pack("<HHIHH", 262, 3, 1, value, 0) for value in (1, 0))
+    assert path.read_bytes().count(black) == 1
+    path.write_bytes(path.read_bytes().replace(black, white))
+    assert np.array_equal(folder._pixels(path), np.iinfo(dtype).max - grey(0).astype(dtype))
+
+
+@pytest.mark.parametrize("array", [np.int8([[-5, 7]]), np.uint32([[7, 2**31 + 128]])], ids=["int8", "uint32"])
+def test_a_tiff_keeps_the_signs_that_its_tags_tell(tmp_path, array):
+    path = tmp_path / "image.tif"
+    Image.fromarray(array.view(np.uint8 if array.itemsize == 1 else np.int32)).save(path, tiffinfo={339: 1})
+    was, sign = (struct.pack("<HHIHH", 339, 3, 1, value, 0) for value in (1, 2))
+    if array.itemsize == 1:
+        path.write_bytes(path.read_bytes().replace(was, sign))
+    else:
+        path.write_bytes(path.read_bytes().replace(sign, was))
+    assert folder._pixels(path).tolist() == array.tolist()
+
+
+def test_colours_of_16_bits_and_files_stored_turned_are_refused(tmp_path):
+    rows = b"".join(b"\0" + bytes([0, 1] * 12 * 3) for _ in range(10))  # a label 1 that 8 bits would make 0
+    head = struct.pack(">IIBBBBB", 12, 10, 16, 2, 0, 0, 0)
+    content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    root = write(tmp_path)
+    (root / "masks" / "a_2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(InputError, match="masks/a_2.png: its colours are of 16 bits, of which half would be lost"):
+        read(root)
+    for suffix in (".png", ".jpg"):
+        exif = Image.Exif()
+        exif[274] = 3
+        (root / "images" / "a_2.png").unlink()
+        Image.fromarray(grey(0)).save(root / "images" / f"a_2{suffix}", exif=exif)
+        with pytest.raises(InputError, match=f"a_2{suffix}: it is stored turned, to be shown upright by its EXIF"):
+            read(root)
+
+
+def noisy(seed=0):
+    """A mask of 255 that a JPEG file has held."""
+    noise = np.random.default_rng(seed).integers(0, 6, (10, 12))
+    return np.where(square() > 0, 255 - noise, noise // 2 * (noise < 6)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("target", ["foreground", 255, 1])
+def test_the_traces_of_jpeg_in_a_mask_are_told_with_a_cure_that_cures(tmp_path, target):
+    root = write(tmp_path)
+    save(root / "masks" / "b_1.png", noisy())
+    with pytest.raises(
+        InputError, match="b_1.png: .* lossy compression, as JPEG is.* Store masks as PNG with two values"
+    ) as told:
+        read(root, target=target)
+    assert "data.target=" not in str(told.value)
+
+
+@pytest.mark.parametrize("quality", [10, 50, 75, 95])
+def test_a_mask_that_a_jpeg_file_has_held_is_never_taken_for_labels(tmp_path, quality):
+    rows, columns = np.mgrid[:64, :64]
+    disc = (((rows - 30) ** 2 + (columns - 33) ** 2 < 300) * 255).astype(np.uint8)
+    Image.fromarray(disc).save(tmp_path / "held.jpg", quality=quality)
+    write(tmp_path)
+    for name in ("a_2", "a_10", "b_1"):
+        save(tmp_path / "images" / f"{name}.png", grey(len(name), disc.shape))
+        save(tmp_path / "masks" / f"{name}.png", np.array(Image.open(tmp_path / "held.jpg")))
+    (tmp_path / "held.jpg").unlink()
+    with pytest.raises(InputError, match=r"masks/a_2.png: .* lossy compression.*PNG with two values") as told:
+        read(tmp_path)
+    assert "data.target=1" not in str(told.value)
+
+
+def test_labels_that_are_no_noise_are_read(tmp_path):
+    root = write(tmp_path, value=1)
+    labels = square(1) + 2 * np.eye(10, 12, dtype=np.uint8)
+    labels[8] = 255  # to be ignored
+    save(root / "masks" / "b_1.png", labels)
+    assert [item.mask.sum() for item in read(root, target=1)] == [24, 24, (labels == 1).sum()]
+    save(root / "masks" / "a_2.png", square(255))
+    with pytest.raises(InputError, match="If each value is a structure, give that of yours") as told:
+        read(root)
+    assert "data.target=1" not in str(told.value)
+
+
+def test_names_match_however_a_file_system_composes_their_letters(tmp_path):
+    root = write(tmp_path, ("J\u00e4ger_1.png",))  # composed
+    (root / "masks" / "J\u00e4ger_1.png").rename(root / "masks" / "Ja\u0308ger_1.png")
+    assert read(root).patients == ["J\u00e4ger"]
+    assert read(root, patient="(?P<patient>Ja\u0308ger)_").patients == ["J\u00e4ger"]
+
+
+def test_masks_may_be_named_by_a_suffix_in_a_folder_of_their_own_or_beside_their_images(tmp_path):
+    root = write(tmp_path / "two")
+    for path in (root / "masks").iterdir():
+        path.rename(path.with_stem(path.stem + "_mask"))
+    with pytest.raises(InputError, match="If a_10_mask is the mask of a_10, say data.mask_suffix=_mask"):
+        read(root)
+    found = read(root, mask_suffix="_mask")
+    assert [(s.patient, s.mask.sum()) for s in found] == [("a", 24), ("a", 24), ("b", 24)]
+    one = tmp_path / "one" / "study"
+    shutil.copytree(root / "images", one)
+    shutil.copytree(root / "masks", one, dirs_exist_ok=True)
+    for folder_of_both in (one, one.parent):
+        pattern = "(study/)?" + PATIENT
+        assert read(folder_of_both, mask_suffix="_mask", patient=pattern).fingerprint() == found.fingerprint()
+    (one / "b_1_mask.png").unlink()
+    with pytest.raises(InputError, match="b_1.png: there is no file b_1_mask in .*study to go with it. Add it"):
+        read(one, mask_suffix="_mask")
+    with pytest.raises(InputError, match="data.mask_suffix=_mask.png: give the end of a name without .png"):
+        read(root, mask_suffix="_mask.png")
+    (root / "masks" / "c_1.png").touch()
+    with pytest.raises(InputError, match="c_1.png: its name does not end in _mask"):
+        read(root, mask_suffix="_mask")
+
+
+def test_images_may_be_grey_jpeg(tmp_path):
+    root = write(tmp_path)
+    for path in (root / "images").iterdir():
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".jpeg"), quality=95)
+        path.unlink()
+    assert abs(read(root)[0].image - grey(0)).max() < 30
+
+
+def test_what_is_not_taken_is_told_but_for_what_comes_with_data(tmp_path, caplog):
+    root = write(tmp_path, ("readme_1.png", "a_2.png"))
+    for name in ("README.md", "images/Thumbs.db", "masks/.DS_Store", "images/desktop.ini"):
+        (root / name).touch()
+    assert len(read(root)) == 2
+    assert not caplog.text
+    (root / "images" / "notes.txt").touch()
+    (root / "preview").mkdir()
+    read(root)
+    assert "not read, 2 files or folders: images/notes.txt, preview" in caplog.text
+    (root / "images" / "x.bmp").touch()
+    with pytest.raises(InputError, match="x.bmp: not a PNG or TIFF file. Convert it or move it elsewhere"):
         read(root)

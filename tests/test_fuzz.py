@@ -20,7 +20,7 @@ from PIL import Image
 import volumes
 from conftest import write_dicom
 from segtune import results, trained
-from segtune.data import acdc, contours, dicom, folder, nifti, nnunet, rvsc, slices, sunnybrook
+from segtune.data import acdc, colours, contours, dicom, folder, nifti, nnunet, rvsc, slices, sunnybrook
 
 FUZZ = settings(max_examples=500, derandomize=True, deadline=2000)
 FEW = settings(FUZZ, max_examples=200)
@@ -324,6 +324,19 @@ def test_a_grey_image_is_read_or_refused(place, kind, changes):
     path.write_bytes(changed(path.read_bytes(), changes))
     pixels = parsed(lambda: folder._pixels(path), path)
     assert pixels is None or (pixels.ndim == 2 and pixels.size > 0)
+
+
+@FUZZ
+@given(st.sampled_from(["png", "tif"]), st.sampled_from(["L", "1", "P", "RGB", "RGBA", "LA", "I;16"]), CHANGES)
+def test_a_mask_of_any_kind_is_read_or_refused(place, kind, mode, changes):
+    path = place / f"fuzzed.{kind}"
+    image = Image.fromarray((volumes.pixels(0, (10, 12)) > 100).astype(np.uint8) * 255).convert(mode)
+    image.save(path)
+    path.write_bytes(changed(path.read_bytes(), changes))
+    drawing = parsed(lambda: folder._drawing(path), path)
+    if drawing is not None:
+        mask = parsed(lambda: colours.Structure(None).mask(path, *drawing), path)
+        assert mask is None or (mask.dtype == bool and mask.shape == drawing[0].shape)
 
 
 # What runs leave

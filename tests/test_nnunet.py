@@ -50,6 +50,14 @@ def test_a_target_that_is_no_structure_is_refused(tmp_path, target):
         read(write(tmp_path), target)
 
 
+def test_names_match_however_a_file_system_or_dataset_json_composes_their_letters(tmp_path):
+    apart, composed = "Ja\u0308ger_1", "J\u00e4ger_1"
+    root = write(tmp_path, (composed,), labels={"background": 0, apart: 1, "wall": 2, "LV": 3}, training=[f"{apart}.nii.gz"])
+    (root / "labelsTr" / f"{composed}.nii.gz").rename(root / "labelsTr" / f"{apart}.nii.gz")
+    for target in (apart, composed):
+        assert {*read(root, target).patients} == {composed}
+
+
 def test_the_pattern_tells_patient_phase_and_frame(tmp_path):
     write(tmp_path, ("p2_ES_12", "p10_ED_01", "p2_ED_01"))
     slices = read(tmp_path, patient="(?P<patient>p[0-9]+)_(?P<phase>E.)_(?P<frame>[0-9]+)")[::3]

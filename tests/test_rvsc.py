@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 import shutil
 import time
 
@@ -323,3 +324,41 @@ def test_images_whose_stored_values_run_the_other_way_are_read_as_the_others(tmp
         dataset.save_as(path)
     plain, inverted = (rvsc.read(tmp_path / name, target="endocardium") for name in ("plain", "inverted"))
     assert inverted.fingerprint() == plain.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("taken", "name", "what"),
+    [
+        ("P09-0020.dcm", "P09-0099.ima", "an image"),
+        ("P09-0020.dcm", "P09-0099", "an image"),
+        ("P09-0020.dcm", "P09-0099.png", "an image"),
+        ("P09-0020.dcm", "P09-99.dcm", "an image"),
+        ("P09-0020.dcm", "IM21", "an image"),
+        ("P09-0020-icontour-manual.txt", "P09-0021-icontour-manual.csv", "a contour"),
+        ("P09-0020-icontour-manual.txt", "P09-0020-icontour-manual (1).txt", "a contour"),
+        ("P09-0020-icontour-manual.txt", "P09-21-icontour-manual.txt", "a contour"),
+        ("P09-0020-icontour-manual.txt", "P09_0021_i-contour.txt", "a contour"),
+    ],
+)
+def test_an_image_or_contour_that_would_be_lost_is_refused_by_name(tmp_path, taken, name, what):
+    write_patient(tmp_path, 9, [20], flat=True)
+    (original,) = tmp_path.rglob(taken)
+    original.with_name(name).write_bytes(original.read_bytes())
+    for look in (lambda root: rvsc.read(root, target="endocardium"), lambda root: list(rvsc.contour_files(root))):
+        with pytest.raises(InputError, match=rf"{re.escape(name)}: {what} that would be lost"):
+            look(tmp_path)
+
+
+def test_files_that_are_not_taken_are_told_but_for_what_comes_with_data(tmp_path, caplog):
+    write_patient(tmp_path, 9, [20])
+    (dicom,) = tmp_path.rglob("P09-0020.dcm")
+    for name in ("README.txt", ".DS_Store", "Thumbs.db", "._P09-0021.dcm"):
+        (dicom.parent / name).write_text("x")
+    rvsc.read(tmp_path, target="endocardium")
+    assert not caplog.text
+    for name in ("P09-0020.png", "notes.txt", "P09-0020-icontour-manual.txt.bak"):
+        (dicom.parent / name).write_text("x")
+    for name in ("TrainingSet2", "Test1Set"):
+        (tmp_path / name).mkdir()
+    rvsc.read(tmp_path, target="endocardium")
+    assert "not read, 4 files or folders: TrainingSet2, TrainingSet/patient09/P09dicom/P09-0020-icontour-man" in caplog.text

@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -370,3 +371,37 @@ def test_real_masks_lie_on_the_steepest_edge(endocardium, axis):
 
     values = [steepness(shift) for shift in (-2, -1, 0, 1, 2)]
     assert int(np.argmax(values)) == 2, values
+
+
+@pytest.mark.parametrize(
+    ("taken", "name", "what"),
+    [
+        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/21.ima", "an image"),
+        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/IM21", "an image"),
+        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/old/21.dcm", "an image"),
+        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/21.png", "an image"),
+        ("dicoms/SCD0000101/20.dcm", "dicoms/21.dcm", "an image"),
+        ("{i}/IM-0001-0020-icontour-manual.txt", "{i}/IM-0001-0021-icontour-manual.csv", "a contour"),
+        ("{i}/IM-0001-0020-icontour-manual.txt", "{i}/more/IM-0001-0021-icontour-manual.txt", "a contour"),
+        ("{i}/IM-0001-0020-icontour-manual.txt", "{i}/../icontours/IM-0001-0021-icontour-manual.txt", "a contour"),
+    ],
+)
+def test_an_image_or_contour_that_would_be_lost_is_refused_by_name(tmp_path, taken, name, what):
+    write_patient(tmp_path, 1, [20])
+    taken, name = (Path(os.path.normpath(tmp_path / one.format(i=f"contourfiles/{LABEL}/i-contours"))) for one in (taken, name))
+    name.parent.mkdir(exist_ok=True)
+    name.write_bytes(taken.read_bytes())
+    with pytest.raises(InputError, match=f"{name.name}: {what} that would be lost"):
+        read(tmp_path)
+
+
+def test_files_that_are_not_taken_are_told_but_for_what_comes_with_data(tmp_path, caplog):
+    write_patient(tmp_path, 1, [20])
+    for name in ("README.txt", ".DS_Store", "dicoms/Thumbs.db", "dicoms/SCD0000101/._20.dcm"):
+        (tmp_path / name).write_text("x")
+    read(tmp_path)
+    assert not caplog.text
+    for name in ("dicoms/SCD0000101/20.png", "notes.txt", f"contourfiles/{LABEL}/IM-0001-0020-p1contour-manual.txt"):
+        (tmp_path / name).write_text("x")
+    read(tmp_path)
+    assert f"not read, 3 files or folders: notes.txt, contourfiles/{LABEL}/IM-0001-0020-p1contour-manual.txt," in caplog.text

@@ -11,6 +11,7 @@ from conftest import TINY, write_patient
 from plain import epoch, plain
 from segtune import app, build, results
 from segtune import train as train_module
+from segtune.data import phantom
 from segtune.errors import InputError, NotFiniteError
 from segtune.module import Segmenter
 from segtune.report import page, records
@@ -141,6 +142,17 @@ def test_the_real_format_trains_if_copies_are_allowed_and_no_name_is_stored(tmp_
     assert kinds == ["duplicate_contour"] * 8
     assert set(rows_of(folder, "last", "phase")) == {"ED", "ES"}
     assert not any(b"Secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_run_refuses_errors_of_contour_files_that_it_would_not_use_and_records_those_that_are_allowed(tmp_path):
+    phantom.write(tmp_path / "real", seed=1, n_patients=3, size=64)
+    first, second = (next((tmp_path / "real").rglob(f"P0{n}-*-ocontour-manual.txt")) for n in (1, 2))
+    shutil.copy(first, second)
+    settings = ["data=rvsc", f"data.root={tmp_path / 'real'}", "data.size=64", "figures=false", "trainer.max_epochs=1"]
+    with pytest.raises(InputError, match=rf"\({second.name}\): point for point the epicardium .*\[duplicate_contour\]"):
+        run(tmp_path, *settings)
+    found = results.read_result(run(tmp_path, *settings, "data.allow=[duplicate_contour]"))["data"]["findings"]
+    assert [one["file"] for one in found if one["kind"] == "duplicate_contour"] == [second.name]
 
 
 def test_a_structure_that_the_crop_cuts_is_recorded_and_has_no_volume(tmp_path):

@@ -5,26 +5,21 @@ name. Of data sets with contour files (RVSC, Sunnybrook) the contours of both ta
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 import segtune
 from segtune import app, results, rules
-from segtune.data import contours, dicom, findings, rvsc, sunnybrook
-from segtune.data.findings import Finding, Outline
+from segtune.data import findings, outlines
+from segtune.data.findings import Finding
 from segtune.data.slices import Slice, SliceSet
 from segtune.errors import InputError, printable
 
-CONTOUR_FILES: dict[str, tuple[Callable[..., Iterator[Any]], float]] = {  # reader -> its files, the first pixel's coordinate
-    "segtune.data.rvsc.read": (rvsc.contour_files, 0.0),
-    "segtune.data.sunnybrook.read": (sunnybrook.contour_files, sunnybrook.FIRST_PX),
-}
 UNUSED = ("reader", "allow", "spacing_mm", "larger", "normalize")  # of cfg.data: data are checked as they are stored
 MOST_LINES = 20  # printed of the findings of a kind, and of the patients; the page has all
 PAGE = "check.html"
@@ -89,58 +84,26 @@ def examine(cfg: DictConfig) -> tuple[SliceSet, list[Finding]]:
     """
     from segtune import build
 
-    files, first_px = CONTOUR_FILES.get(cfg.data.reader["_target_"], (lambda _: iter(()), 0.0))
-    listed = list(files(cfg.data.root)) if "root" in cfg.data else []
+    has_contours = bool(outlines.listed(cfg.data))
     refusal, slices = None, SliceSet(())
     try:
         slices = build.slices(cfg)
     except InstantiationException as error:  # in which Hydra wraps what a reader raises
-        if not listed or not isinstance(error.__cause__, InputError):
+        if not has_contours or not isinstance(error.__cause__, InputError):
             raise
         refusal = str(error.__cause__)
-    shapes = {(item.patient, item.frame): item.image.shape for item in slices}
-    outlines, found = read_contours(listed, Path(str(cfg.data.get("root"))).expanduser(), first_px, shapes)
-    found += findings.find_in_contours(outlines)
+    found = outlines.find(cfg.data, slices, with_folders=True)
     told = {place for one in found for place in (one.file, one.message) if one.severity == "error" and place}
     if refusal and not any(place in refusal for place in told):
         found.append(Finding("error", "unreadable", None, None, None, refusal))
     if len(slices):
-        seen = {(one.kind, one.patient, one.frame) for one in found}  # a contour's file tells more than its mask
         sides = None
         try:
             sides = build.split(cfg, slices)
         except InputError as error:
             found.append(Finding("warning", "split", None, None, None, str(error)))
-        found += [one for one in findings.find(slices, sides) if (one.kind, one.patient, one.frame) not in seen]
+        return slices, findings.joined(found, findings.find(slices, sides))
     return slices, findings.ranked(found)
-
-
-def read_contours(
-    listed: Sequence[tuple[str, int, str, Path, Path | None]],
-    root: Path,
-    first_px: float,
-    shapes: dict[tuple[str, int], tuple[int, ...]],
-) -> tuple[list[Outline], list[Finding]]:
-    """The contours in these files, and those that are none. shapes: (patient, frame) -> (H, W) of the images that were read."""
-    outlines, found = [], []
-    for patient, frame, target, path, image in tqdm(listed, desc="contours", unit="file", leave=False, disable=None):
-        name = path.relative_to(root).as_posix()
-        try:
-            points = contours.read(path) - first_px
-        except InputError as error:
-            found.append(Finding("error", "unreadable", patient, frame, name, str(error).replace(str(path), name)))
-            continue
-        shape = shapes.get((patient, frame)) or _shape(image)
-        outlines.append(Outline(patient, frame, target, name, points, (shape[0], shape[1]) if shape else None))
-    return outlines, found
-
-
-def _shape(image: Path | None) -> tuple[int, ...] | None:
-    """(H, W) of an image; None if it is not there, or damaged, which the reader tells."""
-    try:
-        return dicom.read(image)[0].shape if image else None
-    except InputError:
-        return None
 
 
 # Telling

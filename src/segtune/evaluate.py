@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from segtune import app, results, rules, volumes
-from segtune.data import findings, recognition
+from segtune.data import findings, outlines, recognition
 from segtune.data.slices import Slice, SliceSet
 from segtune.errors import InputError, printable
 
@@ -70,7 +70,7 @@ def evaluate(cfg: DictConfig) -> None:
 
     slices = build.slices(cfg)
     fingerprint = slices.fingerprint()
-    found = findings.for_run(slices, allow=data["allow"])
+    found = findings.for_run(slices, allow=data["allow"], of_contours=outlines.find(data, slices))
     for kind, (n, first) in findings.warnings(found).items():
         log.warning("%s (%d); the first: %s", findings.KINDS[kind], n, printable(first))
     left_out = trained_on(slices, fingerprint, data, origins, which=config["which"])

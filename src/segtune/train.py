@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import segtune
 from segtune import app, build, calibrate, metrics, nets, regularizers, results, sources
-from segtune.data import findings, recognition, splits
+from segtune.data import findings, outlines, recognition, splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.errors import InputError, NotFiniteError, printable
@@ -56,7 +56,8 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     log.info("run %s: %s", folder.name, results.label(config))
     slices = build.slices(cfg)
     sides = build.split(cfg, slices)
-    found = findings.for_run(slices, sides, allow=config["data"].get("allow"))
+    drawn = outlines.find(config["data"], slices)
+    found = findings.for_run(slices, sides, allow=config["data"].get("allow"), of_contours=drawn)
     for kind, (n, first) in findings.warnings(found).items():
         log.warning("run %s: %s (%d); the first: %s", folder.name, findings.KINDS[kind], n, printable(first))
     fingerprint = slices.fingerprint()

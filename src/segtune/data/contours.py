@@ -1,6 +1,6 @@
 """Contour files and their masks. Convention: `x y` = column row, and the centre of the first pixel is (0, 0)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ def read(path: Path) -> NDArray[np.float64]:
     """Vertices of the contour in a text file, one `x y` pair per line, closed or not.
 
     Returns: (N, 2) float64, N >= 3, columns x (column) and y (row) [pixels].
-    Raises: InputError naming file and line for anything that is not two numbers, and for fewer than 3 points or too many.
+    Raises: InputError naming file and line for anything that is not two numbers, for fewer than 3 points or too many, and for
+        a second contour, whose points would be joined to the first one's.
     """
     lines = names.content(path, MAX_BYTES).decode("utf-8-sig", errors="replace").splitlines()
-    points = []
+    points, at = [], []
     for number, line in enumerate(lines, start=1):
         fields = line.replace(",", " ").split()
         if not fields:
@@ -40,11 +41,44 @@ def read(path: Path) -> NDArray[np.float64]:
             shown = line.strip()[:40]
             raise InputError(f"{path}, line {number}: {shown!r} is not a point; write two finite numbers, `x y`, in pixels.")
         points.append((x, y))
+        at.append(number)
     if len(points) > MAX_POINTS:
         raise InputError(f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Is it a contour? Restore it.")
     if len({*points}) < 3:
         raise InputError(f"{path}: a contour needs at least 3 different points, this one has {len({*points})}.")
+    _check_single(path, points, at)
     return np.array(points, dtype=np.float64)
+
+
+def _check_single(path: Path, points: Sequence[tuple[float, float]], at: Sequence[int]) -> None:
+    """Raises: InputError for points that are two contours: with an empty line between, or closed before the end.
+
+    Args: at: each point's line. Fewer than 3 points are no contour of their own, so that empty lines among them separate none.
+    """
+    cure = (
+        "A file holds one contour. If the structure has two parts, give masks as images (data=folder); if it has one, remove "
+        "what is not of it"
+    )
+    parts: list[list[int]] = []
+    for index, line in enumerate(at):
+        if index == 0 or line > at[index - 1] + 1:
+            parts.append([])
+        parts[-1].append(index)
+    whole = [part for part in parts if len({points[index] for index in part}) >= 3]
+    if len(whole) > 1:
+        raise InputError(f"{path}, line {at[whole[1][0]]}: a second contour begins after an empty line. {cure}, or that line.")
+    distinct: set[tuple[float, float]] = set()
+    closed = len(points) - 1  # the first point that is the beginning again
+    for index, point in enumerate(points):
+        if point == points[0] and len(distinct) >= 3:
+            closed = index
+            break
+        distinct.add(point)
+    if len({*points[closed:]}) >= 3:
+        raise InputError(
+            f"{path}, line {at[closed + 1]}: the contour was closed at line {at[closed]} and goes on, as a second one or the "
+            f"same again. {cure}."
+        )
 
 
 def area(contour: NDArray[np.float64]) -> float:

@@ -26,6 +26,7 @@ KINDS = {  # what a finding is about
     "not_nested": "an endocardium that is not inside its epicardium",
     "self_crossing": "a contour that crosses itself",
     "tiny": "a structure of a few pixels",
+    "polarity": "masks that may be inverted",
     "empty": "slices without the structure",
     "constant_image": "an image of a single grey value",
     "spacing": "spacing that changes within a patient",
@@ -37,7 +38,11 @@ KINDS = {  # what a finding is about
     "gap": "slices whose distance is not known",
     "cropped": "a structure that data.larger=crop cuts",
 }
-ALLOWABLE = ("duplicate_contour", "duplicate_image")  # the errors that data.allow can name: the others cannot be read at all
+ALLOWABLE = (
+    "duplicate_contour",
+    "duplicate_image",
+    "polarity",
+)  # errors that data.allow can name: the others cannot be read
 
 TINY_PX = 10  # pixels of a structure below which a single one changes its Dice by 0.05 and more
 TELLING_PX = 100  # pixels from which on two masks are not equal by chance
@@ -45,6 +50,8 @@ NESTED_FRACTION = 0.99  # of the endocardium's pixels that must lie inside the e
 SPACING_FRACTION = 0.001  # by which two statements of one spacing may differ
 STRETCHED = 3.0  # longer to shorter side of a pixel, and of a plane in pixels, from which on a slice axis may be the wrong one
 SHORTER = 4.0  # how many times shorter than another patient's a plane's shorter side is, if it is one of slices
+BORDER_FRACTION = 0.5  # of the border's pixels, above which a structure is around the image and not in it
+HALF = 0.5  # of an image, or of the slices
 MOST_PX = 2048  # extent up to which contours are drawn; one that is larger lies outside its image anyway
 
 
@@ -78,21 +85,36 @@ class Outline:
 # What a run asks
 
 
-def for_run(slices: SliceSet, sides: Split | None = None, *, allow: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """The findings of a run's data, as dicts for JSON.
+def for_run(
+    slices: SliceSet,
+    sides: Split | None = None,
+    *,
+    allow: Collection[str] | None = None,
+    of_contours: Iterable[Finding] = (),
+) -> list[dict[str, Any]]:
+    """The findings of a run's data, as dicts for JSON: those that check has.
 
-    Args: slices: as read. sides: None where nobody trains. allow: kinds of errors (of ALLOWABLE) that the run is to go on with.
+    Args:
+        slices: as read.
+        sides: None where nobody trains.
+        allow: kinds of errors (of ALLOWABLE) that the run is to go on with.
+        of_contours: what the data set's contour files tell (outlines.find).
     Raises: InputError if there are errors of other kinds, or allow names something else.
     """
-    found = find(slices, sides)
+    found = joined(find(slices, sides), of_contours)
     if refused := not_allowed(found, allow):
         first, kinds = refused[0], sorted({one.kind for one in refused})
         others = f" It is the first of {len(refused)} errors." if len(refused) > 1 else ""
-        raise InputError(
-            f"{place(first)}: {first.message}{others} See all by python -m segtune.check, or go on all the same with "
-            f"data.allow=[{','.join(kinds)}]."
-        )
+        on = f", or go on all the same with data.allow=[{','.join(kinds)}]" if {*kinds} <= {*ALLOWABLE} else ""
+        raise InputError(f"{place(first)}: {first.message}{others} See all by python -m segtune.check{on}.")
     return [asdict(one) for one in found]
+
+
+def joined(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]:
+    """All findings, errors first; of those that slices and contour files both tell (a kind, at one frame) the first's."""
+    found = [*first]
+    told = {(one.kind, one.patient, one.frame) for one in found}
+    return ranked([*found, *(one for one in second if (one.kind, one.patient, one.frame) not in told)])
 
 
 def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
@@ -111,7 +133,8 @@ def not_allowed(found: Iterable[Finding], allow: Collection[str] | None) -> list
     for kind in kinds:
         if kind not in ALLOWABLE:
             raise InputError(
-                f"data.allow={kind}: only {' and '.join(ALLOWABLE)} can be allowed, like data.allow=[{ALLOWABLE[0]}]."
+                f"data.allow={kind}: only {', '.join(ALLOWABLE[:-1])} and {ALLOWABLE[-1]} can be allowed, like "
+                f"data.allow=[{ALLOWABLE[0]}]."
             )
     return [one for one in found if one.severity == "error" and one.kind not in kinds]
 
@@ -151,6 +174,7 @@ def find(slices: SliceSet, sides: Split | None = None) -> list[Finding]:
             *_copied_images(slices),
             *_copied_masks(slices),
             *_masks(slices),
+            *_polarity(slices),
             *_patients(slices),
             *_planes(slices),
             *(_two_sides(slices, sides) if sides is not None else ()),
@@ -205,7 +229,7 @@ def _copied_image(first: Slice, item: Slice) -> Finding:
 
 
 def _copied_masks(slices: SliceSet) -> Iterator[Finding]:
-    telling = [item for item in slices if np.count_nonzero(item.mask) >= TELLING_PX]
+    telling = [item for item in slices if np.count_nonzero(item.mask) >= TELLING_PX and not item.mask.all()]
     for group in _alike((item.mask.shape, np.packbits(item.mask).tobytes()) for item in telling):
         first, *others = (telling[index] for index in group)
         for item in others:
@@ -226,6 +250,41 @@ def _masks(slices: SliceSet) -> Iterator[Finding]:
         if 0 < (n := np.count_nonzero(item.mask)) < TINY_PX:
             message = f"on {_where(item)} the structure has {n} of {item.mask.size} pixels. Is it drawn as it should be?"
             yield Finding("warning", "tiny", item.patient, item.frame, None, message)
+
+
+def _polarity(slices: SliceSet) -> Iterator[Finding]:
+    """Masks whose structure looks like a background: it fills most of the image's border, and most of the image.
+
+    A structure that images are cropped to fills most of them, and no more of the border than where it touches that. So what
+    counts is the border; an image that is full of the structure may be a part of it, and is inverted only if most look so.
+    """
+    shown = [item for item in slices if item.mask.any()]
+    border = np.array([_on_border(item.mask) for item in shown])
+    area = np.array([item.mask.mean() for item in shown])
+    around = border > BORDER_FRACTION
+    if around.any():
+        inverted = around & (area > HALF)
+        severity: Severity = "error" if inverted.mean() >= HALF else "warning"
+        at = [shown[index] for index in np.flatnonzero(around)]
+        named = "; ".join(f"patient {item.patient}, {_where(item)}" for item in at[:3]) + ("; ..." if len(at) > 3 else "")
+        message = (
+            f"on {len(at)} of {len(shown)} slices the structure fills most of the image's border (on average "
+            f"{border.mean():.0%} of all borders and {area.mean():.0%} of all images are structure; {named}). If its pixels "
+            "are 0 there, invert these masks."
+        )
+        only = {item.patient for item in at}
+        yield Finding(severity, "polarity", only.pop() if len(only) == 1 else None, None, None, message)
+    elif len(shown) and (area > HALF).mean() > HALF:
+        message = (
+            f"on {np.count_nonzero(area > HALF)} of {len(shown)} slices the structure is more than half of the image (on "
+            f"average {area.mean():.0%}), and less of its border ({border.mean():.0%}), as in images that are cropped to it."
+        )
+        yield Finding("note", "polarity", None, None, None, message)
+
+
+def _on_border(mask: NDArray[np.bool_]) -> float:
+    """The share of the pixels at the image's border that are in the structure."""
+    return float(np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]).mean())
 
 
 def _patients(slices: SliceSet) -> Iterator[Finding]:

@@ -2,24 +2,32 @@
 
 Both folders may have one level of folders within (images/anna/01.png), which is then part of the name: anna/01. Such files
 say neither who is on them (data.patient, see names.parse) nor how large a pixel is (data.pixel_mm): the user does.
+
+Images may be JPEG, in grey; masks may not, for that compression changes values at every edge. What is the structure in a
+mask is decided by colour (see colours.Structure).
 """
 
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
-from segtune.data import cases, names
+from segtune.data import cases, colours, leftovers, names
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
 SUFFIXES = (".png", ".tif", ".tiff")
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+JPEG_MAGIC = b"\xff\xd8\xff"
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # Pillow's names of compressions
+PHOTOMETRIC, SAMPLE_FORMAT, BITS, ORIENTATION = 262, 339, 258, 274  # tags of TIFF and EXIF
 GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
 MAX_BYTES = 2**25  # of one file; what a TIFF says of itself, which Pillow reads whole, can be forty times as large in memory
@@ -35,6 +43,7 @@ def read(
     ed: Any = None,
     es: Any = None,
     empty: str = "keep",
+    mask_suffix: str | None = None,
 ) -> SliceSet:
     """Every pair; patients in natural order, each one's slices by what the pattern says of them, then by name.
 
@@ -46,13 +55,16 @@ def read(
 
     Args:
         root: the folder that holds images and masks. Nothing outside it is read.
-        target: "foreground" (all but 0, of masks that hold a single other value), or the grey value of the structure.
+        target: "foreground" (all that is not black, of masks that hold a single other colour), or the structure's grey value;
+            in masks with a palette also its number there, if that is the same colour in all of them.
         pixel_mm: distance of neighbouring pixel centres [mm]; one number, or two: rows, columns.
         gap_mm: distance of neighbouring slice centres [mm]; None: not known.
         patient: regular expression on the name with a group `patient` and, where they are, `visit`, `phase`, `frame`, `slice`.
         ed, es: which of a patient's (a visit's) volumes are end-diastole and end-systole, where names do not tell: a frame's
             number, the text of the group visit, or a list of these; or "largest" or "smallest". See cases.arrange.
         empty: "keep" or "drop" pairs on which the target is not.
+        mask_suffix: what a mask's name has more than its image's: with "_mask", x_mask.png is the mask of x.png. Then images
+            and masks may also be in one folder: data.root itself, or folders in it.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
     spacing_mm = _spacing(pixel_mm)
@@ -60,25 +72,18 @@ def read(
         raise InputError(f"data.gap_mm={gap_mm}: must be a distance in mm, or null if it is not known.")
     value = _value(target)
     folder = names.opened(root)
-    parts = {path.name: path for path in names.entries(folder, folder) if path.is_dir()}
-    for part in ("images", "masks"):
-        if part not in parts:
-            raise InputError(f"data.root={root}: there is no folder {part} in it. Give the folder that holds images and masks.")
-    images, masks = (_files(parts[part], folder) for part in ("images", "masks"))
-    for name in sorted(images.keys() ^ masks.keys()):
-        there, part = (images[name], "masks") if name in images else (masks[name], "images")
-        raise InputError(f"{there}: there is no file {name} in {parts[part]} to go with it. Add it.")
+    images, masks = _pairs(folder, mask_suffix)
     if not images:
-        raise InputError(f"{parts['images']}: no PNG or TIFF file in it. Add the images.")
+        raise InputError(f"{folder / 'images'}: no PNG or TIFF file in it. Add the images.")
 
     said = names.parse(images, patient, ("visit", "phase", "frame", "slice"))
     number = names.numbers(said)
     files = _by_volume(said, images, named=cases.name_frames(ed, es))
-    values: dict[int, Path] = {}
+    structure = colours.Structure(value)
 
     def slices(volume: cases.Volume) -> Iterator[Slice]:
         for name in files[volume]:
-            image, mask = _pixels(images[name]), _pixels(masks[name], palette=True)
+            image, (mask, palette) = _pixels(images[name]), _drawing(masks[name])
             if image.shape != mask.shape:
                 sizes = [" x ".join(map(str, array.shape)) for array in (mask, image)]
                 raise InputError(f"{masks[name]}: it has {sizes[0]} pixels, its image {sizes[1]}. Which mask belongs to it?")
@@ -86,7 +91,7 @@ def read(
             one = said[name]
             yield Slice(
                 image=_finite(images[name], image),
-                mask=mask == value if value is not None else _foreground(masks[name], mask, values),
+                mask=structure.mask(masks[name], mask, palette),
                 patient=one.patient,
                 frame=number[name] if one.frame is None else one.frame,
                 slice_index=number[name] if one.slice is None else one.slice,
@@ -136,38 +141,115 @@ def _value(target: str | int) -> int | None:
     return int(text)
 
 
-def _files(folder: Path, root: Path) -> dict[str, Path]:
-    """Name -> file: the path below the folder, without suffix."""
+def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Images and masks by name, the same names in both; what else is there is told."""
+    suffix = "" if mask_suffix is None else names.normal(str(mask_suffix))
+    if "/" in suffix or suffix.lower().endswith((*SUFFIXES, *JPEG_SUFFIXES)):
+        raise InputError(f"data.mask_suffix={mask_suffix}: give the end of a name without .png, like _mask.")
+    parts = {path.name: path for path in names.entries(folder, folder) if path.is_dir()}
+    left: list[Path] = []
+    if suffix and not {"images", "masks"} & parts.keys():
+        together = _files(folder, folder, left)
+        masks = {name: path for name, path in together.items() if name.endswith(suffix)}
+        images = {name: path for name, path in together.items() if name not in masks}
+    else:
+        for part in ("images", "masks"):
+            if part not in parts:
+                raise InputError(
+                    f"data.root={folder}: there is no folder {part} in it. Give the folder that holds images and masks."
+                )
+        images, masks = (_files(parts[part], folder, left) for part in ("images", "masks"))
+        left += [path for path in names.entries(folder, folder) if path.name not in ("images", "masks")]
+    for name, path in masks.items():
+        if path.suffix.lower() in JPEG_SUFFIXES:
+            raise _jpeg_mask(path)
+        if not name.endswith(suffix):
+            raise InputError(f"{path}: its name does not end in {suffix} (data.mask_suffix). Rename it or move it elsewhere.")
+    masks = {name.removesuffix(suffix): path for name, path in masks.items()}
+    for name in sorted(images.keys() ^ masks.keys()):
+        there, part = (images[name], "masks") if name in images else (masks[name], "images")
+        raise InputError(
+            f"{there}: there is no file {name}{suffix if name in images else ''} in {parts.get(part, folder)} to go with it. "
+            f"{_ending(images, masks) or 'Add it.'}"
+        )
+    leftovers.tell(left, folder)
+    return images, masks
+
+
+def _ending(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
+    """The advice that cures masks whose names are all their images' with one ending; empty if they are not."""
+    first = min(masks, default="")
+    for end in {first.removeprefix(name) for name in images if name and first.startswith(name)} - {""}:
+        if {name + end for name in images} == masks.keys():
+            return f"If {first} is the mask of {first.removesuffix(end)}, say data.mask_suffix={end}."
+    return ""
+
+
+def _files(folder: Path, root: Path, left: list[Path]) -> dict[str, Path]:
+    """Name -> file: the path below the folder, without suffix, composed (NFC) however the file system has it.
+
+    Args: left: gets the files that are passed over because their names say that they are texts.
+    """
     found: dict[str, Path] = {}
     inside = [(path, names.entries(path, root) if path.is_dir() else [path]) for path in names.entries(folder, root)]
     for path in (path for _, paths in inside for path in paths):
-        if not path.is_file() or path.suffix.lower() not in SUFFIXES:
+        if not path.is_file() or path.suffix.lower() not in (*SUFFIXES, *JPEG_SUFFIXES):
+            if path.is_file() and leftovers.is_text(path):
+                left.append(path)
+                continue
             raise InputError(f"{path}: not a PNG or TIFF file. Convert it or move it elsewhere.")
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = names.normal(path.relative_to(folder).with_suffix("").as_posix())
         if name in found:
             raise InputError(f"{path} and {found[name]} have the same name: which one counts? Move one elsewhere.")
         found[name] = path
     return found
 
 
-def _pixels(path: Path, *, palette: bool = False) -> NDArray[Any]:
-    """The grey values (H, W) as stored; of an image with a palette (masks only) the numbers of its colours."""
+def _jpeg_mask(path: Path) -> InputError:
+    return InputError(
+        f"{path}: a mask in a JPEG file, whose lossy compression changes values at every edge. Store masks as PNG with two "
+        "values, from the original drawing: to convert this file keeps what was changed."
+    )
+
+
+def _pixels(path: Path) -> NDArray[Any]:
+    """The grey values (H, W) of an image as stored."""
+    return np.asarray(_loaded(path, GREY)[0])
+
+
+def _drawing(path: Path) -> tuple[NDArray[Any], dict[int, int]]:
+    """The grey values (H, W) of a mask as stored, or its colours and palette as colours.coded has them."""
+    pixels, image = _loaded(path, GREY | colours.COLOURED, is_mask=True)
+    return colours.coded(path, image) if image.mode in colours.COLOURED else (pixels, {})
+
+
+def _loaded(path: Path, modes: Collection[str], *, is_mask: bool = False) -> tuple[NDArray[Any], Image.Image]:
+    """An image in one of these of Pillow's modes: its values (of grey ones: as stored), and itself."""
     names.check_file(path, MAX_BYTES)
+    formats = ("JPEG",) if path.suffix.lower() in JPEG_SUFFIXES else ("PNG", "TIFF")
+    wrong = ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked here, and a warning may quote what a file says of itself
-            with Image.open(path, formats=("PNG", "TIFF")) as image:
+            with Image.open(path, formats=formats) as image:
                 mode, (width, height) = image.mode, image.size
                 small = width * height <= MAX_PIXELS
                 if len(image.tile) > width * height:  # parts of the file to be pasted one after the other
                     raise ValueError("more parts than pixels")
-                readable = small and (mode in GREY or (palette and mode == "P"))
-                pixels = np.array(image) if readable else np.zeros((0, 0))
+                readable = small and mode in modes
+                wrong = _why_not_as_it_is(image) if readable else ""
+                is_lossy = image.info.get("compression") in LOSSY_TIFF
+                whole = image.copy() if readable else Image.new("L", (0, 0))
+                pixels = _as_stored(image, np.array(whole)) if mode in GREY else np.array(whole)
                 several = readable and _has_another(image)
     except Image.DecompressionBombError:
         small, several, mode, width, height = False, False, "L", 0, 0
     except Exception as error:  # a damaged file makes Pillow fail in many ways, none of them a bug of ours
-        raise InputError(f"{path}: damaged, cut off, or no PNG or TIFF file ({type(error).__name__}). Copy it again.") from None
+        is_jpeg = "PNG" in formats and _begins(path, JPEG_MAGIC)
+        if is_jpeg and is_mask:
+            raise _jpeg_mask(path) from None
+        why, cure = ("it is a JPEG file", "Name it .jpg") if is_jpeg else (type(error).__name__, "Copy it again")
+        raise InputError(f"{path}: damaged, cut off, or no {' or '.join(formats)} file ({why}). {cure}.") from None
     if not small:
         size = f" of {height} x {width}" if width else ""
         raise InputError(
@@ -175,9 +257,48 @@ def _pixels(path: Path, *, palette: bool = False) -> NDArray[Any]:
         )
     if several:
         raise InputError(f"{path}: several images in one file where one slice is expected. Store each in a file of its own.")
-    if pixels.ndim != 2 or 0 in pixels.shape:
+    if wrong:
+        raise InputError(f"{path}: {wrong}")
+    if not readable or 0 in pixels.shape:
         raise InputError(f"{path}: its pixels are of the kind {mode}, not grey values. Convert it to grey.")
+    if is_mask and is_lossy:
+        raise _jpeg_mask(path)
+    return pixels, whole
+
+
+def _why_not_as_it_is(image: ImageFile) -> str:
+    """What keeps Pillow's pixels from being those that are meant, with the cure; empty if nothing does."""
+    raw = {str(tile.args if isinstance(tile.args, str) else (tile.args or [""])[0]) for tile in image.tile}
+    if image.mode in colours.COLOURED and any(";16" in one for one in raw):
+        return "its colours are of 16 bits, of which half would be lost. Store it as grey, or with 8 bits."
+    if image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) not in (0, 1):  # of TIFF files Pillow follows it
+        return "it is stored turned, to be shown upright by its EXIF orientation. Store it upright, without that tag."
+    tags = getattr(image, "tag_v2", {})
+    if image.format == "TIFF" and tags.get(PHOTOMETRIC) == 0 and image.mode in ("F", "I"):
+        return "its values count from white to black, of which the white one is not known. Store it with 0 as black."
+    return ""
+
+
+def _as_stored(image: ImageFile, pixels: NDArray[Any]) -> NDArray[Any]:
+    """Grey values as a TIFF file's tags mean them, where Pillow reads bits alone: signs, and 0 as white in 16 bits."""
+    if image.format != "TIFF":
+        return pixels
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "L" and tags.get(SAMPLE_FORMAT) == (2,):
+        return pixels.view(np.int8)
+    if image.mode == "I" and tags.get(SAMPLE_FORMAT, (1,)) == (1,) and tags.get(BITS) == (32,):
+        return pixels.view(np.uint32)
+    if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == 0:
+        return np.iinfo(np.uint16).max - pixels
     return pixels
+
+
+def _begins(path: Path, magic: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
 
 
 def _has_another(image: Image.Image) -> bool:
@@ -195,16 +316,3 @@ def _finite(path: Path, pixels: NDArray[Any]) -> NDArray[np.float32]:
     if bad := int((~np.isfinite(image)).sum()):
         raise InputError(f"{path}: {bad} pixels are not finite numbers (NaN or infinite). Replace them.")
     return image
-
-
-def _foreground(path: Path, mask: NDArray[Any], values: dict[int, Path]) -> NDArray[np.bool_]:
-    """All but 0. Values: those seen so far, and where; a second one is another structure, or the edge of a smoothed drawing."""
-    for value in np.unique(mask[mask != 0])[:2].tolist():
-        values.setdefault(value, path)
-        if len(values) > 1:
-            (one, where), (other, _) = [*values.items()][:2]
-            raise InputError(
-                f"{path}: data.target=foreground, but masks hold the values {one:g} ({where.name}) and {other:g} beside 0. Say "
-                "which is the structure, like data.target=1, or store masks of two values."
-            )
-    return mask != 0

@@ -5,6 +5,8 @@ import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from segtune.errors import printable
+
 log = logging.getLogger(__name__)
 
 COMPANIONS = ("readme", "license", "licence", "citation", "mandatory_citation", "changelog", "thumbs.db", "desktop.ini")
@@ -14,6 +16,7 @@ TEXTS = {  # endings of what is no image
     *(".bval", ".bvec"),
 }
 MOST_SHOWN = 5
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
 def is_companion(path: Path) -> bool:
@@ -40,6 +43,30 @@ def is_lost(path: Path, taken: Collection[str]) -> bool:
 def tell(paths: Iterable[Path], root: Path) -> None:
     """A line of the log with the number of the files that are not taken, and the first few by name."""
     if left := [path for path in paths if not is_companion(path)]:
-        listed = ", ".join(path.relative_to(root).as_posix() for path in left[:MOST_SHOWN])
+        listed = ", ".join(printable(path.relative_to(root).as_posix()) for path in left[:MOST_SHOWN])
         more = ", ..." if len(left) > MOST_SHOWN else ""
         log.warning("not read, %d %s: %s%s", len(left), "file" if len(left) == 1 else "files or folders", listed, more)
+
+
+def below(folder: Path, taken: Collection[Path]) -> list[Path]:
+    """The files below a folder that are neither taken, maybe by a link, nor hidden nor companions, in order; links to folders
+    are not followed."""
+    real = {os.path.realpath(path) for path in taken}
+    found = []
+    for directory, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(directory) / name for name in sorted(files) if not name.startswith(".")]
+    return [path for path in found if not is_companion(path) and os.path.realpath(path) not in real]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file that is not taken is a DICOM image by its ending or its first bytes."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    try:
+        if not path.is_file() or path.name.upper() == "DICOMDIR":  # to open a pipe may never end
+            return False
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

@@ -6,6 +6,7 @@ import re
 import signal
 import stat
 import threading
+import unicodedata
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -113,6 +114,11 @@ def entries(folder: Path, root: Path) -> list[Path]:
     return found
 
 
+def normal(text: str) -> str:
+    """A name with its letters composed (NFC), so that one that a Mac took apart (NFD) is the same name."""
+    return unicodedata.normalize("NFC", text)
+
+
 def natural(name: str) -> tuple[list[str | int], str]:
     """A key that sorts numbers within names by value: p2 before p10."""
     parts: list[str | int] = [*re.split("([0-9]+)", name)]
@@ -164,7 +170,7 @@ def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's thoughts on future syntax
-            expression = re.compile(str(pattern))
+            expression = re.compile(normal(str(pattern)))
     except (re.error, OverflowError, RecursionError) as error:
         raise InputError(f"data.patient={pattern}: not a regular expression ({error}). Write one like {EXAMPLES}.") from error
     if "patient" not in expression.groupindex:

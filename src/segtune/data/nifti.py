@@ -81,8 +81,9 @@ class Labels:
 
 
 def stem(path: Path) -> str | None:
-    """The file's name without .nii.gz or .nii; None if it is not named as NIfTI."""
-    return next((path.name[: -len(ending)] for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+    """The file's name without .nii.gz or .nii, its letters composed; None if it is not named as NIfTI."""
+    ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+    return names.normal(path.name[: -len(ending)]) if ending else None
 
 
 def by_stem(paths: list[Path]) -> dict[str, Path]:

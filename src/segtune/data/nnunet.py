@@ -187,6 +187,7 @@ def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
             )
         if not _is_name(name):
             raise InputError(f"{path}, key labels: {name[:40]!r}: a name has up to {MAX_NAME} visible characters. Rename it.")
+        name = names.normal(name)
         if name in labels:
             raise InputError(f"{path}, key labels: {name[:40]!r} is there twice. Give each label a name of its own.")
         labels[name] = frozenset(values)
@@ -209,7 +210,7 @@ def _channels(path: Path, data: dict[str, Any]) -> list[str]:
             f"{path}, key {key}: a channel's name is a text of up to {MAX_NAME} visible characters. Write "
             '"channel_names": {"0": "MRI"}.'
         )
-    return found
+    return [names.normal(name) for name in found]
 
 
 def _cases(path: Path, given: Any) -> frozenset[str] | None:
@@ -226,7 +227,7 @@ def _cases(path: Path, given: Any) -> frozenset[str] | None:
 
 
 def _wanted(about: About, target: str | int) -> frozenset[int]:
-    values = about.labels.get(str(target))
+    values = about.labels.get(names.normal(str(target)))
     if values is None and str(target).isascii() and str(target).isdigit():
         values = next((one for one in about.labels.values() if one == {int(str(target)[:9])}), None)
     if values is None or 0 in values:
@@ -238,7 +239,7 @@ def _wanted(about: About, target: str | int) -> frozenset[int]:
 def _channel(about: About, channel: str | int | None) -> int:
     if channel is None and len(about.channels) == 1:
         return 0
-    given = str(channel)
+    given = names.normal(str(channel))
     if channel is not None and about.channels.count(given) == 1:
         return about.channels.index(given)
     numbers = [str(index) for index in range(len(about.channels))]

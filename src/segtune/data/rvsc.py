@@ -14,11 +14,11 @@ ends in -manual, with a warning; list files, which name manual ones, then do not
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from segtune.data import contours, dicom, names
+from segtune.data import contours, dicom, leftovers, names
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
 
@@ -28,6 +28,10 @@ TARGETS = {"endocardium": "i", "epicardium": "o"}
 PHASES_PER_SLICE = 20
 DICOM_NAME = re.compile(r"(P\d+)-(\d{4})\.dcm", re.IGNORECASE | re.ASCII)
 CONTOUR_NAME = re.compile(r"(P\d+)-(\d{4})-([io])contour-(manual|auto)\.txt", re.IGNORECASE | re.ASCII)
+FRAME_NAME = re.compile(r"(P[0-9]+)-([0-9]{4})(?![0-9])(?:-([io])contour-(?:manual|auto)(?=\.))?", re.IGNORECASE)
+CONTOUR_LIKE = re.compile("[io][-_ ]?contour", re.IGNORECASE | re.ASCII)
+BESIDE = re.compile(r"TrainingSet|Test[0-9]*Set|\..*")  # the challenge's folders, and hidden ones
+ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar")
 LIST_NAME = re.compile(r"(P\d+)list\.txt", re.IGNORECASE | re.ASCII)
 MAX_LIST_BYTES = 2**18  # of a list file: 4,000 contours
 Key = tuple[str, int]  # patient, frame
@@ -46,12 +50,16 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
         raise InputError(f"data.target={target}: RVSC has the contours {' and '.join(TARGETS)}.")
     rasterise = contours.rasteriser(masks)
     folder = _opened(root)
-    dicoms, outlines, lists = _find(folder, root)
+    dicoms, outlines, lists, left = _find(folder, root)
     if not dicoms:
         raise InputError(
             f"data.root={root}: no RVSC image found below {folder} (files named like P09-0020.dcm). "
             "Give the folder TrainingSet or its parent."
         )
+    top = names.opened(root)
+    around = [] if folder == top or not os.access(top, os.R_OK) else sorted(top.iterdir())
+    beside = [path for path in around if not BESIDE.fullmatch(path.name)]
+    leftovers.tell([*beside, *left], top)
     kind = TARGETS[target]
     wanted = {(patient, frame) for patient, frame, letter in outlines if letter == kind}
     for patient in sorted({patient for patient, _ in dicoms} - {patient for patient, _ in wanted}):
@@ -74,7 +82,7 @@ def contour_files(root: str | os.PathLike[str]) -> Iterator[tuple[str, int, str,
 
     Raises: InputError as `read`, for what the names alone tell.
     """
-    dicoms, outlines, _ = _find(_opened(root), root)
+    dicoms, outlines, _, _ = _find(_opened(root), root)
     targets = {kind: target for target, kind in TARGETS.items()}
     for patient, frame, kind in sorted(outlines):
         yield patient, frame, targets[kind], outlines[patient, frame, kind], dicoms.get((patient, frame))
@@ -89,14 +97,15 @@ def _opened(root: str | os.PathLike[str]) -> Path:
 
 def _find(
     folder: Path, root: str | os.PathLike[str]
-) -> tuple[dict[Key, Path], dict[tuple[str, int, str], Path], dict[str, Path]]:
-    """Images, contours and list files below a folder, by what their names say.
+) -> tuple[dict[Key, Path], dict[tuple[str, int, str], Path], dict[str, Path], list[Path]]:
+    """Images, contours and list files below a folder, by what their names say; and what is none of these.
 
     A link to a folder must stay in there, where its content is found anyway; one to a file may lead elsewhere in root.
     """
     dicoms: dict[Key, Path] = {}
     outlines: dict[str, dict[tuple[str, int, str], Path]] = {"manual": {}, "auto": {}}
     lists: dict[str, Path] = {}
+    left: list[Path] = []
 
     def add(table: dict[Any, Path], key: Any, path: Path) -> None:
         if key in table:
@@ -119,12 +128,36 @@ def _find(
                 add(outlines[match[4].lower()], (match[1].upper(), int(match[2]), match[3].lower()), path)
             elif match := LIST_NAME.fullmatch(name):
                 add(lists, match[1].upper(), path)
+            elif not name.startswith(".") and not leftovers.is_companion(path):
+                left.append(path)
+    taken = {os.path.realpath(path) for path in (*dicoms.values(), *outlines["manual"].values(), *outlines["auto"].values())}
+    left = [path for path in left if os.path.realpath(path) not in taken]  # that links lead to
+    for path in left:
+        _check_lost(path, dicoms.keys(), outlines["manual"].keys() | outlines["auto"].keys())
     if outlines["auto"] and not outlines["manual"]:
         log.warning(
             "%s: its contours are computed ones (-auto), not an expert's: what is scored against them is no truth.", folder
         )
-        return dicoms, outlines["auto"], {}
-    return dicoms, outlines["manual"], lists
+        return dicoms, outlines["auto"], {}, left
+    return dicoms, outlines["manual"], lists, left
+
+
+def _check_lost(path: Path, images: Collection[Key], drawn: Collection[tuple[str, int, str]]) -> None:
+    """Raises: InputError for an image or contour whose name or format is not the RVSC's; a second file of one that is taken
+    (P09-0020.png beside P09-0020.dcm) loses nothing, and letters that only look like a contour's name are no contour's."""
+    match = FRAME_NAME.match(path.name)
+    key = (match[1].upper(), int(match[2])) if match else None
+    if CONTOUR_LIKE.search(path.name) and path.name.isascii() and path.suffix.lower() not in ARCHIVES:
+        if not (match and match[3] and key and (*key, match[3].lower()) in drawn):
+            raise InputError(
+                f"{path}: a contour that would be lost, for it is not named like P09-0020-icontour-manual.txt (`x y` per "
+                "line). Convert or rename it, or move it elsewhere."
+            )
+    elif (leftovers.is_dicom(path) or (match and not leftovers.is_text(path))) and key not in images:
+        raise InputError(
+            f"{path}: an image that would be lost, for it is not named like P09-0020.dcm, and DICOM. Convert or rename it, or "
+            "move it elsewhere."
+        )
 
 
 def _listed(

@@ -25,7 +25,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from segtune.data import contours, dicom, names
+from segtune.data import contours, dicom, leftovers, names
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
 
@@ -36,6 +36,8 @@ FIRST_PX = 1.0  # what the contour files call the centre of the first pixel
 COLUMNS = ["patient_id", "original_id"]
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # the name of a folder, never a path
 IMAGE_NAME = re.compile(r"([0-9]+)\.dcm", re.IGNORECASE)
+CONTOUR_LIKE = re.compile("([io])[-_ ]?contour", re.IGNORECASE | re.ASCII)
+CONTOUR_FRAME = re.compile(r"IM-[0-9]{4}-([0-9]{4})-[io]contour-manual(?=\.)", re.IGNORECASE)
 CONTOUR_NAME = {kind: re.compile(rf"IM-[0-9]{{4}}-([0-9]{{4}})-{kind}contour-manual\.txt", re.IGNORECASE) for kind in "io"}
 
 
@@ -52,6 +54,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
         raise InputError(f"data.target={target}: Sunnybrook has the contours {' and '.join(TARGETS)}.")
     rasterise = contours.rasteriser(masks)
     folder, link = _opened(root)
+    _look_at_others(folder, link)
     return SliceSet(item for number in sorted(link) for item in _read_patient(folder, number, link[number], target, rasterise))
 
 
@@ -134,6 +137,39 @@ def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Pa
         else {}
         for kind, name in CONTOUR_NAME.items()
     }
+
+
+def _look_at_others(folder: Path, link: dict[str, str]) -> None:
+    """Tell which files are not taken. Raises: InputError for an image or contour among them that would be lost; a second file
+    of one that is taken (59.png beside 59.dcm) loses nothing."""
+    images: dict[Path, dict[int, Path]] = {}
+    drawn: dict[tuple[Path, str], dict[int, Path]] = {}
+    for number, original in link.items():
+        place, patient = folder / "dicoms" / number, folder / "contourfiles" / original
+        images[place] = _numbered(place, folder, IMAGE_NAME, "59.dcm") if place.is_dir() else {}
+        for kind, found in _outlines(folder / "contourfiles", folder, original).items():
+            drawn[patient / f"{kind}-contours", kind] = found
+    taken = {folder / "link.csv", *(path for found in (*images.values(), *drawn.values()) for path in found.values())}
+    left = leftovers.below(folder, taken)
+    for path in left:
+        first = path.name.split(".")[0]
+        if like := CONTOUR_LIKE.search(path.name):
+            frame = CONTOUR_FRAME.match(path.name)
+            if not frame or int(frame[1]) not in drawn.get((path.parent, like[1].lower()), {}):
+                raise InputError(
+                    f"{path}: a contour that would be lost, for it is not called like "
+                    "i-contours/IM-0001-0059-icontour-manual.txt (`x y` per line) in the folder of its patient. Convert, "
+                    "rename or move it there, or move it elsewhere."
+                )
+            continue
+        is_beside = first.isascii() and first.isdigit() and int(first[:9]) in images.get(path.parent, {})
+        is_image = leftovers.is_dicom(path) or (path.parent in images and not leftovers.is_text(path))
+        if is_image and not is_beside:
+            raise InputError(
+                f"{path}: an image that would be lost, for it is not called like dicoms/SCD0000101/59.dcm, and DICOM. Convert, "
+                "rename or move it there, or move it elsewhere."
+            )
+    leftovers.tell(left, folder)
 
 
 def _read_patient(root: Path, number: str, original: str, target: str, rasterise: contours.Rasteriser) -> Iterator[Slice]:

@@ -1,0 +1,159 @@
+"""Which pixels of a mask in a PNG or TIFF file are the structure: decided by colour, the same one in every file of a set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segtune.errors import InputError
+
+COLOURED = {"P", "PA", "RGB", "RGBA", "LA"}  # Pillow's modes that `coded` takes
+COLOUR = 1 << 32  # a colour that is not grey is COLOUR + 0xRRGGBB, above all grey values
+WHITE = 255
+NEAR = 1 / 16  # of the brightest value: how far lossy compression or smoothing moves values of a mask
+PURE = 0.95  # of a mask's pixels that are near black or near its brightest value, if it was drawn with these two
+MOST_COLOURS = 256  # in a mask up to which the colours that are not the structure are remembered
+
+
+def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, int]]:
+    """Colours as numbers: of grey ones their value, of others COLOUR + 0xRRGGBB. And, of an image with a palette, which
+    number in the palette has which colour, of those that are in use.
+
+    Raises: InputError naming the file if the palette gives one colour two numbers, or if transparency contradicts the colours.
+    """
+    rgba = np.array(image.convert("RGBA")).astype(np.int64)
+    red, green, blue, alpha = np.moveaxis(rgba, 2, 0)
+    is_grey = (red == green) & (green == blue)
+    codes = np.where(is_grey, red, COLOUR + (red << 16 | green << 8 | blue))
+    if (alpha < WHITE).any() and not ((alpha == np.where(codes == 0, 0, WHITE)).all()):
+        raise InputError(
+            f"{path}: its transparency does not say what its colours say, which would be black where it is transparent and "
+            "nowhere else. Store the mask as a grey PNG without transparency, 0 outside the structure."
+        )
+    if not image.mode.startswith("P"):
+        return codes, {}
+    numbers, first = np.unique(np.array(image if image.mode == "P" else image.getchannel(0)), return_index=True)
+    palette = dict(zip(numbers.tolist(), codes.ravel()[first].tolist(), strict=True))
+    for number, code in palette.items():
+        if same := [other for other, its in palette.items() if its == code and other < number]:
+            raise InputError(
+                f"{path}: its palette gives the numbers {same[0]} and {number} the same colour, {shown(code)}, so that they "
+                "cannot be told apart. Store the mask as a grey PNG."
+            )
+    return codes, palette
+
+
+def shown(code: float) -> str:
+    """A colour for a person: 255, or #ff0000."""
+    return f"#{int(code) - COLOUR:06x}" if code >= COLOUR else f"{code:g}"
+
+
+class Structure:
+    """The structure in the masks of one set, file after file.
+
+    value: None: all that is not black, which must be a single colour in all files. Else its grey value or, in masks with a
+    palette, also its number there, as long as that is one colour in all files.
+    """
+
+    def __init__(self, value: int | None) -> None:
+        self.value = value
+        self._taken: dict[float, Path] = {}  # colours that are the structure, and where they were seen first
+        self._left: dict[float, Path] = {}  # those that are not
+
+    def mask(self, path: Path, pixels: NDArray[Any], palette: Mapping[int, int]) -> NDArray[np.bool_]:
+        """Where the structure is. Args: pixels, palette: as `coded` returns them, or grey values and an empty palette.
+
+        Raises: InputError naming the file for values or colours of which it is not clear whether they are the structure.
+        """
+        if pixels.dtype == bool:  # one bit: white, which is 255 and the bit 1
+            return pixels if self.value in (None, 1, WHITE) else np.zeros_like(pixels)
+        values, counts = np.unique(pixels, return_counts=True)
+        self._check_lossy(path, values, counts)
+        used = values[: MOST_COLOURS + 1].tolist()
+        taken = self._foreground(path, values) if self.value is None else _valued(path, self.value, values, palette)
+        for code in taken:
+            if where := self._left.get(code):
+                self._refuse(path, where, f"the colour {shown(code)} is the structure in one and not in the other")
+            self._taken.setdefault(code, path)
+        if len(self._taken) > 1:  # only of a number in palettes; _foreground has seen to its own
+            (one, where), (other, _) = [*self._taken.items()][:2]
+            self._refuse(path, where, f"the structure is {shown(other)} in one and {shown(one)} in the other")
+        if len(used) <= MOST_COLOURS:
+            for code in used:
+                if code not in taken:
+                    if where := self._taken.get(code):
+                        self._refuse(path, where, f"the colour {shown(code)} is the structure in one and not in the other")
+                    self._left.setdefault(code, path)
+        return np.isin(pixels, taken)
+
+    def _foreground(self, path: Path, values: NDArray[Any]) -> list[float]:
+        """All but black; a second colour is another structure, or the edge of a smoothed drawing."""
+        taken: list[float] = values[values != 0][:2].tolist()
+        seen = dict(self._taken)
+        for code in taken:
+            seen.setdefault(code, path)
+            if len(seen) > 1:
+                (one, where), (other, _) = [*seen.items()][:2]
+                kind = "values" if max(one, other) < COLOUR else "colours"
+                told = (
+                    f"data.target=foreground, but masks hold the {kind} {shown(one)} ({where.name}) and {shown(other)} beside 0"
+                )
+                raise InputError(f"{path}: {told}. {_cure(one, other, values[-1])}")
+        return taken
+
+    def _refuse(self, path: Path, where: Path, why: str) -> None:
+        raise InputError(
+            f"{path}: its palette is mixed up with that of {where}: by data.target={self.value} {why}. Give the structure's "
+            "grey value, or foreground for all that is not black, or store masks as grey PNG."
+        )
+
+    def _check_lossy(self, path: Path, values: NDArray[Any], counts: NDArray[Any]) -> None:
+        """Raises: InputError for values that scatter about black and white. A value of its own that data.target names is
+        refused only where both scatter: then the structure's other pixels would be lost."""
+        top = values[-1]
+        if not (3 <= len(values) <= MOST_COLOURS and WHITE / 4 <= top <= WHITE and values[0] == 0):
+            return
+        low, high = values <= NEAR * top, values >= (1 - NEAR) * top
+        scatters = high.sum() > 1 and (low.sum() > 1 or self.value is None)
+        if scatters and counts[low | high].sum() >= PURE * counts.sum():
+            near = [value for value in values[low | high].tolist() if value not in (0, top)]
+            raise InputError(
+                f"{path}: beside 0 and {top:g} it holds values near them, like {', '.join(f'{one:g}' for one in near[-3:])}: "
+                f"it was stored with lossy compression, as JPEG is, or smoothed. Store masks as PNG with two values, "
+                "from the original drawing."
+            )
+
+
+def _valued(path: Path, value: int, values: NDArray[Any], palette: Mapping[int, int]) -> list[float]:
+    """The colour that data.target=value names; none where this file does not have it."""
+    taken = {float(code) for code in (value if value in values else None, palette.get(value)) if code is not None}
+    if len(taken) > 1:
+        raise InputError(
+            f"{path}: data.target={value} is the number of the colour {shown(palette[value])} in its palette, and the grey "
+            "value of another. Store masks as grey PNG."
+        )
+    coloured = [code for code in values.tolist() if code >= COLOUR]
+    if coloured and not palette:
+        raise InputError(
+            f"{path}: its pixels are colours, like {shown(coloured[0])}, and data.target={value} is a grey value. "
+            "data.target=foreground takes all that is not black, if that is one colour; else store masks as grey PNG."
+        )
+    return sorted(taken)
+
+
+def _cure(one: float, other: float, top: float) -> str:
+    """What to do about these two values of a set, of which the last file goes up to `top`."""
+    if max(one, other, top) >= COLOUR:
+        return (
+            "Store masks as grey PNG with a value for each structure and give that as data.target, or masks of one structure "
+            "in one colour on black."
+        )
+    if max(one, other, top) < WHITE / 4 and one == int(one) and other == int(other):
+        return f"Say which is the structure, like data.target={min(one, other):g}, or store masks of two values."
+    return (
+        "If each value is a structure, give that of yours as data.target; if they are the traces of a smoothed edge or of "
+        "lossy compression, store masks as PNG with two values."
+    )

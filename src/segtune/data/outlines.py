@@ -1,0 +1,59 @@
+"""The contour files of a data set (RVSC, Sunnybrook), all of them: what they tell concerns runs on either target."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from segtune.data import contours, dicom, findings, rvsc, sunnybrook
+from segtune.data.findings import Finding, Outline
+from segtune.data.slices import Slice
+from segtune.errors import InputError
+
+Listed = tuple[str, int, str, Path, Path | None]  # patient, frame, target, the file, its image
+FILES: dict[str, tuple[Callable[..., Iterator[Listed]], float]] = {  # reader -> its files, the first pixel's coordinate
+    "segtune.data.rvsc.read": (rvsc.contour_files, 0.0),
+    "segtune.data.sunnybrook.read": (sunnybrook.contour_files, sunnybrook.FIRST_PX),
+}
+
+
+def listed(data: Mapping[str, Any]) -> list[Listed]:
+    """The contour files of the data that this configuration (cfg.data) names; none of readers that have no such files."""
+    files, _ = FILES.get(data["reader"]["_target_"], (None, 0.0))
+    return list(files(data["root"])) if files and "root" in data else []
+
+
+def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool = False) -> list[Finding]:
+    """What the contour files of these data tell, errors first; unreadable ones are errors.
+
+    Args:
+        slices: those that were read, whose images are not read again.
+        with_folders: whether files are named from data.root on, for a person's eyes; what is stored has no folders, which may
+            be called like a patient.
+    """
+    files = listed(data)
+    if not files:
+        return []
+    root, (_, first_px) = Path(str(data["root"])).expanduser(), FILES[data["reader"]["_target_"]]
+    shapes: dict[tuple[str, int], tuple[int, ...]] = {(item.patient, item.frame): item.image.shape for item in slices}
+    drawn: list[Outline] = []
+    found: list[Finding] = []
+    for patient, frame, target, path, image in tqdm(files, desc="contours", unit="file", leave=False, disable=None):
+        name = path.relative_to(root).as_posix() if with_folders else path.name
+        try:
+            points = contours.read(path) - first_px
+        except InputError as error:
+            found.append(Finding("error", "unreadable", patient, frame, name, str(error).replace(str(path), name)))
+            continue
+        shape = shapes.get((patient, frame)) or _shape(image)
+        drawn.append(Outline(patient, frame, target, name, points, (shape[0], shape[1]) if shape else None))
+    return findings.ranked([*found, *findings.find_in_contours(drawn)])
+
+
+def _shape(image: Path | None) -> tuple[int, ...] | None:
+    """(H, W) of an image; None if it is not there, or damaged, which the reader tells."""
+    try:
+        return dicom.read(image)[0].shape if image else None
+    except InputError:
+        return None
