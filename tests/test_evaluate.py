@@ -139,7 +139,7 @@ def test_a_structure_of_the_same_name_is_compared_with_a_word_and_an_unknown_one
     runs, evaluated, tmp_path, caplog
 ):
     for number in (1, 2):
-        scale = {20: 1 - number / 10, 40: 0.95 - number / 10}
+        scale = {20: 1 - number / 10, 40: 0.93 - number / 10}
         test_sunnybrook.write_patient(tmp_path / "data", number, (20, 40), (20, 40), scale=scale)
     printed, _ = evaluated(runs[0], "data=sunnybrook", f"data.root={tmp_path / 'data'}")
     assert "compared with the endocardium (sunnybrook)" in printed

@@ -81,7 +81,7 @@ def test_a_finished_run_is_skipped_until_its_data_change(caplog):
 
 def test_a_finished_run_whose_data_cannot_be_read_now_keeps_its_result(tmp_path):
     for number in (1, 2):
-        write_patient(tmp_path / "data", number, [20, 22], scale={20: 1 - number / 10, 22: 0.95 - number / 10})
+        write_patient(tmp_path / "data", number, [20, 22], scale={20: 1 - number / 10, 22: 0.93 - number / 10})
     settings = ["data=rvsc", f"data.root={tmp_path / 'data'}", "data.size=96", "split=0.4", "model.width=2"]
     settings += ["trainer.max_epochs=1", "trainer.threads=1", "trainer.accelerator=cpu", "figures=false", "outputs=o"]
     config = app.plain(app.compose(settings))
