@@ -112,7 +112,7 @@ def test_a_report_tells_runs_of_other_hyperparameters_apart_and_leaves_damaged_o
     assert "none of its 2 runs has a whole result" in report.stderr
     assert "Traceback" not in report.stderr
     again = segtune(*both)
-    assert "1 done, 1 to resume" in again.stdout
+    assert "0 done, 2 to resume" in again.stdout  # both are made anew
 
 
 def test_a_dry_run_writes_nothing():
