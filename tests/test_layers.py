@@ -33,7 +33,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.data": {"segtune.data"},
     "segtune.module": {"segtune.losses", "segtune.metrics", "segtune.data"},
     "segtune.results": set(),
-    "segtune.sources": set(),
+    "segtune.sources": {"segtune.results"},
     "segtune.rules": set(),
     "segtune.app": {"segtune.results", "segtune.rules"},
     "segtune.sweep": {"segtune.app", "segtune.results", "segtune.rules", "segtune.sources"},

@@ -70,7 +70,7 @@ def evaluate(cfg: DictConfig) -> None:
 
     slices = build.slices(cfg)
     fingerprint = slices.fingerprint()
-    found = findings.for_run(slices, allow=data["allow"], of_contours=outlines.find(data, slices))
+    found = findings.for_run(slices, allow=data["allow"], of_contours=outlines.for_run(data, slices))
     for kind, (n, first) in findings.warnings(found).items():
         log.warning("%s (%d); the first: %s", findings.KINDS[kind], n, printable(first))
     left_out = trained_on(slices, fingerprint, data, origins, which=config["which"])

@@ -75,13 +75,8 @@ TABLES = {SLICES: SLICE_COLUMNS, CASES: CASE_COLUMNS, PATIENTS: PATIENT_COLUMNS}
 IMAGE_COLUMNS = ("patient", "side", "code")
 FILES = (HISTORY, *TABLES, PICTURES, IMAGES, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}")  # whose hashes result.json has
 BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
-MEASURED = (
-    "seconds",
-    "peak_memory_mb",
-    "attempts",
-    "files",
-    "sha256",
-)  # at any depth of result.json: all else is the same when repeated
+# Keys of result.json, at any depth, that differ when a run is repeated; everything else is the same.
+MEASURED = ("seconds", "peak_memory_mb", "attempts", "files", "sha256")
 BEAT_S = 10.0  # how often a working process touches status.json
 STALE_S = 60.0  # after how long without a touch it is taken for dead, where its lock cannot be seen
 DAY_S = 86_400.0  # the age from which a temporary file is a dead process's, where its lock cannot be seen
@@ -267,7 +262,7 @@ def verify(folder: Path, result: Mapping[str, Any], names: Iterable[str]) -> Non
 
 
 def sha256(path: Path) -> str:
-    """Of the file's content."""
+    """The SHA-256 of a file's content, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -284,7 +279,7 @@ def signed(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_hash(result: Mapping[str, Any]) -> str:
-    """Of all that result.json says but this."""
+    """The SHA-256 of everything in result.json except its own "sha256" entry."""
     return hashlib.sha256(json_text({key: value for key, value in result.items() if key != "sha256"})).hexdigest()
 
 
@@ -422,12 +417,10 @@ _attempts: dict[str, str] = {}  # absolute folder -> the attempt that this proce
 
 
 def check_attempt(path: Path) -> None:
-    """Whether this process still owns the run's folder in which it is about to write this file.
+    """Raise LostError unless this process still owns the run's folder in which it is about to write this file.
 
     A process that was suspended may wake after another one took its run over, and a folder may have been removed: status.json
-    then has another attempt, or is not there. Where this process works on no run, there is nothing to check.
-
-    Raises: LostError.
+    then names another attempt, or is not there. A process that works on no run has nothing to check.
     """
     for folder in path.parent.resolve(), path.parent.resolve().parent:
         if (mine := _attempts.get(str(folder))) is not None:

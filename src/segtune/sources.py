@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from segtune import results
+
 VERSIONED = {"segtune", "torch", "monai", "torchmetrics", "pytorch_lightning", "numpy", *sys.stdlib_module_names}  # by version
 LIBRARIES = {"site-packages", "dist-packages"}  # folders in which only what is of the same package is the user's own
 STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # the groups in which a value may name a file
@@ -31,7 +33,7 @@ def of(config: Mapping[str, Any]) -> dict[str, str]:
         if key.rpartition(".")[2] == "_target_":
             found |= modules(str(value))
         elif isinstance(value, str) and key.partition(".")[0] in STARTED_FROM and (path := _file(value)):
-            found[key] = _sha256(path)
+            found[key] = results.sha256(path)
     return dict(sorted(found.items()))
 
 
@@ -65,7 +67,7 @@ def modules(target: str) -> dict[str, str]:
         path = _source(root, name)
         if name in found or path is None:
             continue
-        found[name] = _sha256(path)
+        found[name] = results.sha256(path)
         waiting += [module for one in _imports(name, path) for module in _existing(root, one) if _is_beside(root, top, module)]
     return found
 
@@ -160,8 +162,3 @@ def _imports(name: str, path: Path) -> Iterator[str]:
             base = ".".join([*parts, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -98,10 +98,11 @@ def _values(key: str, values: Any) -> list[Any]:
 
 
 class Changed:
-    """(folder, config) -> the names of a finished run's inputs that are not what they were: its data, modules, files.
+    """Finds the inputs of a finished run (its data, modules and files) that have changed since it ran.
 
-    Reads each data set once. Of results that recorded no inputs the data alone are compared. Raises what the reader raises
-    for data that cannot be read now.
+    An instance is called with the run's folder and configuration and returns the names of the changed inputs. It reads each
+    data set once. For a result that recorded no inputs only the data are compared. Raises what the reader raises for data
+    that cannot be read now.
     """
 
     def __init__(self) -> None:

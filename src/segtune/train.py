@@ -56,7 +56,7 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
     log.info("run %s: %s", folder.name, results.label(config))
     slices = build.slices(cfg)
     sides = build.split(cfg, slices)
-    drawn = outlines.find(config["data"], slices)
+    drawn = outlines.for_run(config["data"], slices)
     found = findings.for_run(slices, sides, allow=config["data"].get("allow"), of_contours=drawn)
     for kind, (n, first) in findings.warnings(found).items():
         log.warning("run %s: %s (%d); the first: %s", folder.name, findings.KINDS[kind], n, printable(first))

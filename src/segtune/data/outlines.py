@@ -1,6 +1,7 @@
 """The contour files of a data set (RVSC, Sunnybrook), all of them: what they tell concerns runs on either target."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,23 @@ def listed(data: Mapping[str, Any]) -> list[Listed]:
     return list(files(data["root"])) if files and "root" in data else []
 
 
+def for_run(data: Mapping[str, Any], slices: Iterable[Slice]) -> list[Finding]:
+    """The findings in the contour files of a run's data, errors first.
+
+    An error in a contour of the target that the run does not read cannot make its numbers wrong: it becomes a warning.
+    """
+    read = {(patient, frame, path.name) for patient, frame, target, path, _ in listed(data) if target == data["target"]}
+    return findings.ranked(
+        replace(one, severity="warning") if one.severity == "error" and (one.patient, one.frame, one.file) not in read else one
+        for one in find(data, slices)
+    )
+
+
 def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool = False) -> list[Finding]:
-    """What the contour files of these data tell, errors first; unreadable ones are errors.
+    """The findings in the contour files of both targets, errors first; a file that cannot be read is an error.
 
     Args:
-        slices: those that were read, whose images are not read again.
+        slices: the slices as read; their images are not read again.
         with_folders: whether files are named from data.root on, for a person's eyes; what is stored has no folders, which may
             be called like a patient.
     """
