@@ -133,3 +133,27 @@ def test_a_sweep_of_the_study_benchmark_that_fails_ends_it_with_one_sentence(mon
     monkeypatch.setattr(sys, "argv", ["study.py", "data.size=32", "model.width=2"])
     with pytest.raises(SystemExit, match="the sweep ended with exit code 1"):
         study.main()
+
+
+def test_a_digest_knows_every_result_of_a_run_and_nothing_of_its_speed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import digests
+    import torch
+
+    run = tmp_path / "0123456789"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("last.ckpt", "best.ckpt"):
+        torch.save({"state_dict": {"weight": torch.arange(3.0)}}, run / "checkpoints" / name)
+    for name in digests.TABLES:
+        (run / name).write_text("epoch,seconds,dice\n1,0.5,0.25\n")
+    before = digests.digest(run)
+
+    (run / "history.csv").write_text("epoch,seconds,dice\n1,7.5,0.25\n")
+    assert digests.digest(run) == before
+    for name in digests.TABLES:
+        kept = (run / name).read_text()
+        (run / name).write_text("epoch,seconds,dice\n1,0.5,0.26\n")
+        assert digests.digest(run) != before
+        (run / name).write_text(kept)
+    torch.save({"state_dict": {"weight": torch.tensor([0.0, 1.0, 2.0000002])}}, run / "checkpoints" / "best.ckpt")
+    assert digests.digest(run) != before

@@ -243,12 +243,21 @@ def test_copied_contours_are_refused_unless_allowed(runs, evaluated, tmp_path):
     assert {one["kind"] for one in record(folder)["data"]["findings"]} >= {"duplicate_contour"}
 
 
-def test_errors_of_contour_files_that_are_not_scored_are_refused_unless_allowed(runs, evaluated, tmp_path):
+def test_errors_of_contour_files_that_are_scored_are_refused(runs, evaluated, tmp_path):
+    root = rvsc(tmp_path, 17, 18)
+    first, second = (next(root.rglob(f"P{n}-*-icontour-manual.txt")) for n in (17, 18))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(InputError, match=r"patient P18, .* patient P17"):
+        evaluated(runs[0], "data=rvsc", f"data.root={root}")
+
+
+def test_errors_of_contour_files_that_are_not_scored_are_recorded_as_warnings(runs, evaluated, tmp_path):
     root = rvsc(tmp_path, 17, 18)
     first, second = (next(root.rglob(f"P{n}-*-ocontour-manual.txt")) for n in (17, 18))
     second.write_bytes(first.read_bytes())
-    with pytest.raises(InputError, match=rf"{second.name}\): point for point the epicardium of patient P17"):
-        evaluated(runs[0], "data=rvsc", f"data.root={root}")
+    _, folder = evaluated(runs[0], "data=rvsc", f"data.root={root}")
+    found = [one for one in record(folder)["data"]["findings"] if one["file"] == second.name]
+    assert ("duplicate_contour", "warning", "P18") in {(one["kind"], one["severity"], one["patient"]) for one in found}
 
 
 def test_a_run_that_predicts_nothing_scores_worst(runs, evaluated, monkeypatch):

@@ -144,15 +144,20 @@ def test_the_real_format_trains_if_copies_are_allowed_and_no_name_is_stored(tmp_
     assert not any(b"Secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_run_refuses_errors_of_contour_files_that_it_would_not_use_and_records_those_that_are_allowed(tmp_path):
+@pytest.mark.parametrize(("target", "refused"), [("epicardium", True), ("endocardium", False)])
+def test_a_run_refuses_errors_of_the_contours_that_it_reads_and_records_those_of_the_others(tmp_path, target, refused):
     phantom.write(tmp_path / "real", seed=1, n_patients=3, size=64)
     first, second = (next((tmp_path / "real").rglob(f"P0{n}-*-ocontour-manual.txt")) for n in (1, 2))
     shutil.copy(first, second)
     settings = ["data=rvsc", f"data.root={tmp_path / 'real'}", "data.size=64", "figures=false", "trainer.max_epochs=1"]
-    with pytest.raises(InputError, match=rf"\({second.name}\): point for point the epicardium .*\[duplicate_contour\]"):
-        run(tmp_path, *settings)
-    found = results.read_result(run(tmp_path, *settings, "data.allow=[duplicate_contour]"))["data"]["findings"]
-    assert [one["file"] for one in found if one["kind"] == "duplicate_contour"] == [second.name]
+    settings.append(f"data.target={target}")
+    if refused:
+        with pytest.raises(InputError, match=rf"\({second.name}\): point for point the epicardium .*\[duplicate_contour\]"):
+            run(tmp_path, *settings)
+        settings.append("data.allow=[duplicate_contour]")
+    found = results.read_result(run(tmp_path, *settings))["data"]["findings"]
+    duplicates = [(one["file"], one["severity"]) for one in found if one["kind"] == "duplicate_contour"]
+    assert duplicates == [(second.name, "error" if refused else "warning")]
 
 
 def test_a_structure_that_the_crop_cuts_is_recorded_and_has_no_volume(tmp_path):
