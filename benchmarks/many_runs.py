@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from segtune import results
 from segtune.data import phantom
+from segtune.runs.tables import read_history
 
 SETTINGS = [
     *("model.width=2", "data.size=64", "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.threads=1", "batch=10"),
@@ -68,7 +68,7 @@ def main() -> None:
                     print(f"{done} runs, {time.perf_counter() - begun:.0f} s, {memory[-1][1]} MB", flush=True)
         assert process.wait() == 0
         wall = time.perf_counter() - begun
-        epochs = sum(sum(results.read_history(path.parent)["seconds"]) for path in folder.glob("o/runs/*/result.json"))
+        epochs = sum(sum(read_history(path.parent)["seconds"]) for path in folder.glob("o/runs/*/result.json"))
         begun = time.perf_counter()
         status = subprocess.run(
             [sys.executable, "-m", "segtune.status", f"sweep={folder / 'o' / 'grid'}", "json=true"],

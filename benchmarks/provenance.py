@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from segtune import train
+from segtune.training import provenance
 
 
 def about() -> dict[str, Any]:
     return {
-        **{name: train.machine()[name] for name in ("processor", "cores", "gpu")},
-        "git": train.git(),
-        **{name: train.versions()[name] for name in ("python", "torch")},
+        **{name: provenance.machine()[name] for name in ("processor", "cores", "gpu")},
+        "git": provenance.git(),
+        **{name: provenance.versions()[name] for name in ("python", "torch")},
     }

@@ -25,7 +25,9 @@ from pathlib import Path
 import numpy as np
 from provenance import about
 
-from segtune import app, build, results
+from segtune.config import entry
+from segtune.runs.tables import read_history
+from segtune.training import build
 
 PARTS = {"run": 3, "sweep": 1, "growth": 1}  # and how often each is repeated unless --repeats says
 HERE = Path(__file__).resolve().parent
@@ -43,7 +45,7 @@ class Case:
     @classmethod
     def of(cls, folder: Path, patients: int, size: int) -> "Case":
         overrides = [f"data.n_patients={patients}", f"data.size={size}"]
-        cfg = app.compose([*FIXED, *overrides])
+        cfg = entry.compose([*FIXED, *overrides])
         slices = build.slices(cfg)
         sides = build.split(cfg, slices)
         arrays = {f"image{i}": item.image for i, item in enumerate(slices)}
@@ -74,7 +76,7 @@ def measure(command: list[str], folder: Path) -> dict[str, float]:
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{(new / 'output.log').read_text()[-3000:]}")
     seconds = [json.loads(path.read_text()) for path in new.rglob("seconds.json")]
-    seconds += [results.read_history(path.parent)["seconds"] for path in new.rglob("history.csv")]
+    seconds += [read_history(path.parent)["seconds"] for path in new.rglob("history.csv")]
     later = [value for epochs in seconds for value in epochs[1:]]
     return {
         "epoch_s": statistics.median(later) if later else float("nan"),

@@ -22,13 +22,18 @@ import torch
 from provenance import about
 from torch.utils.flop_counter import FlopCounterMode
 
-from segtune import app, build, results, rules
+from segtune.config import entry, rules
+from segtune.config.explain import explain
+from segtune.runs import layout
+from segtune.runs.result import read_result
+from segtune.runs.tables import read_history
+from segtune.training import build
 
 
 def flop_per_image(overrides: list[str]) -> int:
     """Of one forward pass of the network."""
-    cfg = app.compose(overrides)
-    rules.check(app.plain(cfg))
+    cfg = entry.compose(overrides)
+    rules.check(entry.plain(cfg))
     net = build.module(cfg, {}).net.eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         net(torch.zeros(1, 1, cfg.data.size, cfg.data.size))
@@ -53,7 +58,7 @@ def main() -> None:
         flop = flop_per_image(chosen)
         options.out.mkdir(parents=True, exist_ok=True)
     except Exception as error:
-        if (message := app.explain(error)) is None:
+        if (message := explain(error)) is None:
             raise
         sys.exit(f"study.py: {message}")
     with tempfile.TemporaryDirectory() as folder:
@@ -62,10 +67,10 @@ def main() -> None:
         if code := subprocess.run(command, check=False).returncode:
             sys.exit(f"study.py: the sweep ended with exit code {code}, of which it says more above; nothing is written.")
         wall = time.perf_counter() - begun
-        runs = [path.parent for path in Path(folder).glob(f"runs/*/{results.RESULT}")]
+        runs = [path.parent for path in Path(folder).glob(f"runs/*/{layout.RESULT}")]
         images = epochs_s = 0.0  # images: forward passes, of which a training image needs 3
         for run in runs:
-            n, history = results.read_result(run)["data"]["n_images"], results.read_history(run)
+            n, history = read_result(run)["data"]["n_images"], read_history(run)
             images += len(history["epoch"]) * (3 * n["train"] + n["val"])
             epochs_s += sum(history["seconds"])
     tflop = images * flop / 1e12

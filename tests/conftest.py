@@ -25,23 +25,26 @@ def everything_in_a_temporary_folder(tmp_path, monkeypatch, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """The folder of a finished run on the phantom, which nobody may change, and its configuration."""
-    from segtune import app, results
-    from segtune.train import train
+    from segtune.config import entry
+    from segtune.runs import identity
+    from segtune.training.run import train
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        cfg = app.compose([*TINY, "figures=false"])
-        folder = tmp_path_factory.mktemp("runs") / results.run_id(app.plain(cfg))
+        cfg = entry.compose([*TINY, "figures=false"])
+        folder = tmp_path_factory.mktemp("runs") / identity.run_id(entry.plain(cfg))
         train(cfg, folder)
         return folder, cfg
 
 
 def resign(folder: Path) -> None:
     """Make result.json fit what lies in a run's folder now, as somebody could who forges it."""
-    from segtune import results
+    from segtune.runs import layout
+    from segtune.runs.files import json_text
+    from segtune.runs.result import listed_files, signed
 
-    result = {**json.loads((folder / results.RESULT).read_text()), "files": results.listed_files(folder)}
-    (folder / results.RESULT).write_bytes(results.json_text(results.signed({k: v for k, v in result.items() if k != "sha256"})))
+    result = {**json.loads((folder / layout.RESULT).read_text()), "files": listed_files(folder)}
+    (folder / layout.RESULT).write_bytes(json_text(signed({k: v for k, v in result.items() if k != "sha256"})))
 
 
 def unsign(folder: Path) -> None:

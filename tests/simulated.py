@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segtune import app, results
+from segtune.config import entry
+from segtune.runs import identity, layout
+from segtune.runs import sweep as runs_sweep
+from segtune.runs.result import write_result
 
 PATIENTS = tuple(f"P{number:02}" for number in range(1, 17))
 SLICES = 2  # of each patient and phase
@@ -16,7 +19,7 @@ TOLERANCE_MM = 2.0
 
 @functools.cache
 def base_config():
-    return app.plain(app.compose(["reg=none"]))
+    return entry.plain(entry.compose(["reg=none"]))
 
 
 def config(*, loss="bce_dice", share=0.2, by="patient", l1=0.0, l2=0.0, batch=15, epochs=15, seed=0, fold=None, **others):
@@ -80,7 +83,7 @@ def curves(
         loss = first_loss - (first_loss - 0.3) * np.minimum(1, (t - 1) / (loss_settles - 1))
     wave = np.where(t % 2 == 0, 1.0, -1.0) * (t < epochs) * (t > 1)
     val_loss = loss * (1 + spread * (t - 1) / epochs) + rough * wave
-    columns = {name: np.zeros(epochs) for name in results.HISTORY_COLUMNS}
+    columns = {name: np.zeros(epochs) for name in layout.HISTORY_COLUMNS}
     columns |= {
         "epoch": t,
         "lr": np.full(epochs, 1e-3),
@@ -97,7 +100,7 @@ def curves(
 
 def scored(dice):
     """The tables of patients with these mean Dice (NaN: both masks empty), and volumes that are off by what Dice lacks."""
-    tables = {name: [] for name in results.TABLES}
+    tables = {name: [] for name in layout.TABLES}
     for number, (patient, value) in enumerate(dice.items()):
         value, off = float(value), math.sin(3 * number) * (1 - float(value)) / 3
         empty = {"n_one_empty": 0, "n_both_empty": int(math.isnan(value))}
@@ -111,29 +114,29 @@ def scored(dice):
             about = {"patient": patient, "phase": phase}
             counts = {"n_true": 100 * true, "n_pred": round(100 * pred), "n_overlap": 50 * true}
             volume = {"volume_true_ml": true, "volume_pred_ml": pred, "volume_error_ml": pred - true}
-            tables[results.CASES].append({**about, "n_slices": SLICES, **metrics, **counts, **volume})
+            tables[layout.CASES].append({**about, "n_slices": SLICES, **metrics, **counts, **volume})
             for i in range(SLICES):
                 offset = 0.01 * (2 * i - 1)  # the slices' mean is the patient's
                 place = {"slice_index": i, "frame": 20 * i, "soft_dice": value}
-                tables[results.SLICES].append({**about, **counts, **metrics, **place, "dice": repr(value + offset)})
+                tables[layout.SLICES].append({**about, **counts, **metrics, **place, "dice": repr(value + offset)})
         strokes = [ed - es for ed, es in zip(ml["ED"], ml["ES"], strict=True)]
         fractions = [stroke / ed if ed else math.nan for stroke, ed in zip(strokes, ml["ED"], strict=True)]
         row = {"patient": patient, "n_cases": 2, **metrics, "n_both_empty": 2 * empty["n_both_empty"]}
         for name, (true, pred) in (("stroke_volume{}_ml", strokes), ("ejection_fraction{}", fractions)):
             row |= {name.format("_true"): true, name.format("_pred"): pred, name.format("_error"): pred - true}
-        tables[results.PATIENTS].append(row)
+        tables[layout.PATIENTS].append(row)
     return tables
 
 
 def write_run(root: Path, settings, dice, columns, *, norm=None, pictures=True, tables=None):
     """One finished run. dice: patient -> its mean Dice after the last epoch. tables: its rows by file, instead of scored's."""
-    run = results.run_id(settings)
+    run = identity.run_id(settings)
     folder = root / "runs" / run
     folder.mkdir(parents=True, exist_ok=True)
-    text = [",".join(results.HISTORY_COLUMNS)]
-    for row in zip(*(columns[name] for name in results.HISTORY_COLUMNS), strict=True):
+    text = [",".join(layout.HISTORY_COLUMNS)]
+    for row in zip(*(columns[name] for name in layout.HISTORY_COLUMNS), strict=True):
         text.append(",".join(repr(float(value)) for value in row))
-    (folder / results.HISTORY).write_text("\n".join(text) + "\n")
+    (folder / layout.HISTORY).write_text("\n".join(text) + "\n")
     tables = tables or scored(dice)
     history = {name: [float(value) for value in of] for name, of in columns.items()}
     best = int(np.argmax(history["val_dice"])) + 1
@@ -144,7 +147,7 @@ def write_run(root: Path, settings, dice, columns, *, norm=None, pictures=True, 
     names = sorted(dice)
     result = {
         "run_id": run,
-        "cell_id": results.cell_id(settings),
+        "cell_id": identity.cell_id(settings),
         "config": settings,
         **at,
         "epochs_to_90": 1,
@@ -154,7 +157,7 @@ def write_run(root: Path, settings, dice, columns, *, norm=None, pictures=True, 
         "data": {
             "fingerprint": "simulated",
             "patients": {"train": [], "val": names, "unused": []},
-            "n_images": {"train": 0, "val": len(tables[results.SLICES])},
+            "n_images": {"train": 0, "val": len(tables[layout.SLICES])},
             "leaks": [],
             "n_leaks": 0,
             "findings": [],
@@ -175,7 +178,7 @@ def write_run(root: Path, settings, dice, columns, *, norm=None, pictures=True, 
             f"{which}_image": np.zeros(shape, np.uint8),
         }
         found |= {f"{which}_{name}": mask for name, mask in masks.items()}
-    results.write(
+    write_result(
         folder,
         result=result,
         tables={name: [{"which": which, **row} for which in ("best", "last") for row in of] for name, of in tables.items()},
@@ -196,5 +199,5 @@ def write_sweep(root: Path, name: str, runs):
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     listed = [{"run_id": run, "overrides": overrides, "axes": {}} for run, overrides in runs]
-    results.write_sweep(folder, command=["python", "-m", "segtune", f"study={name}", "-m"], runs=listed)
+    runs_sweep.write_sweep(folder, command=["python", "-m", "segtune", f"study={name}", "-m"], runs=listed)
     return folder

@@ -6,7 +6,10 @@ import sys
 import pytest
 from hydra.utils import instantiate
 
-from segtune import app, rules
+from segtune.config import entry, rules
+from segtune.config import overrides as config_overrides
+from segtune.config.explain import explain
+from segtune.config.overrides import _searched, as_axes, at_home, groups, has_key, quote_numbers
 from segtune.data import splits
 from segtune.errors import InputError
 
@@ -36,7 +39,7 @@ from segtune.errors import InputError
     ],
 )
 def test_options_that_look_like_numbers_are_quoted_and_nothing_else(typed, quoted):
-    assert app.quote_numbers(typed) == quoted
+    assert quote_numbers(typed) == quoted
 
 
 @pytest.mark.parametrize(
@@ -51,19 +54,19 @@ def test_options_that_look_like_numbers_are_quoted_and_nothing_else(typed, quote
     ],
 )
 def test_in_a_sweep_a_key_that_the_base_may_lack_is_an_axis_and_nothing_else(typed, expected):
-    assert app.as_axes(typed) == expected
+    assert as_axes(typed) == expected
 
 
 @pytest.mark.parametrize("typed", ["split=(", "split", "loss=bce,", "loss=[bce,focal]"])
 def test_what_is_no_override_is_refused_by_name(typed):
     with pytest.raises(InputError) as caught:
-        app.quote_numbers(typed)
+        quote_numbers(typed)
     assert typed in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["0.6", "'0.6'", ".6", "0.60"])
 def test_a_share_composes_in_every_form_a_person_types(value):
-    assert app.compose([f"split={value}"]).split.val_fraction == 0.6
+    assert entry.compose([f"split={value}"]).split.val_fraction == 0.6
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_a_share_composes_in_every_form_a_person_types(value):
 )
 def test_values_that_cannot_be_are_refused_by_key(overrides, message):
     with pytest.raises(InputError) as caught:
-        rules.check(app.plain(app.compose(overrides)))
+        rules.check(entry.plain(entry.compose(overrides)))
     assert str(caught.value).startswith(message)
 
 
@@ -147,7 +150,7 @@ def test_values_that_cannot_be_are_refused_by_key(overrides, message):
 )
 def test_values_that_cannot_be_beside_each_other_are_refused_by_key(overrides, message):
     with pytest.raises(InputError) as caught:
-        rules.check(app.plain(app.compose(overrides)))
+        rules.check(entry.plain(entry.compose(overrides)))
     assert str(caught.value).startswith(message)
 
 
@@ -170,19 +173,19 @@ def test_the_defaults_and_every_valid_edge_pass():
         ["reg=l1", "reg.lambda=0"],
         ["data=rvsc", "data.root=x"],
     ):
-        rules.check(app.plain(app.compose(overrides)))
+        rules.check(entry.plain(entry.compose(overrides)))
 
 
 def explained(*overrides):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever Hydra raises, the sentence is what counts
-        app.plain(app.compose(overrides))
-    return app.explain(caught.value)
+        entry.plain(entry.compose(overrides))
+    return explain(caught.value)
 
 
 def test_an_unknown_option_lists_the_known_ones_the_nearest_first():
     said = explained("loss=focl")
     assert said.startswith("loss=focl: no such option. Nearest: focal. Known: focal, ")
-    assert set(said.partition("Known: ")[2].removesuffix(".").split(", ")) == set(app.groups()["loss"])
+    assert set(said.partition("Known: ")[2].removesuffix(".").split(", ")) == set(groups()["loss"])
     message = explained("split=0.5")
     assert message.startswith("split=0.5: no such option. Nearest: 0.4. Known: 0.4, 0.6, 0.3,")
     assert "split.val_fraction=" in message
@@ -204,7 +207,7 @@ def test_a_missing_root_is_asked_for():
 
 
 def test_a_bug_is_not_explained_away():
-    assert app.explain(ZeroDivisionError("x")) is None
+    assert explain(ZeroDivisionError("x")) is None
 
 
 @pytest.mark.parametrize(
@@ -213,7 +216,7 @@ def test_a_bug_is_not_explained_away():
 )
 def test_an_override_that_cannot_be_is_refused(override, words):
     with pytest.raises(InputError, match=words):
-        app.quote_numbers(override)
+        quote_numbers(override)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +232,7 @@ def test_an_override_that_cannot_be_is_refused(override, words):
 )
 def test_a_setting_that_cannot_be_is_named(overrides, words):
     with pytest.raises(InputError, match=words):
-        rules.check(app.plain(app.compose(overrides)))
+        rules.check(entry.plain(entry.compose(overrides)))
 
 
 def fails():
@@ -240,16 +243,16 @@ def test_a_bug_in_what_hydra_calls_stays_a_bug_and_a_wrong_argument_is_explained
     for target, explained in (("test_app.fails", False), ("test_app.nothing", True)):
         with pytest.raises(Exception, match=target) as caught:
             instantiate({"_target_": target})
-        assert (app.explain(caught.value) is not None) == explained
+        assert (explain(caught.value) is not None) == explained
     with pytest.raises(Exception, match="unexpected") as caught:
         instantiate({"_target_": "test_app.fails", "more": 1})
-    assert "more" in app.explain(caught.value)
+    assert "more" in explain(caught.value)
 
 
 def test_an_unknown_key_of_another_verb_is_explained_by_its_own_keys():
     with pytest.raises(Exception, match="swep") as caught:
-        app.compose(["swep=x"], config_name="report")
-    assert app.explain(caught.value, "report") == (
+        entry.compose(["swep=x"], config_name="report")
+    assert explain(caught.value, "report") == (
         "swep: no such key. Nearest: sweep, run. See python -m segtune.report --help for all."
     )
 
@@ -288,9 +291,9 @@ def user_options(tmp_path):
     }.items():
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / name).write_text(text)
-    before = [*app._searched]
+    before = [*_searched]
     yield str(tmp_path / "own")
-    app._searched[:] = before
+    _searched[:] = before
 
 
 @pytest.mark.parametrize(
@@ -309,19 +312,19 @@ def user_options(tmp_path):
     ],
 )  # fmt: skip
 def test_hydras_flags_keep_their_values_wherever_they_stand(typed, taken):
-    assert app.arguments(typed) == taken
+    assert config_overrides.arguments(typed) == taken
 
 
 def test_the_options_of_the_users_own_folder_are_known(user_options):
-    assert app.arguments(["loss=bce,mine", "loss.k=3", "split=0.50", "-m", "--config-dir", user_options]) == [
+    assert config_overrides.arguments(["loss=bce,mine", "loss.k=3", "split=0.50", "-m", "--config-dir", user_options]) == [
         "--multirun", "--config-dir", user_options, "loss=bce,mine", "loss.k=choice(3)", "split='0.5'"
     ]  # fmt: skip
-    assert {"mine", "bce"} <= {*app.groups()["loss"]}
-    assert app.has_key("loss", "mine", "k")
-    app.arguments([f"hydra.searchpath=[file://{user_options}]", "loss=mine"])
-    assert "mine" in app.groups()["loss"]
-    app.arguments(["loss=bce"])
-    assert "mine" not in app.groups()["loss"]
+    assert {"mine", "bce"} <= {*groups()["loss"]}
+    assert has_key("loss", "mine", "k")
+    config_overrides.arguments([f"hydra.searchpath=[file://{user_options}]", "loss=mine"])
+    assert "mine" in groups()["loss"]
+    config_overrides.arguments(["loss=bce"])
+    assert "mine" not in groups()["loss"]
 
 
 def test_a_sweep_over_the_users_own_options_is_composed(user_options):
@@ -352,16 +355,16 @@ def test_a_sweep_over_the_users_own_options_is_composed(user_options):
 )
 def test_a_leading_tilde_is_the_home_folder_in_every_path(typed, expected, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert app.at_home(typed) == expected.replace("HOME", "/home/someone")
+    assert at_home(typed) == expected.replace("HOME", "/home/someone")
 
 
 def test_a_tilde_in_a_configuration_is_the_home_folder_for_verbs_and_for_a_runs_identity(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    cfg = app.compose(["data=rvsc", "data.root='x'", "outputs='y'"])
+    cfg = entry.compose(["data=rvsc", "data.root='x'", "outputs='y'"])
     cfg.data.root, cfg.outputs = "~/x", "~/out"  # as a YAML of the user's own may have them
-    assert app.plain(cfg)["data"]["reader"]["root"] == "/home/someone/x"
-    assert app.plain(cfg)["outputs"] == "/home/someone/out"
-    home = app.with_home(cfg)
+    assert entry.plain(cfg)["data"]["reader"]["root"] == "/home/someone/x"
+    assert entry.plain(cfg)["outputs"] == "/home/someone/out"
+    home = entry.with_home(cfg)
     assert (home.data.root, home.data.reader.root, home.outputs) == ("/home/someone/x", "/home/someone/x", "/home/someone/out")
     with pytest.raises(Exception, match="nothing"):
         _ = home.nothing

@@ -9,9 +9,10 @@ import torch
 
 import numpy_unet
 from conftest import TINY
-from segtune import app, build
+from segtune.config import entry
 from segtune.data.splits import Split
-from segtune.train import WholeFiles
+from segtune.training import build
+from segtune.training.checkpoints import WholeFiles
 
 AS_RUN = ["study=as_run", "batch=1", "loss=bce_logdice"]
 SMALL = [*TINY, "data.size=64", "model.width=4", "model.dropout=0", "trainer.max_epochs=1"]
@@ -38,7 +39,7 @@ class Losses(pl.Callback):
 
 def experiment(*overrides):
     """The configuration, the module and the data: five images that train, three that validate, in the data set's order."""
-    cfg = app.compose([*SMALL, *AS_RUN, *overrides])
+    cfg = entry.compose([*SMALL, *AS_RUN, *overrides])
     slices = build.slices(cfg)
     sides = build.split(cfg, slices)
     data = build.datamodule(cfg, slices, Split(train=sides.train[:5], val=sides.val[:3]))

@@ -10,10 +10,12 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 import volumes
-from segtune import app, metrics
-from segtune.data import acdc, axes, images, nifti, nnunet
-from segtune.data.axes import Axis, Grid
+from segtune.config import entry
+from segtune.data import acdc, images, nnunet
+from segtune.data.formats import axes, nifti
+from segtune.data.formats.axes import Axis, Grid
 from segtune.errors import InputError
+from segtune.metrics.score import Pair, score_pairs
 
 SHAPE, SPACING = (64, 56, 4), (1.5, 1.4, 8.0)
 LABELS = nifti.Labels(frozenset(range(4)), frozenset({1}), "ACDC")
@@ -117,7 +119,7 @@ def test_what_as_closest_canonical_saves_of_a_sagittal_heart_has_its_slices_and_
         assert here.image.shape == there.image.shape
         assert np.array_equal(np.sort(here.image, axis=None), np.sort(there.image, axis=None))
         assert (here.spacing_mm, here.gap_mm, here.mask.sum()) == (there.spacing_mm, there.gap_mm, there.mask.sum())
-    scores = [metrics.score(pairs(slices), tolerance_mm=2.0) for slices in (expected, found)]
+    scores = [score_pairs(pairs(slices), tolerance_mm=2.0) for slices in (expected, found)]
     for there, here in zip(scores[0].cases + scores[0].patients, scores[1].cases + scores[1].patients, strict=True):
         assert here == pytest.approx(there, nan_ok=True)
     assert scores[0].cases[0]["volume_true_ml"] == pytest.approx(2 * 400 * 1.5 * 1.4 * 8 / 1000)
@@ -125,7 +127,7 @@ def test_what_as_closest_canonical_saves_of_a_sagittal_heart_has_its_slices_and_
 
 def pairs(slices):
     """Each mask and a prediction that is larger by a pixel all around."""
-    return [metrics.Pair.of(item, binary_dilation(item.mask), item.mask) for item in slices]
+    return [Pair.of(item, binary_dilation(item.mask), item.mask) for item in slices]
 
 
 def write_nnunet(root, array, spacing, drawn):
@@ -152,17 +154,18 @@ def test_the_user_s_axis_is_taken_in_both_readers_and_one_that_is_none_is_refuse
 
 
 def test_the_key_is_checked_by_name_and_leaves_run_ids_as_they_were(tmp_path):
-    from segtune import results, rules
+    from segtune.config import rules
+    from segtune.runs import identity
 
     ids = []
     for axis in (None, 0):
-        config = app.plain(app.compose(["data=acdc", "data.root=d"]))
+        config = entry.plain(entry.compose(["data=acdc", "data.root=d"]))
         assert config["data"]["slice_axis"] is None
         config["data"]["slice_axis"] = config["data"]["reader"]["slice_axis"] = axis
         rules.check(config)
-        ids.append(results.run_id(config))
+        ids.append(identity.run_id(config))
     del config["data"]["slice_axis"], config["data"]["reader"]["slice_axis"]
-    assert results.run_id(config) == ids[0] != ids[1]
+    assert identity.run_id(config) == ids[0] != ids[1]
     with pytest.raises(InputError, match="data.slice_axis=3: must be a whole number"):
         rules.check({"data": {"slice_axis": 3}})
 

@@ -9,12 +9,13 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from conftest import TINY
-from segtune import app, build
+from segtune.config import entry
 from segtune.errors import InputError
+from segtune.training import build
 
 
 def test_weights_lie_in_channels_last():
-    net = build.module(app.compose(TINY), {}).net
+    net = build.module(entry.compose(TINY), {}).net
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in net.parameters() if weight.dim() == 4)
 
 
@@ -22,13 +23,13 @@ def test_two_shares_of_nested_that_train_the_same_patients_do_not_pass_without_a
     trained = {}
     for share in ("0.2", "0.4", "0.6", "0.8"):
         caplog.clear()
-        cfg = app.compose([*TINY, "split.by=nested", f"split={share}"])
+        cfg = entry.compose([*TINY, "split.by=nested", f"split={share}"])
         side = tuple(build.split(cfg, build.slices(cfg)).train)
         trained.setdefault(side, []).append(bool(caplog.messages))
     assert len(trained) == 3
     assert all(any(said) for said in trained.values() if len(said) > 1)
     caplog.clear()
-    cfg = app.compose([*TINY, "data.n_patients=16", "split.by=nested", "split=0.6"])
+    cfg = entry.compose([*TINY, "data.n_patients=16", "split.by=nested", "split=0.6"])
     build.split(cfg, build.slices(cfg))
     assert not caplog.messages
 
@@ -61,7 +62,7 @@ def test_an_optimiser_without_a_fused_kernel_stays_as_it_is():
 
 @pytest.mark.parametrize(("settings", "expected"), [([], True), (["+trainer.gradient_clip_val=1"], False)])
 def test_float16_with_clipped_gradients_takes_no_fused_optimiser_which_lightning_refuses(settings, expected):
-    cfg = app.compose([*TINY, "trainer.precision=16-mixed", *settings])
+    cfg = entry.compose([*TINY, "trainer.precision=16-mixed", *settings])
     ((optimizer,), _) = build.module(cfg, {}).configure_optimizers()
     (group,) = optimizer.param_groups
     assert bool(group["fused"]) is expected
@@ -70,7 +71,7 @@ def test_float16_with_clipped_gradients_takes_no_fused_optimiser_which_lightning
 @pytest.mark.parametrize("setting", ["trainer.precision=transformer-engine", "trainer.accelerator=tpu"])
 def test_a_part_of_lightning_that_is_not_installed_is_named_by_its_key(setting):
     with pytest.raises(InputError, match=f"{setting}.*: Lightning refuses this"):
-        build.trainer(app.compose([*TINY[:-1], setting]), [], TorchCheckpointIO())
+        build.trainer(entry.compose([*TINY[:-1], setting]), [], TorchCheckpointIO())
 
 
 @pytest.mark.slow
@@ -78,9 +79,9 @@ def test_a_part_of_lightning_that_is_not_installed_is_named_by_its_key(setting):
 def test_a_compiled_network_computes_the_same_and_its_checkpoints_have_the_same_names():
     settings = ["model.dropout=0", "data.size=64"]
     torch.manual_seed(0)
-    eager = build.module(app.compose([*TINY, *settings]), {}).net.eval()
+    eager = build.module(entry.compose([*TINY, *settings]), {}).net.eval()
     torch.manual_seed(0)
-    compiled = build.module(app.compose([*TINY, *settings, "trainer.compile=default"]), {}).net.eval()
+    compiled = build.module(entry.compose([*TINY, *settings, "trainer.compile=default"]), {}).net.eval()
     assert eager.state_dict().keys() == compiled.state_dict().keys()
     image = torch.randn(2, 1, 64, 64)
     with torch.inference_mode():
@@ -100,7 +101,7 @@ def test_every_network_of_a_process_is_compiled_and_not_the_first_eight_alone(mo
     graphs = []
     for _ in range(10):
         compiled.clear()
-        build.module(app.compose([*TINY, "trainer.compile=default"]), {}).net(torch.zeros(2, 1, 32, 32))
+        build.module(entry.compose([*TINY, "trainer.compile=default"]), {}).net(torch.zeros(2, 1, 32, 32))
         graphs.append(len(compiled))
     assert set(graphs) == {graphs[0]}
     assert graphs[0] > 0

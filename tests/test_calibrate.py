@@ -8,31 +8,34 @@ import pytest
 import torch
 
 from conftest import TINY
-from segtune import app, build, calibrate, nets, results
+from segtune import calibrate, nets
+from segtune.config import entry
 from segtune.errors import InputError
-from segtune.train import train
+from segtune.runs import identity
+from segtune.training import build, lambda_search
+from segtune.training.run import train
 
 SMALL = [*TINY[:1], "data.size=64", "model.width=4", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
 
 
 def started(*overrides):
-    cfg = app.compose([*SMALL, *overrides], "calibrate")
+    cfg = entry.compose([*SMALL, *overrides], "calibrate")
     slices = build.slices(cfg)
-    return cfg, calibrate.start(cfg, slices, build.split(cfg, slices))
+    return cfg, lambda_search.start(cfg, slices, build.split(cfg, slices))
 
 
 def trained(folder, *overrides):
-    cfg = app.compose([*SMALL, "figures=false", *overrides])
-    return train(cfg, folder / results.run_id(app.plain(cfg)))
+    cfg = entry.compose([*SMALL, "figures=false", *overrides])
+    return train(cfg, folder / identity.run_id(entry.plain(cfg)))
 
 
 @pytest.mark.parametrize(("penalty", "expected"), [("l1", 35_659), ("l2", 1_792)])
 def test_the_study_s_network_starts_at_the_closed_form_and_that_is_the_published_sum(penalty, expected, monkeypatch):
-    monkeypatch.setattr(calibrate, "PENALTY_SEEDS", 10)
-    cfg = app.compose([f"reg={penalty}"], "calibrate")
+    monkeypatch.setattr(lambda_search, "PENALTY_SEEDS", 10)
+    cfg = entry.compose([f"reg={penalty}"], "calibrate")
     net = build.module(cfg, {}).net
     assert nets.expected_sums(net, nets.kernels(net))[penalty] == pytest.approx(expected, rel=1e-4)
-    found = calibrate.penalties(cfg)
+    found = lambda_search.penalties(cfg)
     assert sum(found) / len(found) == pytest.approx(expected, rel=0.01)
 
 
@@ -84,7 +87,7 @@ def test_auto_trains_with_the_calibrated_lambda_and_records_it_and_why(tmp_path)
     assert calibration["ratio"] == 0.3
     penalty = found["last"]["train_penalty"]
     assert found["last"]["train_weighted_penalty"] == pytest.approx(calibration["lambda"] * penalty, rel=1e-4)
-    assert results.axes(found["config"])["reg"] == "l2(auto 0.3)"
+    assert identity.axes(found["config"])["reg"] == "l2(auto 0.3)"
 
 
 def test_replicates_of_a_cell_get_the_same_lambda(tmp_path):
@@ -104,20 +107,20 @@ def test_a_run_without_auto_says_nothing_of_calibration_and_is_not_moved_by_it(t
 
 
 def test_a_large_lambda_is_marked_as_a_collapse_and_a_small_one_is_not():
-    cfg = app.compose([*SMALL, "reg=l2"], "calibrate")
+    cfg = entry.compose([*SMALL, "reg=l2"], "calibrate")
     slices = build.slices(cfg)
-    data, batches, device = calibrate._data(cfg, slices, build.split(cfg, slices))
+    data, batches, device = lambda_search._data(cfg, slices, build.split(cfg, slices))
     trials = {}
     for strength in (0.0, 1e-6, 1.0, 1e4):
-        trained = list(calibrate.try_out(cfg, data, np.concatenate(batches), device, strength))
-        trials[strength] = calibrate.Trial(strength, *(list(column) for column in zip(*trained, strict=True)))
-    collapsed = [calibrate.collapsed(trial, trials[0.0], trials[1e4]) for trial in trials.values()]
+        trained = list(lambda_search.try_out(cfg, data, np.concatenate(batches), device, strength))
+        trials[strength] = lambda_search.Trial(strength, *(list(column) for column in zip(*trained, strict=True)))
+    collapsed = [lambda_search.collapsed(trial, trials[0.0], trials[1e4]) for trial in trials.values()]
     assert collapsed == [False, False, True, True]
 
 
 def test_the_command_prints_and_keeps_what_it_measured(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(calibrate, "STEPS", 10)
-    calibrate.calibrate(app.compose([*SMALL, "reg=l2", "reg.ratio=0.2", f"outputs={tmp_path}"], "calibrate"))
+    monkeypatch.setattr(lambda_search, "STEPS", 10)
+    calibrate.calibrate(entry.compose([*SMALL, "reg=l2", "reg.ratio=0.2", f"outputs={tmp_path}"], "calibrate"))
     said = capsys.readouterr().out
     (file,) = tmp_path.glob("calibrate/*/calibration.json")
     record = json.loads(file.read_text())

@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 import volumes
-from segtune import metrics, results
 from segtune.data import acdc, cases, folder, nnunet
 from segtune.errors import InputError
+from segtune.metrics.score import DISTANCES, Pair, score_pairs, summarize
+from segtune.runs.tables import csv_text
 
 FRAME = "(?P<patient>patient[0-9]+)_frame(?P<frame>[0-9]+)"
 SHAPE = (24, 20, 4)
@@ -64,10 +65,10 @@ def made(root, radii, *, spacing=(0.7, 0.8, 9.0), shape=SHAPE):
 def scored(slices):
     """The scores of a prediction that depends on nothing but the mask: one pixel too far to the right, and none on slice 0."""
     pairs = [
-        metrics.Pair.of(item, np.roll(item.mask, 1, axis=1) & (item.slice_index > 0 or not item.mask.any()), item.mask)
+        Pair.of(item, np.roll(item.mask, 1, axis=1) & (item.slice_index > 0 or not item.mask.any()), item.mask)
         for item in slices
     ]
-    return metrics.score(pairs, tolerance_mm=1.0)
+    return score_pairs(pairs, tolerance_mm=1.0)
 
 
 def told(slices):
@@ -76,7 +77,7 @@ def told(slices):
 
 
 def same(rows, others):
-    return results.csv_text(list(rows[0]), rows) == results.csv_text(list(rows[0]), others)
+    return csv_text(list(rows[0]), rows) == csv_text(list(rows[0]), others)
 
 
 # nnU-Net's own names of ACDC
@@ -96,7 +97,7 @@ def test_the_frames_of_nnunet_s_acdc_are_scored_as_data_acdc_scores_the_same_ima
     for row, frame in zip(known.cases, [frame for frames in FRAMES.values() for frame in frames], strict=True):
         twin = of_frame[row["patient"], f"frame {frame}"]
         assert same([row | {"phase": None, "volume": ""}], [twin | {"volume": ""}])
-        assert not np.isnan([twin[name] for name in (*metrics.DISTANCES, "volume_true_ml", "volume_pred_ml")]).any()
+        assert not np.isnan([twin[name] for name in (*DISTANCES, "volume_true_ml", "volume_pred_ml")]).any()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_each_visit_is_a_case_with_its_own_ejection_fraction_and_the_patient_cou
     fractions = [1 - ml["p1", visit, "ES"] / ml["p1", visit, "ED"] for visit in ("visit 1", "visit 2")]
     assert found.patients[0]["ejection_fraction_true"] == pytest.approx(np.mean(fractions))
     assert [row["undefined"] for row in found.patients] == ["", ""]
-    agreement = metrics.overview(found)["agreement"]
+    agreement = summarize(found)["agreement"]
     assert [agreement[name]["n"] for name in ("volume_ED_ml", "volume_ES_ml", "ejection_fraction")] == [2, 2, 2]
     errors = {}
     for row in found.cases:

@@ -9,8 +9,10 @@ import pytest
 from hydra.errors import InstantiationException
 from PIL import Image
 
-from segtune import app, check
-from segtune.data import dicom, findings, outlines, phantom
+from segtune import check
+from segtune.config import entry
+from segtune.data import contour_files, findings, inspection, phantom, slice_checks
+from segtune.data.formats import dicom
 from segtune.errors import InputError
 from test_sunnybrook import REAL, write_patient
 
@@ -18,14 +20,14 @@ FRAMES = (20, 40, 60)
 
 
 def examine(*overrides):
-    return check.examine(app.compose(overrides, "check"))
+    return check.examine(entry.compose(overrides, "check"))
 
 
 def run(capsys, *overrides) -> tuple[int, str, str]:
     """Exit code, what was printed, and the page."""
     code = 0
     try:
-        check.check(app.compose(overrides, "check"))
+        check.check(entry.compose(overrides, "check"))
     except SystemExit as end:
         code = end.code
     printed = capsys.readouterr()
@@ -104,7 +106,7 @@ def test_allowing_one_kind_does_not_allow_another(sunnybrook, capsys):
 
 def test_what_cannot_be_allowed_is_one_sentence_before_any_work(tmp_path):
     with pytest.raises(InputError, match="data.allow=tiny: only duplicate_contour, duplicate_image and polarity can be"):
-        check.check(app.compose([*data(tmp_path / "nowhere"), "data.allow=[tiny]"], "check"))
+        check.check(entry.compose([*data(tmp_path / "nowhere"), "data.allow=[tiny]"], "check"))
 
 
 def test_every_damaged_contour_is_listed_where_the_reader_stops_at_the_first(sunnybrook, capsys):
@@ -208,7 +210,7 @@ def test_bad_data_of_other_readers_are_one_sentence(tmp_path):
 
 def test_a_row_says_what_a_patient_has(sunnybrook):
     slices, _ = examine(*data(sunnybrook))
-    first, *_ = (check.row_of(mine) for mine in slices.by_patient())
+    first, *_ = (inspection.row_of(mine) for mine in slices.by_patient())
     assert first[:7] == ("SC-HF-I-1", 3, 3, 0, 0, 0, "96 x 64")
     assert (first.spacing_mm, first.gap_mm) == ("0.7 x 0.8", "8")
     shares = [100 * item.mask.mean() for item in slices if item.patient == "SC-HF-I-1"]
@@ -220,9 +222,9 @@ def test_a_row_says_what_a_patient_has(sunnybrook):
 def test_the_page_is_whole_and_escapes_what_comes_from_the_data():
     evil = "<script>alert(1)</script>"
     found = [findings.Finding("error", "unreadable", evil, 1, f"{evil}.txt", f"{evil} & more")]
-    row = check.Patient(evil, 1, 0, 0, 1, 0, evil, "1", "1", "1", "1")
+    row = inspection.Patient(evil, 1, 0, 0, 1, 0, evil, "1", "1", "1", "1")
     slices, _ = examine("data.n_patients=2", "data.size=32")
-    page = check.page(f"data.root={evil}", slices, [row], found, found)
+    page = inspection.render_page(f"data.root={evil}", slices, [row], found, found)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 6
     assert "http" not in page.replace("http-equiv", "")
@@ -231,10 +233,10 @@ def test_the_page_is_whole_and_escapes_what_comes_from_the_data():
 
 def test_long_lists_are_left_to_the_page():
     many = [findings.Finding("warning", "tiny", f"P{n}", n, None, "small") for n in range(100)]
-    lines = check.listing(many)
+    lines = inspection.listing(many)
     assert "warning: tiny, a structure of a few pixels (100)" in lines
     assert "  ... and 80 more on the page" in lines
-    assert len(lines) == 1 + check.MOST_LINES + 2
+    assert len(lines) == 1 + inspection.MOST_LINES + 2
 
 
 def test_a_name_cannot_write_to_the_terminal(tmp_path, capsys):
@@ -287,12 +289,12 @@ def test_the_nine_wrong_epicardia_among_the_real_patients_are_found(capsys):
 
 def found_by_a_run(root, *overrides):
     """As train and evaluate ask."""
-    from segtune import build
+    from segtune.training import build
 
-    cfg = app.compose([*data(root), *overrides])
+    cfg = entry.compose([*data(root), *overrides])
     slices = build.slices(cfg)
-    drawn = outlines.for_run(app.plain(cfg)["data"], slices)
-    return findings.for_run(slices, allow=cfg.data.allow, of_contours=drawn)
+    drawn = contour_files.for_run(entry.plain(cfg)["data"], slices)
+    return slice_checks.for_run(slices, allow=cfg.data.allow, of_contours=drawn)
 
 
 def test_a_run_has_the_findings_of_contour_files_that_check_has(sunnybrook, monkeypatch):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import simulated
-from segtune.report import claims, records, tables
+from segtune.report import records, tables
+from segtune.studies import right_ventricle
 
 LOSSES, SHARES = ("bce", "focal", "bce_dice"), (0.2, 0.4, 0.6, 0.8)
 pytestmark = pytest.mark.slow
@@ -127,14 +128,14 @@ ALL = [pytest.param(number, plant, id=f"{number}_{plant.__name__}") for number, 
 def test_a_claim_that_is_planted_true_is_supported(number, plant, tmp_path):
     world = World(tmp_path, seeds=3 if plant is not unreliable else 5)
     plant(world, True)
-    assert (found := world.verdict(number)).verdict == claims.SUPPORTED, found.why
+    assert (found := world.verdict(number)).verdict == right_ventricle.SUPPORTED, found.why
 
 
 @pytest.mark.parametrize(("number", "plant"), ALL)
 def test_a_claim_that_is_planted_false_is_contradicted(number, plant, tmp_path):
     world = World(tmp_path, seeds=3 if plant is not unreliable else 5)
     plant(world, False)
-    assert (found := world.verdict(number)).verdict == claims.CONTRADICTED, found.why
+    assert (found := world.verdict(number)).verdict == right_ventricle.CONTRADICTED, found.why
 
 
 @pytest.mark.parametrize(("number", "plant"), ALL)
@@ -142,7 +143,7 @@ def test_a_single_run_of_each_cell_leaves_a_claim_undecided_and_says_why(number,
     world = World(tmp_path, seeds=1)
     plant(world, True)
     found = world.verdict(number)
-    assert found.verdict == claims.UNDECIDED
+    assert found.verdict == right_ventricle.UNDECIDED
     assert "1 seed, 3 needed" in found.why
 
 
@@ -154,7 +155,7 @@ def test_a_run_that_stops_early_has_not_reached_its_dice_sooner(tmp_path):
             config = simulated.config(seed=seed, share=0.4, l2=value)
             columns = simulated.curves(5, last=0.3)
             world.runs.append((simulated.write_run(tmp_path, config, simulated.scores(0.3, world.random), columns), []))
-    assert world.verdict(10).verdict == claims.CONTRADICTED
+    assert world.verdict(10).verdict == right_ventricle.CONTRADICTED
 
 
 def test_a_claim_without_its_cells_names_them_and_the_study_that_has_them(tmp_path):
@@ -164,12 +165,12 @@ def test_a_claim_without_its_cells_names_them_and_the_study_that_has_them(tmp_pa
         for share in SHARES:
             world.cell(loss="bce", share=share)
         found = world.verdict(number)
-        assert found.verdict == claims.UNDECIDED
+        assert found.verdict == right_ventricle.UNDECIDED
         assert "nested" in found.why
         assert found.claim.study == "study=nested"
 
 
 def test_the_table_at_the_head_has_a_row_for_every_claim():
-    rows = [line for line in (claims.__doc__ or "").splitlines() if line.startswith("| ") and line[2].isdigit()]
-    assert [int(row.split("|")[1]) for row in rows] == [claim.number for claim in claims.CLAIMS] == list(range(1, 17))
+    rows = [line for line in (right_ventricle.__doc__ or "").splitlines() if line.startswith("| ") and line[2].isdigit()]
+    assert [int(row.split("|")[1]) for row in rows] == [claim.number for claim in right_ventricle.CLAIMS] == list(range(1, 17))
     assert all(row.count("|") == 7 for row in rows)

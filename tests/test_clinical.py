@@ -11,9 +11,13 @@ import scipy.stats
 
 import simulated
 from conftest import resign, unsign
-from segtune import metrics, results
-from segtune.report import clinical, figures, page, records, tables
+from segtune.metrics.score import DISTANCES, OVERLAPS, Pair, score_pairs
+from segtune.plots import figures
+from segtune.report import clinical, page, records, tables
 from segtune.report.__main__ import report_sweeps
+from segtune.runs import layout
+from segtune.runs.sweep import read_sweep
+from segtune.runs.tables import csv_text
 
 PATIENTS = ("P01", "P02", "P03", "P04", "P05", "P06")
 FOLDS = (PATIENTS[:4], PATIENTS[4:])  # of unequal size, so that the order of means shows
@@ -35,7 +39,7 @@ def pairs(patients, predict):
             for i in range(3):
                 true = square(4, 4, side - i if side else 0)
                 gap = None if patient == UNKNOWN else 8.0
-                yield metrics.Pair(predict(true, patient, phase), true, patient, phase, i, (1.5, 1.0), gap)
+                yield Pair(predict(true, patient, phase), true, patient, phase, i, (1.5, 1.0), gap)
 
 
 def predictor(loss, random):
@@ -48,13 +52,13 @@ def predictor(loss, random):
 
 
 def scored(patients, predict, tolerance_mm=2.0):
-    found = metrics.score(list(pairs(patients, predict)), tolerance_mm=tolerance_mm)
-    return {results.SLICES: found.slices, results.CASES: found.cases, results.PATIENTS: found.patients}
+    found = score_pairs(list(pairs(patients, predict)), tolerance_mm=tolerance_mm)
+    return {layout.SLICES: found.slices, layout.CASES: found.cases, layout.PATIENTS: found.patients}
 
 
 def write(root, rows, **settings):
     """One run with these tables."""
-    names = dict.fromkeys((row["patient"] for row in rows[results.PATIENTS]), 0.5)
+    names = dict.fromkeys((row["patient"] for row in rows[layout.PATIENTS]), 0.5)
     return simulated.write_run(root, simulated.config(**settings), names, simulated.curves(3), tables=rows)
 
 
@@ -108,7 +112,7 @@ CELLS = tuple(f"loss={loss}" for loss in (NOTHING, NOISY, GOOD))
 
 
 def test_the_metrics_are_those_that_runs_write():
-    assert (clinical.OVERLAPS, clinical.DISTANCES) == (metrics.OVERLAPS, metrics.DISTANCES)
+    assert (clinical.OVERLAPS, clinical.DISTANCES) == (OVERLAPS, DISTANCES)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -257,9 +261,9 @@ def test_one_patient_has_a_bias_and_no_limits_and_is_drawn(tmp_path):
 
 def forget(folder, run):
     place = folder.parent / "runs" / run
-    (place / results.CASES).unlink()
-    (place / results.PATIENTS).unlink()
-    path = place / results.RESULT
+    (place / layout.CASES).unlink()
+    (place / layout.PATIENTS).unlink()
+    path = place / layout.RESULT
     result = json.loads(path.read_text())
     del result["tolerance_mm"], result["data"]["findings"]
     path.write_text(json.dumps(result))
@@ -267,7 +271,7 @@ def forget(folder, run):
 
 
 def runs_of(folder):
-    return [run["run_id"] for run in results.read_sweep(folder)["runs"]]
+    return [run["run_id"] for run in read_sweep(folder)["runs"]]
 
 
 def test_cells_of_an_earlier_version_are_blank_and_their_runs_counted(tmp_path):
@@ -298,7 +302,7 @@ def test_a_sweep_of_an_earlier_version_alone_is_reported(tmp_path):
     assert not (folder / "figures" / "agreement.svg").exists()
 
 
-def last(columns, value, table=results.CASES):
+def last(columns, value, table=layout.CASES):
     """Puts a value into columns of the last epoch's first row."""
 
     def damage(place):
@@ -315,7 +319,7 @@ def last(columns, value, table=results.CASES):
 
 def tolerance(value):
     def damage(place):
-        path = place / results.RESULT
+        path = place / layout.RESULT
         path.write_text(json.dumps(json.loads(path.read_text()) | {"tolerance_mm": value}))
 
     return damage
@@ -323,9 +327,9 @@ def tolerance(value):
 
 def findings(value):
     def damage(place):
-        result = json.loads((place / results.RESULT).read_text())
+        result = json.loads((place / layout.RESULT).read_text())
         result["data"]["findings"] = value
-        (place / results.RESULT).write_text(json.dumps(result))
+        (place / layout.RESULT).write_text(json.dumps(result))
 
     return damage
 
@@ -335,16 +339,16 @@ def cut(name):
 
 
 DAMAGE = {
-    "no cases": (lambda place: (place / results.CASES).unlink(), "cases.csv: cannot be read"),
-    "no patients": (lambda place: (place / results.PATIENTS).unlink(), "patients.csv: cannot be read"),
+    "no cases": (lambda place: (place / layout.CASES).unlink(), "cases.csv: cannot be read"),
+    "no patients": (lambda place: (place / layout.PATIENTS).unlink(), "patients.csv: cannot be read"),
     "no tolerance": (tolerance(None), "tolerance_mm=None is no distance"),
     "a tolerance that is text": (tolerance("2"), "tolerance_mm='2' is no distance"),
-    "cases cut off": (cut(results.CASES), "cases.csv"),
-    "patients cut off": (cut(results.PATIENTS), "patients.csv"),
+    "cases cut off": (cut(layout.CASES), "cases.csv"),
+    "patients cut off": (cut(layout.PATIENTS), "patients.csv"),
     "cases of another patient": (last("patient", "P99"), "cases.csv: has not each patient and phase"),
     "cases of another phase": (last("phase", "ES"), "cases.csv: has not each patient and phase"),
     "fewer slices": (last("n_slices", "2"), "cases.csv: has not each patient and phase"),
-    "another patient": (last("patient", "P99", results.PATIENTS), "patients.csv: has not each patient"),
+    "another patient": (last("patient", "P99", layout.PATIENTS), "patients.csv: has not each patient"),
     "an overlap above 1": (last("iou", "1.5"), "cases.csv: has a number of patient P01 that cannot be"),
     "a negative distance": (last("assd_mm", "-1"), "cases.csv: has a number of patient P01 that cannot be"),
     "an endless distance": (last("hd_mm", "inf"), "cases.csv: has a number of patient P01 that cannot be"),
@@ -353,9 +357,9 @@ DAMAGE = {
     "a volume that is text": (last("volume_pred_ml", "many"), "are damaged"),
     "a count that is no number": (last("n_one_empty", "nan"), "cases.csv: has a number of patient P01 that cannot be"),
     "an overlap where one is empty": (last("n_one_empty", "1"), "do not fit each other"),
-    "a Dice that its cases have not": (last("dice", "0.123", results.PATIENTS), "what it says of patient P01 is not what"),
-    "no overlap where its cases have one": (last("dice iou sensitivity precision", "nan", results.PATIENTS), "is not what"),
-    "binary": (lambda place: (place / results.CASES).write_bytes(b"\xff\xfe\x00"), "cases.csv: damaged"),
+    "a Dice that its cases have not": (last("dice", "0.123", layout.PATIENTS), "what it says of patient P01 is not what"),
+    "no overlap where its cases have one": (last("dice iou sensitivity precision", "nan", layout.PATIENTS), "is not what"),
+    "binary": (lambda place: (place / layout.CASES).write_bytes(b"\xff\xfe\x00"), "cases.csv: damaged"),
     "findings that are a number": (findings(5), "damaged"),
     "a finding without a kind": (findings([{"severity": "error"}]), "damaged"),
 }
@@ -406,7 +410,7 @@ def test_a_label_of_two_data_sets_is_two_patients_here_too(tmp_path):
     runs = []
     for n, print_ in ((4, "aaaaaaaaaaaa"), (5, "bbbbbbbbbbbb")):
         run = write(tmp_path, scored(("P01",), predictor(GOOD, np.random.default_rng(0))), data__n_patients=n, epochs=3)
-        path = tmp_path / "runs" / run / results.RESULT
+        path = tmp_path / "runs" / run / layout.RESULT
         path.write_text(path.read_text().replace('"simulated"', f'"{print_}"'))
         resign(path.parent)
         runs.append((run, []))
@@ -459,9 +463,9 @@ def of_visits(patients, shift, visits=("visit 1", "visit 2")):
                 true = square(4, 4, (9 + number if phase == "ED" else 6) - i - visits.index(visit))
                 pred = np.roll(true, shift, 0)
                 pred[: 5 + shift] = False if visit == visits[-1] else pred[: 5 + shift]
-                rows.append(metrics.Pair(pred, true, patient, phase, i, (1.5, 1.0), 8.0, volume=visit))
-    found = metrics.score(rows, tolerance_mm=2.0)
-    return {results.SLICES: found.slices, results.CASES: found.cases, results.PATIENTS: found.patients}
+                rows.append(Pair(pred, true, patient, phase, i, (1.5, 1.0), 8.0, volume=visit))
+    found = score_pairs(rows, tolerance_mm=2.0)
+    return {layout.SLICES: found.slices, layout.CASES: found.cases, layout.PATIENTS: found.patients}
 
 
 def test_a_patient_of_two_visits_counts_once_and_its_volume_is_the_mean_of_both(tmp_path):
@@ -494,11 +498,11 @@ def test_tables_of_a_version_without_volumes_are_still_read(tmp_path):
     folder = sweep(tmp_path, losses=(GOOD,), folds=(PATIENTS[:2],))
     expected = analysed(folder)
     for place in (tmp_path / "runs").iterdir():
-        for name in (results.SLICES, results.CASES):
+        for name in (layout.SLICES, layout.CASES):
             with (place / name).open(newline="") as file:
                 rows = list(csv.DictReader(file))
             columns = [column for column in rows[0] if column != "volume"]
-            (place / name).write_text(results.csv_text(columns, [{key: row[key] for key in columns} for row in rows]))
+            (place / name).write_text(csv_text(columns, [{key: row[key] for key in columns} for row in rows]))
         unsign(place)  # as that version left it
     read = records.read([folder])
     assert read.left_out == ()
@@ -507,9 +511,7 @@ def test_tables_of_a_version_without_volumes_are_still_read(tmp_path):
 
 
 def test_which_of_a_patient_s_volumes_is_empty_is_counted_in_runs_and_never_in_more_than_there_are():
-    nothing = [
-        metrics.Pair(square(0, 0, 0), square(4, 4, 5), "P01", None, i, (1.0, 1.0), 8.0, volume=v) for v in "ab" for i in (0, 1)
-    ]
-    cases = metrics.score(nothing, tolerance_mm=2.0)
+    nothing = [Pair(square(0, 0, 0), square(4, 4, 5), "P01", None, i, (1.0, 1.0), 8.0, volume=v) for v in "ab" for i in (0, 1)]
+    cases = score_pairs(nothing, tolerance_mm=2.0)
     run = clinical.Scored(2.0, {"P01": cases.cases}, {"P01": cases.patients[0]})
     assert clinical.patient_rows([run, run])[0]["one_empty"] == "a in 2 of 2 runs; b in 2 of 2 runs"

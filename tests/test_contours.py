@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
-from segtune.data import contours, phantom
+from segtune.data import phantom
+from segtune.data.formats import contours
 from segtune.errors import InputError
 
 SUNNYBROOK = Path(__file__).resolve().parents[2] / "shared" / "data" / "sunnybrook" / "contourfiles"

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from segtune.data import findings, module
+from segtune.data import slice_checks, tensors
+from segtune.data.grid import resample_and_crop
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.errors import InputError
@@ -20,7 +21,7 @@ def slices():
 
 
 def test_images_are_zero_padded_at_bottom_and_right(slices):
-    images, masks = module.to_tensors(slices, size=48, normalize="divide255")
+    images, masks = tensors.to_tensors(slices, size=48, normalize="divide255")
     assert images.shape == masks.shape == (7, 1, 48, 48)
     assert torch.equal(images[0, 0, :32, :24], torch.from_numpy(slices[0].image) / 255)
     assert torch.equal(masks[1, 0, :24, :32], torch.from_numpy(slices[1].mask))
@@ -29,7 +30,7 @@ def test_images_are_zero_padded_at_bottom_and_right(slices):
 
 
 def test_zscore_is_per_image_before_padding(slices):
-    images, _ = module.to_tensors(slices, size=48, normalize="zscore")
+    images, _ = tensors.to_tensors(slices, size=48, normalize="zscore")
     own = images[0, 0, :32, :24].double()
     assert own.mean().item() == pytest.approx(0, abs=1e-6)
     assert own.std(correction=0).item() == pytest.approx(1, abs=1e-6)
@@ -37,14 +38,14 @@ def test_zscore_is_per_image_before_padding(slices):
 
 
 def test_a_constant_image_becomes_zero_not_nan():
-    assert module.zscore(np.full((4, 4), 7, dtype=np.float32)).tolist() == [[0] * 4] * 4
+    assert tensors.zscore(np.full((4, 4), 7, dtype=np.float32)).tolist() == [[0] * 4] * 4
 
 
 def test_a_larger_image_is_refused_with_the_size_it_needs(slices):
     with pytest.raises(
         InputError, match="data.size=16: frame 0 of patient P01 has 32 x 24 pixels. Choose data.size=32 or more"
     ):
-        module.to_tensors(slices, size=16, normalize="zscore")
+        tensors.to_tensors(slices, size=16, normalize="zscore")
 
 
 # The network's grid
@@ -58,13 +59,13 @@ def scene(shape, spacing_mm, curve=lambda y, x: 3 * y - 2 * x):
 
 
 def test_without_spacing_and_crop_the_set_is_as_it_is(slices):
-    assert module.fit(slices, size=16) is slices
+    assert resample_and_crop(slices, size=16) is slices
 
 
 @pytest.mark.parametrize("spacing_mm", [0.5, 0.8, 1.0, 1.6])
 def test_resampling_keeps_a_linear_image_its_centre_and_the_structure_s_area_in_mm(spacing_mm):
     old = scene((60, 81), (1.0, 0.8))
-    (new,) = module.fit(SliceSet([old]), size=512, spacing_mm=spacing_mm)
+    (new,) = resample_and_crop(SliceSet([old]), size=512, spacing_mm=spacing_mm)
     expected = scene(new.image.shape, (spacing_mm, spacing_mm))
     assert new.image.shape == tuple(round(n * mm / spacing_mm) for n, mm in ((60, 1.0), (81, 0.8)))
     assert new.image.dtype == np.float32
@@ -76,21 +77,21 @@ def test_resampling_keeps_a_linear_image_its_centre_and_the_structure_s_area_in_
 
 def test_a_mask_is_resampled_to_the_nearest_pixel():
     item = slice_of([[0, 0, 8, 8]])
-    (new,) = module.fit(SliceSet([item]), size=16, spacing_mm=0.35)
+    (new,) = resample_and_crop(SliceSet([item]), size=16, spacing_mm=0.35)
     assert new.image.shape == (2, 8)
     assert new.image[0].tolist() == [0, 0, 0, 2, 6, 8, 8, 8]
     assert new.mask[0].tolist() == [False] * 4 + [True] * 4
 
 
 def test_resampling_to_the_same_spacing_changes_nothing(slices):
-    assert module.fit(slices, size=48, spacing_mm=0.7).fingerprint() == slices.fingerprint()
+    assert resample_and_crop(slices, size=48, spacing_mm=0.7).fingerprint() == slices.fingerprint()
 
 
 def test_a_larger_image_is_cropped_about_its_centre_if_that_is_chosen():
     image = np.arange(40 * 21, dtype=np.float32).reshape(40, 21)
     item = slice_of(image)
     small = slice_of(image[:16, :16])
-    new, same = module.fit(SliceSet([item, small]), size=16, larger="crop")
+    new, same = resample_and_crop(SliceSet([item, small]), size=16, larger="crop")
     assert np.array_equal(new.image, image[12:28, 2:18])
     assert np.array_equal(new.mask, item.mask[12:28, 2:18])
     assert new.spacing_mm == item.spacing_mm
@@ -102,26 +103,26 @@ def test_what_resampling_makes_larger_is_refused_or_cropped_as_chosen():
     with pytest.raises(
         InputError, match="frame 4 of patient P01 has 120 x 120 pixels at this data.spacing_mm. Choose data.size=128"
     ):
-        module.fit(SliceSet([item]), size=64, spacing_mm=0.5)
-    (whole,) = module.fit(SliceSet([item]), size=128, spacing_mm=0.5)
-    (cropped,) = module.fit(SliceSet([item]), size=64, spacing_mm=0.5, larger="crop")
+        resample_and_crop(SliceSet([item]), size=64, spacing_mm=0.5)
+    (whole,) = resample_and_crop(SliceSet([item]), size=128, spacing_mm=0.5)
+    (cropped,) = resample_and_crop(SliceSet([item]), size=64, spacing_mm=0.5, larger="crop")
     assert np.array_equal(cropped.image, whole.image[28:92, 28:92])
     assert np.array_equal(cropped.mask, whole.mask[28:92, 28:92])
 
 
 def test_a_tiny_spacing_needs_no_more_memory_than_what_is_kept():
-    (new,) = module.fit(SliceSet([scene((60, 60), (1.0, 1.0))]), size=32, spacing_mm=1e-9, larger="crop")
+    (new,) = resample_and_crop(SliceSet([scene((60, 60), (1.0, 1.0))]), size=32, spacing_mm=1e-9, larger="crop")
     assert new.image.shape == (32, 32)
 
 
 def test_a_crop_that_cuts_the_structure_is_said(caplog):
-    module.fit(SliceSet([scene((60, 60), (1.0, 1.0))]), size=32, larger="crop")
-    module.fit(SliceSet([scene((61, 60), (1.0, 1.0))]), size=48, spacing_mm=4.7, larger="crop")
+    resample_and_crop(SliceSet([scene((60, 60), (1.0, 1.0))]), size=32, larger="crop")
+    resample_and_crop(SliceSet([scene((61, 60), (1.0, 1.0))]), size=48, spacing_mm=4.7, larger="crop")
     assert caplog.text == ""
     item = scene((60, 60), (1.0, 1.0))
-    (new,) = module.fit(SliceSet([item]), size=16, larger="crop")
+    (new,) = resample_and_crop(SliceSet([item]), size=16, larger="crop")
     assert new.n_cut == item.mask.sum() - new.mask.sum() > 0
-    (found,) = findings.of_crop(SliceSet([item, new]))
+    (found,) = slice_checks.of_crop(SliceSet([item, new]))
     assert (found["kind"], found["patient"], found["frame"]) == ("cropped", "P01", 4)
     assert f"cuts away {new.n_cut} of the structure's pixels" in found["message"]
     assert "data.larger=crop cuts the structure on 1 of 1 slices, most on slice 2 of patient P01" in caplog.text
@@ -137,14 +138,14 @@ def test_a_crop_that_cuts_the_structure_is_said(caplog):
 )
 def test_a_grid_that_cannot_be_is_refused(slices, settings, message):
     with pytest.raises(InputError, match=message):
-        module.fit(slices, size=32, **settings)
+        resample_and_crop(slices, size=32, **settings)
 
 
 SPLIT = Split(train=np.array([0, 1, 2, 4, 6]), val=np.array([3, 5]))
 
 
 def data(slices, seed=0, batch_size=2, split=SPLIT, **settings):
-    return module.SliceData(slices, split, size=32, normalize="zscore", batch_size=batch_size, seed=seed, **settings)
+    return tensors.SliceData(slices, split, size=32, normalize="zscore", batch_size=batch_size, seed=seed, **settings)
 
 
 def order(loader, epoch):

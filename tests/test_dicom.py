@@ -10,7 +10,7 @@ from pydicom import uid
 from pydicom.dataelem import RawDataElement
 
 from conftest import write_dicom
-from segtune.data import dicom
+from segtune.data.formats import dicom
 from segtune.errors import InputError
 
 IMAGE = np.arange(20 * 16).reshape(20, 16)

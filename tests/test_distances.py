@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import directed_hausdorff
 
-from segtune import distances
-from segtune.distances import assd_mm, hausdorff_mm, surface_dice
+from segtune.metrics import distances
+from segtune.metrics.distances import assd_mm, hausdorff_mm, surface_dice
 
 SPACING = (2.0, 0.5)
 uses_monai = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI 1.6 calls itself so

@@ -13,9 +13,20 @@ from hydra.errors import InstantiationException
 import test_acdc
 import test_sunnybrook
 from conftest import TINY, resign, unsign, write_patient
-from segtune import app, build, evaluate, metrics, results, trained
+from segtune import evaluate
+from segtune.config import entry
+from segtune.config.explain import explain
 from segtune.errors import InputError
-from segtune.train import train
+from segtune.inference import models as inference_models
+from segtune.inference.models import WHICH, load
+from segtune.inference.origin import _is_same_folder, _may_be_alike, origin, with_target
+from segtune.inference.score import by_phase, evaluation_table, mean_and_sd
+from segtune.metrics.score import Pair, score_pairs
+from segtune.runs import identity, layout
+from segtune.runs.result import read_result
+from segtune.runs.tables import read_table
+from segtune.training import build
+from segtune.training.run import train
 
 OWN = ["data=phantom", "data.n_patients=4"]  # of the runs here
 OTHER = [*OWN, "data.seed=1"]
@@ -29,8 +40,8 @@ def runs(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         for seed in (0, 1):
             longer = ["trainer.max_epochs=10", "optimizer.lr=0.01"]
-            cfg = app.compose([*TINY, *longer, "split=0.4", "figures=false", f"seed={seed}"])
-            folders.append(tmp_path_factory.mktemp("runs") / results.run_id(app.plain(cfg)))
+            cfg = entry.compose([*TINY, *longer, "split=0.4", "figures=false", f"seed={seed}"])
+            folders.append(tmp_path_factory.mktemp("runs") / identity.run_id(entry.plain(cfg)))
             train(cfg, folders[-1])
     return folders
 
@@ -41,7 +52,7 @@ def evaluated(capsys):
 
     def evaluated(folders, *overrides) -> tuple[str, Path]:
         typed = f"[{','.join(map(str, folders))}]" if isinstance(folders, list) else folders
-        evaluate.evaluate(app.compose([f"run={typed}", "accelerator=cpu", *overrides], "evaluate"))
+        evaluate.evaluate(entry.compose([f"run={typed}", "accelerator=cpu", *overrides], "evaluate"))
         printed = capsys.readouterr().out
         return printed, Path(printed.splitlines()[-1])
 
@@ -55,9 +66,9 @@ def record(folder):
 def damaged(folder, copy, edit):
     """A copy of the run whose result.json was edited."""
     shutil.copytree(folder, copy)
-    result = json.loads((copy / results.RESULT).read_text())
+    result = json.loads((copy / layout.RESULT).read_text())
     edit(result)
-    (copy / results.RESULT).write_text(json.dumps(result))
+    (copy / layout.RESULT).write_text(json.dumps(result))
     resign(copy)
     return copy
 
@@ -70,17 +81,17 @@ def rvsc(root, *numbers, **about):
     return (root / "TrainingSet").rename(root / "Test1Set")
 
 
-@pytest.mark.parametrize("which", trained.WHICH)
+@pytest.mark.parametrize("which", WHICH)
 def test_on_its_own_data_a_run_scores_its_validation_patients_as_it_did_itself(runs, evaluated, caplog, which):
     printed, folder = evaluated(runs[0], *OWN, f"which={which}")
-    mine, its = ([row for row in results.read_table(f, results.SLICES) if row["which"] == which] for f in (folder, runs[0]))
+    mine, its = ([row for row in read_table(f, layout.SLICES) if row["which"] == which] for f in (folder, runs[0]))
     for column in ("patient", "frame", "phase", "n_true", "n_overlap"):
         assert [row[column] for row in mine] == [row[column] for row in its]
     pairs = [pair for pair in zip(mine, its, strict=True) if pair[0]["n_pred"] == pair[1]["n_pred"] != "0"]
     assert len(pairs) > len(mine) / 2  # in the others the run, on its square image, saw something in the padding too
     for column in ("dice", "sensitivity", "hd_mm", "assd_mm"):
         assert [row[column] for row, _ in pairs] == [row[column] for _, row in pairs]
-    of_run = results.read_result(runs[0])["data"]["patients"]
+    of_run = read_result(runs[0])["data"]["patients"]
     assert record(folder)["data"]["left_out"] == of_run["train"]
     assert record(folder)["data"]["n_patients"] == len(of_run["val"]) == 2
     assert f"these are the data of run {runs[0].name}: 2 of 4 patients are left out" in caplog.text
@@ -93,9 +104,9 @@ def test_another_data_set_is_scored_whole_and_again_to_the_same_bytes(runs, eval
     assert not [word for word in ("left out", "called like", "another size") if word in caplog.text]
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(files) == {"slices.csv", "cases.csv", "patients.csv", "evaluation.json"}
-    for name, columns in results.TABLES.items():
+    for name, columns in layout.TABLES.items():
         assert files[name].decode().splitlines()[0].split(",") == list(columns)
-        assert "" not in {row["which"] for row in results.read_table(folder, name)}
+        assert "" not in {row["which"] for row in read_table(folder, name)}
     found = record(folder)
     assert [found["data"][key] for key in ("n_patients", "n_cases", "left_out")] == [4, 8, []]
     assert found["runs"][0]["run_id"] == runs[0].name
@@ -113,9 +124,9 @@ def test_several_runs_are_their_mean_probability_in_any_order(runs, evaluated):
     files = [path.read_bytes() for path in sorted(folder.iterdir())]
     assert evaluated(runs[::-1], *OTHER)[1] == folder
     assert [path.read_bytes() for path in sorted(folder.iterdir())] == files
-    slices = build.slices(app.compose([*TINY, "data.seed=1"]))
-    one, two = (trained.load(run).probabilities(slices) for run in runs)
-    means, rows = [(a + b) / 2 for a, b in zip(one, two, strict=True)], results.read_table(folder, results.SLICES)
+    slices = build.slices(entry.compose([*TINY, "data.seed=1"]))
+    one, two = (load(run).probabilities(slices) for run in runs)
+    means, rows = [(a + b) / 2 for a, b in zip(one, two, strict=True)], read_table(folder, layout.SLICES)
     assert [int(row["n_pred"]) for row in rows] == [np.count_nonzero(mean > 0.5) for mean in means]
     soft_dice = [2 * p[item.mask].sum() / (p.sum() + item.mask.sum()) for item, p in zip(slices, means, strict=True)]
     assert [float(row["soft_dice"]) for row in rows] == pytest.approx(soft_dice, abs=1e-6)
@@ -127,7 +138,7 @@ def test_data_of_another_reader_and_size_are_scored_on_their_own_grid(runs, eval
         test_acdc.write_patient(tmp_path / "data", number, shape=shape)
     overrides = ["data=acdc", f"data.root={tmp_path / 'data'}"]
     printed, folder = evaluated(runs[0], *overrides)
-    rows = results.read_table(folder, results.SLICES)
+    rows = read_table(folder, layout.SLICES)
     assert [int(row["n_true"]) for row in rows] == [0, 8, 8] * 4
     assert "trained to find the endocardium (phantom), compared with the rv (acdc)" in printed
     assert record(folder)["data"]["settings"] == {"allow": None, "empty": "keep", "slice_axis": None}
@@ -144,10 +155,10 @@ def test_a_structure_of_the_same_name_is_compared_with_a_word_and_an_unknown_one
     printed, _ = evaluated(runs[0], "data=sunnybrook", f"data.root={tmp_path / 'data'}")
     assert "compared with the endocardium (sunnybrook)" in printed
     assert "may be another heart chamber in data=sunnybrook" in caplog.text
-    cfg = app.compose(["run=x", "data=acdc", "data.root=x"], "evaluate")
-    origins = [evaluate.origin(trained.load(runs[0]))._replace(data={"target": "epicardium"})]
+    cfg = entry.compose(["run=x", "data=acdc", "data.root=x"], "evaluate")
+    origins = [origin(load(runs[0]))._replace(data={"target": "epicardium"})]
     with pytest.raises(InputError, match=r"looks for the epicardium \(phantom\).*one of rv, myocardium, lv"):
-        evaluate.with_target(cfg, origins)
+        with_target(cfg, origins)
 
 
 def test_the_right_ventricle_s_other_contour_is_refused(runs, evaluated):
@@ -178,17 +189,17 @@ def test_patients_that_every_run_has_seen_are_no_test(runs, evaluated, tmp_path)
 
 
 def test_the_phantom_read_as_rvsc_may_be_the_phantom_and_one_of_another_seed_is_not(runs):
-    one = evaluate.origin(trained.load(runs[0]))
+    one = origin(load(runs[0]))
     about = {name: {"reader": {"_target_": f"segtune.data.{name}.read"}} for name in ("phantom", "rvsc", "acdc")}
-    assert evaluate._may_be_alike(one, about["rvsc"])
-    assert evaluate._may_be_alike(one, about["phantom"] | {"seed": 0})
-    assert not evaluate._may_be_alike(one, about["phantom"] | {"seed": 1})
-    assert not evaluate._may_be_alike(one, about["acdc"])
+    assert _may_be_alike(one, about["rvsc"])
+    assert _may_be_alike(one, about["phantom"] | {"seed": 0})
+    assert not _may_be_alike(one, about["phantom"] | {"seed": 1})
+    assert not _may_be_alike(one, about["acdc"])
 
 
 def test_patients_of_another_set_with_the_images_of_training_patients_are_left_out(runs, evaluated, caplog):
     _, folder = evaluated(runs[0], "data=phantom", "data.n_patients=5")  # the same four, and one more
-    trained_on = results.read_result(runs[0])["data"]["patients"]["train"]
+    trained_on = read_result(runs[0])["data"]["patients"]["train"]
     assert f"2 of 5 patients are left out, for their images were in the training of run {runs[0].name}" in caplog.text
     assert record(folder)["data"]["left_out"] == trained_on
 
@@ -197,7 +208,7 @@ def test_of_a_run_that_recorded_no_images_the_names_of_training_patients_are_tol
     copy = Path(shutil.copytree(runs[0], tmp_path / runs[0].name))
     unsign(copy)
     _, folder = evaluated(copy, "data=phantom", "data.n_patients=5")
-    first, second = results.read_result(runs[0])["data"]["patients"]["train"]
+    first, second = read_result(runs[0])["data"]["patients"]["train"]
     assert f"run {copy.name} is of an earlier segtune, which recorded no codes of its images" in caplog.text
     assert f"2 of 5 patients are called like patients that run {copy.name} was trained on ({first}, {second})" in caplog.text
     assert record(folder)["data"]["left_out"] == []
@@ -205,13 +216,13 @@ def test_of_a_run_that_recorded_no_images_the_names_of_training_patients_are_tol
 
 def test_the_training_s_own_folder_is_known_whatever_else_is_chosen(runs, tmp_path):
     about = {"reader": {"_target_": "segtune.data.acdc.read"}, "root": str(tmp_path / "a")}
-    one = evaluate.origin(trained.load(runs[0]))._replace(reader="acdc", data=about)
+    one = origin(load(runs[0]))._replace(reader="acdc", data=about)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").symlink_to("a")
-    assert evaluate._is_same_folder(one, about | {"root": str(tmp_path / "b"), "empty": "drop"})
-    assert not evaluate._is_same_folder(one, about | {"root": str(tmp_path / "c")})
-    assert not evaluate._is_same_folder(one, about | {"reader": {"_target_": "segtune.data.nnunet.read"}})
-    assert not evaluate._is_same_folder(one._replace(data={}), about)
+    assert _is_same_folder(one, about | {"root": str(tmp_path / "b"), "empty": "drop"})
+    assert not _is_same_folder(one, about | {"root": str(tmp_path / "c")})
+    assert not _is_same_folder(one, about | {"reader": {"_target_": "segtune.data.nnunet.read"}})
+    assert not _is_same_folder(one._replace(data={}), about)
 
 
 def test_a_run_without_its_patients_is_damaged(runs, evaluated, tmp_path):
@@ -223,8 +234,8 @@ def test_a_run_without_its_patients_is_damaged(runs, evaluated, tmp_path):
 def test_the_challenge_s_test_set_is_read_where_its_contours_are(runs, evaluated, tmp_path, caplog):
     root = rvsc(tmp_path, 17, 18)
     _, folder = evaluated(runs[0], "data=rvsc", f"data.root={root}")
-    assert [row["patient"] for row in results.read_table(folder, results.PATIENTS)] == ["P17", "P18"]
-    assert all(float(row["volume_true_ml"]) > 0 for row in results.read_table(folder, results.CASES))
+    assert [row["patient"] for row in read_table(folder, layout.PATIENTS)] == ["P17", "P18"]
+    assert all(float(row["volume_true_ml"]) > 0 for row in read_table(folder, layout.CASES))
     assert "called like" not in caplog.text
     assert str(tmp_path) not in (folder / "evaluation.json").read_text()
     for path in root.rglob("P18*contour-manual.txt"):
@@ -261,9 +272,9 @@ def test_errors_of_contour_files_that_are_not_scored_are_recorded_as_warnings(ru
 
 
 def test_a_run_that_predicts_nothing_scores_worst(runs, evaluated, monkeypatch):
-    monkeypatch.setattr(trained, "ensemble", lambda models, slices: [np.zeros(item.image.shape) for item in slices])
+    monkeypatch.setattr(inference_models, "ensemble", lambda models, slices: [np.zeros(item.image.shape) for item in slices])
     _, folder = evaluated(runs[0], *OTHER)
-    for row in results.read_table(folder, results.CASES):
+    for row in read_table(folder, layout.CASES):
         assert (float(row["dice"]), float(row["surface_dice"]), row["n_one_empty"]) == (0, 0, "1")
         assert float(row["hd_mm"]) > 179  # the whole field of view
     for of in record(folder)["challenge"].values():
@@ -280,12 +291,12 @@ def disc(radius, shape=(40, 40)):
 def scores_of(n_patients, *, gap_mm=10.0, phases=("ED", "ES")):
     """Two slices each: in the first the prediction is the expert's, the second the expert alone has drawn."""
     pairs = [
-        metrics.Pair(pred, true, f"P{number}", phase, index, (1.0, 1.0), gap_mm)
+        Pair(pred, true, f"P{number}", phase, index, (1.0, 1.0), gap_mm)
         for number in range(n_patients)
         for phase in phases
         for index, (pred, true) in enumerate([(disc(8), disc(8)), (disc(0), disc(8))])
     ]
-    return metrics.score(pairs, tolerance_mm=2.0)
+    return score_pairs(pairs, tolerance_mm=2.0)
 
 
 def about(n_patients):
@@ -296,15 +307,15 @@ def about(n_patients):
 
 def test_the_challenge_s_figures_are_means_over_images():
     area, diagonal = np.count_nonzero(disc(8)), math.hypot(40, 40)
-    phase = evaluate.by_phase(scores_of(3))["ES"]
-    assert evaluate.figure(phase.images, "dice")[:4] == (0.5, pytest.approx(np.std([0, 1] * 3, ddof=1)), 6, 3)
-    assert evaluate.figure(phase.means, "hd_mm") == pytest.approx((diagonal / 2, 0, 3, 3, 0))
-    assert evaluate.figure(phase.cases, "dice") == pytest.approx((2 / 3, 0, 3, 0, 0))
-    assert evaluate.figure(phase.cases, "volume_true_ml").mean == pytest.approx(2 * area * 10 / 1000)
+    phase = by_phase(scores_of(3))["ES"]
+    assert mean_and_sd(phase.images, "dice")[:4] == (0.5, pytest.approx(np.std([0, 1] * 3, ddof=1)), 6, 3)
+    assert mean_and_sd(phase.means, "hd_mm") == pytest.approx((diagonal / 2, 0, 3, 3, 0))
+    assert mean_and_sd(phase.cases, "dice") == pytest.approx((2 / 3, 0, 3, 0, 0))
+    assert mean_and_sd(phase.cases, "volume_true_ml").mean == pytest.approx(2 * area * 10 / 1000)
 
 
 def test_every_mean_on_the_terminal_has_its_counts():
-    lines = [line.split() for line in evaluate.table(about(3), scores_of(3))]
+    lines = [line.split() for line in evaluation_table(about(3), scores_of(3))]
     at = lines.index(["end-systole", "(ES)"])
     area = np.count_nonzero(disc(8))
     volume = [f"{2 * area / 100:.1f}", f"{area / 100:.1f}"]
@@ -319,7 +330,7 @@ def test_every_mean_on_the_terminal_has_its_counts():
 
 
 def test_what_is_undefined_is_counted_with_its_reason():
-    lines = evaluate.table(about(2), scores_of(2, gap_mm=None, phases=(None,)))
+    lines = evaluation_table(about(2), scores_of(2, gap_mm=None, phases=(None,)))
     at = lines.index("phase not known")
     assert lines[at + 2].split() == ["P0", "2", "0.667", "-", "0.500", "28.3", "-", "-"]
     assert lines[at + 9].split() == ["undefined", "0", "2", "0", "0", "2", "2"]
@@ -328,16 +339,16 @@ def test_what_is_undefined_is_counted_with_its_reason():
 
 
 def test_many_patients_are_left_to_the_files():
-    lines = evaluate.table(about(21), scores_of(21))
+    lines = evaluation_table(about(21), scores_of(21))
     assert not any(line.startswith("P0") for line in lines)
     assert any("cases.csv" in line for line in lines)
-    assert any(line.startswith("P19") for line in evaluate.table(about(20), scores_of(20)))
+    assert any(line.startswith("P19") for line in evaluation_table(about(20), scores_of(20)))
 
 
 def test_an_unknown_key_names_those_of_the_data():
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever Hydra raises, the sentence is what counts
-        app.compose(["data=rvsc", "data.rot=x"], "evaluate")
-    assert app.explain(caught.value, "evaluate").startswith("data.rot: no such key. Nearest: data.root")
+        entry.compose(["data=rvsc", "data.rot=x"], "evaluate")
+    assert explain(caught.value, "evaluate").startswith("data.rot: no such key. Nearest: data.root")
 
 
 @pytest.mark.slow
@@ -362,18 +373,16 @@ def test_every_volume_of_a_patient_has_its_own_line_and_is_not_pooled_with_the_o
     """Two frames: in one the prediction is the expert's, in the other half of it is missed."""
     frames = {"frame 1": (disc(8), disc(8)), "frame 12": (disc(6), disc(8))}
     pairs = [
-        metrics.Pair(*masks, "P1", None, index, (1.0, 1.0), 10.0, volume=frame)
-        for frame, masks in frames.items()
-        for index in range(2)
+        Pair(*masks, "P1", None, index, (1.0, 1.0), 10.0, volume=frame) for frame, masks in frames.items() for index in range(2)
     ]
-    scores = metrics.score(pairs, tolerance_mm=2.0)
-    phase = evaluate.by_phase(scores)["unknown"]
+    scores = score_pairs(pairs, tolerance_mm=2.0)
+    phase = by_phase(scores)["unknown"]
     assert [(case["volume"], case["n_slices"], case["dice"] == 1) for case in phase.cases] == [
         ("frame 1", 2, True),
         ("frame 12", 2, False),
     ]
     assert [row["hd_mm"] for row in phase.means] == [case["hd_mm"] for case in phase.cases]
-    lines = [line.split() for line in evaluate.table(about(1), scores)]
+    lines = [line.split() for line in evaluation_table(about(1), scores)]
     at = lines.index(["phase", "not", "known"])
     assert [line[:4] for line in lines[at + 2 : at + 4]] == [["P1", "frame", "1", "2"], ["P1", "frame", "12", "2"]]
     assert ["mean", "of", "volumes"] in [line[:3] for line in lines]

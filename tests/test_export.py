@@ -17,9 +17,18 @@ from torch import nn
 
 import segtune
 from conftest import resign
-from segtune import app, build, card, export, results, trained
+from segtune import export as verb
+from segtune.config import entry
+from segtune.config.overrides import groups
 from segtune.data.slices import Slice
 from segtune.errors import InputError
+from segtune.inference import card, models
+from segtune.inference import export as inference_export
+from segtune.runs import identity, layout
+from segtune.runs.result import read_result
+from segtune.runs.state import write_status
+from segtune.runs.tables import csv_text, read_table
+from segtune.training import build
 
 TINY_MODELS = {
     "unet": ["model.width=2"],
@@ -44,21 +53,21 @@ def folder(made, tmp_path):
 
 def edited(folder, edit):
     """Change the result, its configuration too: of the checkpoints, then, as well."""
-    result = results.read_result(folder)
+    result = read_result(folder)
     edit(result)
-    result["run_id"] = results.run_id(result["config"])
-    (folder / results.RESULT).write_text(json.dumps(result))
-    for path in (folder / results.CHECKPOINTS).iterdir():
+    result["run_id"] = identity.run_id(result["config"])
+    (folder / layout.RESULT).write_text(json.dumps(result))
+    for path in (folder / layout.CHECKPOINTS).iterdir():
         torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": result["config"]}, path)
     resign(folder)
 
 
 def exported(*overrides):
-    export.export(app.compose(overrides, "export"))
+    verb.export(entry.compose(overrides, "export"))
 
 
 def page(folder, which="last"):
-    return card.page(folder, results.read_result(folder), which=which, checked=CHECKED)
+    return card.page(folder, read_result(folder), which=which, checked=CHECKED)
 
 
 def section(text, title):
@@ -69,25 +78,25 @@ def section(text, title):
 
 def model_of(option, made, *overrides):
     """A run's network of this kind, with running statistics as after some training."""
-    cfg = app.plain(app.compose([f"model={option}", *TINY_MODELS[option], *overrides]))
+    cfg = entry.plain(entry.compose([f"model={option}", *TINY_MODELS[option], *overrides]))
     torch.manual_seed(0)
     net = build.network(cfg["model"]).eval().requires_grad_(False)
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.normal_()
             layer.running_var.uniform_(0.5, 2)
-    return trained.Trained(made, "last", {"run_id": "0123456789ab", "config": cfg}, net, torch.device("cpu"))
+    return models.Trained(made, "last", {"run_id": "0123456789ab", "config": cfg}, net, torch.device("cpu"))
 
 
 # ONNX
 
 
 @pytest.mark.parametrize(
-    ("option", "overrides"), [*((option, []) for option in app.groups()["model"]), ("basic_unet", ["model.norm=instance"])]
+    ("option", "overrides"), [*((option, []) for option in groups()["model"]), ("basic_unet", ["model.norm=instance"])]
 )
 def test_every_network_agrees_with_pytorch_at_any_batch_and_size(made, tmp_path, option, overrides):
     model = model_of(option, made, *overrides)
-    found = export.checked(model, tmp_path / "model.onnx")
+    found = inference_export.checked(model, tmp_path / "model.onnx")
     assert found.difference < 5e-5
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     assert [(one.name, one.type, one.shape) for one in (*session.get_inputs(), *session.get_outputs())] == [
@@ -101,7 +110,7 @@ def test_every_network_agrees_with_pytorch_at_any_batch_and_size(made, tmp_path,
 
 
 def test_sides_that_are_no_multiple_of_16_are_refused_and_not_answered_wrongly(made, tmp_path):
-    export.checked(model_of("unet", made), tmp_path / "model.onnx")
+    inference_export.checked(model_of("unet", made), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     with pytest.raises(Exception, match="Concat"):
         session.run(None, {"image": np.zeros((1, 1, 40, 32), np.float32)})
@@ -110,17 +119,17 @@ def test_sides_that_are_no_multiple_of_16_are_refused_and_not_answered_wrongly(m
 def spoil(how):
     """write_onnx, of a network that was changed just before."""
 
-    def write(model, path, write=export.write_onnx):
+    def write(model, path, write=inference_export.write_onnx):
         net = copy.deepcopy(model.net)
         how(net)
-        write(trained.Trained(model.folder, model.which, model.result, net, model.device), path)
+        write(models.Trained(model.folder, model.which, model.result, net, model.device), path)
 
     return write
 
 
 @pytest.mark.parametrize("shift", [2e-3, float("nan")])
 def test_a_file_that_does_not_agree_with_pytorch_is_not_written(made, monkeypatch, shift):
-    monkeypatch.setattr(export, "write_onnx", spoil(lambda net: net.head.bias.add_(shift)))
+    monkeypatch.setattr(inference_export, "write_onnx", spoil(lambda net: net.head.bias.add_(shift)))
     with pytest.raises(InputError, match="differs from PyTorch by (2.0e-03|nan), and 0.0001 is allowed. Nothing is written"):
         exported(f"run={made}", "output=there/it")
     assert list(Path("there").iterdir()) == []
@@ -129,9 +138,9 @@ def test_a_file_that_does_not_agree_with_pytorch_is_not_written(made, monkeypatc
 def test_where_every_probability_is_zero_the_check_still_sees_a_difference(made, monkeypatch):
     model = model_of("unet", made)
     model.net.head.bias.sub_(60)
-    monkeypatch.setattr(export, "write_onnx", spoil(lambda net: net.head.bias.add_(0.1)))
+    monkeypatch.setattr(inference_export, "write_onnx", spoil(lambda net: net.head.bias.add_(0.1)))
     with pytest.raises(InputError, match="differs from PyTorch by 1"):
-        export.checked(model, Path("model.onnx"))
+        inference_export.checked(model, Path("model.onnx"))
 
 
 def test_what_onnx_cannot_express_is_one_sentence(made):
@@ -139,9 +148,9 @@ def test_what_onnx_cannot_express_is_one_sentence(made):
         def forward(self, image):
             return torch.special.i0(image)
 
-    model = trained.Trained(made, "last", results.read_result(made), Rare().eval(), torch.device("cpu"))
+    model = models.Trained(made, "last", read_result(made), Rare().eval(), torch.device("cpu"))
     with pytest.raises(InputError, match="its network cannot be had as ONNX .*i0.* Nothing is written"):
-        export.checked(model, Path("model.onnx"))
+        inference_export.checked(model, Path("model.onnx"))
 
 
 def test_the_file_says_what_a_program_needs_to_know(folder):
@@ -149,7 +158,7 @@ def test_the_file_says_what_a_program_needs_to_know(folder):
     exported(f"run={folder}", "output=there", "which=best")
     model = onnx.load("there/model.onnx")
     assert {one.key: one.value for one in model.metadata_props} == {
-        **{"run_id": results.read_result(folder)["run_id"], "epoch": "best", "target": "a?|b", "size": "32"},
+        **{"run_id": read_result(folder)["run_id"], "epoch": "best", "target": "a?|b", "size": "32"},
         **{"normalize": "zscore", "spacing_mm": "1.25", "larger": "null", "threshold": "0.5", "segtune": segtune.__version__},
     }
     assert "research use only" in model.doc_string
@@ -157,19 +166,19 @@ def test_the_file_says_what_a_program_needs_to_know(folder):
 
 
 def test_which_epoch_s_weights_are_exported_is_a_choice(folder):
-    path = folder / results.CHECKPOINTS / results.BEST
+    path = folder / layout.CHECKPOINTS / layout.BEST
     best = torch.load(path, weights_only=True)
     best["state_dict"]["net.head.bias"] += 1
     torch.save(best, path)
     resign(folder)
-    for which in trained.WHICH:
+    for which in models.WHICH:
         exported(f"run={folder}", f"output={which}", f"which={which}")
     image = np.zeros((1, 1, 32, 32), np.float32)
     logits = [
         onnxruntime.InferenceSession(f"{which}/model.onnx", providers=["CPUExecutionProvider"]).run(
             ["logits"], {"image": image}
         )
-        for which in trained.WHICH
+        for which in models.WHICH
     ]
     assert abs(logits[1][0] - logits[0][0]).max() > 0.5
     assert "> **Warning.** These weights were chosen" in Path("best/model_card.md").read_text()
@@ -190,7 +199,7 @@ def test_the_command_writes_a_folder_named_after_the_run_and_says_so(made, capsy
     assert printed[1:] == [f"outputs/export/{made.name}/model_card.md"]
     assert sorted(path.name for path in Path("outputs/export").rglob("*")) == [made.name, "model.onnx", "model_card.md"]
     assert printed[0].partition(": ")[2] in Path(printed[1]).read_text()
-    monkeypatch.delattr(export, "checked")  # it is told before the work
+    monkeypatch.delattr(verb, "checked")  # it is told before the work
     with pytest.raises(InputError, match=f"output=outputs/export/{made.name}: is there already"):
         exported(f"run={made}")
 
@@ -206,12 +215,12 @@ def test_an_empty_folder_is_filled_and_a_file_is_left_alone(made):
 
 
 def test_what_somebody_puts_there_meanwhile_is_left_alone(made, monkeypatch):
-    def checked(model, path, check=export.checked):
+    def checked(model, path, check=inference_export.checked):
         Path("there").mkdir()
         Path("there/file").write_text("mine")
         return check(model, path)
 
-    monkeypatch.setattr(export, "checked", checked)
+    monkeypatch.setattr(verb, "checked", checked)
     with pytest.raises(InputError, match="output=there: is there already"):
         exported(f"run={made}", "output=there")
     assert [path.name for path in Path().rglob("*")] == ["there", "file"]
@@ -251,7 +260,7 @@ def test_the_command_as_typed_warns_of_nothing(made):
 @pytest.fixture(scope="module")
 def onnx_file(made, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export.write_onnx(trained.load(made), path)
+    inference_export.write_onnx(models.load(made), path)
     return path
 
 
@@ -269,7 +278,7 @@ def test_the_card_s_code_gives_what_the_run_gives(folder, onnx_file, normalize, 
     edited(folder, lambda result: result["config"]["data"].update(spacing_mm=spacing_mm, larger=larger, normalize=normalize))
     (code,) = re.findall(r"^```python\n(.*?)^```", page(folder), flags=re.MULTILINE | re.DOTALL)
     shutil.copy(onnx_file, "model.onnx")
-    model = trained.load(folder)
+    model = models.load(folder)
     for shape in shapes:
         image = np.random.default_rng(0).normal(40, 30, size=shape).astype(np.float32)
         np.save("image.npy", image)
@@ -295,7 +304,7 @@ def row(text, *first):
 
 
 def test_the_card_says_what_the_result_says(made):
-    text, result = page(made), results.read_result(made)
+    text, result = page(made), read_result(made)
     assert text.startswith(f"# Model card: run {made.name}\n\n**For research use only. Not a medical device")
     assert row(text, "checked") == ["checked", CHECKED]
     assert row(text, "optimizer") == ["optimizer", "torch.optim.Adam lr=0.001"]
@@ -307,10 +316,10 @@ def test_the_card_says_what_the_result_says(made):
         assert row(text, name) == [name, str(len(labels)), str(n), ", ".join(labels)]
 
 
-@pytest.mark.parametrize("which", trained.WHICH)
+@pytest.mark.parametrize("which", models.WHICH)
 def test_every_mean_stands_beside_its_counts(folder, which):
     edited(folder, lambda result: result["best"].update(epoch=1))
-    about, note = results.read_result(folder)[which], ", not in model.onnx" * (which == "best")
+    about, note = read_result(folder)[which], ", not in model.onnx" * (which == "best")
     part, metrics = section(page(folder), f"### {which.capitalize()} epoch ({about['epoch']}){note}"), about["metrics"]
     assert ("Optimistic" in part) == (which == "best")
     for name, (heading, form) in card.METRICS.items():
@@ -332,8 +341,8 @@ def test_an_epoch_that_is_both_last_and_best_is_the_exported_one(folder):
 
 
 def test_a_patient_s_row_is_that_of_the_exported_epoch(made):
-    for which in trained.WHICH:
-        (scored,) = [one for one in results.read_table(made, results.PATIENTS) if one["which"] == which]
+    for which in models.WHICH:
+        (scored,) = [one for one in read_table(made, layout.PATIENTS) if one["which"] == which]
         cells = row(section(page(made, which), f"### Patient by patient ({which} epoch)"), scored["patient"])
         assert cells[1:4] == ["2", f"{float(scored['dice']):.3f}", f"{float(scored['hd_mm']):.1f}"]
         volumes, fractions = (
@@ -415,7 +424,7 @@ def test_what_is_undefined_is_called_so_and_never_zero(folder):
         }
 
     edited(folder, edit)
-    path = folder / results.PATIENTS
+    path = folder / layout.PATIENTS
     head, *lines = path.read_text().splitlines()
     names = head.split(",")
     undefined = dict(zip(names, lines[-1].split(","), strict=True)) | {
@@ -435,7 +444,7 @@ def test_what_is_undefined_is_called_so_and_never_zero(folder):
 
 def test_a_run_of_an_earlier_version_gets_a_card_that_says_what_is_missing(folder):
     def edit(result):
-        for which in trained.WHICH:
+        for which in models.WHICH:
             del result[which]["metrics"]
         for key in ("tolerance_mm", "machine", "weights", "calibration"):
             del result[key]
@@ -443,10 +452,10 @@ def test_a_run_of_an_earlier_version_gets_a_card_that_says_what_is_missing(folde
             del result["data"][key]
 
     edited(folder, edit)
-    for name in (results.CASES, results.PATIENTS, results.STATUS):
+    for name in (layout.CASES, layout.PATIENTS, layout.STATUS):
         (folder / name).unlink(missing_ok=True)
     text = page(folder)
-    dice = results.read_result(folder)["last"]["val_dice"]
+    dice = read_result(folder)["last"]["val_dice"]
     assert (
         f"Dice per slice: {dice:.3f}, undefined slices: 0. Distances, volumes, and scores per case and patient are not" in text
     )
@@ -454,7 +463,7 @@ def test_a_run_of_an_earlier_version_gets_a_card_that_says_what_is_missing(folde
     assert "What a check of the data would have found is not recorded" in text
     assert row(text, "patients on both sides")[1] == row(text, "machine")[1] == "not recorded"
     assert "The command that gives the run again is not recorded" in text
-    (folder / results.SLICES).unlink()
+    (folder / layout.SLICES).unlink()
     assert "Phases, and slices without the structure, are not recorded." in page(folder)
 
 
@@ -466,24 +475,24 @@ def test_the_command_is_told_without_a_path_of_this_machine(folder):
         "split='0.6'",
         "data.patient='(?P<patient>[^_/]+)_'",
     ]
-    results.write_status(folder, "completed", run_id=folder.name, overrides=overrides)
+    write_status(folder, "completed", run_id=folder.name, overrides=overrides)
     text = page(folder)
     assert "python -m segtune data=rvsc data.root=... split=0.6 'data.patient=" in text
     assert "`...` is a path on the machine of the run: give your own." in text
     assert "/home" not in text
     assert "/tmp" not in text
-    results.write_status(folder, "completed", run_id="0123456789ab", overrides=["loss=focal"])
+    write_status(folder, "completed", run_id="0123456789ab", overrides=["loss=focal"])
     assert "loss=focal" not in page(folder)
 
 
 def test_a_command_that_names_code_is_told_with_a_warning_and_without_flags(folder):
     overrides = ["loss._target_=lab.mine", "--config-dir=there", "-m", "data.target='$(reboot)'"]
-    results.write_status(folder, "completed", run_id=folder.name, overrides=overrides)
+    write_status(folder, "completed", run_id=folder.name, overrides=overrides)
     text = page(folder)
     assert "It runs code that it names" in text
     assert "python -m segtune loss._target_=lab.mine 'data.target=" in text
     assert "--config-dir" not in text
-    results.write_status(folder, "completed", run_id=folder.name, overrides=["loss=focal"])
+    write_status(folder, "completed", run_id=folder.name, overrides=["loss=focal"])
     assert "It runs code that it names" not in page(folder)
 
 
@@ -503,11 +512,11 @@ def with_text(folder, text):
         result["machine"] = result["versions"] = {text: text}
 
     edited(folder, edit)
-    results.write_status(folder, "completed", run_id=results.read_result(folder)["run_id"], overrides=[f"a={text}"])
-    for name, columns in results.TABLES.items():
-        rows = results.read_table(folder, name)
+    write_status(folder, "completed", run_id=read_result(folder)["run_id"], overrides=[f"a={text}"])
+    for name, columns in layout.TABLES.items():
+        rows = read_table(folder, name)
         changed = [one | {key: text for key in ("patient", "phase", "undefined") if key in one} for one in rows]
-        (folder / name).write_text(results.csv_text(columns, changed))
+        (folder / name).write_text(csv_text(columns, changed))
     return page(folder)
 
 

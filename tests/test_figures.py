@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from segtune import results
-from segtune.report import figures
+from segtune.plots import figures
+from segtune.runs.files import write_files
 
 HISTORY = {
     "epoch": [1, 2, 3, 4],
@@ -38,13 +38,13 @@ def test_colours_are_the_published_ones_and_the_marker_is_at_the_best_epoch():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_diverged_run_is_drawn_all_the_same(bad, tmp_path):
     history = {**HISTORY, "train_loss": [2.0, bad, bad, bad], "val_loss": [bad] * 4, "val_dice": [float("nan")] * 4}
-    results.write_files(tmp_path / "curves", figures.rendered(figures.curves(history, 1, title="x")))
+    write_files(tmp_path / "curves", figures.rendered(figures.curves(history, 1, title="x")))
     assert lines(figures.curves(history, 1, title="x"))["training loss / max"].get_ydata()[0] == 1
 
 
 def test_saved_as_png_and_svg_and_the_same_bytes_each_time(tmp_path):
-    paths = results.write_files(tmp_path / "a", figures.rendered(figures.curves(HISTORY, 3, title="x")))
-    again = results.write_files(tmp_path / "b", figures.rendered(figures.curves(HISTORY, 3, title="x")))
+    paths = write_files(tmp_path / "a", figures.rendered(figures.curves(HISTORY, 3, title="x")))
+    again = write_files(tmp_path / "b", figures.rendered(figures.curves(HISTORY, 3, title="x")))
     assert [path.name for path in paths] == ["a.png", "a.svg"]
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert matplotlib.image.imread(paths[0]).std() > 0.1
@@ -118,9 +118,9 @@ def test_unscaled_losses_keep_their_level_on_one_logarithmic_axis():
 
 def test_a_label_with_dollars_is_no_formula(tmp_path):
     groups = [("$x$ and $y", [0.1, 0.2])]
-    results.write_files(tmp_path / "strip", figures.rendered(figures.strip(groups, unit="Dice")))
+    write_files(tmp_path / "strip", figures.rendered(figures.strip(groups, unit="Dice")))
     sides = figures.sides({"a $b$": {"train": ["$P1$"], "val": ["P$2"]}}, title="$ $")
-    results.write_files(tmp_path / "sides", figures.rendered(sides))
+    write_files(tmp_path / "sides", figures.rendered(sides))
     assert (tmp_path / "strip.png").exists()
 
 

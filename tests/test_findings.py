@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtune.data import contours, findings, phantom, rvsc, splits
-from segtune.data.findings import Finding, Outline
+from segtune.data import contour_checks, findings, phantom, rvsc, slice_checks, splits
+from segtune.data.contour_checks import Outline
+from segtune.data.findings import Finding
+from segtune.data.formats import contours
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.errors import InputError
@@ -45,12 +47,12 @@ def told(found) -> list[tuple[str, str, str | None, int | None]]:
 def find(*changed: Slice, sides=None):
     """The findings of the sound slices after those with a changed one's patient, frame and index took its place."""
     key = {(one.patient, one.frame, one.slice_index): one for one in changed}
-    return findings.find(SliceSet(key.get((s.patient, s.frame, s.slice_index), s) for s in SOUND), sides)
+    return slice_checks.find(SliceSet(key.get((s.patient, s.frame, s.slice_index), s) for s in SOUND), sides)
 
 
 def test_sound_slices_have_no_finding():
     assert find() == []
-    assert findings.find(SliceSet([])) == []
+    assert slice_checks.find(SliceSet([])) == []
 
 
 def test_an_image_of_two_patients_is_an_error_and_of_one_a_warning():
@@ -139,8 +141,8 @@ def test_a_run_refuses_inverted_masks_unless_they_are_allowed():
     with pytest.raises(
         InputError, match=r"all patients: on 18 of 18 .* \(on average 9.% of all borders and 9.% of all images are"
     ):
-        findings.for_run(slices)
-    assert findings.for_run(slices, allow=["polarity"])[0]["kind"] == "polarity"
+        slice_checks.for_run(slices)
+    assert slice_checks.for_run(slices, allow=["polarity"])[0]["kind"] == "polarity"
 
 
 def test_slices_without_the_structure_that_are_inverted_are_no_copies_of_one_another():
@@ -154,13 +156,13 @@ def test_images_cropped_to_the_structure_have_no_polarity_to_be_warned_of(radius
     disc = rows**2 + columns**2 <= radius**2
     tight = [replace(item, mask=disc ^ (columns == n - 9) * (rows == 0), image=item.image[: len(disc), : len(disc)])
              for n, item in enumerate(SOUND)]  # fmt: skip
-    (found,) = [one for one in findings.find(SliceSet(tight)) if one.kind == "polarity"]
+    (found,) = [one for one in slice_checks.find(SliceSet(tight)) if one.kind == "polarity"]
     assert found.severity == "note"
     assert "on 18 of 18 slices the structure is more than half of the image" in found.message
     around = [replace(item, mask=np.pad(item.mask, radius // 3), image=np.pad(item.image, radius // 3)) for item in tight]
-    assert not any(one.kind == "polarity" for one in findings.find(SliceSet(around)))
+    assert not any(one.kind == "polarity" for one in slice_checks.find(SliceSet(around)))
     wall = [replace(item, mask=item.mask & (rows**2 + columns**2 > radius**2 / 3)) for item in tight]
-    assert not any(one.severity != "note" for one in findings.find(SliceSet(wall)) if one.kind == "polarity")
+    assert not any(one.severity != "note" for one in slice_checks.find(SliceSet(wall)) if one.kind == "polarity")
 
 
 def test_spacing_may_differ_between_patients_and_in_the_last_digit():
@@ -176,7 +178,7 @@ def test_a_patient_on_two_sides_is_a_warning():
 
 def test_what_the_data_do_not_tell_is_noted_once():
     unknown = SliceSet(replace(item, phase=None, gap_mm=None) for item in SOUND)
-    first, second = findings.find(unknown)
+    first, second = slice_checks.find(unknown)
     assert told([first, second]) == [("note", "phase", None, None), ("note", "gap", None, None)]
     assert "(patients: 3, A, B, C)" in first.message
     assert told(find(a_slice("C", phase=None))) == [("note", "phase", "C", None)]
@@ -184,13 +186,13 @@ def test_what_the_data_do_not_tell_is_noted_once():
 
 def test_a_patient_whose_end_diastole_and_end_systole_are_named_may_have_other_volumes_and_the_others_learn_how_to_name_them():
     named = [a_slice("A", 1), a_slice("A", 2, phase="ES"), a_slice("A", 3, phase=None, volume="lge")]
-    assert findings.find(SliceSet(named)) == []
-    (found,) = findings.find(SliceSet(replace(item, phase=None, volume=f"frame {item.frame}") for item in named))
+    assert slice_checks.find(SliceSet(named)) == []
+    (found,) = slice_checks.find(SliceSet(replace(item, phase=None, volume=f"frame {item.frame}") for item in named))
     assert found.message.endswith("data.ed and data.es say which.")
 
 
 def test_a_slice_of_one_of_several_volumes_is_named_with_its_volume():
-    (found,) = findings.find(SliceSet([a_slice(), a_slice(index=1, volume="visit 2", image=a_slice().image)]))
+    (found,) = slice_checks.find(SliceSet([a_slice(), a_slice(index=1, volume="visit 2", image=a_slice().image)]))
     assert found.message.startswith("the image of visit 2, frame 1, slice 1 is pixel for pixel that of frame 1, slice 0")
 
 
@@ -206,7 +208,7 @@ COPIED = SliceSet([*SOUND[:6], a_slice("B", image=SOUND[0].image, mask=SOUND[0].
 
 
 def test_a_run_records_findings_as_json():
-    recorded = findings.for_run(SliceSet([replace(SOUND[0], gap_mm=9.0), *SOUND[1:]]), SIDES)
+    recorded = slice_checks.for_run(SliceSet([replace(SOUND[0], gap_mm=9.0), *SOUND[1:]]), SIDES)
     assert json.loads(json.dumps(recorded)) == recorded
     assert [{key: one[key] for key in ("severity", "kind", "patient", "frame", "file")} for one in recorded] == [
         {"severity": "warning", "kind": "spacing", "patient": "A", "frame": None, "file": None}
@@ -215,25 +217,25 @@ def test_a_run_records_findings_as_json():
 
 def test_a_run_refuses_errors_in_one_sentence_with_its_cure():
     with pytest.raises(InputError) as caught:
-        findings.for_run(COPIED, SIDES)
+        slice_checks.for_run(COPIED, SIDES)
     message = str(caught.value)
     assert message.startswith("patient B, frame 1: the image of frame 1, slice 0 is pixel for pixel that of patient A")
     assert "It is the first of 2 errors." in message
     assert message.endswith("data.allow=[duplicate_contour,duplicate_image].")
     with pytest.raises(InputError, match=r"data.allow=\[duplicate_contour\]\.$"):
-        findings.for_run(COPIED, SIDES, allow=["duplicate_image"])
+        slice_checks.for_run(COPIED, SIDES, allow=["duplicate_image"])
 
 
 def test_a_run_goes_on_with_errors_that_are_allowed_and_records_them():
-    recorded = findings.for_run(COPIED, SIDES, allow=["duplicate_image", "duplicate_contour"])
+    recorded = slice_checks.for_run(COPIED, SIDES, allow=["duplicate_image", "duplicate_contour"])
     assert [one["severity"] for one in recorded] == ["error", "error"]
-    assert len(findings.for_run(SliceSet(SOUND), SIDES, allow="duplicate_image")) == 0
+    assert len(slice_checks.for_run(SliceSet(SOUND), SIDES, allow="duplicate_image")) == 0
 
 
 @pytest.mark.parametrize("allow", [["tiny"], "x", [5], 5, ["duplicate_image", "all"]])
 def test_only_errors_of_a_run_can_be_allowed(allow):
     with pytest.raises(InputError, match="data.allow=.*only duplicate_contour, duplicate_image and polarity can be"):
-        findings.for_run(SliceSet(SOUND), SIDES, allow=allow)
+        slice_checks.for_run(SliceSet(SOUND), SIDES, allow=allow)
 
 
 def test_every_kind_is_explained():
@@ -258,12 +260,12 @@ def pair(patient, inner, outer, frame=1, shape=(48, 48)) -> list[Outline]:
 
 
 def in_contours(*pairs):
-    return findings.find_in_contours([one for two in pairs for one in two])
+    return contour_checks.find_in_contours([one for two in pairs for one in two])
 
 
 def test_sound_contours_have_no_finding():
     assert in_contours(pair("A", ring(8), ring(11)), pair("B", ring(8.5), ring(12), shape=None)) == []
-    assert findings.find_in_contours([]) == []
+    assert contour_checks.find_in_contours([]) == []
 
 
 def test_a_contour_of_another_patient_is_an_error_whoever_comes_first():
@@ -314,28 +316,28 @@ def test_a_contour_that_crosses_itself_is_a_warning():
 
 def test_a_contour_that_turns_back_on_itself_does_not_cross_itself():
     spur = np.vstack([ring(8), [(40.0, 24.0)]])
-    assert findings.find_in_contours([Outline("A", 1, "endocardium", "a.txt", spur, (48, 48))]) == []
+    assert contour_checks.find_in_contours([Outline("A", 1, "endocardium", "a.txt", spur, (48, 48))]) == []
 
 
 def test_a_contour_of_a_few_pixels_is_a_warning():
-    (found,) = findings.find_in_contours([Outline("A", 1, "epicardium", "a.txt", ring(1.5, n=12), (48, 48))])
+    (found,) = contour_checks.find_in_contours([Outline("A", 1, "epicardium", "a.txt", ring(1.5, n=12), (48, 48))])
     assert told([found]) == [("warning", "tiny", "A", 1)]
     assert "the epicardium has 9 pixels" in found.message
-    assert told(findings.find_in_contours([Outline("A", 1, "epicardium", "", ring(0.2, 3.5, 3.5), None)])) == [
+    assert told(contour_checks.find_in_contours([Outline("A", 1, "epicardium", "", ring(0.2, 3.5, 3.5), None)])) == [
         ("warning", "tiny", "A", 1)
     ]
 
 
 @pytest.mark.parametrize("points", [ring(8) + 100, ring(8) - [30, 0], ring(8) * 1e300, ring(1000)])
 def test_a_contour_outside_its_image_is_an_error(points):
-    (found,) = findings.find_in_contours([Outline("A", 1, "endocardium", "a.txt", points, (48, 48))])
+    (found,) = contour_checks.find_in_contours([Outline("A", 1, "endocardium", "a.txt", points, (48, 48))])
     assert told([found]) == [("error", "outside_image", "A", 1)]
     assert "the contour lies outside the image" in found.message
 
 
 @pytest.mark.parametrize("scale", [1e6, 1e300])
 def test_a_contour_of_no_image_s_extent_takes_no_memory(scale):
-    assert findings.find_in_contours([Outline("A", 1, "endocardium", "a.txt", ring(8) * scale, None)]) == []
+    assert contour_checks.find_in_contours([Outline("A", 1, "endocardium", "a.txt", ring(8) * scale, None)]) == []
 
 
 @settings(deadline=None, max_examples=60)
@@ -343,7 +345,7 @@ def test_a_contour_of_no_image_s_extent_takes_no_memory(scale):
 def test_inside_a_star_the_winding_is_one_and_the_mask_true(radii, backwards):
     t = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     points = 10 + np.array(radii)[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1)
-    turns = findings.winding(points[::-1] if backwards else points, (20, 20))
+    turns = contour_checks.winding(points[::-1] if backwards else points, (20, 20))
     assert set(np.unique(turns)) <= {0, -1, 1}
     assert len({*np.unique(turns)} - {0}) <= 1
     assert np.array_equal(turns != 0, contours.mask(points, (20, 20)))
@@ -358,9 +360,9 @@ def test_the_phantom_has_no_finding(tmp_path):
         for patient, frame, target, path, _ in rvsc.contour_files(Path(tmp_path))
     ]
     assert len(outlines) == 2 * len(shapes) == 120
-    assert [one for one in findings.find_in_contours(outlines) if one.severity == "error"] == []
+    assert [one for one in contour_checks.find_in_contours(outlines) if one.severity == "error"] == []
     for one in slices.values():
-        assert [found for found in findings.find(one) if found.severity == "error"] == []
+        assert [found for found in slice_checks.find(one) if found.severity == "error"] == []
 
 
 def test_pixels_stretched_beyond_three_to_one_are_a_warning_and_ordinary_ones_are_not():
@@ -378,10 +380,10 @@ def plane(patient, *shape):
 
 
 def test_planes_that_are_strips_beside_other_patients_are_a_warning_and_acdc_s_variety_is_none():
-    found = findings.find(SliceSet([plane("A", 64, 64), plane("BB", 64, 4)]))
+    found = slice_checks.find(SliceSet([plane("A", 64, 64), plane("BB", 64, 4)]))
     assert [told([one])[0] for one in found if one.kind == "strips"] == [("warning", "strips", "BB", None)]
     shapes = [(154, 224), (154, 512), (428, 512), (256, 216), (216, 256), (428, 154)]
     variety = SliceSet(plane("x" * (n + 1), *shape) for n, shape in enumerate(shapes))
-    assert not [one for one in findings.find(variety) if one.kind in ("strips", "stretched")]
+    assert not [one for one in slice_checks.find(variety) if one.kind in ("strips", "stretched")]
     crops = SliceSet([plane("A", 64, 64), plane("BB", 512, 512)])
-    assert not [one for one in findings.find(crops) if one.kind == "strips"]
+    assert not [one for one in slice_checks.find(crops) if one.kind == "strips"]

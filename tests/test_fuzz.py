@@ -19,8 +19,14 @@ from PIL import Image
 
 import volumes
 from conftest import write_dicom
-from segtune import results, trained
-from segtune.data import acdc, colours, contours, dicom, folder, nifti, nnunet, rvsc, slices, sunnybrook
+from segtune.data import acdc, folder, nnunet, rvsc, slices, sunnybrook
+from segtune.data.formats import colours, contours, dicom, nifti
+from segtune.inference import models
+from segtune.runs import identity, layout
+from segtune.runs.result import read_result
+from segtune.runs.state import read_status
+from segtune.runs.sweep import read_sweep
+from segtune.runs.tables import read_history, read_table
 
 FUZZ = settings(max_examples=500, derandomize=True, deadline=2000)
 FEW = settings(FUZZ, max_examples=200)
@@ -350,13 +356,13 @@ def test_a_mask_of_any_kind_is_read_or_refused(place, kind, mode, changes):
     | st.lists(st.text(max_size=8), max_size=6).map(lambda texts: ",".join(texts).encode("utf-8", "surrogatepass"))
 )
 def test_results_are_read_or_refused(place, content):
-    for name in (results.RESULT, results.SLICES, results.HISTORY, results.STATUS, results.SWEEP):
+    for name in (layout.RESULT, layout.SLICES, layout.HISTORY, layout.STATUS, layout.SWEEP):
         (place / name).write_bytes(content)
-    parsed(lambda: results.read_result(place), place)
-    parsed(lambda: results.read_table(place, results.SLICES), place)
-    parsed(lambda: results.read_history(place), place)
-    parsed(lambda: results.read_sweep(place), place)
-    results.read_status(place)
+    parsed(lambda: read_result(place), place)
+    parsed(lambda: read_table(place, layout.SLICES), place)
+    parsed(lambda: read_history(place), place)
+    parsed(lambda: read_sweep(place), place)
+    read_status(place)
 
 
 # What a run's folder says of its network
@@ -459,7 +465,7 @@ def test_a_run_s_result_gives_its_network_or_is_refused_and_nothing_is_called(pl
     folder = place / "run"
     if not folder.exists():
         shutil.copytree(tiny_run[0], folder)
-    result = results.read_result(tiny_run[0])
+    result = read_result(tiny_run[0])
     del result["files"], result["sha256"]  # whoever forges a folder can
     for keys, value in edits:
         part = result
@@ -467,15 +473,15 @@ def test_a_run_s_result_gives_its_network_or_is_refused_and_nothing_is_called(pl
             part = part.setdefault(key, {}) if isinstance(part, dict) else {}
         if isinstance(part, dict):
             part[keys[-1]] = value
-    checkpoint = torch.load(Path(tiny_run[0]) / results.CHECKPOINTS / results.LAST, weights_only=True)
+    checkpoint = torch.load(Path(tiny_run[0]) / layout.CHECKPOINTS / layout.LAST, weights_only=True)
     try:
-        result["run_id"] = results.run_id(result.get("config"))
-        (folder / results.RESULT).write_text(json.dumps(result))
-        torch.save(checkpoint | {"hyper_parameters": result["config"]}, folder / results.CHECKPOINTS / results.LAST)
+        result["run_id"] = identity.run_id(result.get("config"))
+        (folder / layout.RESULT).write_text(json.dumps(result))
+        torch.save(checkpoint | {"hyper_parameters": result["config"]}, folder / layout.CHECKPOINTS / layout.LAST)
     except (ValueError, TypeError, UnicodeError):
         return  # no result of any run
     AUDITED.clear()
-    model = parsed(lambda: trained.load(folder, trust=trust), folder)
+    model = parsed(lambda: models.load(folder, trust=trust), folder)
     if model is not None:
         assert type(model.net).__name__ == "UNet"
         assert model.target

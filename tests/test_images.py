@@ -4,7 +4,8 @@ import pytest
 
 import volumes
 from conftest import write_dicom, write_enhanced, write_patient
-from segtune.data import dicom, images, nifti
+from segtune.data import images
+from segtune.data.formats import dicom, nifti
 from segtune.errors import InputError
 
 AXIAL = [1, 0, 0, 0, 1, 0]

@@ -10,9 +10,10 @@ import sklearn.metrics
 import torch
 import torch.nn.functional as F
 
-from segtune import app, losses, nets
+from segtune import losses, nets
+from segtune.config import overrides
 
-ALL = [getattr(losses, option) for option in app.groups()["loss"]]
+ALL = [getattr(losses, option) for option in overrides.groups()["loss"]]
 OVERLAPS = [losses.dice, losses.bce_dice, losses.dice_focal, losses.tversky, losses.focal_tversky, losses.boundary]
 
 

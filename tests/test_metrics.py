@@ -11,7 +11,8 @@ import torchmetrics.segmentation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segtune import metrics, volumes
+from segtune.metrics import overlap, volumes
+from segtune.metrics.score import DISTANCES, OVERLAPS, Pair, score_case, score_pairs, score_slice
 
 
 def masks(*rows):
@@ -23,12 +24,12 @@ PRED = masks([0, 1, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0])
 
 
 def test_counts_by_hand():
-    c = metrics.counts(PRED, TRUE)
+    c = overlap.counts(PRED, TRUE)
     assert (c.n_true.tolist(), c.n_pred.tolist(), c.n_overlap.tolist()) == ([2, 0, 0, 1], [2, 0, 1, 0], [1, 0, 0, 0])
 
 
 def test_both_empty_is_undefined_and_one_empty_is_0():
-    dice, iou = metrics.dice(metrics.counts(PRED, TRUE)).tolist(), metrics.iou(metrics.counts(PRED, TRUE)).tolist()
+    dice, iou = overlap.dice(overlap.counts(PRED, TRUE)).tolist(), overlap.iou(overlap.counts(PRED, TRUE)).tolist()
     assert (dice[0], dice[2], dice[3]) == (0.5, 0, 0)
     assert (iou[0], iou[2], iou[3]) == (1 / 3, 0, 0)
     assert math.isnan(dice[1])
@@ -36,7 +37,7 @@ def test_both_empty_is_undefined_and_one_empty_is_0():
 
 
 def test_mean_leaves_undefined_images_out_and_counts_them():
-    metric = metrics.MeanOverlap()
+    metric = overlap.MeanOverlap()
     metric.update(PRED[:2], TRUE[:2])
     metric.update(PRED[2:], TRUE[2:])
     values = metric.compute()
@@ -47,32 +48,32 @@ def test_mean_leaves_undefined_images_out_and_counts_them():
 def test_agrees_with_scikit_learn_and_torchmetrics_on_random_masks():
     generator = torch.Generator().manual_seed(0)
     true, pred = (torch.rand(1, 1, 16, 16, generator=generator) < 0.3 for _ in range(2))
-    c = metrics.counts(pred, true)
-    assert metrics.dice(c).item() == pytest.approx(sklearn.metrics.f1_score(true.flatten(), pred.flatten()))
-    assert metrics.iou(c).item() == pytest.approx(oracle.binary_jaccard_index(pred, true).item())
+    c = overlap.counts(pred, true)
+    assert overlap.dice(c).item() == pytest.approx(sklearn.metrics.f1_score(true.flatten(), pred.flatten()))
+    assert overlap.iou(c).item() == pytest.approx(oracle.binary_jaccard_index(pred, true).item())
 
 
 def test_disjoint_masks_score_0_not_1():
     true = masks([1, 1, 0, 0])
-    assert metrics.dice(metrics.counts(~true, true)).item() == 0
+    assert overlap.dice(overlap.counts(~true, true)).item() == 0
 
 
 def test_sensitivity_and_precision_by_hand_and_the_same_rule_for_empty_masks():
-    c = metrics.counts(
+    c = overlap.counts(
         masks([1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]), masks([1, 0, 0, 0], *[[0] * 4] * 2, [1] * 4)
     )
-    assert metrics.sensitivity(c).tolist() == pytest.approx([1, math.nan, 0, 0], nan_ok=True)
-    assert metrics.precision(c).tolist() == pytest.approx([0.25, math.nan, 0, 0], nan_ok=True)
+    assert overlap.sensitivity(c).tolist() == pytest.approx([1, math.nan, 0, 0], nan_ok=True)
+    assert overlap.precision(c).tolist() == pytest.approx([0.25, math.nan, 0, 0], nan_ok=True)
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
 def test_one_number_and_a_batch_agree_and_dice_is_the_harmonic_mean(n_true_only, n_pred_only, n_both):
-    c = metrics.Counts(n_true_only + n_both, n_pred_only + n_both, n_both)
-    batch = metrics.Counts(*(torch.tensor([n]) for n in c))
-    for f in (metrics.dice, metrics.iou, metrics.sensitivity, metrics.precision):
+    c = overlap.Counts(n_true_only + n_both, n_pred_only + n_both, n_both)
+    batch = overlap.Counts(*(torch.tensor([n]) for n in c))
+    for f in (overlap.dice, overlap.iou, overlap.sensitivity, overlap.precision):
         assert f(c) == pytest.approx(f(batch).item(), nan_ok=True)
     if n_both:
-        assert metrics.dice(c) == pytest.approx(2 / (1 / metrics.sensitivity(c) + 1 / metrics.precision(c)))
+        assert overlap.dice(c) == pytest.approx(2 / (1 / overlap.sensitivity(c) + 1 / overlap.precision(c)))
 
 
 def test_the_torchmetrics_trap_disjoint_float_masks_are_1_there_and_0_here():
@@ -80,7 +81,7 @@ def test_the_torchmetrics_trap_disjoint_float_masks_are_1_there_and_0_here():
     trap = torchmetrics.segmentation.DiceScore(num_classes=1, input_format="one-hot")
     assert trap(1 - true, true).item() == 1
     with pytest.raises(RuntimeError):
-        metrics.counts(1 - true, true)
+        overlap.counts(1 - true, true)
 
 
 # slices, cases, patients
@@ -100,11 +101,11 @@ def mask(n_rows=0, shift=0):
 
 
 def pair(pred, true, slice_index=0, phase="ED", patient="P01", spacing_mm=SPACING, gap_mm=GAP):
-    return metrics.Pair(pred, true, patient, phase, slice_index, spacing_mm, gap_mm)
+    return Pair(pred, true, patient, phase, slice_index, spacing_mm, gap_mm)
 
 
 def case(*pairs):
-    return metrics.score_case(pairs, tolerance_mm=1)
+    return score_case(pairs, tolerance_mm=1)
 
 
 def stack(n_pred, n_true, phase="ED", **about):
@@ -113,7 +114,7 @@ def stack(n_pred, n_true, phase="ED", **about):
 
 
 def test_a_slice_by_hand():
-    row = metrics.score_slice(pair(mask(3, shift=1), mask(3), slice_index=4), tolerance_mm=0.4)
+    row = score_slice(pair(mask(3, shift=1), mask(3), slice_index=4), tolerance_mm=0.4)
     assert (row["patient"], row["phase"], row["slice_index"]) == ("P01", "ED", 4)
     assert (row["n_true"], row["n_pred"], row["n_overlap"]) == (12, 12, 9)
     assert (row["dice"], row["iou"], row["sensitivity"], row["precision"]) == (0.75, 0.6, 0.75, 0.75)
@@ -136,7 +137,7 @@ def test_a_case_is_one_volume_and_not_the_mean_of_its_slices():
 def test_a_slice_that_is_missed_is_a_gap_away_in_its_case_and_a_diagonal_by_itself():
     pairs = stack([2, 0], [2, 2])
     assert case(*pairs)["hd_mm"] == GAP
-    row = metrics.score_slice(pairs[1], tolerance_mm=1)
+    row = score_slice(pairs[1], tolerance_mm=1)
     assert (row["hd_mm"], row["dice"], row["surface_dice"], row["n_one_empty"]) == (DIAGONAL, 0, 0, 1)
 
 
@@ -153,7 +154,7 @@ def test_slices_may_come_in_any_order():
 
 def test_an_empty_case_is_undefined_and_has_a_volume_of_0():
     row = case(*stack([0, 0], [0, 0]))
-    assert all(math.isnan(row[name]) for name in (*metrics.OVERLAPS, *metrics.DISTANCES))
+    assert all(math.isnan(row[name]) for name in (*OVERLAPS, *DISTANCES))
     assert (row["n_both_empty"], row["volume_error_ml"], row["undefined"]) == (1, 0, "")
 
 
@@ -175,14 +176,14 @@ def test_a_case_without_a_known_geometry_has_overlaps_and_says_why_it_has_no_mor
     row = case(*pairs)
     assert row["undefined"] == why
     assert row["dice"] > 0.8
-    assert all(math.isnan(row[name]) for name in (*metrics.DISTANCES, "volume_true_ml", "volume_pred_ml", "volume_error_ml"))
+    assert all(math.isnan(row[name]) for name in (*DISTANCES, "volume_true_ml", "volume_pred_ml", "volume_error_ml"))
 
 
 def test_a_case_that_a_crop_has_cut_has_no_volume_and_says_why():
     whole, cut = case(*TWO), case(TWO[0], dataclasses.replace(TWO[1], n_cut=1))
     assert cut["undefined"] == "data.larger=crop cuts the expert's structure"
     assert all(math.isnan(cut[f"volume_{side}"]) for side in ("true_ml", "pred_ml", "error_ml"))
-    assert [cut[name] for name in metrics.DISTANCES] == [whole[name] for name in metrics.DISTANCES]
+    assert [cut[name] for name in DISTANCES] == [whole[name] for name in DISTANCES]
 
 
 def test_headers_may_round():
@@ -191,14 +192,14 @@ def test_headers_may_round():
 
 def test_a_case_of_one_slice_is_scored_in_its_plane_and_has_no_volume():
     one = pair(mask(2), mask(4), gap_mm=None)
-    row, plane = case(one), metrics.score_slice(one, tolerance_mm=1)
-    assert [row[name] for name in metrics.DISTANCES] == [plane[name] for name in metrics.DISTANCES]
+    row, plane = case(one), score_slice(one, tolerance_mm=1)
+    assert [row[name] for name in DISTANCES] == [plane[name] for name in DISTANCES]
     assert row["undefined"] == "one slice is no volume"
     assert math.isnan(row["volume_true_ml"])
 
 
 def patient(*stacks):
-    return metrics.score([p for stack in stacks for p in stack], tolerance_mm=1).patients[0]
+    return score_pairs([p for stack in stacks for p in stack], tolerance_mm=1).patients[0]
 
 
 def test_a_patient_by_hand():
@@ -241,11 +242,11 @@ def test_a_model_that_predicts_nothing_scores_worst_in_everything():
             for i, both in enumerate(truths)
             for phase, t in zip(("ED", "ES"), both, strict=True)
         ]
-        return metrics.score([p for s in stacks for p in s], tolerance_mm=1)
+        return score_pairs([p for s in stacks for p in s], tolerance_mm=1)
 
     nothing, bad = table(lambda t: [0] * len(t)), table(lambda t: [max(n - 2, 0) for n in t])
     for worst, other in zip(nothing, bad, strict=True):
-        for name in (*metrics.OVERLAPS, "surface_dice"):
+        for name in (*OVERLAPS, "surface_dice"):
             assert volumes.mean(worst, name).value == 0 < volumes.mean(other, name).value
         for name in ("hd_mm", "hd95_mm", "assd_mm"):
             assert volumes.mean(worst, name).value > volumes.mean(other, name).value
@@ -258,7 +259,7 @@ def test_a_model_that_predicts_nothing_scores_worst_in_everything():
 
 
 def test_rows_keep_the_order_of_patients_and_phases():
-    scores = metrics.score([*stack([1, 1], [1, 1], "ES", patient="B"), *stack([1, 1], [1, 1], patient="A")], tolerance_mm=1)
+    scores = score_pairs([*stack([1, 1], [1, 1], "ES", patient="B"), *stack([1, 1], [1, 1], patient="A")], tolerance_mm=1)
     assert [row["patient"] for row in scores.slices] == ["B", "B", "A", "A"]
     assert [(row["patient"], row["phase"]) for row in scores.cases] == [("B", "ES"), ("A", "ED")]
     assert [row["patient"] for row in scores.patients] == ["B", "A"]

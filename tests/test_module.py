@@ -6,11 +6,12 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from segtune import losses, nets, regularizers, results
-from segtune.data.module import SliceData
+from segtune import losses, nets, regularizers
 from segtune.data.slices import SliceSet
 from segtune.data.splits import Split
-from segtune.module import Segmenter
+from segtune.data.tensors import SliceData
+from segtune.runs import layout
+from segtune.training.module import Segmenter
 from test_data_module import slice_of
 
 ADAM = partial(torch.optim.Adam, lr=1e-2)
@@ -49,7 +50,7 @@ def test_overfits_one_batch(loss):
 
 def test_the_row_has_the_columns_of_history_csv():
     row = fit(segmenter(), blobs(4), epochs=2).row
-    assert set(row) == set(results.HISTORY_COLUMNS)
+    assert set(row) == set(layout.HISTORY_COLUMNS)
     assert row["epoch"] == 2
     assert row["val_soft_dice"] == pytest.approx(1 - row["val_dice_loss"], abs=1e-7)
     assert row["val_data_loss"] == pytest.approx(row["val_bce"] + row["val_dice_loss"], abs=1e-6)

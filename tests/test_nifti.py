@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import volumes
-from segtune.data import nifti
+from segtune.data.formats import nifti
 from segtune.errors import InputError
 
 LABELS = nifti.Labels(frozenset({0, 1, 2, 3}), frozenset({1}), "dataset.json")

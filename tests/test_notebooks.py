@@ -5,8 +5,10 @@ import pytest
 from nbclient import NotebookClient
 
 from conftest import TINY
-from segtune import app, results
-from segtune.train import train
+from segtune.config import entry
+from segtune.runs import identity
+from segtune.runs.sweep import write_sweep
+from segtune.training.run import train
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -32,12 +34,12 @@ def sweep(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         runs = []
         for overrides in (["loss=bce"], ["loss=bce_dice"], ["loss=bce_dice", "reg=l2", "reg.lambda=0.001"]):
-            cfg = app.compose([*TINY, *overrides])
-            run = results.run_id(app.plain(cfg))
+            cfg = entry.compose([*TINY, *overrides])
+            run = identity.run_id(entry.plain(cfg))
             train(cfg, root / "outputs" / "runs" / run)
             runs.append({"run_id": run, "overrides": overrides})
     (root / "outputs" / "small").mkdir()
-    results.write_sweep(root / "outputs" / "small", command=[], runs=runs)
+    write_sweep(root / "outputs" / "small", command=[], runs=runs)
     return root
 
 

@@ -10,7 +10,8 @@ import pydicom
 import pytest
 from scipy import ndimage
 
-from segtune.data import contours, phantom
+from segtune.data import phantom
+from segtune.data.formats import contours
 from segtune.data.slices import SliceSet
 from segtune.errors import InputError
 

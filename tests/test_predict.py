@@ -18,9 +18,17 @@ from pydicom.encaps import encapsulate
 
 import volumes
 from conftest import TINY, write_dicom
-from segtune import app, predict, trained
-from segtune.data import contours, rvsc
+from segtune import predict
+from segtune.config import entry
+from segtune.config.explain import explain
+from segtune.data import rvsc
+from segtune.data.formats import contours
 from segtune.errors import InputError
+from segtune.inference import images as inference_images
+from segtune.inference import models as inference_models
+from segtune.inference import overlays as inference_overlays
+from segtune.inference.images import MOST_LINES
+from segtune.inference.models import ensemble
 from test_images import AXIAL, write_acdc, write_enhanced_heart, write_heart
 
 BRIGHT, DARK = 300, 10
@@ -32,14 +40,16 @@ def model(monkeypatch):
     """In place of a network: what is bright is the structure."""
     result, config = {"run_id": "0123456789ab", "data": {"pixel_mm": [0.5, 0.8]}}, {"data": {"spacing_mm": None}}
     fake = SimpleNamespace(result=result, config=config, which="last", target="endocardium", folder=Path("0123456789ab"))
-    monkeypatch.setattr(trained, "load_all", lambda runs, **how: [fake])
-    monkeypatch.setattr(trained, "ensemble", lambda models, slices: [np.where(s.image > 200, 0.9, 0.2) for s in slices])
+    monkeypatch.setattr(inference_models, "load_all", lambda runs, **how: [fake])
+    monkeypatch.setattr(
+        inference_models, "ensemble", lambda models, slices: [np.where(s.image > 200, 0.9, 0.2) for s in slices]
+    )
     return fake
 
 
 def run(source="in", output="out", **settings):
     given = {"run": "r", "input": source, "output": output, **settings}
-    predict.predict(app.compose([f"{key}={value}" for key, value in given.items()], "predict"))
+    predict.predict(entry.compose([f"{key}={value}" for key, value in given.items()], "predict"))
 
 
 def rows(name, folder="out"):
@@ -288,12 +298,12 @@ def test_a_localiser_beside_the_heart_is_in_no_volume_and_said(capsys):
 
 def test_a_screen_alone_says_which_folder_is_which_patient_and_of_all(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    for number in range(predict.MOST_LINES + 2):
+    for number in range(MOST_LINES + 2):
         write_heart(Path(f"in/case{number}"), slices=1, phases=1)
     run()
     printed = capsys.readouterr().out
     assert "\nP01 = case0  " in printed
-    assert f"\nP22 = case{predict.MOST_LINES + 1}  " in printed
+    assert f"\nP22 = case{MOST_LINES + 1}  " in printed
 
 
 def test_where_slices_are_not_known_none_is_given():
@@ -410,8 +420,8 @@ def test_equal_names_keep_their_folders():
 
 def test_a_long_volume_is_predicted_in_parts_and_drawn_on_several_pages(monkeypatch):
     seen = []
-    mean = trained.ensemble
-    monkeypatch.setattr(trained, "ensemble", lambda models, slices: seen.append(len(slices)) or mean(models, slices))
+    mean = ensemble
+    monkeypatch.setattr(inference_models, "ensemble", lambda models, slices: seen.append(len(slices)) or mean(models, slices))
     array = volumes.pixels(1, (12, 10, 45))
     volumes.write(Path("in/a.nii.gz"), array)
     run()
@@ -497,7 +507,7 @@ def test_the_output_is_never_something_that_is_there(tmp_path):
 def test_what_was_interrupted_leaves_nothing(monkeypatch, error):
     write_frame(20, squares(5))
     write_frame(40, squares(5))
-    draw, drawn = predict.overlay, []
+    draw, drawn = inference_overlays.overlay, []
 
     def overlay(*arguments, **settings):
         if drawn:
@@ -505,7 +515,7 @@ def test_what_was_interrupted_leaves_nothing(monkeypatch, error):
         drawn.append(1)
         return draw(*arguments, **settings)
 
-    monkeypatch.setattr(predict, "overlay", overlay)
+    monkeypatch.setattr(inference_images, "overlay", overlay)
     with pytest.raises(type(error)):
         run()
     assert left() == ["in"]
@@ -577,8 +587,8 @@ def test_bad_input_is_one_message_and_leaves_nothing(name):
 
 def test_a_key_that_is_missing_is_named():
     with pytest.raises(Exception, match="input") as caught:
-        predict.predict(app.compose(["run=r", "output=out"], "predict"))
-    assert app.explain(caught.value, "predict") == "input has no value: add input=... to the command."
+        predict.predict(entry.compose(["run=r", "output=out"], "predict"))
+    assert explain(caught.value, "predict") == "input has no value: add input=... to the command."
 
 
 # Names

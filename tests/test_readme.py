@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from segtune import app, rules, sweep
+from segtune.config import entry, rules
+from segtune.config.overrides import quote_numbers
+from segtune.sweeps import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^```(?:bash|sh)\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -25,10 +27,10 @@ def test_every_segtune_command_composes(words):
     module = words[words.index("-m") + 1]
     overrides = [word for word in words[words.index(module) + 1 :] if not word.startswith("-")]
     if module != "segtune":
-        assert app.compose(overrides, config_name=module.removeprefix("segtune."))
+        assert entry.compose(overrides, config_name=module.removeprefix("segtune."))
         return
-    for job in sweep.combinations([], [app.quote_numbers(override) for override in overrides]):
-        rules.check(app.plain(app.compose(job)))
+    for job in plan.combinations([], [quote_numbers(override) for override in overrides]):
+        rules.check(entry.plain(entry.compose(job)))
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "-m segtune" not in c])

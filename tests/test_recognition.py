@@ -9,10 +9,13 @@ import pytest
 from PIL import Image
 
 from conftest import TINY
-from segtune import app, evaluate, results
+from segtune import evaluate
+from segtune.config import entry
 from segtune.data import phantom, recognition, sunnybrook
 from segtune.errors import InputError
-from segtune.train import train
+from segtune.runs import identity
+from segtune.runs.result import read_result
+from segtune.training.run import train
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "sunnybrook"
 
@@ -92,8 +95,8 @@ def run(tmp_path_factory):
     """The folder of a run on a phantom of 64 pixels, and the slices that it read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        cfg = app.compose([*TINY, "data.size=64", "trainer.max_epochs=1", "figures=false"])
-        folder = tmp_path_factory.mktemp("runs") / results.run_id(app.plain(cfg))
+        cfg = entry.compose([*TINY, "data.size=64", "trainer.max_epochs=1", "figures=false"])
+        folder = tmp_path_factory.mktemp("runs") / identity.run_id(entry.plain(cfg))
         train(cfg, folder)
         return folder, phantom.read(seed=0, n_patients=4, size=64, target="endocardium")
 
@@ -110,12 +113,12 @@ def exported(slices, names):
 
 def evaluated(folder):
     overrides = [f"run={folder}", "data=folder", "data.root=export", "data.pixel_mm=1", "data.target=foreground"]
-    evaluate.evaluate(app.compose([*overrides, "data.patient='(?P<patient>[^_]+)_'"], "evaluate"))
+    evaluate.evaluate(entry.compose([*overrides, "data.patient='(?P<patient>[^_]+)_'"], "evaluate"))
 
 
 def test_patients_that_a_run_trained_on_are_left_out_in_other_files_under_other_names(run, caplog):
     folder, slices = run
-    trained = results.read_result(folder)["data"]["patients"]["train"]
+    trained = read_result(folder)["data"]["patients"]["train"]
     exported(slices, {patient: f"case{number}" for number, patient in enumerate(dict.fromkeys(slices.patients))})
     evaluated(folder)
     assert (
@@ -128,7 +131,7 @@ def test_patients_that_a_run_trained_on_are_left_out_in_other_files_under_other_
 
 def test_patients_that_were_all_trained_on_leave_nobody_to_score(run):
     folder, slices = run
-    trained = results.read_result(folder)["data"]["patients"]["train"]
+    trained = read_result(folder)["data"]["patients"]["train"]
     exported([item for item in slices if item.patient in trained], {patient: f"x{patient}" for patient in trained})
     with pytest.raises(InputError, match="whatever they are called here: xP.* Nobody is left to score on"):
         evaluated(folder)

@@ -15,10 +15,13 @@ import scipy.stats
 
 import simulated
 from conftest import resign
-from segtune import results
 from segtune.errors import InputError
-from segtune.report import claims, page, records, tables
+from segtune.report import page, records, tables
 from segtune.report.__main__ import report_sweeps
+from segtune.runs import identity, layout
+from segtune.runs.state import write_status
+from segtune.runs.sweep import read_sweep
+from segtune.studies import right_ventricle
 
 SHARES, SEEDS = (0.2, 0.4), (0, 1, 2)
 NASTY = "<script>alert('$x$')</script>"
@@ -147,7 +150,7 @@ def test_a_sweep_of_one_run_and_an_unfinished_one_are_reported(tmp_path):
         )
     ]
     folder = simulated.write_sweep(tmp_path, "one", [*runs, ("0123456789ab", ["loss=bce"])])
-    results.write_status(
+    write_status(
         _made(tmp_path / "runs" / "fedcba987654"), "failed", run_id="fedcba987654", error={"kind": "data", "message": NASTY}
     )
     folder = simulated.write_sweep(tmp_path, "one", [*runs, ("0123456789ab", []), ("fedcba987654", [])])
@@ -241,7 +244,7 @@ def test_a_damaged_run_is_named_and_left_out(tmp_path, capsys):
 
 
 def rows_of(folder):
-    return [run["run_id"] for run in results.read_sweep(folder)["runs"]]
+    return [run["run_id"] for run in read_sweep(folder)["runs"]]
 
 
 def test_the_published_curves_are_found_for_the_cells_they_match():
@@ -381,7 +384,7 @@ def test_no_cell_of_the_tables_is_a_formula_and_its_patients_are_found_all_the_s
 
 def test_what_a_foreign_run_says_is_printable_where_it_is_told(tmp_path, capsys):
     folder = grid(tmp_path, losses=("bce",))
-    path = sorted((folder.parent / "runs").iterdir())[0] / results.SLICES
+    path = sorted((folder.parent / "runs").iterdir())[0] / layout.SLICES
     path.write_text(path.read_text().replace("last,", "last,\x1b[2J"))
     report_sweeps([folder])
     told = capsys.readouterr().out
@@ -400,12 +403,12 @@ def test_a_penalty_that_segtune_does_not_know_is_a_penalty_all_the_same(tmp_path
     assert facts["none"] == (0, 0)
     assert facts["l1(0.1)"] == (0.1, 0)
     assert all(math.isnan(value) for name in ("lab.l1(0.1)", "lab.huber(0.1)") for value in facts[name])
-    assert claims.pick(sweep.cells, l1=0.0, l2=0.0).levels["reg"] == "none"
-    [(none, l1, _)] = claims.penalised(sweep.cells)
+    assert right_ventricle.pick(sweep.cells, l1=0.0, l2=0.0).levels["reg"] == "none"
+    [(none, l1, _)] = right_ventricle.penalised(sweep.cells)
     assert (none.levels["reg"], [cell.levels["reg"] for cell in l1.values()]) == ("none", ["l1(0.1)"])
 
 
 def test_a_loss_of_the_users_own_is_not_the_one_of_the_same_name():
     own = simulated.config() | {"loss": {"_target_": "lab.bce"}}
-    assert results.axes(own)["loss"] == "lab.bce"
-    assert results.axes(simulated.config(loss="bce"))["loss"] == "bce"
+    assert identity.axes(own)["loss"] == "lab.bce"
+    assert identity.axes(simulated.config(loss="bce"))["loss"] == "bce"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segtune import sources
+from segtune.runs import inputs
 
 LAB = {
     "lab/__init__.py": "",
@@ -31,13 +31,13 @@ def lab(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    sources.modules.cache_clear()
+    inputs.modules.cache_clear()
     yield tmp_path
-    sources.modules.cache_clear()
+    inputs.modules.cache_clear()
 
 
 def of(target="lab.mine.loss", **more):
-    return sources.of({"loss": {"_target_": target, "_partial_": True}, **more})
+    return inputs.content_hashes({"loss": {"_target_": target, "_partial_": True}, **more})
 
 
 def test_a_module_its_packages_and_what_it_imports_of_the_users_own_are_hashed(lab):
@@ -52,25 +52,25 @@ def test_an_edit_anywhere_in_them_is_a_change_and_names_the_module(name, lab):
     before = of()
     (lab / name).write_text((lab / name).read_text() + "\n# edited")
     assert of() == before  # a process runs what it has imported
-    sources.modules.cache_clear()
+    inputs.modules.cache_clear()
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    assert sources.changed(before, of()) == [module]
-    assert sources.told(sources.changed(before, of())) == f"its code has changed ({module})"
+    assert inputs.changed_inputs(before, of()) == [module]
+    assert inputs.describe_changes(inputs.changed_inputs(before, of())) == f"its code has changed ({module})"
 
 
 @pytest.mark.parametrize("name", ["lab/unrelated.py", "stranger.py"])
 def test_what_is_not_imported_does_not_count(name, lab):
     before = of()
     (lab / name).write_text("x = 1")
-    sources.modules.cache_clear()
-    assert sources.changed(before, of()) == []
+    inputs.modules.cache_clear()
+    assert inputs.changed_inputs(before, of()) == []
 
 
 def test_a_new_import_is_a_change(lab):
     before = of("stranger.f")
     (lab / "stranger.py").write_text("import lab.unrelated")
-    sources.modules.cache_clear()
-    assert sources.changed(before, of("stranger.f")) == ["lab", "lab.unrelated", "stranger"]
+    inputs.modules.cache_clear()
+    assert inputs.changed_inputs(before, of("stranger.f")) == ["lab", "lab.unrelated", "stranger"]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,9 @@ def test_what_is_known_by_its_version_and_what_is_not_there_has_no_source(target
 
 
 def test_every_target_of_a_configuration_counts_wherever_it_is(lab):
-    found = sources.of({"data": {"reader": {"_target_": "stranger.read"}}, "model": {"parts": [{"_target_": "beside.net"}]}})
+    found = inputs.content_hashes(
+        {"data": {"reader": {"_target_": "stranger.read"}}, "model": {"parts": [{"_target_": "beside.net"}]}}
+    )
     assert {*found} == {"stranger", "beside"}
 
 
@@ -108,7 +110,7 @@ def test_a_file_that_a_network_starts_from_is_known_by_its_content(lab, monkeypa
     monkeypatch.chdir(lab)
     Path("w.pt").write_bytes(b"one")
     config = {"model": {"weights": "w.pt", "name": "no such file", "long": "x" * 5000}, "data": {"root": "w.pt"}}
-    before = sources.of(config)
+    before = inputs.content_hashes(config)
     assert before == {"model.weights": hashlib.sha256(b"one").hexdigest()}
     Path("w.pt").write_bytes(b"two")
-    assert sources.changed(before, sources.of(config)) == ["model.weights"]
+    assert inputs.changed_inputs(before, inputs.content_hashes(config)) == ["model.weights"]

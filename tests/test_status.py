@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -7,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from segtune import app, results, status, sweep
+from segtune.config import entry
+from segtune.runs import identity, layout
+from segtune.runs.state import lock, write_status
+from segtune.runs.sweep import write_sweep
+from segtune.runs.tables import append_history
+from segtune.sweeps import overview, plan
+from segtune.sweeps.progress import listing
 
-CONFIG = app.plain(app.compose(["loss=bce"]))
-OTHER = app.plain(app.compose(["loss=focal", "split=0.6"]))
+CONFIG = entry.plain(entry.compose(["loss=bce"]))
+OTHER = entry.plain(entry.compose(["loss=focal", "split=0.6"]))
 MEMORY = {"kind": "out of memory", "message": "out of memory: choose a smaller batch.size", "traceback": ""}
-HERE = {"host": results.socket.gethostname(), "pid": os.getpid()}
+HERE = {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 def have(states, configs=(CONFIG, OTHER), folder="outputs/grid"):
@@ -20,7 +27,7 @@ def have(states, configs=(CONFIG, OTHER), folder="outputs/grid"):
     runs = []
     for number, state in enumerate(states):
         config, name = configs[number % len(configs)], f"{number:012x}"
-        runs.append({"run_id": name, "overrides": [f"seed={number}"], "axes": results.axes(config)})
+        runs.append({"run_id": name, "overrides": [f"seed={number}"], "axes": identity.axes(config)})
         place = Path(folder).parent / "runs" / name
         if state == "missing":
             continue
@@ -33,11 +40,11 @@ def have(states, configs=(CONFIG, OTHER), folder="outputs/grid"):
             about["error"] = MEMORY
         if state == "interrupted":
             about["signal"] = "SIGTERM"
-        results.write_status(place, "running" if state == "stale" else state, **about)
+        write_status(place, "running" if state == "stale" else state, **about)
         if state == "stale":
-            (place / results.LOCK).touch()
-            results.append_history(place, dict.fromkeys(results.HISTORY_COLUMNS, 1.0))
-    results.write_sweep(Path(folder), command=["python", "-m", "segtune", "-m"], runs=runs)
+            (place / layout.LOCK).touch()
+            append_history(place, dict.fromkeys(layout.HISTORY_COLUMNS, 1.0))
+    write_sweep(Path(folder), command=["python", "-m", "segtune", "-m"], runs=runs)
     return Path(folder)
 
 
@@ -51,7 +58,7 @@ STATES = ["completed", "completed", "queued", "failed", "failed", "interrupted",
 
 
 def test_status_counts_per_state_and_axis_and_groups_failures():
-    found = status.read(have(STATES))
+    found = overview.read_overview(have(STATES))
     assert found["n_runs"] == 8
     assert found["states"] == {
         **{"completed": 2, "running": 0, "queued": 1, "interrupted": 1, "stale": 1, "failed": 2, "missing": 1}
@@ -68,17 +75,17 @@ def test_status_counts_per_state_and_axis_and_groups_failures():
 
 def test_a_run_that_somebody_works_on_is_running():
     folder = have(["stale"])
-    with results.lock(Path("outputs/runs/000000000000")):
-        assert status.read(folder)["states"]["running"] == 1
+    with lock(Path("outputs/runs/000000000000")):
+        assert overview.read_overview(folder)["states"]["running"] == 1
 
 
 def test_time_left_comes_from_finished_runs():
-    assert status.read(have(["completed", "interrupted"], configs=(CONFIG,)))["seconds_left"] == pytest.approx(30)
-    assert status.read(have(["queued"], folder="other/grid"))["seconds_left"] is None
+    assert overview.read_overview(have(["completed", "interrupted"], configs=(CONFIG,)))["seconds_left"] == pytest.approx(30)
+    assert overview.read_overview(have(["queued"], folder="other/grid"))["seconds_left"] is None
 
 
 def test_the_table_says_all_of_it_in_words():
-    text = status.table(status.read(have(STATES)))
+    text = overview.overview_table(overview.read_overview(have(STATES)))
     for words in (
         *("outputs/grid: 8 runs", "completed", "focal", "0.6", "time left: about", "failed, 2 (out of memory): out of memory:"),
         *("stale: 000000000006 after 1 epochs", "interrupted: 000000000005 after 0 epochs", "SIGTERM", "nobody has begun it"),
@@ -93,7 +100,7 @@ def test_a_message_cannot_colour_the_table():
     said = json.loads(path.read_text())
     said["error"]["message"] = "[bold red]boo[/bold red]"
     path.write_text(json.dumps(said))
-    assert "[bold red]boo[/bold red]" in status.table(status.read(folder))
+    assert "[bold red]boo[/bold red]" in overview.overview_table(overview.read_overview(folder))
 
 
 @pytest.mark.parametrize(("states", "code"), [(["completed", "failed"], 1), (["completed", "queued"], 0), (["stale"], 0)])
@@ -144,8 +151,8 @@ def test_a_thousand_runs_are_read_without_torch():
 
 
 def test_listing_shows_what_differs():
-    runs = [sweep.Run(str(seed), [], CONFIG | {"seed": seed}, Path("outputs/runs") / str(seed), "missing") for seed in (1, 2)]
-    lines = sweep.listing(runs).split("\n")
+    runs = [plan.Run(str(seed), [], CONFIG | {"seed": seed}, Path("outputs/runs") / str(seed), "missing") for seed in (1, 2)]
+    lines = listing(runs).split("\n")
     assert lines[0] == "1  missing      loss=bce split=0.2 reg=none batch=15 seed=1"
     assert lines[-1].startswith("2 runs: 0 done, 0 to resume, 0 failed, 2 to run; no finished run")
 
@@ -155,21 +162,21 @@ ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e[link=http://x]"
 
 def test_nothing_that_a_foreign_sweep_says_reaches_the_terminal_s_controls():
     folder = have(["failed", "interrupted", "stale", "completed"])
-    about = json.loads((folder / results.SWEEP).read_text())
+    about = json.loads((folder / layout.SWEEP).read_text())
     for number, run in enumerate(about["runs"]):
         run["axes"] = {f"loss{ESCAPE}": f"{number}{ESCAPE}"}
-        path = folder.parent / "runs" / run["run_id"] / results.STATUS
+        path = folder.parent / "runs" / run["run_id"] / layout.STATUS
         said = json.loads(path.read_text())
         said |= {"host": ESCAPE, "job": ESCAPE, "signal": ESCAPE}
         said["error"] = {"kind": ESCAPE, "message": f"one\ntwo{ESCAPE}"}
         path.write_text(json.dumps(said))
     about["command"] = [ESCAPE]
-    (folder / results.SWEEP).write_text(json.dumps(about))
-    found = status.read(folder)
-    for text in (status.table(found), json.dumps(found)):
+    (folder / layout.SWEEP).write_text(json.dumps(about))
+    found = overview.read_overview(folder)
+    for text in (overview.overview_table(found), json.dumps(found)):
         assert all(character.isprintable() or character == "\n" for character in text)
-    assert "[link=http://x]" in status.table(found)
-    assert "one\ntwo" in status.table(found)
+    assert "[link=http://x]" in overview.overview_table(found)
+    assert "one\ntwo" in overview.overview_table(found)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +186,9 @@ def test_nothing_that_a_foreign_sweep_says_reaches_the_terminal_s_controls():
 def test_a_foreign_status_or_result_of_wrong_kinds_is_no_traceback(config, seconds):
     folder = have(["failed", "completed", "stale"])
     for place in (folder.parent / "runs").iterdir():
-        for name in (results.STATUS, results.RESULT):
+        for name in (layout.STATUS, layout.RESULT):
             if (place / name).exists():
                 said = json.loads((place / name).read_text())
                 (place / name).write_text(json.dumps(said | {"config": config, "seconds": seconds, "error": config}))
-    (folder.parent / "runs" / "000000000002" / results.HISTORY).write_text("epoch,seconds\n1,nan\n")
-    assert status.table(status.read(folder))
+    (folder.parent / "runs" / "000000000002" / layout.HISTORY).write_text("epoch,seconds\n1,nan\n")
+    assert overview.overview_table(overview.read_overview(folder))

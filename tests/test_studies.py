@@ -8,7 +8,11 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from segtune import app, results, sweep
+from segtune.config import entry, overrides
+from segtune.runs import identity
+from segtune.runs.result import is_done
+from segtune.runs.sweep import read_sweep
+from segtune.sweeps import plan
 
 STUDIES = {  # name -> number of runs
     **{"batch_size": 2, "losses": 11, "l2": 12, "l1": 6, "l1l2": 1, "published": 32, "as_run": 31},
@@ -21,17 +25,17 @@ PARTS = ("batch_size", "losses", "l2", "l1", "l1l2")
 @functools.cache
 def configs(study):
     """Every run of a study as a plain configuration, by its id."""
-    grids = OmegaConf.load(app.CONF / "study" / f"{study}.yaml").hydra.sweeper.grids
-    jobs = sweep.combinations(grids, [])
-    composed = [app.plain(app.compose([f"study={study}", *job])) for job in jobs]
-    return {results.run_id(config): config for config in composed}
+    grids = OmegaConf.load(overrides.CONF / "study" / f"{study}.yaml").hydra.sweeper.grids
+    jobs = plan.combinations(grids, [])
+    composed = [entry.plain(entry.compose([f"study={study}", *job])) for job in jobs]
+    return {identity.run_id(config): config for config in composed}
 
 
 def cells(study):
     """(loss, split, penalty and lambdas, batch, epochs) of each run."""
     found = []
     for config in configs(study).values():
-        axes = results.axes(config)
+        axes = identity.axes(config)
         found.append((axes["loss"], axes["split"], axes["reg"], axes["batch"], config["trainer"]["max_epochs"]))
     return found
 
@@ -75,9 +79,9 @@ def test_as_run_is_the_same_table_at_a_batch_of_one_with_the_notebook_s_settings
 
 
 def test_as_run_without_a_sweep_is_one_of_its_runs():
-    one = app.plain(app.compose(["study=as_run"]))
-    assert results.run_id(one) in configs("as_run")
-    assert app.compose(["study=as_run", "loss=focal"]).loss.gamma == 2
+    one = entry.plain(entry.compose(["study=as_run"]))
+    assert identity.run_id(one) in configs("as_run")
+    assert entry.compose(["study=as_run", "loss=focal"]).loss.gamma == 2
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -86,13 +90,13 @@ def test_a_study_has_as_many_runs_as_it_says(study):
 
 
 def test_every_named_study_is_known_here():
-    assert {*STUDIES, "none"} == set(app.groups()["study"])
+    assert {*STUDIES, "none"} == set(overrides.groups()["study"])
 
 
 def test_claims_replicate_every_cell_three_times():
     by_cell = {}
     for config in configs("claims").values():
-        by_cell.setdefault(results.cell_id(config), set()).add(config["seed"])
+        by_cell.setdefault(identity.cell_id(config), set()).add(config["seed"])
     assert set(map(frozenset, by_cell.values())) == {frozenset({0, 1, 2})}
     assert {(axes[0], axes[1]) for axes in cells("claims")} >= set(
         itertools.product(["bce", "focal", "bce_dice"], ["0.2", "0.8"])
@@ -100,8 +104,8 @@ def test_claims_replicate_every_cell_three_times():
 
 
 def test_replicates_are_seeds_and_folds_and_never_a_hyper_parameter():
-    assert len({results.cell_id(config) for config in configs("replicated").values()}) == 3
-    assert len({results.cell_id(config) for config in configs("nested").values()}) == 12
+    assert len({identity.cell_id(config) for config in configs("replicated").values()}) == 3
+    assert len({identity.cell_id(config) for config in configs("nested").values()}) == 12
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +122,9 @@ def test_a_study_runs_to_its_end_at_tiny_size(study, outputs):
     command = [sys.executable, "-m", "segtune", f"study={study}", *tiny, "figures=false", f"outputs={outputs}", "-m"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    runs = results.read_sweep(outputs / study)["runs"]
+    runs = read_sweep(outputs / study)["runs"]
     assert len({run["run_id"] for run in runs}) == len(runs) >= min(2, STUDIES[study])
-    assert all(results.is_done(outputs / "runs" / run["run_id"], run["run_id"]) for run in runs)
+    assert all(is_done(outputs / "runs" / run["run_id"], run["run_id"]) for run in runs)
 
 
 @pytest.mark.slow

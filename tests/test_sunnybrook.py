@@ -9,7 +9,8 @@ import pytest
 from scipy import ndimage
 
 from conftest import SQUARE, write_dicom
-from segtune.data import contours, sunnybrook
+from segtune.data import sunnybrook
+from segtune.data.formats import contours
 from segtune.data.slices import SliceSet
 from segtune.errors import InputError
 

@@ -6,42 +6,51 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from segtune import app, results, sweep
+from segtune.config import entry
+from segtune.config.explain import explain
+from segtune.config.overrides import CONF, quote_numbers
 from segtune.errors import InputError
+from segtune.runs import layout
+from segtune.runs.state import read_status, write_status
+from segtune.runs.sweep import read_sweep
+from segtune.runs.tables import append_history
+from segtune.sweeps import launch as sweeps_launch
+from segtune.sweeps import plan
+from segtune.sweeps.progress import duration, estimate
 
 GRID = {"loss": ["bce", "focal", "bce_dice"], "split": [0.2, 0.4, 0.6, 0.8], "reg": ["none", "l1", "l2"], "batch": [10, 15]}
 
 
 def compose(overrides):
-    cfg = app.compose(overrides)
+    cfg = entry.compose(overrides)
     OmegaConf.set_struct(cfg, False)
     cfg.hydra = {"sweep": {"dir": "outputs"}}
     return cfg
 
 
 def planned(*arguments, grids=(GRID,)):
-    return sweep.plan(sweep.combinations(grids, [app.quote_numbers(a) for a in arguments]), compose)
+    return plan.plan(plan.combinations(grids, [quote_numbers(a) for a in arguments]), compose)
 
 
 def test_a_grid_is_the_product_of_its_axes():
-    jobs = sweep.combinations([GRID], [])
+    jobs = plan.combinations([GRID], [])
     assert len(jobs) == 72
     assert jobs[0] == ["loss=bce", "split='0.2'", "reg=none", "batch='10'"]
 
 
 def test_the_default_grid_is_the_one_of_the_documentation():
-    study = OmegaConf.load(app.CONF / "study" / "grid.yaml")
+    study = OmegaConf.load(CONF / "study" / "grid.yaml")
     assert OmegaConf.to_container(study.hydra.sweeper.grids) == [GRID]
 
 
 def test_naming_an_axis_pins_it_in_every_grid():
-    jobs = sweep.combinations([GRID, {"loss": ["bce"], "seed": [1, 2]}], ["loss=focal", "split='0.6'"])
+    jobs = plan.combinations([GRID, {"loss": ["bce"], "seed": [1, 2]}], ["loss=focal", "split='0.6'"])
     assert len(jobs) == 3 * 2 + 2
     assert all(job.count("loss=focal") == 1 and "loss=bce" not in job and "split='0.6'" in job for job in jobs)
 
 
 def test_the_command_line_alone_is_a_grid_too():
-    assert sweep.combinations([], ["seed=1,2", "batch='10'"]) == [["seed=1", "batch='10'"], ["seed=2", "batch='10'"]]
+    assert plan.combinations([], ["seed=1,2", "batch='10'"]) == [["seed=1", "batch='10'"], ["seed=2", "batch='10'"]]
 
 
 def test_grids_are_a_union_in_which_each_run_counts_once():
@@ -63,7 +72,7 @@ def test_the_same_holds_for_any_option_s_own_keys():
 def test_a_key_of_no_option_is_refused_before_anything_starts():
     with pytest.raises(Exception, match="reg.lambada") as caught:
         planned("reg=none,l2", "reg.lambada=1", grids=())
-    assert "no such key. Nearest: reg.lambda" in app.explain(caught.value)
+    assert "no such key. Nearest: reg.lambda" in explain(caught.value)
 
 
 def test_a_bad_value_in_one_run_is_refused_before_anything_starts():
@@ -74,27 +83,27 @@ def test_a_bad_value_in_one_run_is_refused_before_anything_starts():
 def test_several_studies_at_once_are_refused():
     """Hydra would take the grids of none of them."""
     with pytest.raises(InputError, match="study=losses,l2: a sweep has the grids of one study"):
-        sweep.combinations([GRID], ["study=losses,l2"])
+        plan.combinations([GRID], ["study=losses,l2"])
 
 
 def test_a_grid_that_is_no_list_is_refused():
     with pytest.raises(InputError, match=r"loss: bce must be a list, like loss: \[bce\]"):
-        sweep.combinations([{"loss": "bce"}], [])
+        plan.combinations([{"loss": "bce"}], [])
 
 
 def test_intervals_are_no_grid():
     with pytest.raises(InputError, match="a grid needs a list"):
-        sweep.combinations([], ["optimizer.lr=interval(0,1)"])
+        plan.combinations([], ["optimizer.lr=interval(0,1)"])
 
 
 @functools.cache
 def composed():
-    return app.plain(app.compose(["loss=bce"]))
+    return entry.plain(entry.compose(["loss=bce"]))
 
 
 def job(run_id, state="missing", config=None):
     config = config or copy.deepcopy(composed())
-    return sweep.Run(run_id, [f"seed={run_id}"], config, Path("outputs/runs") / run_id, state)
+    return plan.Run(run_id, [f"seed={run_id}"], config, Path("outputs/runs") / run_id, state)
 
 
 def finish(run):
@@ -103,7 +112,7 @@ def finish(run):
 
 
 def launch(runs, start, on_failure="continue"):
-    sweep.launch(runs, Path("outputs/grid"), ["x"], start, on_failure=on_failure)
+    sweeps_launch.launch(runs, Path("outputs/grid"), ["x"], start, on_failure=on_failure)
 
 
 def test_only_what_is_not_done_is_started_and_the_count_comes_first(caplog):
@@ -116,7 +125,7 @@ def test_only_what_is_not_done_is_started_and_the_count_comes_first(caplog):
 
     def start(todo, about):
         started.extend(run.run_id for run in todo)
-        assert all(results.read_status(run.folder)["state"] == "queued" for run in todo)
+        assert all(read_status(run.folder)["state"] == "queued" for run in todo)
         for run in todo:
             finish(run)
         return {}
@@ -125,7 +134,7 @@ def test_only_what_is_not_done_is_started_and_the_count_comes_first(caplog):
     assert caplog.messages[0] == "12 done, 3 to resume, 1 failed, 8 to run"
     assert started == [str(number) for number in range(12, 24)]
     assert "all 24 runs done" in caplog.messages[-1]
-    assert [run["run_id"] for run in results.read_sweep(Path("outputs/grid"))["runs"]] == [run.run_id for run in runs]
+    assert [run["run_id"] for run in read_sweep(Path("outputs/grid"))["runs"]] == [run.run_id for run in runs]
 
 
 def test_above_60_runs_figures_are_left_for_later():
@@ -147,8 +156,8 @@ def test_the_runs_files_decide_what_failed_not_what_the_launcher_says():
 
     def start(todo, about):
         finish(runs[0])
-        results.write_status(runs[1].folder, "failed", error={"kind": "input", "message": "no such file"})
-        results.write_status(runs[2].folder, "interrupted", signal="SIGTERM")
+        write_status(runs[1].folder, "failed", error={"kind": "input", "message": "no such file"})
+        write_status(runs[2].folder, "interrupted", signal="SIGTERM")
         return {"4": {"kind": "error", "message": "oops", "traceback": ""}}
 
     with pytest.raises(InputError, match="1 completed, 2 failed, 1 interrupted") as caught:
@@ -159,18 +168,18 @@ def test_the_runs_files_decide_what_failed_not_what_the_launcher_says():
 
 
 def test_time_left_is_estimated_from_runs_of_the_same_kind():
-    small, large = (app.plain(app.compose([f"data.size={size}", "trainer.max_epochs=10"])) for size in (64, 128))
-    assert sweep.estimate([job("new", config=small)]) is None
+    small, large = (entry.plain(entry.compose([f"data.size={size}", "trainer.max_epochs=10"])) for size in (64, 128))
+    assert estimate([job("new", config=small)]) is None
     for name, config, seconds in (("a", small, 10), ("b", small, 30), ("c", small, 20), ("d", large, 1000)):
         finish(job(name))
         done = {"run_id": name, "config": config, "seconds": seconds}
         (Path("outputs/runs") / name / "result.json").write_text(json.dumps(done))
-    assert sweep.estimate([job("new", config=small), job("a", "completed", small)]) == pytest.approx(20)
-    assert sweep.estimate([job("new", config=large), job("newer", config=large)], at_once=2) == pytest.approx(1000)
-    results.append_history(Path("outputs/runs/d"), dict.fromkeys(results.HISTORY_COLUMNS, 1))
-    assert sweep.estimate([job("d", "stale", large)]) == pytest.approx(900)
+    assert estimate([job("new", config=small), job("a", "completed", small)]) == pytest.approx(20)
+    assert estimate([job("new", config=large), job("newer", config=large)], at_once=2) == pytest.approx(1000)
+    append_history(Path("outputs/runs/d"), dict.fromkeys(layout.HISTORY_COLUMNS, 1))
+    assert estimate([job("d", "stale", large)]) == pytest.approx(900)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(12, "12 s"), (90, "2 min"), (7000, "1 h 57 min")])
 def test_durations_read_well(seconds, words):
-    assert sweep.duration(seconds) == words
+    assert duration(seconds) == words

@@ -9,19 +9,25 @@ import torch
 import segtune
 from conftest import TINY, write_patient
 from plain import epoch, plain
-from segtune import app, build, results
-from segtune import train as train_module
+from segtune.config import entry
 from segtune.data import phantom
 from segtune.errors import InputError, NotFiniteError
-from segtune.module import Segmenter
 from segtune.report import page, records
-from segtune.train import epochs_to_90, train
+from segtune.runs import identity, layout
+from segtune.runs.result import is_done, read_result, without_measurements
+from segtune.runs.sweep import write_sweep
+from segtune.runs.tables import read_history, read_pictures, read_table
+from segtune.training import build, checkpoints, provenance
+from segtune.training import run as training_run
+from segtune.training.module import Segmenter
+from segtune.training.outcome import epochs_to_90
+from segtune.training.run import train
 
 
 def run(tmp_path, *overrides):
     tiny = [key for key in TINY if "data=rvsc" not in overrides or not key.startswith("data")]
-    cfg = app.compose([*tiny, *overrides])
-    folder = tmp_path / "outputs" / "runs" / results.run_id(app.plain(cfg))
+    cfg = entry.compose([*tiny, *overrides])
+    folder = tmp_path / "outputs" / "runs" / identity.run_id(entry.plain(cfg))
     train(cfg, folder)
     return folder
 
@@ -43,7 +49,7 @@ def test_a_run_leaves_everything_that_is_promised(folder):
 
 
 def test_result_says_what_was_run_on_whom_and_with_what(folder):
-    result = results.read_result(folder)
+    result = read_result(folder)
     keys = "run_id cell_id config data tolerance_mm best last epochs_to_90 calibration weights seconds peak_memory_mb"
     assert set(result) == {*keys.split(), "versions", "git", "machine", "files", "sha256", "inputs", "attempts"}
     data = result["data"]
@@ -51,18 +57,18 @@ def test_result_says_what_was_run_on_whom_and_with_what(folder):
     assert data["n_images"]["val"] == len(rows_of(folder, "last", "frame", "patient")) > 0
     assert (data["leaks"], data["n_leaks"]) == ([], 0)
     assert result["config"]["reg"]["lambda"] == 5e-4
-    assert results.is_done(folder, folder.name)
+    assert is_done(folder, folder.name)
 
 
 def rows_of(folder, which, *columns):
-    rows = [row for row in results.read_table(folder, results.SLICES) if row["which"] == which]
+    rows = [row for row in read_table(folder, layout.SLICES) if row["which"] == which]
     return ["/".join(row[column] for column in columns) for row in rows]
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_the_history_s_dice_is_recomputed_from_the_slices(folder, which):
-    result, history = results.read_result(folder)[which], results.read_history(folder)
-    rows = [row for row in results.read_table(folder, results.SLICES) if row["which"] == which]
+    result, history = read_result(folder)[which], read_history(folder)
+    rows = [row for row in read_table(folder, layout.SLICES) if row["which"] == which]
     counts = np.array([[int(row[name]) for name in ("n_true", "n_pred", "n_overlap")] for row in rows])
     dice = 2 * counts[:, 2] / (counts[:, 0] + counts[:, 1])
     assert dice == pytest.approx([float(row["dice"]) for row in rows], abs=1e-12)
@@ -71,21 +77,21 @@ def test_the_history_s_dice_is_recomputed_from_the_slices(folder, which):
 
 
 def test_best_is_the_epoch_of_the_highest_validation_dice(folder):
-    history = results.read_history(folder)
-    assert results.read_result(folder)["best"]["epoch"] == 1 + int(np.argmax(history["val_dice"]))
-    assert results.read_result(folder)["last"]["epoch"] == 2
+    history = read_history(folder)
+    assert read_result(folder)["best"]["epoch"] == 1 + int(np.argmax(history["val_dice"]))
+    assert read_result(folder)["last"]["epoch"] == 2
 
 
 def test_checkpoints_load_with_weights_only_and_the_last_has_lost_its_optimiser(folder):
     best, last = (torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
-    assert best["hyper_parameters"] == last["hyper_parameters"] == results.read_result(folder)["config"]
+    assert best["hyper_parameters"] == last["hyper_parameters"] == read_result(folder)["config"]
     assert type(last["hyper_parameters"]) is dict
     assert "optimizer_states" not in last
     assert "optimizer_states" not in best
 
 
 def test_pictures_hold_the_best_the_median_and_the_worst_patient(folder):
-    pictures = results.read_pictures(folder)
+    pictures = read_pictures(folder)
     for name in ("best", "median", "worst"):
         assert pictures[f"{name}_image"].dtype == np.uint8
         assert pictures[f"{name}_image"].shape == pictures[f"{name}_true"].shape == pictures[f"{name}_pred"].shape
@@ -98,7 +104,7 @@ def test_the_same_run_twice_is_the_same_to_the_bit(folder, tmp_path):
     assert again.name == folder.name
     weights = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in (folder, again)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    histories = [results.read_history(f) for f in (folder, again)]
+    histories = [read_history(f) for f in (folder, again)]
     assert [h.pop("seconds") is not None for h in histories] == [True, True]
     assert histories[0] == histories[1]
     assert (folder / "slices.csv").read_bytes() == (again / "slices.csv").read_bytes()
@@ -108,8 +114,8 @@ def test_the_same_run_twice_is_the_same_to_the_bit(folder, tmp_path):
 def test_the_fast_path_trains_as_the_plain_one_does(size, tmp_path):
     """Channels last, turned images, fused Adam, folded batch norm: the losses of a first epoch without dropout."""
     settings = ["model.dropout=0", "trainer.max_epochs=1", "loss=bce_dice", "reg=none", "model.width=8", "data.size=64", size]
-    history = results.read_history(run(tmp_path, *settings))
-    cfg = app.compose([*TINY, *settings])
+    history = read_history(run(tmp_path, *settings))
+    cfg = entry.compose([*TINY, *settings])
     slices = build.slices(cfg)
     sides = build.split(cfg, slices)
     data = build.datamodule(cfg, slices, sides)
@@ -120,14 +126,14 @@ def test_the_fast_path_trains_as_the_plain_one_does(size, tmp_path):
 
 
 def test_runs_do_not_leak_into_one_another(tmp_path):
-    alone = results.read_history(run(tmp_path / "a", "seed=5"))
+    alone = read_history(run(tmp_path / "a", "seed=5"))
     run(tmp_path / "b", "loss=focal")
-    after = results.read_history(run(tmp_path / "b", "seed=5"))
+    after = read_history(run(tmp_path / "b", "seed=5"))
     assert alone["val_loss"] == after["val_loss"]
 
 
 def test_a_leaky_split_is_recorded(tmp_path):
-    data = results.read_result(run(tmp_path, "split.by=image", "trainer.max_epochs=1", "figures=false"))["data"]
+    data = read_result(run(tmp_path, "split.by=image", "trainer.max_epochs=1", "figures=false"))["data"]
     assert data["n_leaks"] == len(data["leaks"]) > 0
 
 
@@ -138,7 +144,7 @@ def test_the_real_format_trains_if_copies_are_allowed_and_no_name_is_stored(tmp_
     with pytest.raises(InputError, match=r"patient P02, frame 20: .* pixel for pixel .* data.allow=\[duplicate_contour\]"):
         run(tmp_path, *settings)
     folder = run(tmp_path, *settings, "data.allow=[duplicate_contour]")
-    kinds = [one["kind"] for one in results.read_result(folder)["data"]["findings"] if one["severity"] == "error"]
+    kinds = [one["kind"] for one in read_result(folder)["data"]["findings"] if one["severity"] == "error"]
     assert kinds == ["duplicate_contour"] * 8
     assert set(rows_of(folder, "last", "phase")) == {"ED", "ES"}
     assert not any(b"Secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
@@ -155,7 +161,7 @@ def test_a_run_refuses_errors_of_the_contours_that_it_reads_and_records_those_of
         with pytest.raises(InputError, match=rf"\({second.name}\): point for point the epicardium .*\[duplicate_contour\]"):
             run(tmp_path, *settings)
         settings.append("data.allow=[duplicate_contour]")
-    found = results.read_result(run(tmp_path, *settings))["data"]["findings"]
+    found = read_result(run(tmp_path, *settings))["data"]["findings"]
     duplicates = [(one["file"], one["severity"]) for one in found if one["kind"] == "duplicate_contour"]
     assert duplicates == [(second.name, "error" if refused else "warning")]
 
@@ -165,9 +171,9 @@ def test_a_structure_that_the_crop_cuts_is_recorded_and_has_no_volume(tmp_path):
         write_patient(tmp_path / "real", number, [20, 28, 40, 48], n_frames=40, scale={28: 0.7, 48: 0.7})
     where = ["data=rvsc", f"data.root={tmp_path / 'real'}", "data.allow=[duplicate_contour]", "split=0.4", "figures=false"]
     folder = run(tmp_path, *where, "data.size=48", "data.larger=crop", "trainer.max_epochs=1")
-    found = [one for one in results.read_result(folder)["data"]["findings"] if one["kind"] == "cropped"]
+    found = [one for one in read_result(folder)["data"]["findings"] if one["kind"] == "cropped"]
     assert {one["patient"] for one in found} == {"P01", "P02", "P03"}
-    cases = results.read_table(folder, results.CASES)
+    cases = read_table(folder, layout.CASES)
     assert {case["undefined"] for case in cases if case["phase"] == "ED"} == {"data.larger=crop cuts the expert's structure"}
     assert {case["volume_true_ml"] for case in cases if case["phase"] == "ED"} == {"nan"}
 
@@ -189,7 +195,7 @@ def test_what_a_run_left_before_its_first_checkpoint_does_not_mix_with_a_new_sta
     unfinished.mkdir(parents=True)
     (unfinished / "history.csv").write_text((folder / "history.csv").read_text())
     assert run(tmp_path, "reg=l2", "batch=10") == unfinished
-    assert len(results.read_history(unfinished)["epoch"]) == 2
+    assert len(read_history(unfinished)["epoch"]) == 2
     assert (unfinished / "interrupted-1" / "history.csv").exists()
 
 
@@ -221,10 +227,10 @@ def same(one, other):
         assert a.keys() == b.keys()
         assert a["epoch"] == b["epoch"]
         assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
-    histories = [results.read_history(f) for f in (one, other)]
+    histories = [read_history(f) for f in (one, other)]
     assert [h.pop("seconds") is not None for h in histories] == [True, True]
     assert histories[0] == histories[1]
-    assert results.without_measurements(results.read_result(one)) == results.without_measurements(results.read_result(other))
+    assert without_measurements(read_result(one)) == without_measurements(read_result(other))
     for name in ("slices.csv", "pictures.npz"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
@@ -233,11 +239,11 @@ LONG = ("reg=l2", "batch=10", "trainer.max_epochs=4", "optimizer.lr=0.01")
 MOMENTS = {
     "in the first epoch": (Segmenter, "training_step", 2),
     "in the third epoch": (Segmenter, "training_step", 11),
-    "at the first checkpoint": (results, "write_atomically", 1),
-    "between the last and the best checkpoint": (results, "write_atomically", 2),
-    "at a later checkpoint": (train_module, "save", 5),
-    "before the optimiser's state is dropped": (train_module, "drop_optimizer", 1),
-    "after training": (results, "write", 1),
+    "at the first checkpoint": (checkpoints, "write_atomically", 1),
+    "between the last and the best checkpoint": (checkpoints, "write_atomically", 2),
+    "at a later checkpoint": (checkpoints, "save", 5),
+    "before the optimiser's state is dropped": (training_run, "drop_optimizer", 1),
+    "after training": (training_run, "write_result", 1),
 }
 
 
@@ -253,7 +259,7 @@ def undisturbed(tmp_path_factory):
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(moment, undisturbed, monkeypatch):
     cut_off(monkeypatch, Path(), MOMENTS[moment], *LONG)
     folder = Path("outputs/runs") / undisturbed.name
-    assert not results.is_done(folder, folder.name)
+    assert not is_done(folder, folder.name)
     same(run(Path(), *LONG), undisturbed)
 
 
@@ -273,7 +279,7 @@ def test_what_else_a_run_keeps_in_mind_survives_being_cut_off(tmp_path, monkeypa
 
 def test_history_has_the_learning_rate_of_each_epoch(tmp_path):
     options = ["scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1", "trainer.max_epochs=4"]
-    assert results.read_history(run(tmp_path, *options))["lr"] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    assert read_history(run(tmp_path, *options))["lr"] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
 
 
 EARLY = ("trainer.patience=2", "trainer.max_epochs=40", "optimizer.lr=0.1")
@@ -281,10 +287,10 @@ EARLY = ("trainer.patience=2", "trainer.max_epochs=40", "optimizer.lr=0.1")
 
 def test_a_run_stops_when_its_patience_is_over_and_does_not_go_on_when_it_is_resumed(tmp_path, monkeypatch):
     folder = run(tmp_path / "whole", *EARLY)
-    val_loss = results.read_history(folder)["val_loss"]
+    val_loss = read_history(folder)["val_loss"]
     assert len(val_loss) < 40
     assert int(np.argmin(val_loss)) == len(val_loss) - 3
-    cut_off(monkeypatch, Path(), (results, "write", 1), *EARLY)
+    cut_off(monkeypatch, Path(), (training_run, "write_result", 1), *EARLY)
     same(run(Path(), *EARLY), folder)
 
 
@@ -301,7 +307,7 @@ def test_half_a_file_is_set_aside_and_the_run_starts_anew(name, undisturbed, mon
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:5000]), Path.unlink])
 def test_a_best_checkpoint_that_cannot_be_had_again_starts_the_run_anew(damage, undisturbed, monkeypatch, caplog):
-    monkeypatch.setattr(train_module, "best_of", lambda val_dice: 1)  # so that it is not the last one over again
+    monkeypatch.setattr(checkpoints, "best_of", lambda val_dice: 1)  # so that it is not the last one over again
     cut_off(monkeypatch, Path(), (Segmenter, "training_step", 14), *LONG)
     folder = Path("outputs/runs") / undisturbed.name
     damage(folder / "checkpoints" / "best.ckpt")
@@ -311,7 +317,7 @@ def test_a_best_checkpoint_that_cannot_be_had_again_starts_the_run_anew(damage, 
 
 
 def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
-    other = tmp_path / "outputs" / "runs" / results.run_id(app.plain(app.compose([*TINY, "loss=bce"])))
+    other = tmp_path / "outputs" / "runs" / identity.run_id(entry.plain(entry.compose([*TINY, "loss=bce"])))
     shutil.copytree(folder / "checkpoints", other / "checkpoints")
     with pytest.raises(InputError, match=f"is of run {folder.name}, not of"):
         run(tmp_path, "loss=bce")
@@ -341,9 +347,9 @@ def test_result_json_is_strict_json(folder):
 def test_the_terminal_tells_the_dice_that_the_report_has(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = run(tmp_path, "split.val_fraction=0.5", "figures=false")
-    results.write_sweep(tmp_path / "outputs" / "grid", command=[], runs=[{"run_id": folder.name}])
+    write_sweep(tmp_path / "outputs" / "grid", command=[], runs=[{"run_id": folder.name}])
     [record] = records.read([tmp_path / "outputs" / "grid"]).records
-    result = results.read_result(folder)
+    result = read_result(folder)
     assert record.dice == result["last"]["patient_dice"] != result["last"]["val_dice"]
     assert f"Dice {record.dice:.3f}, mean over 2 validation patients, after the last epoch" in caplog.text
     assert f"({result['best']['patient_dice']:.3f} after epoch {result['best']['epoch']:.0f}, the best)" in caplog.text
@@ -351,12 +357,12 @@ def test_the_terminal_tells_the_dice_that_the_report_has(tmp_path, caplog):
 
 def test_every_attempt_at_a_run_is_recorded_with_its_versions(monkeypatch, tmp_path):
     cut_off(monkeypatch, tmp_path, (Segmenter, "training_step", 11), *LONG)
-    monkeypatch.setattr(train_module, "versions", lambda: {"segtune": "0.0.9", "torch": "2.99"})
+    monkeypatch.setattr(provenance, "versions", lambda: {"segtune": "0.0.9", "torch": "2.99"})
     folder = run(tmp_path, *LONG)
-    first, second = results.read_result(folder)["attempts"]
+    first, second = read_result(folder)["attempts"]
     assert (first["first_epoch"], first["versions"]["segtune"]) == (1, segtune.__version__)
     assert (second["first_epoch"] > 1, second["versions"]) == (True, {"segtune": "0.0.9", "torch": "2.99"})
-    results.write_sweep(tmp_path / "outputs" / "grid", command=[], runs=[{"run_id": folder.name}])
+    write_sweep(tmp_path / "outputs" / "grid", command=[], runs=[{"run_id": folder.name}])
     said = page.unlike_code(records.read([tmp_path / "outputs" / "grid"]).records)
     assert f"Runs of more than one segtune are compared: 0.0.9 (1 runs), {segtune.__version__} (1 runs)." in said[0]
     assert "torch" in said[1]

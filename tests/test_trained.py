@@ -12,11 +12,17 @@ import torch
 from torch import nn
 
 from conftest import unsign
-from segtune import app, build, networks, results, trained
-from segtune.data import module as data_module
+from segtune.config import overrides
+from segtune.config.entry import compose, plain
+from segtune.data import tensors
+from segtune.data.grid import resample_and_crop, restore
 from segtune.data.slices import Slice
 from segtune.errors import InputError
+from segtune.inference import models, networks
 from segtune.nets import UNet
+from segtune.runs import identity, layout
+from segtune.runs.tables import read_table
+from segtune.training import build
 
 
 @pytest.fixture
@@ -32,12 +38,12 @@ def a_slice(shape, *, spacing_mm=(1.0, 1.0), mask=None):
     return Slice(image, np.zeros(shape, bool) if mask is None else mask, "P1", 0, 0, None, spacing_mm, 8.0)
 
 
-@pytest.mark.parametrize("which", trained.WHICH)
+@pytest.mark.parametrize("which", models.WHICH)
 def test_a_loaded_run_predicts_what_it_predicted_in_training(tiny_run, which):
     folder, cfg = tiny_run
-    model = trained.load(folder, which=which)
+    model = models.load(folder, which=which)
     slices = build.slices(cfg)
-    scored = [row for row in results.read_table(folder, results.SLICES) if row["which"] == which]
+    scored = [row for row in read_table(folder, layout.SLICES) if row["which"] == which]
     of = {(item.patient, item.frame): item for item in slices}
     items = [of[row["patient"], int(row["frame"])] for row in scored]
     masks = [values > 0.5 for values in model.probabilities(items)]
@@ -48,16 +54,16 @@ def test_a_loaded_run_predicts_what_it_predicted_in_training(tiny_run, which):
 
 
 def test_an_ensemble_is_the_mean_of_its_models(tiny_run):
-    model = trained.load(tiny_run[0])
-    other = trained.load(tiny_run[0], which="best")
+    model = models.load(tiny_run[0])
+    other = models.load(tiny_run[0], which="best")
     items = [a_slice((30, 20)), a_slice((32, 32))]
-    both = trained.ensemble([model, other], items)
+    both = models.ensemble([model, other], items)
     for value, one, two in zip(both, model.probabilities(items), other.probabilities(items), strict=True):
         assert value == pytest.approx((one + two) / 2, abs=1e-12)
 
 
 def test_an_image_larger_than_the_training_s_is_taken_whole(tiny_run):
-    (values,) = trained.load(tiny_run[0]).probabilities([a_slice((50, 33))])
+    (values,) = models.load(tiny_run[0]).probabilities([a_slice((50, 33))])
     assert values.shape == (50, 33)
     assert ((values > 0) & (values < 1)).all()
 
@@ -75,9 +81,9 @@ def test_restore_brings_a_mask_back_to_where_it_was(shape, spacing_mm, how):
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     mask = ((rows - shape[0] / 2 + 2) / 9) ** 2 + ((columns - shape[1] / 2) / 8) ** 2 < 1
     item = a_slice(shape, spacing_mm=spacing_mm, mask=mask)
-    fitted = data_module.fit([item], size=48, **how)
-    _, masks = data_module.to_tensors(fitted, size=48, normalize="zscore")
-    back = data_module.restore(masks[0, 0].double().numpy(), item, **how)
+    fitted = resample_and_crop([item], size=48, **how)
+    _, masks = tensors.to_tensors(fitted, size=48, normalize="zscore")
+    back = restore(masks[0, 0].double().numpy(), item, **how)
     assert back.shape == shape
     overlap = 2 * np.count_nonzero((back > 0.5) & mask) / (np.count_nonzero(back > 0.5) + mask.sum())
     assert overlap == 1 if how["spacing_mm"] is None else overlap > 0.95
@@ -85,24 +91,24 @@ def test_restore_brings_a_mask_back_to_where_it_was(shape, spacing_mm, how):
 
 def test_what_was_cropped_away_has_probability_zero():
     item = a_slice((100, 30))
-    back = data_module.restore(np.ones((48, 48)), item, spacing_mm=None, larger="crop")
+    back = restore(np.ones((48, 48)), item, spacing_mm=None, larger="crop")
     assert (np.flatnonzero(back.all(axis=1)) == np.arange(26, 74)).all()
     assert not back[:26].any()
     assert not back[74:].any()
 
 
 def edited(folder, edit):
-    result = json.loads((folder / results.RESULT).read_text())
+    result = json.loads((folder / layout.RESULT).read_text())
     edit(result)
-    result["run_id"] = results.run_id(result["config"]) if isinstance(result.get("config"), dict) else "?"
-    (folder / results.RESULT).write_text(json.dumps(result))
+    result["run_id"] = identity.run_id(result["config"]) if isinstance(result.get("config"), dict) else "?"
+    (folder / layout.RESULT).write_text(json.dumps(result))
 
 
 def edited_throughout(folder, edit):
     """As edited, and the checkpoint says the same."""
     edited(folder, edit)
     path = folder / "checkpoints" / "last.ckpt"
-    config = json.loads((folder / results.RESULT).read_text())["config"]
+    config = json.loads((folder / layout.RESULT).read_text())["config"]
     torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": config}, path)
 
 
@@ -123,13 +129,13 @@ def edited_throughout(folder, edit):
 def test_a_run_s_folder_cannot_have_other_code_called(folder, target):
     edited(folder, lambda result: result["config"]["model"].update({"_target_": target}))
     with pytest.raises(InputError, match="run code that this file names"):
-        trained.load(folder)
+        models.load(folder)
     edited(
         folder,
         lambda result: result["config"]["model"].update({"_target_": "segtune.nets.UNet", "width": {"_target_": target}}),
     )
     with pytest.raises(InputError, match="run code that this file names"):
-        trained.load(folder)
+        models.load(folder)
 
 
 PICKLE = "{_target_: torch.load, f: evil.pt, weights_only: false}"
@@ -186,7 +192,12 @@ def nothing_is_run(tmp_path, monkeypatch):
     torch.save(Evil(), "evil.pt")
     monkeypatch.setenv("SECRET", "0.07")
     for name in (
-        *("hydra.utils.instantiate", "segtune.build.instantiate", "torch.hub.load", "torch.hub.load_state_dict_from_url"),
+        *(
+            "hydra.utils.instantiate",
+            "segtune.training.build.instantiate",
+            "torch.hub.load",
+            "torch.hub.load_state_dict_from_url",
+        ),
         *("urllib.request.urlopen", "omegaconf.OmegaConf.create", "socket.socket.connect", "numpy.load", "os.system"),
     ):
         monkeypatch.setattr(name, refuse)
@@ -200,7 +211,7 @@ def test_no_argument_in_a_run_s_folder_runs_reads_or_fetches_anything(folder, no
     target = "test_trained.Own" if trust == "test_trained.Own" else "segtune.nets.UNet"
     edited_throughout(folder, lambda result: result["config"]["model"].update(arguments | {"_target_": target}))
     with pytest.raises(InputError, match=r"result.json: (model\.|its network has an argument)|weights do not fit") as told:
-        trained.load(folder, trust=trust)
+        models.load(folder, trust=trust)
     assert "0.07" not in str(told.value)
 
 
@@ -234,14 +245,14 @@ def test_a_user_s_own_network_is_built_only_if_its_exact_name_is_trusted(tiny_ru
     to_own(folder, act=["relu", {"inplace": True}], pretrained=False)
     for trust in (None, [], "test_trained.nets", ["test_trained.own", "segtune.nets.UNet"], ["test_trained.Own.calls"]):
         with pytest.raises(InputError, match=r"its network is test_trained.Own.*add trust=\[test_trained.Own\]"):
-            trained.load(folder, trust=trust)
-    (values,) = trained.load(folder, trust=["test_trained.Own"]).probabilities([a_slice((32, 32))])
-    (expected,) = trained.load(tiny_run[0]).probabilities([a_slice((32, 32))])
+            models.load(folder, trust=trust)
+    (values,) = models.load(folder, trust=["test_trained.Own"]).probabilities([a_slice((32, 32))])
+    (expected,) = models.load(tiny_run[0]).probabilities([a_slice((32, 32))])
     assert (values == expected).all()
     assert Own.calls[-1] == {"act": ["relu", {"inplace": True}], "pretrained": False}
     for verb in ("predict", "evaluate", "export"):
-        assert app.compose(["trust=[test_trained.Own]"], verb).trust == ["test_trained.Own"]
-        assert app.compose([], verb).trust is None
+        assert compose(["trust=[test_trained.Own]"], verb).trust == ["test_trained.Own"]
+        assert compose([], verb).trust is None
 
 
 @pytest.mark.parametrize(
@@ -268,7 +279,7 @@ def test_the_arguments_of_a_trusted_network_are_plain_data(folder, nothing_is_ru
     to_own(folder, **arguments)
     n_calls = len(Own.calls)
     with pytest.raises(InputError, match="has plain arguments only|would run code that this file names"):
-        trained.load(folder, trust=["test_trained.Own"])
+        models.load(folder, trust=["test_trained.Own"])
     assert len(Own.calls) == n_calls
 
 
@@ -287,13 +298,13 @@ def test_the_arguments_of_a_trusted_network_are_plain_data(folder, nothing_is_ru
 def test_what_is_trusted_and_is_no_network_of_these_weights_is_refused(folder, nothing_is_run, target, message):
     edited_throughout(folder, lambda result: result["config"].update(model={"_target_": target}))
     with pytest.raises(InputError, match=message):
-        trained.load(folder, trust=[target])
+        models.load(folder, trust=[target])
 
 
 @pytest.mark.parametrize("trust", [5, {"a": 1}, ["UNet"], [5], "os.system()", ["a.b; c"], True])
 def test_trust_takes_names_of_classes_alone(folder, trust):
     with pytest.raises(InputError, match="trust=: give the whole names"):
-        trained.load(folder, trust=trust)
+        models.load(folder, trust=trust)
 
 
 def test_no_network_of_monai_may_fetch_weights(folder, nothing_is_run):
@@ -302,12 +313,12 @@ def test_no_network_of_monai_may_fetch_weights(folder, nothing_is_run):
     edited_throughout(folder, lambda result: result["config"].update(model=model))
     for trust, message in ((None, "run code that this file names"), ([model["_target_"]], "nothing is read or fetched")):
         with pytest.raises(InputError, match=message):
-            trained.load(folder, trust=trust)
+            models.load(folder, trust=trust)
 
 
-@pytest.mark.parametrize("option", app.groups()["model"])
+@pytest.mark.parametrize("option", overrides.groups()["model"])
 def test_every_network_of_conf_is_listed_and_built_as_hydra_builds_it(option):
-    model = app.plain(app.compose([f"model={option}"]))["model"]
+    model = plain(compose([f"model={option}"]))["model"]
     net = networks.build(*networks.checked(model, Path("result.json")))
     expected = build.network(model)
     assert str(net) == str(expected)
@@ -324,7 +335,7 @@ def test_every_network_of_conf_is_listed_and_built_as_hydra_builds_it(option):
     ],
 )
 def test_the_plain_arguments_of_a_listed_network_are_taken(more):
-    model = app.plain(app.compose(["model=basic_unet"]))["model"] | more
+    model = plain(compose(["model=basic_unet"]))["model"] | more
     assert networks.build(*networks.checked(model, Path("result.json")))
 
 
@@ -333,18 +344,18 @@ def test_an_image_size_that_cannot_be_is_refused_before_anything_is_allocated(fo
     monkeypatch.setattr(torch, "load", None)
     edited(folder, lambda result: result["config"]["data"].update(size=size))
     with pytest.raises(InputError, match=r"result.json: (data.size=.* a multiple of 16 from 16 to 4096|damaged)"):
-        trained.load(folder)
+        models.load(folder)
 
 
 def test_an_image_size_is_held_against_memory_and_the_network_s_width(folder, monkeypatch):
     edited_throughout(folder, lambda result: result["config"]["data"].update(size=4096))
-    pages = trained.os.sysconf("SC_PAGE_SIZE")
-    monkeypatch.setattr(trained.os, "sysconf", {"SC_PAGE_SIZE": pages, "SC_PHYS_PAGES": 5 * 10**8 // pages}.get)
+    pages = models.os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(models.os, "sysconf", {"SC_PAGE_SIZE": pages, "SC_PHYS_PAGES": 5 * 10**8 // pages}.get)
     with pytest.raises(InputError, match="data.size=4096: one image would take about .* GB .* this machine's memory"):
-        trained.load(folder)
+        models.load(folder)
     edited_throughout(folder, lambda result: result["config"]["data"].update(size=32))
     with pytest.raises(InputError, match="3000 x 3000 pixels takes about"):
-        trained.load(folder).probabilities([a_slice((3000, 3000))])
+        models.load(folder).probabilities([a_slice((3000, 3000))])
 
 
 @pytest.mark.parametrize(
@@ -360,7 +371,7 @@ def test_an_image_size_is_held_against_memory_and_the_network_s_width(folder, mo
 def test_what_a_run_s_images_must_be_is_of_the_right_kind(folder, key, value):
     edited_throughout(folder, lambda result: result["config"]["data"].update({key: value}))
     with pytest.raises(InputError, match="result.json: damaged"):
-        trained.load(folder)
+        models.load(folder)
 
 
 def test_a_link_out_of_the_run_s_folder_is_not_followed(folder, tmp_path):
@@ -369,16 +380,16 @@ def test_a_link_out_of_the_run_s_folder_is_not_followed(folder, tmp_path):
         path.rename(elsewhere)
         path.symlink_to(elsewhere)
         with pytest.raises(InputError, match="a link that leads out of the run's folder"):
-            trained.load(folder)
+            models.load(folder)
         path.unlink()
         elsewhere.rename(path)
     os.mkfifo(folder / "cases.csv.new")
     (folder / "cases.csv.new").replace(folder / "cases.csv")
     with pytest.raises(InputError, match="cases.csv: is no file"):
-        trained.load(folder)
+        models.load(folder)
     (folder / "cases.csv").unlink()
     (tmp_path / "link").symlink_to(folder)  # to the folder itself: as good as it
-    assert trained.load(tmp_path / "link")
+    assert models.load(tmp_path / "link")
 
 
 def repacked(path, change, **how):
@@ -394,11 +405,11 @@ def test_a_checkpoint_that_grows_when_it_is_read_is_refused(folder):
     path = folder / "checkpoints" / "last.ckpt"
     whole = path.read_bytes()
     repacked(path, list)
-    assert trained.load(folder)
+    assert models.load(folder)
 
     def refused():
         with pytest.raises(InputError, match="last.ckpt: damaged, or no checkpoint"):
-            trained.load(folder)
+            models.load(folder)
         path.write_bytes(whole)
 
     repacked(path, list, compression=zipfile.ZIP_DEFLATED)
@@ -423,27 +434,27 @@ def test_a_checkpoint_that_grows_when_it_is_read_is_refused(folder):
 
 def test_damaged_and_foreign_folders_are_refused_by_name(folder, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        trained.load(tmp_path / "nothing")
+        models.load(tmp_path / "nothing")
     with pytest.raises(InputError, match="which=first: choose last or best"):
-        trained.load(folder, which="first")
+        models.load(folder, which="first")
     checkpoint = folder / "checkpoints" / "last.ckpt"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[:1000])
     with pytest.raises(InputError, match="last.ckpt: damaged, or no checkpoint"):
-        trained.load(folder)
+        models.load(folder)
     torch.save({"state_dict": {}, "hyper_parameters": {"a": 1}}, checkpoint)
     with pytest.raises(InputError, match="last.ckpt is of run"):
-        trained.load(folder)
+        models.load(folder)
     checkpoint.unlink()
     with pytest.raises(InputError, match="the file is not there"):
-        trained.load(folder)
+        models.load(folder)
     checkpoint.write_bytes(whole)
-    (folder / results.RESULT).write_text(json.dumps({"run_id": "abc", "config": []}))
+    (folder / layout.RESULT).write_text(json.dumps({"run_id": "abc", "config": []}))
     with pytest.raises(InputError, match="result.json: damaged"):
-        trained.load(folder)
-    (folder / results.RESULT).unlink()
+        models.load(folder)
+    (folder / layout.RESULT).unlink()
     with pytest.raises(InputError, match="The run has not finished"):
-        trained.load(folder)
+        models.load(folder)
 
 
 def test_a_pickle_in_place_of_the_checkpoint_is_not_run(folder, tmp_path):
@@ -453,14 +464,14 @@ def test_a_pickle_in_place_of_the_checkpoint_is_not_run(folder, tmp_path):
 
     torch.save({"state_dict": Evil()}, folder / "checkpoints" / "last.ckpt")
     with pytest.raises(InputError, match="damaged, or no checkpoint"):
-        trained.load(folder)
+        models.load(folder)
     assert not (tmp_path / "evil").exists()
 
 
 def test_weights_of_another_network_are_refused(folder):
     edited_throughout(folder, lambda result: result["config"]["model"].update({"width": 3}))
     with pytest.raises(InputError, match="its weights do not fit the network"):
-        trained.load(folder)
+        models.load(folder)
 
 
 def test_a_configuration_s_network_takes_no_memory_beyond_the_weights_that_are_there(folder, monkeypatch):
@@ -474,14 +485,14 @@ def test_a_configuration_s_network_takes_no_memory_beyond_the_weights_that_are_t
     monkeypatch.setattr(networks, "build", network)
     edited_throughout(folder, lambda result: result["config"]["model"].update({"width": 256}))  # 1.2 GB
     with pytest.raises(InputError, match="its weights do not fit the network"):
-        trained.load(folder)
+        models.load(folder)
     assert on_meta
     assert all(on_meta)
 
 
 def test_an_image_that_would_become_huge_is_refused(folder):
     edited_throughout(folder, lambda result: result["config"]["data"].update({"spacing_mm": 0.01}))
-    model = trained.load(folder)
+    model = models.load(folder)
     with pytest.raises(
         InputError, match="30 x 50 pixels of 1 to 2 mm has a side of 6000 pixels .* trained on pixels of 0.01 mm"
     ):
@@ -490,28 +501,28 @@ def test_an_image_that_would_become_huge_is_refused(folder):
 
 def test_runs_that_look_for_different_structures_are_no_ensemble(tiny_run, folder):
     with pytest.raises(InputError, match="a run is there twice"):
-        trained.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
+        models.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
     edited_throughout(folder, lambda result: result["config"]["data"].update({"target": "epicardium"}))
     with pytest.raises(InputError, match=r"different structures \(endocardium \(phantom\), epicardium \(phantom\)\)"):
-        trained.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
+        models.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
 
 
 def test_pixels_of_another_size_than_the_training_s_are_told(tiny_run, caplog):
-    model = trained.load(tiny_run[0])
+    model = models.load(tiny_run[0])
     size = model.result["data"]["pixel_mm"][0]
-    trained.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size, size))])
+    models.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size, size))])
     assert caplog.text == ""
-    trained.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size / 2, size / 2))])
+    models.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size / 2, size / 2))])
     assert "structures look of another size" in caplog.text
 
 
 def test_the_expert_s_mask_is_nothing_to_the_network_nor_a_reason_to_warn(tiny_run, folder, caplog):
     edited(folder, lambda result: result["config"]["data"].update({"larger": "crop", "size": 16}))
     path = folder / "checkpoints" / "last.ckpt"
-    config = json.loads((folder / results.RESULT).read_text())["config"]
+    config = json.loads((folder / layout.RESULT).read_text())["config"]
     torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": config}, path)
     whole = a_slice((40, 30), mask=np.ones((40, 30), bool))
-    (with_mask,), (without,) = (trained.load(folder).probabilities([item]) for item in (whole, a_slice((40, 30))))
+    (with_mask,), (without,) = (models.load(folder).probabilities([item]) for item in (whole, a_slice((40, 30))))
     assert (with_mask == without).all()
     assert "cuts the structure" not in caplog.text
 
@@ -525,5 +536,5 @@ def test_a_flipped_bit_in_the_weights_is_noticed_by_whoever_uses_them(name, tiny
     path.write_bytes(content)
     os.utime(path, (0, 0))  # nor does its date tell
     with pytest.raises(InputError, match=f"{name}: damaged .*not what the run wrote.*Start the run's command again"):
-        trained.load(copy, which=name.removesuffix(".ckpt"))
-    trained.load(copy, which="best" if name == "last.ckpt" else "last")  # the other one is sound
+        models.load(copy, which=name.removesuffix(".ckpt"))
+    models.load(copy, which="best" if name == "last.ckpt" else "last")  # the other one is sound

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from segtune import volumes
+from segtune.metrics import volumes
 
 NAN = math.nan
 

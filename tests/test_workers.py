@@ -15,17 +15,32 @@ import pytest
 import torch
 
 from conftest import TINY, write_patient
-from segtune import app, results, sources, sweep, train, workers
+from segtune.config import entry
 from segtune.errors import InputError, Interrupted
-from segtune.module import Segmenter
 from segtune.report import records
+from segtune.runs import identity, inputs, layout
+from segtune.runs import state as runs_state
+from segtune.runs.result import is_done, read_result, without_measurements, write_result
+from segtune.runs.state import LostError, lock, read_status, state_of, write_status
+from segtune.runs.sweep import write_sweep
+from segtune.runs.tables import read_history
+from segtune.sweeps import local as sweeps_local
+from segtune.sweeps import plan
+from segtune.sweeps.execute import describe_failure, execute
+from segtune.sweeps.launch import Sweep
+from segtune.sweeps.local import run_in_processes, visible_gpus
+from segtune.sweeps.progress import Progress
+from segtune.sweeps.serial import run_serially
+from segtune.training import run as training_run
+from segtune.training.module import Segmenter
+from segtune.training.run import train
 
 
 def planned(*overrides):
-    config = app.plain(app.compose([*TINY, "trainer.threads=1", "figures=false", *overrides]))
-    run_id = results.run_id(config)
+    config = entry.plain(entry.compose([*TINY, "trainer.threads=1", "figures=false", *overrides]))
+    run_id = identity.run_id(config)
     folder = Path("outputs/runs") / run_id
-    return sweep.Run(run_id, list(overrides), config, folder, results.state(folder, run_id)[0])
+    return plan.Run(run_id, list(overrides), config, folder, state_of(folder, run_id)[0])
 
 
 def broken(kind):
@@ -33,7 +48,7 @@ def broken(kind):
 
 
 def whole(runs, halt=None):
-    return sweep.Sweep(Path("outputs/grid"), halt, sweep.Progress(runs))
+    return Sweep(Path("outputs/grid"), halt, Progress(runs))
 
 
 @pytest.fixture
@@ -43,27 +58,27 @@ def trained(monkeypatch):
 
     def note(cfg, folder, *, bar):
         seen.append(folder.name)
-        results.write(folder, result={"run_id": folder.name}, tables={name: [] for name in results.TABLES}, pictures={})
+        write_result(folder, result={"run_id": folder.name}, tables={name: [] for name in layout.TABLES}, pictures={})
 
-    monkeypatch.setattr(train, "train", note)
+    monkeypatch.setattr(training_run, "train", note)
     return seen
 
 
 def test_a_run_says_running_and_then_completed(monkeypatch):
     run, seen = planned(), []
-    monkeypatch.setattr(train, "train", lambda cfg, folder, bar: seen.append(results.read_status(folder)))
-    workers.execute(run)
+    monkeypatch.setattr(training_run, "train", lambda cfg, folder, bar: seen.append(read_status(folder)))
+    execute(run)
     assert (seen[0]["state"], seen[0]["run_id"], seen[0]["pid"]) == ("running", run.run_id, os.getpid())
-    assert results.read_status(run.folder)["state"] == "completed"
-    assert results.read_status(run.folder)["config"] == run.config
+    assert read_status(run.folder)["state"] == "completed"
+    assert read_status(run.folder)["config"] == run.config
 
 
 def test_a_finished_run_is_skipped_until_its_data_change(caplog):
     caplog.set_level("INFO")
     run = planned("data.seed=7")
-    workers.execute(run)
+    execute(run)
     before = (run.folder / "result.json").read_bytes()
-    workers.execute(run)
+    execute(run)
     assert "is done already" in caplog.messages[-1]
     assert (run.folder / "result.json").read_bytes() == before
     contour = next(Path(os.environ["XDG_CACHE_HOME"]).glob("segtune/**/*seed7*/**/*icontour*.txt"), None)
@@ -72,11 +87,11 @@ def test_a_finished_run_is_skipped_until_its_data_change(caplog):
     )
     lines = contour.read_text().splitlines()
     contour.write_text("\n".join(lines[: len(lines) // 2]) + "\n")
-    assert sweep.Changed()(run.folder, run.config) == ["data"]
-    workers.execute(run)
+    assert plan.Changed()(run.folder, run.config) == ["data"]
+    execute(run)
     assert sum("its data have changed" in message for message in caplog.messages) == 1
     assert (run.folder / "other-data-1" / "result.json").read_bytes() == before
-    assert results.is_done(run.folder, run.run_id)
+    assert is_done(run.folder, run.run_id)
 
 
 def test_a_finished_run_whose_data_cannot_be_read_now_keeps_its_result(tmp_path):
@@ -84,15 +99,15 @@ def test_a_finished_run_whose_data_cannot_be_read_now_keeps_its_result(tmp_path)
         write_patient(tmp_path / "data", number, [20, 22], scale={20: 1 - number / 10, 22: 0.93 - number / 10})
     settings = ["data=rvsc", f"data.root={tmp_path / 'data'}", "data.size=96", "split=0.4", "model.width=2"]
     settings += ["trainer.max_epochs=1", "trainer.threads=1", "trainer.accelerator=cpu", "figures=false", "outputs=o"]
-    config = app.plain(app.compose(settings))
-    run = sweep.Run(results.run_id(config), settings, config, Path("o/runs") / results.run_id(config), "missing")
-    workers.execute(run)
+    config = entry.plain(entry.compose(settings))
+    run = plan.Run(identity.run_id(config), settings, config, Path("o/runs") / identity.run_id(config), "missing")
+    execute(run)
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     with pytest.raises(Exception, match="there is no such folder"):
-        workers.execute(run)
-    assert results.is_done(run.folder, run.run_id)
+        execute(run)
+    assert is_done(run.folder, run.run_id)
     (tmp_path / "elsewhere").rename(tmp_path / "data")
-    workers.execute(run)
+    execute(run)
     assert not list(run.folder.glob("other-data-*"))
 
 
@@ -112,10 +127,10 @@ def test_a_failure_has_a_kind_and_advice(error, kind, words, monkeypatch):
         raise error
 
     run = planned()
-    monkeypatch.setattr(train, "train", fail)
+    monkeypatch.setattr(training_run, "train", fail)
     with pytest.raises(type(error)):
-        workers.execute(run)
-    status = results.read_status(run.folder)
+        execute(run)
+    status = read_status(run.folder)
     assert (status["state"], status["error"]["kind"]) == ("failed", kind)
     assert words in status["error"]["message"]
     assert ("Traceback" in status["error"]["traceback"]) == (kind == "error")
@@ -125,31 +140,33 @@ def test_a_failure_has_a_kind_and_advice(error, kind, words, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_interrupts_a_run_which_says_so_and_can_go_on(number, monkeypatch):
     handler = signal.getsignal(number)
-    monkeypatch.setattr(train, "train", lambda cfg, folder, bar: os.kill(os.getpid(), number) or threading.Event().wait(5))
+    monkeypatch.setattr(
+        training_run, "train", lambda cfg, folder, bar: os.kill(os.getpid(), number) or threading.Event().wait(5)
+    )
     run = planned()
     with pytest.raises(Interrupted):
-        workers.execute(run)
-    status = results.read_status(run.folder)
+        execute(run)
+    status = read_status(run.folder)
     assert (status["state"], status["signal"]) == ("interrupted", signal.Signals(number).name)
     assert signal.getsignal(number) == handler
-    with results.lock(run.folder):
+    with lock(run.folder):
         pass
 
 
 def test_a_status_that_cannot_be_written_does_not_hide_why_the_run_failed(monkeypatch, caplog):
     def fail(cfg, folder, *, bar):
-        monkeypatch.setattr(results, "write_status", full)
+        monkeypatch.setattr(runs_state, "write_status", full)
         raise OSError(28, "No space left on device", "outputs/x")
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     run = planned()
-    monkeypatch.setattr(train, "train", fail)
+    monkeypatch.setattr(training_run, "train", fail)
     with pytest.raises(OSError, match="outputs/x"):
-        workers.execute(run)
+        execute(run)
     assert "status.json: cannot be written" in caplog.text
-    assert results.state(run.folder, run.run_id)[0] == "stale"
+    assert state_of(run.folder, run.run_id)[0] == "stale"
 
 
 def test_a_run_that_another_process_has_comes_last(trained):
@@ -157,7 +174,7 @@ def test_a_run_that_another_process_has_comes_last(trained):
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with results.lock(runs[0].folder):
+        with lock(runs[0].folder):
             held.set()
             release.wait()
 
@@ -167,25 +184,25 @@ def test_a_run_that_another_process_has_comes_last(trained):
     progress = whole(runs)
     ended = progress.progress.ended
     progress.progress.ended = lambda failed: (release.set(), ended(failed=failed))
-    assert workers.here(runs, progress) == {}
+    assert run_serially(runs, progress) == {}
     thread.join()
     assert trained == [runs[1].run_id, runs[2].run_id, runs[0].run_id]
 
 
 def test_here_goes_on_after_a_failure_or_stops_if_told(trained, monkeypatch, tmp_path):
-    note = train.train
+    note = train
 
     def fail_once(cfg, folder, *, bar):
         if cfg.seed == 2:
             raise InputError("this one is bad")
         note(cfg, folder, bar=bar)
 
-    monkeypatch.setattr(train, "train", fail_once)
+    monkeypatch.setattr(training_run, "train", fail_once)
     runs = [planned(f"seed={seed}") for seed in (1, 2, 3)]
-    assert workers.here(runs, None)[runs[1].run_id]["message"] == "this one is bad"
+    assert run_serially(runs, None)[runs[1].run_id]["message"] == "this one is bad"
     assert trained == [runs[0].run_id, runs[2].run_id]
     again = [planned(f"seed={seed}") for seed in (4, 2, 5)]
-    workers.here(again, None, halt=tmp_path / "halt")
+    run_serially(again, None, halt=tmp_path / "halt")
     assert trained[2:] == [again[0].run_id]
 
 
@@ -195,19 +212,19 @@ def test_local_workers_give_the_same_and_survive_what_befalls_one_of_them(caplog
     good = [planned(f"seed={seed}", "loss=bce") for seed in (1, 2, 3)]
     bad = [broken(kind) for kind in ("raises", "killed", "out_of_memory", "not_finite", "too_large")]
     runs = [bad[0], good[0], bad[1], bad[2], good[1], bad[3], bad[4], good[2]]
-    failures = workers.local(runs, whole(runs), workers=2, per_gpu=1)
+    failures = run_in_processes(runs, whole(runs), workers=2, per_gpu=1)
     assert [failures[run.run_id]["kind"] for run in bad] == ["error", "killed", "out of memory", "not finite", "out of memory"]
     assert "killed by SIGKILL" in failures[bad[1].run_id]["message"]
     assert "raised on purpose" in failures[bad[0].run_id]["traceback"]
     assert len(failures) == 5
     for run in bad:
-        assert results.state(run.folder, run.run_id)[0] == "failed"
+        assert state_of(run.folder, run.run_id)[0] == "failed"
     os.environ.pop("OMP_NUM_THREADS", None)
     for run in good:
-        there = results.read_history(run.folder)
-        alone = sweep.replace(run, folder=Path("alone") / run.run_id)
-        workers.execute(alone)
-        here = results.read_history(alone.folder)
+        there = read_history(run.folder)
+        alone = plan.replace(run, folder=Path("alone") / run.run_id)
+        execute(alone)
+        here = read_history(alone.folder)
         assert [h.pop("seconds") is not None for h in (there, here)] == [True, True]
         assert there == here
 
@@ -215,20 +232,20 @@ def test_local_workers_give_the_same_and_survive_what_befalls_one_of_them(caplog
 @pytest.mark.slow
 def test_local_workers_stop_at_the_first_failure_if_told(tmp_path):
     runs = [broken("raises"), *(planned(f"seed={seed}") for seed in range(6))]
-    workers.local(runs, whole(runs, halt=tmp_path / "halt"), workers=1, per_gpu=1)
-    assert [results.state(run.folder, run.run_id)[0] for run in runs] == ["failed"] + ["missing"] * 6
+    run_in_processes(runs, whole(runs, halt=tmp_path / "halt"), workers=1, per_gpu=1)
+    assert [state_of(run.folder, run.run_id)[0] for run in runs] == ["failed"] + ["missing"] * 6
 
 
 def test_gpus_are_those_that_may_be_seen(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert workers.visible_gpus() == ["2", "3"]
+    assert visible_gpus() == ["2", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert workers.visible_gpus() == []
+    assert visible_gpus() == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: one (UUID: GPU-a)'\necho 'GPU 1: two (UUID: GPU-b)'\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert workers.visible_gpus() == ["0", "1"]
+    assert visible_gpus() == ["0", "1"]
 
 
 class Hired:
@@ -266,12 +283,12 @@ class Hired:
     ],
 )
 def test_workers_share_gpus_and_cores_out(workers_, per_gpu, accelerator, expected, monkeypatch):
-    monkeypatch.setattr(workers, "visible_gpus", lambda: ["0", "1"])
-    monkeypatch.setattr(workers, "_Worker", Hired)
+    monkeypatch.setattr(sweeps_local, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(sweeps_local, "_Worker", Hired)
     monkeypatch.setattr(Hired, "places", [])
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(sweeps_local.os, "sched_getaffinity", lambda pid: set(range(8)))
     runs = [planned(f"trainer.accelerator={accelerator}", f"seed={seed}") for seed in range(5)]
-    workers.local(runs, whole(runs), workers=workers_, per_gpu=per_gpu)
+    run_in_processes(runs, whole(runs), workers=workers_, per_gpu=per_gpu)
     assert [place.get("CUDA_VISIBLE_DEVICES") for place in Hired.places] == expected
     assert {place["OMP_NUM_THREADS"] for place in Hired.places} == {str(8 // len(expected))}
 
@@ -279,7 +296,7 @@ def test_workers_share_gpus_and_cores_out(workers_, per_gpu, accelerator, expect
 def test_logging_is_left_as_it_was(trained):
     logger = logging.getLogger("segtune")
     before = (list(logger.handlers), logger.level)
-    workers.execute(planned())
+    execute(planned())
     assert (logger.handlers, logger.level) == before
 
 
@@ -314,17 +331,17 @@ def test_a_run_whose_folder_is_lost_while_it_trains_stops_and_leaves_nothing(how
             if how == "gone":
                 shutil.rmtree(run.folder)
             else:
-                results.write_status(run.folder, "running", attempt="another's", pid=1, host="elsewhere")
+                write_status(run.folder, "running", attempt="another's", pid=1, host="elsewhere")
         return step(self, *arguments)
 
     monkeypatch.setattr(Segmenter, "training_step", lose)
-    with pytest.raises(results.LostError) as caught:
-        workers.execute(run)
-    assert workers.failure(caught.value)["kind"] == "taken over"
+    with pytest.raises(LostError) as caught:
+        execute(run)
+    assert describe_failure(caught.value)["kind"] == "taken over"
     if how == "gone":
         assert not run.folder.exists()
     else:
-        assert results.read_status(run.folder)["attempt"] == "another's"
+        assert read_status(run.folder)["attempt"] == "another's"
         assert not (run.folder / "result.json").exists()
 
 
@@ -332,17 +349,17 @@ def test_a_run_whose_folder_is_lost_while_it_trains_stops_and_leaves_nothing(how
 def repaired():
     """The folder of a finished run, and a function that starts it again and says whether it leaves the same."""
     run = planned("data.seed=7")
-    workers.execute(run)
+    execute(run)
     names = ("slices.csv", "cases.csv", "patients.csv", "pictures.npz")
     before = {name: (run.folder / name).read_bytes() for name in names}
-    result = results.without_measurements(results.read_result(run.folder))
+    result = without_measurements(read_result(run.folder))
 
     def again():
-        workers.execute(run)
+        execute(run)
         return (
             {name: (run.folder / name).read_bytes() for name in names} == before
-            and results.without_measurements(results.read_result(run.folder)) == result
-            and results.is_done(run.folder, run.run_id)
+            and without_measurements(read_result(run.folder)) == result
+            and is_done(run.folder, run.run_id)
         )
 
     return run.folder, again
@@ -382,23 +399,23 @@ def test_an_edited_loss_of_the_users_own_is_trained_anew_and_the_line_says_why(t
     )
     (tmp_path / "own_helpers.py").write_text("factor = 1\n")
     run = planned("data.seed=7", "loss=bce", "loss._target_=own_lab.mine")
-    workers.execute(run)
-    first = results.read_result(run.folder)
+    execute(run)
+    first = read_result(run.folder)
     assert {*first["inputs"]} == {"data", "own_lab", "own_helpers"}
     checkpoints = [torch.load(run.folder / "checkpoints" / name, weights_only=True) for name in ("last.ckpt", "best.ckpt")]
     assert [checkpoint["inputs"] for checkpoint in checkpoints] == [first["inputs"]] * 2
-    workers.execute(run)
+    execute(run)
     assert "is done already" in caplog.messages[-1]
 
     (tmp_path / "own_helpers.py").write_text("factor = 2\n")
-    sources.modules.cache_clear()  # as in a new process
+    inputs.modules.cache_clear()  # as in a new process
     for name in ("own_lab", "own_helpers"):
         sys.modules.pop(name)
-    workers.execute(run)
+    execute(run)
     assert any("its code has changed (own_helpers) since it was done" in message for message in caplog.messages)
-    assert results.read_result(run.folder / "other-code-1") == first
-    assert results.read_result(run.folder)["last"]["train_loss"] != first["last"]["train_loss"]
-    sources.modules.cache_clear()
+    assert read_result(run.folder / "other-code-1") == first
+    assert read_result(run.folder)["last"]["train_loss"] != first["last"]["train_loss"]
+    inputs.modules.cache_clear()
 
 
 def test_the_same_data_by_another_path_are_the_same_run_and_other_data_are_not(tmp_path, monkeypatch, caplog):
@@ -411,30 +428,28 @@ def test_the_same_data_by_another_path_are_the_same_run_and_other_data_are_not(t
         tiny = [option for option in TINY if not option.startswith("data.")]
         overrides = [*tiny, "data=rvsc", f"data.root={root}", "data.size=96", "split.val_fraction=0.4", "figures=false"]
         overrides += ["data.allow=[duplicate_contour]"]  # its patients have one contour
-        config = app.plain(app.compose(overrides))
-        folder = Path("outputs/runs") / results.run_id(config)
-        return sweep.Run(folder.name, overrides, config, folder, results.state(folder, folder.name)[0])
+        config = entry.plain(entry.compose(overrides))
+        folder = Path("outputs/runs") / identity.run_id(config)
+        return plan.Run(folder.name, overrides, config, folder, state_of(folder, folder.name)[0])
 
     spellings = [run_on(root) for root in ("d", "d/", "./d", str(Path("d").absolute()))]
     assert len({run.run_id for run in spellings}) == 4
-    assert len({results.cell_id(run.config, "f") for run in spellings}) == 1
-    assert sweep.once(spellings, sweep.Changed()) == spellings[:1]  # none is done: the first one is to be
-    assert len(sweep.once([*spellings, run_on("e")], sweep.Changed())) == 2
-    workers.execute(spellings[0])
-    for run in sweep.once(spellings[1:], sweep.Changed()):
+    assert len({identity.cell_id(run.config, "f") for run in spellings}) == 1
+    assert plan.once(spellings, plan.Changed()) == spellings[:1]  # none is done: the first one is to be
+    assert len(plan.once([*spellings, run_on("e")], plan.Changed())) == 2
+    execute(spellings[0])
+    for run in plan.once(spellings[1:], plan.Changed()):
         assert (run.folder, run.state, run.run_id) == (spellings[0].folder, "completed", spellings[0].run_id)
     Path("d").rename("moved")
-    [run] = sweep.once([run_on("moved")], sweep.Changed())
+    [run] = plan.once([run_on("moved")], plan.Changed())
     assert run.folder == spellings[0].folder
-    [other] = sweep.once([run_on("e")], sweep.Changed())
+    [other] = plan.once([run_on("e")], plan.Changed())
     assert (other.folder.name, other.state) == (run_on("e").run_id, "missing")
-    [gone] = sweep.once([run_on("nowhere")], sweep.Changed())
+    [gone] = plan.once([run_on("nowhere")], plan.Changed())
     assert gone.state == "missing"  # it says why in its turn
 
-    workers.execute(run_on("moved"))  # the same run once more, as an earlier version would have done
-    results.write_sweep(
-        Path("outputs/grid"), command=[], runs=[{"run_id": run.run_id} for run in (spellings[0], run_on("moved"))]
-    )
+    execute(run_on("moved"))  # the same run once more, as an earlier version would have done
+    write_sweep(Path("outputs/grid"), command=[], runs=[{"run_id": run.run_id} for run in (spellings[0], run_on("moved"))])
     found = records.read([Path("outputs/grid")])
     assert [cell.seeds for cell in found.cells] == [(0,)]
     assert len(found.records) == 1
@@ -448,20 +463,20 @@ def test_a_result_whose_data_have_changed_in_their_folder_is_not_lent_to_a_copy_
     def run_on(root):
         tiny = [option for option in TINY if not option.startswith("data.")]
         overrides = [*tiny, "data=rvsc", f"data.root={root}", "data.size=96", "split.val_fraction=0.4", "figures=false"]
-        config = app.plain(app.compose([*overrides, "data.allow=[duplicate_contour]"]))
-        folder = Path("outputs/runs") / results.run_id(config)
-        state = results.state(folder, folder.name)[0]
-        run = sweep.Run(folder.name, overrides, config, folder, state)
-        changed = state == "completed" and sweep.Changed()(folder, config)
+        config = entry.plain(entry.compose([*overrides, "data.allow=[duplicate_contour]"]))
+        folder = Path("outputs/runs") / identity.run_id(config)
+        state = state_of(folder, folder.name)[0]
+        run = plan.Run(folder.name, overrides, config, folder, state)
+        changed = state == "completed" and plan.Changed()(folder, config)
         return dataclasses.replace(run, state="changed") if changed else run
 
-    workers.execute(run_on("d"))
+    execute(run_on("d"))
     shutil.copytree("d", "old")
     write_patient(Path("d"), 1, [20, 40])
     for name in next(Path("d").rglob("P01*contours*")).glob("P01-0021*"):
         name.unlink()
     for roots in (("d", "old"), ("old", "d")):
-        runs = sweep.once([run_on(root) for root in roots], sweep.Changed())
+        runs = plan.once([run_on(root) for root in roots], plan.Changed())
         assert [run.run_id for run in runs] == [run_on(root).run_id for root in roots]
         assert "completed" not in {run.state for run in runs}
 
@@ -471,12 +486,12 @@ def test_a_result_is_kept_where_the_users_module_cannot_be_found(tmp_path, monke
         path.syspath_prepend(tmp_path)
         (tmp_path / "away_lab.py").write_text("from segtune.losses import bce as mine\n")
         run = planned("data.seed=7", "loss=bce", "loss._target_=away_lab.mine")
-        workers.execute(run)
-    sources.modules.cache_clear()
+        execute(run)
+    inputs.modules.cache_clear()
     sys.modules.pop("away_lab")
     monkeypatch.chdir(tmp_path.parent)
     before = (tmp_path / run.folder / "result.json").read_bytes()
     moved = dataclasses.replace(run, folder=tmp_path / run.folder)
     with pytest.raises(InputError, match=r"away_lab.mine: there is no such module on Python's path now"):
-        workers.execute(moved)
+        execute(moved)
     assert (moved.folder / "result.json").read_bytes() == before

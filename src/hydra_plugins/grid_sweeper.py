@@ -28,27 +28,30 @@ class GridSweeper(Sweeper):
         self._folder = Path(config.hydra.sweep.dir) / str(name)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from segtune import rules, sweep  # Hydra imports every plugin at every start, this one's logic only when it is used
+        from segtune.config import rules  # Hydra imports every plugin at every start, this one's logic only when it is used
+        from segtune.sweeps import plan
+        from segtune.sweeps.launch import launch
+        from segtune.sweeps.progress import listing
 
         chosen = {key: self._config.get(key) for key in ("on_failure", "dry_run", "name")}
         rules.check(chosen | {"hydra.launcher": self._config.hydra.launcher})
-        runs = sweep.plan(sweep.combinations(self.grids, arguments), self._compose)
+        runs = plan.plan(plan.combinations(self.grids, arguments), self._compose)
         if self._config.dry_run:
-            print(sweep.listing(runs))
+            print(listing(runs))
             return
         start = getattr(self._launcher, "start", self._start_elsewhere)
         command = ["python", *sys.orig_argv[1:]]
         is_named = self._config.get("name") is not None
-        sweep.launch(runs, self._folder, command, start, on_failure=self._config.on_failure, is_named=is_named)
+        launch(runs, self._folder, command, start, on_failure=self._config.on_failure, is_named=is_named)
 
     def _start_elsewhere(self, runs: Any, about: Any) -> dict[str, dict[str, str]]:
         """Another launcher of Hydra's (basic, joblib) gets what it knows: overrides."""
-        from segtune import workers
         from segtune.errors import InputError
+        from segtune.sweeps.execute import describe_failure
 
         if about.halt:
             raise InputError("on_failure=stop: this hydra/launcher starts all runs; choose serial, local or slurm.")
         figures = [] if all(run.config["figures"] for run in runs) else ["figures=false"]
         returned = self._launcher.launch([run.overrides + figures for run in runs], initial_job_idx=0)
         pairs = zip(runs, returned, strict=True)
-        return {run.run_id: workers.failure(ret._return_value) for run, ret in pairs if ret.status is not JobStatus.COMPLETED}
+        return {run.run_id: describe_failure(ret._return_value) for run, ret in pairs if ret.status is not JobStatus.COMPLETED}

@@ -21,9 +21,9 @@ class SerialLauncher(Launcher):
         raise InputError("hydra/launcher: serial, local and slurm need hydra/sweeper=grid; with another sweeper choose basic.")
 
     def start(self, runs: Any, sweep: Any) -> Any:
-        from segtune import workers
+        from segtune.sweeps.serial import run_serially
 
-        return workers.here(runs, sweep, halt=sweep.halt)
+        return run_serially(runs, sweep, halt=sweep.halt)
 
 
 class LocalLauncher(SerialLauncher):
@@ -33,9 +33,9 @@ class LocalLauncher(SerialLauncher):
         self._n, self._per_gpu = workers, per_gpu
 
     def start(self, runs: Any, sweep: Any) -> Any:
-        from segtune import workers
+        from segtune.sweeps.local import run_in_processes
 
-        return workers.local(runs, sweep, workers=self._n, per_gpu=self._per_gpu)
+        return run_in_processes(runs, sweep, workers=self._n, per_gpu=self._per_gpu)
 
 
 class SlurmLauncher(SerialLauncher):
@@ -47,6 +47,6 @@ class SlurmLauncher(SerialLauncher):
         self._sbatch["additional_parameters"] = dict(extra)
 
     def start(self, runs: Any, sweep: Any) -> Any:
-        from segtune import workers
+        from segtune.sweeps.slurm import run_on_slurm
 
-        return workers.slurm(runs, sweep, pack=self._pack, wait=self._wait, sbatch=self._sbatch)
+        return run_on_slurm(runs, sweep, pack=self._pack, wait=self._wait, sbatch=self._sbatch)

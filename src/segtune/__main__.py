@@ -7,28 +7,32 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from segtune import app, results
+from segtune.config import entry
 from segtune.errors import InputError
+from segtune.runs import identity
+from segtune.runs.state import state_of
 
 
 def run(cfg: DictConfig) -> None:
     """Train one run, unless it is done."""
-    from segtune import sweep, workers
+    from segtune.sweeps import plan
+    from segtune.sweeps.execute import execute
+    from segtune.sweeps.progress import listing
 
-    config, about = app.plain(cfg), HydraConfig.get()
+    config, about = entry.plain(cfg), HydraConfig.get()
     if config["name"] is not None and about.mode is RunMode.RUN:
         raise InputError(f"name={config['name']}: it names a sweep's folder; a run's is its id. Add -m, or leave it out.")
-    folder, run_id = Path(about.runtime.output_dir), results.run_id(config)
-    one = sweep.Run(run_id, list(about.overrides.task), config, folder, results.state(folder, run_id)[0])
-    [one] = sweep.once([one], sweep.Changed())
+    folder, run_id = Path(about.runtime.output_dir), identity.run_id(config)
+    one = plan.Run(run_id, list(about.overrides.task), config, folder, state_of(folder, run_id)[0])
+    [one] = plan.once([one], plan.Changed())
     if one.folder != folder:  # done with these data from elsewhere; Hydra has made the folder that this run would have had
         with suppress(OSError):
             folder.rmdir()
     if cfg.dry_run:
-        print(sweep.listing([one]))
+        print(listing([one]))
     else:
-        workers.execute(one)
+        execute(one)
 
 
 if __name__ == "__main__":
-    app.entry("config", run)
+    entry.entry("config", run)

@@ -5,19 +5,14 @@ Reads the runs' folders, asks Slurm if runs wait there, imports no torch. Exit c
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
-from segtune import app, results, rules, sweep, workers
-from segtune.errors import InputError, printable
-
-STATES = ("completed", "running", "queued", "interrupted", "stale", "failed", "missing")
-MEANING = (
-    "stale: whoever worked on it is gone; missing: nobody has begun it. The sweep's command runs both, and the failed, again."
-)
+from segtune.config import entry as config_entry
+from segtune.config import rules
+from segtune.errors import InputError
+from segtune.sweeps import overview
 
 
 def status(cfg: DictConfig) -> None:
@@ -25,139 +20,12 @@ def status(cfg: DictConfig) -> None:
     rules.check({"json": cfg.json})
     if not cfg.sweep:
         raise InputError("say which sweep: sweep=outputs/grid.")
-    found = read(Path(str(cfg.sweep)))
-    print(json.dumps(found, indent=2) if cfg.json else table(found), end="\n" if cfg.json else "")
+    found = overview.read_overview(Path(str(cfg.sweep)))
+    print(json.dumps(found, indent=2) if cfg.json else overview.overview_table(found), end="\n" if cfg.json else "")
     sys.stdout.flush()
     if found["states"]["failed"]:
         sys.exit(1)
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The state of a sweep and its runs.
-
-    Returns: runs (one dict each: run_id, state, folder, axes, epochs_done, host, job), states and axes (counts per state),
-        failures (by message: kind, message, runs), seconds_left (None if no finished run tells).
-    """
-    listed, home = results.read_sweep(folder)["runs"], folder.parent / "runs"
-    if folder.parent == folder:  # sweep=. from inside it
-        home = folder.resolve().parent / "runs"
-    runs, known = [], []
-    failures: dict[str, dict[str, Any]] = {}
-    states_said = {one["run_id"]: results.state(home / one["run_id"], one["run_id"]) for one in listed}
-    in_queue = _slurm_queue() if any(state == "queued" and "job" in said for state, said in states_said.values()) else None
-    for one in listed:
-        place = home / one["run_id"]
-        state, said = states_said[one["run_id"]]
-        if state == "queued" and in_queue is not None and said.get("job", "") not in {"", *in_queue}:
-            state = "missing"  # cancelled before it began
-        entry = {"run_id": one["run_id"], "state": state, "folder": str(place), "axes": one["axes"]}
-        entry |= {key: said[key] for key in ("since", "host", "job", "signal") if key in said}
-        if state in ("running", "stale", "interrupted", "failed"):
-            entry["epochs_done"] = results.epochs_done(place)
-        runs.append(entry)
-        known.append(sweep.Run(one["run_id"], one["overrides"], _config(said), place, state))
-        if state == "failed":
-            error = said.get("error") or {"kind": "error", "message": "no message"}
-            group = failures.setdefault(error["message"], {"kind": error["kind"], "message": error["message"], "runs": []})
-            group["runs"].append(one["run_id"])
-    typical = next((run.config for run in known if run.config), None)  # for runs that have said nothing yet
-    states = {state: sum(run["state"] == state for run in runs) for state in STATES}
-    seconds_left = None
-    if typical:
-        known = [replace(run, config=run.config or typical) for run in known]
-        seconds_left = sweep.estimate(known, at_once=max(1, states["running"]))
-    return {
-        "sweep": str(folder),
-        "command": results.read_sweep(folder)["command"],
-        "n_runs": len(runs),
-        "states": states,
-        "axes": _axes(runs),
-        "failures": sorted(failures.values(), key=lambda failure: -len(failure["runs"])),
-        "seconds_left": seconds_left,
-        "runs": runs,
-    }
-
-
-def _config(said: dict[str, Any]) -> dict[str, Any]:
-    """The configuration in a status, if it has what a run's time is estimated by; else an empty one."""
-    config = said.get("config", {})
-    trainer = config.get("trainer")
-    has_all = isinstance(trainer, dict) and {"data", "model", "batch"} <= config.keys()
-    return config if has_all and rules.is_number(n := trainer.get("max_epochs")) and 0 < n < 1e9 else {}
-
-
-def _slurm_queue() -> set[str] | None:
-    """The jobs in Slurm's queue; None where it cannot be asked."""
-    try:
-        return workers.queued_jobs()
-    except InputError:
-        return None
-
-
-def _axes(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
-    """axis -> value -> state -> number of runs."""
-    names = dict.fromkeys(name for run in runs for name in run["axes"])
-    counts: dict[str, dict[str, dict[str, int]]] = {name: {} for name in names}
-    for run in runs:
-        for name, value in run["axes"].items():
-            states = counts[name].setdefault(value, {})
-            states[run["state"]] = states.get(run["state"], 0) + 1
-    return counts
-
-
-def table(found: dict[str, Any]) -> str:
-    """What a person reads."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = [state for state in STATES if found["states"][state]]
-    grid = Table(title=Text(printable(f"{found['sweep']}: {found['n_runs']} runs"), "table.title"), title_justify="left")
-    grid.add_column("axis")
-    grid.add_column("value", overflow="fold")
-    for state in shown:
-        grid.add_column(state, justify="right", style={"failed": "red", "stale": "yellow", "completed": "green"}.get(state))
-    grid.add_row("all", "", *(str(found["states"][state]) for state in shown), end_section=True)
-    for axis, values in found["axes"].items():
-        if len(values) > 1:
-            for value, states in values.items():
-                grid.add_row(Text(printable(axis)), Text(printable(value)), *(str(states.get(state, "")) for state in shown))
-            grid.add_section()
-    console = Console(highlight=False)
-    with console.capture() as captured:
-        console.print(grid)
-        left = found["seconds_left"]
-        if found["states"]["completed"] < found["n_runs"]:
-            running = max(1, found["states"]["running"])
-            told = (
-                "no finished run to estimate it from" if left is None else f"about {sweep.duration(left)} ({running} at a time)"
-            )
-            console.print(f"time left: {told}", soft_wrap=True)
-        for failure in found["failures"]:
-            names = ", ".join(failure["runs"][:3]) + (" ..." if len(failure["runs"]) > 3 else "")
-            console.print(
-                on_screen(f"failed, {len(failure['runs'])} ({failure['kind']}): {failure['message']}  [{names}]"),
-                markup=False,
-                soft_wrap=True,
-            )
-        for state in ("stale", "interrupted"):
-            for run in (run for run in found["runs"] if run["state"] == state):
-                by = f"on {run.get('host', '?')}" + (f", job {run['job']}" if "job" in run else "")
-                why = f", {run['signal']}" if "signal" in run else ""
-                console.print(
-                    printable(f"{state}: {run['run_id']} after {run['epochs_done']} epochs ({by}{why})"),
-                    markup=False,
-                    soft_wrap=True,
-                )
-        if found["states"]["stale"] or found["states"]["missing"]:
-            console.print(MEANING, soft_wrap=True)
-    return captured.get()
-
-
-def on_screen(text: str) -> str:
-    """A text of several lines as a terminal can show it: what a run said of its failure may hold anything."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
 if __name__ == "__main__":
-    app.entry("status", status)
+    config_entry.entry("status", status)

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from cluster import slurm
-from segtune import results
+from segtune.runs import identity
+from segtune.runs.result import read_result, without_measurements
+from segtune.runs.state import epochs_done
+from segtune.runs.sweep import read_jobs
+from segtune.runs.tables import read_history
 
 TESTS = Path(__file__).resolve().parents[1]
 TINY = [
@@ -64,7 +68,7 @@ def status(outputs):
 
 
 def epochs(outputs):
-    return max((results.epochs_done(path.parent) for path in Path(outputs).glob("runs/*/history.csv")), default=0)
+    return max((epochs_done(path.parent) for path in Path(outputs).glob("runs/*/history.csv")), default=0)
 
 
 def logs(outputs):
@@ -76,11 +80,11 @@ def content(outputs):
     found = {}
     for path in sorted(Path(outputs).glob("runs/*/*")):
         if path.name == "result.json":
-            result = results.without_measurements(results.read_result(path.parent))
-            result["config"] = {key: value for key, value in result["config"].items() if key not in results.BOOKKEEPING}
+            result = without_measurements(read_result(path.parent))
+            result["config"] = {key: value for key, value in result["config"].items() if key not in identity.BOOKKEEPING}
             found[path.parent.name, path.name] = result
         elif path.name == "history.csv":
-            history = results.read_history(path.parent)
+            history = read_history(path.parent)
             history.pop("seconds")
             found[path.parent.name, path.name] = history
         elif path.name in ("slices.csv", "pictures.npz"):
@@ -104,7 +108,7 @@ def test_a_sweep_is_the_same_under_every_launcher_to_the_bit():
         assert ended.returncode == 0, ended.stderr
     assert len(content("here")) == 16
     assert content("here") == content("local") == content("slurm")
-    assert len(set(results.read_jobs(Path("slurm/grid")).values())) == 2  # 3 runs + 1
+    assert len(set(read_jobs(Path("slurm/grid")).values())) == 2  # 3 runs + 1
 
 
 def test_a_run_that_fails_is_named_and_the_others_complete():
@@ -128,7 +132,7 @@ def test_returning_at_once_asking_again_and_cancelling(undisturbed):
     assert states["queued"] + states["running"] == 1  # it may have begun by now
     again = segtune(*command, "hydra.launcher.wait=false")
     assert "1 of them are in Slurm's queue already" in again.stdout
-    assert len(set(results.read_jobs(Path("o/grid")).values())) == 1
+    assert len(set(read_jobs(Path("o/grid")).values())) == 1
     until(lambda: epochs("o") >= 2)
     assert status("o")["states"]["running"] == 1
     slurm_says("scancel", job())
@@ -185,7 +189,7 @@ def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(how, undisturbed
     assert process.returncode == 0, said
     assert "goes on after epoch" in logs("o")
     assert content("o") == undisturbed
-    assert len(set(results.read_jobs(Path("o/grid")).values())) == 1
+    assert len(set(read_jobs(Path("o/grid")).values())) == 1
 
 
 def test_a_task_that_never_gets_to_the_end_of_an_epoch_gives_up_and_says_why():

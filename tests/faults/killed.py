@@ -50,7 +50,9 @@ def kill() -> None:
 
 def arm(moment: str, n: int) -> None:
     """Make this process kill itself the nth time it comes to that moment."""
-    from segtune import results
+    from segtune.runs import layout
+    from segtune.runs.files import replacing, write_atomically
+    from segtune.runs.tables import append_history
 
     count = [0]
 
@@ -61,13 +63,13 @@ def arm(moment: str, n: int) -> None:
     def half_written(path: Path, content: bytes, name: str) -> None:
         """Half the content in the temporary file, and no more."""
         if path.name.startswith(name) and due():
-            with results.replacing(path) as temporary:
+            with replacing(path) as temporary:
                 temporary.write_bytes(content[: len(content) // 2])
                 kill()
 
-    whole = results.write_atomically
+    whole = write_atomically
     if moment == "inside an epoch":
-        from segtune.module import Segmenter
+        from segtune.training.module import Segmenter
 
         step = Segmenter.training_step
 
@@ -78,15 +80,15 @@ def arm(moment: str, n: int) -> None:
 
         Segmenter.training_step = training_step  # type: ignore[method-assign]
     elif moment == "inside a history line":
-        append = results.append_history
+        append = append_history
 
         def append_half(folder: Path, row: Any) -> None:
             append(folder, row)
             if due():
-                os.truncate(folder / results.HISTORY, (folder / results.HISTORY).stat().st_size - 60)
+                os.truncate(folder / layout.HISTORY, (folder / layout.HISTORY).stat().st_size - 60)
                 kill()
 
-        results.append_history = append_half
+        append_history = append_half
     else:
         names = {
             "inside a checkpoint write": "last.ckpt",
@@ -100,7 +102,7 @@ def arm(moment: str, n: int) -> None:
         def write(path: Path, content: bytes, **how: Any) -> None:
             if moment == "between result and rename":
                 if path.name == names[moment] and due():
-                    with results.replacing(path) as temporary:
+                    with replacing(path) as temporary:
                         temporary.write_bytes(content)  # all of it; only the rename is missing
                         kill()
             elif moment == "before status says completed":
@@ -110,20 +112,21 @@ def arm(moment: str, n: int) -> None:
                 half_written(path, content, names[moment])
             whole(path, content, **how)
 
-        results.write_atomically = write
+        write_atomically = write
 
 
 def table(outputs: Path) -> str:
     """A line for each file of each finished run: a digest of all in it that is not measured. One text, to the byte."""
     import torch
 
-    from segtune import results
+    from segtune.runs.result import MEASURED, read_result, without_measurements
+    from segtune.runs.tables import read_history
 
     lines = []
     for folder in sorted(path.parent for path in outputs.glob("runs/*/result.json")):
-        result = results.without_measurements(results.read_result(folder))
+        result = without_measurements(read_result(folder))
         result["config"].pop("outputs")
-        history = {key: values for key, values in results.read_history(folder).items() if key not in results.MEASURED}
+        history = {key: values for key, values in read_history(folder).items() if key not in MEASURED}
         parts: dict[str, bytes] = {
             "result.json": json.dumps(result, sort_keys=True).encode(),
             "history.csv": json.dumps(history).encode(),
@@ -133,7 +136,7 @@ def table(outputs: Path) -> str:
         for name in ("best.ckpt", "last.ckpt"):
             weights = torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
             parts[name] = b"".join(key.encode() + value.numpy().tobytes() for key, value in weights.items())
-        dice = results.read_result(folder)["last"]["val_dice"]
+        dice = read_result(folder)["last"]["val_dice"]
         lines += [f"{folder.name} {dice!r} {name} {hashlib.sha256(part).hexdigest()}" for name, part in parts.items()]
     return "\n".join(lines) + "\n"
 
@@ -146,16 +149,14 @@ def sweep(outputs: Path, arguments: list[str], at: tuple[str, int] | None = None
 
 def where(outputs: Path) -> str:
     """Which runs are not done after a kill, how far each is, and what it left unfinished."""
-    from segtune import results
+    from segtune.runs.state import epochs_done, state_of
 
     words = []
     for folder in sorted(path.parent for path in outputs.glob("runs/*/status.json")):
-        state, _ = results.state(folder, folder.name)
+        state, _ = state_of(folder, folder.name)
         if state == "stale":
             left = [path.name.split(".")[1] for path in folder.rglob("*.partial")]
-            words.append(
-                f"run {folder.name}, {results.epochs_done(folder)} epochs in history{', half a ' + left[0] if left else ''}"
-            )
+            words.append(f"run {folder.name}, {epochs_done(folder)} epochs in history{', half a ' + left[0] if left else ''}")
     done = len(list(outputs.glob("runs/*/result.json")))
     return f"{done} done; {'; '.join(words) or 'no run cut off'}"
 

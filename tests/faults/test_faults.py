@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from faults import killed
-from segtune import results
+from segtune.runs.tables import read_history
 
 pytestmark = pytest.mark.slow
 ONE = ["loss=bce", "split=0.4", "reg=none"]
@@ -95,7 +95,7 @@ def test_two_sweeps_at_once_share_the_work_and_count_nothing_twice():
     runs = [run["run_id"] for run in json.loads(Path("o/grid/sweep.json").read_text())["runs"]]
     trained = [line.split()[1] for out, _ in said for line in out.split("\n") if "after the last epoch" in line]
     assert sorted(trained) == sorted(f"{run}:" for run in runs)
-    assert all(len(results.read_history(Path("o/runs") / run)["epoch"]) == 4 for run in runs)
+    assert all(len(read_history(Path("o/runs") / run)["epoch"]) == 4 for run in runs)
     assert [path.name for path in Path("o/grid").iterdir() if path.name.startswith("sweep")] == ["sweep.json"]
     calm = segtune(*killed.SHORT, "outputs=calm")
     assert calm.returncode == 0

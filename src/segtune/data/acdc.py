@@ -13,7 +13,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from segtune.data import leftovers, names, nifti
+from segtune.data import names
+from segtune.data.formats import nifti
+from segtune.data.formats.files import is_lost, is_text, tell
 from segtune.data.slices import Phase, Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -74,7 +76,7 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
     _check_no_patient(left, {path.name for path in patients})
     labels = nifti.Labels(frozenset(range(4)), frozenset({TARGETS[target]}), "ACDC")
     frames = [frame for path in patients for frame in _frames(path, top, left)]
-    leftovers.tell(left, top)
+    tell(left, top)
     axis = nifti.slice_axes(((frame.image, 1) for frame in frames), slice_axis)
 
     def slices() -> Iterator[Slice]:
@@ -96,7 +98,7 @@ def _check_no_patient(files: list[Path], patients: set[str]) -> None:
     """Raises: InputError for a file that is a patient's, who has no folder, or a frame that is in none."""
     for path in files:
         name = PATIENT_FILE.match(path.name)
-        if name and not leftovers.is_text(path) and (name[1] not in patients or ANY_FRAME.match(path.name)):
+        if name and not is_text(path) and (name[1] not in patients or ANY_FRAME.match(path.name)):
             raise InputError(
                 f"{path}: it is not in the folder of a patient, so that it would be lost. Put it, unpacked, into the folder "
                 f"{name[1]}, or move it elsewhere."
@@ -142,10 +144,8 @@ def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
 
 def _is_lost_frame(path: Path, taken: Collection[str]) -> bool:
     if path.is_dir():
-        return any(
-            ANY_FRAME.match(name) and not leftovers.is_text(Path(name)) for _, _, files in os.walk(path) for name in files
-        )
-    return bool(ANY_FRAME.match(path.name)) and leftovers.is_lost(path, taken)
+        return any(ANY_FRAME.match(name) and not is_text(Path(name)) for _, _, files in os.walk(path) for name in files)
+    return bool(ANY_FRAME.match(path.name)) and is_lost(path, taken)
 
 
 def read_info(path: Path) -> dict[Phase, int]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from segtune.data import contours, dicom, findings, rvsc, sunnybrook
-from segtune.data.findings import Finding, Outline
+from segtune.data import contour_checks, findings, rvsc, sunnybrook
+from segtune.data.contour_checks import Outline
+from segtune.data.findings import Finding
+from segtune.data.formats import contours, dicom
 from segtune.data.slices import Slice
 from segtune.errors import InputError
 
@@ -61,7 +63,7 @@ def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool
             continue
         shape = shapes.get((patient, frame)) or _shape(image)
         drawn.append(Outline(patient, frame, target, name, points, (shape[0], shape[1]) if shape else None))
-    return findings.ranked([*found, *findings.find_in_contours(drawn)])
+    return findings.ranked([*found, *contour_checks.find_in_contours(drawn)])
 
 
 def _shape(image: Path | None) -> tuple[int, ...] | None:

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from segtune.data import cases, colours, leftovers, names
+from segtune.data import cases, names
+from segtune.data.formats import colours
+from segtune.data.formats.files import is_text, tell
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -172,7 +174,7 @@ def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict
             f"{there}: there is no file {name}{suffix if name in images else ''} in {parts.get(part, folder)} to go with it. "
             f"{_ending(images, masks) or 'Add it.'}"
         )
-    leftovers.tell(left, folder)
+    tell(left, folder)
     return images, masks
 
 
@@ -194,7 +196,7 @@ def _files(folder: Path, root: Path, left: list[Path]) -> dict[str, Path]:
     inside = [(path, names.entries(path, root) if path.is_dir() else [path]) for path in names.entries(folder, root)]
     for path in (path for _, paths in inside for path in paths):
         if not path.is_file() or path.suffix.lower() not in (*SUFFIXES, *JPEG_SUFFIXES):
-            if path.is_file() and leftovers.is_text(path):
+            if path.is_file() and is_text(path):
                 left.append(path)
                 continue
             raise InputError(f"{path}: not a PNG or TIFF file. Convert it or move it elsewhere.")

@@ -24,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segtune.data import acdc, dicom, leftovers, names, nifti, nnunet, rvsc, stacks
-from segtune.data.dicom import Place
+from segtune.data import acdc, names, nnunet, rvsc, stacks
+from segtune.data.formats import dicom, nifti
+from segtune.data.formats.dicom import Place
+from segtune.data.formats.files import is_text, tell
 from segtune.data.slices import Phase, Slice
 from segtune.data.stacks import EVEN, SAME_PLACE_MM, Frame, Stack, along
 from segtune.errors import InputError
@@ -139,7 +141,7 @@ def find(source: str | os.PathLike[str]) -> Found:
     dicoms = [path for path in files if nifti.stem(path) is None and (root == path or _is_dicom(path))]
     others = [path for path in files if path not in {*niftis, *dicoms}]
     left_out["neither DICOM nor NIfTI"] = len(others)
-    leftovers.tell([path for path in others if not leftovers.is_text(path)], root)
+    tell([path for path in others if not is_text(path)], root)
     if niftis and dicoms:
         raise InputError(
             f"input={source}: it holds DICOM ({dicoms[0].name}) and NIfTI ({niftis[0].name}). Give the folder of one of them."

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segtune.data import cases, leftovers, names, nifti
+from segtune.data import cases, names
+from segtune.data.formats import nifti
+from segtune.data.formats.files import is_lost, is_text, tell
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -74,10 +76,10 @@ def read(
     wanted = _wanted(about, target)
     chosen = _channel(about, channel)
     truths, images = (nifti.by_stem(names.entries(there[name], folder)) for name in (LABELS, IMAGES))
-    left = [path for name, path in there.items() if name not in KNOWN and not leftovers.is_text(path)]
+    left = [path for name, path in there.items() if name not in KNOWN and not is_text(path)]
     for name, taken in ((LABELS, truths), (IMAGES, images)):
         left += _not_taken(there[name], folder, taken)
-    leftovers.tell(left, folder)
+    tell(left, folder)
     _check_cases(there["dataset.json"], there[LABELS], about, truths.keys())
     files = _images(there[IMAGES], images, truths, len(about.channels), chosen)
     axis = nifti.slice_axes({path: n_along for path, _, n_along in files.values()}.items(), slice_axis)
@@ -110,7 +112,7 @@ def read(
 def _not_taken(folder: Path, root: Path, taken: dict[str, Path]) -> list[Path]:
     """What the folder holds besides NIfTI files. Raises: InputError where an image or a label would be lost with it."""
     left = [path for path in names.entries(folder, root) if nifti.stem(path) is None]
-    if lost := [path for path in left if leftovers.is_lost(path, taken)]:
+    if lost := [path for path in left if is_lost(path, taken)]:
         what = "label" if folder.name == LABELS else "image"
         more = f" It is the first of {len(lost)} such files." if len(lost) > 1 else ""
         raise InputError(

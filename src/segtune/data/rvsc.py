@@ -18,7 +18,9 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from segtune.data import contours, dicom, leftovers, names
+from segtune.data import names
+from segtune.data.formats import contours, dicom
+from segtune.data.formats.files import is_companion, is_dicom, is_text, tell
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
 
@@ -59,7 +61,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     top = names.opened(root)
     around = [] if folder == top or not os.access(top, os.R_OK) else sorted(top.iterdir())
     beside = [path for path in around if not BESIDE.fullmatch(path.name)]
-    leftovers.tell([*beside, *left], top)
+    tell([*beside, *left], top)
     kind = TARGETS[target]
     wanted = {(patient, frame) for patient, frame, letter in outlines if letter == kind}
     for patient in sorted({patient for patient, _ in dicoms} - {patient for patient, _ in wanted}):
@@ -128,7 +130,7 @@ def _find(
                 add(outlines[match[4].lower()], (match[1].upper(), int(match[2]), match[3].lower()), path)
             elif match := LIST_NAME.fullmatch(name):
                 add(lists, match[1].upper(), path)
-            elif not name.startswith(".") and not leftovers.is_companion(path):
+            elif not name.startswith(".") and not is_companion(path):
                 left.append(path)
     taken = {os.path.realpath(path) for path in (*dicoms.values(), *outlines["manual"].values(), *outlines["auto"].values())}
     left = [path for path in left if os.path.realpath(path) not in taken]  # that links lead to
@@ -153,7 +155,7 @@ def _check_lost(path: Path, images: Collection[Key], drawn: Collection[tuple[str
                 f"{path}: a contour that would be lost, for it is not named like P09-0020-icontour-manual.txt (`x y` per "
                 "line). Convert or rename it, or move it elsewhere."
             )
-    elif (leftovers.is_dicom(path) or (match and not leftovers.is_text(path))) and key not in images:
+    elif (is_dicom(path) or (match and not is_text(path))) and key not in images:
         raise InputError(
             f"{path}: an image that would be lost, for it is not named like P09-0020.dcm, and DICOM. Convert or rename it, or "
             "move it elsewhere."

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segtune.data.dicom import Place
+from segtune.data.formats.dicom import Place
 
 SAME_PLACE_MM = 0.1  # positions along the normal that are nearer than this are one slice
 EVEN = 0.1  # distances of slices that differ by less than this share of them are one distance; steps of time likewise

@@ -25,7 +25,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from segtune.data import contours, dicom, leftovers, names
+from segtune.data import names
+from segtune.data.formats import contours, dicom, files
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
 
@@ -150,7 +151,7 @@ def _look_at_others(folder: Path, link: dict[str, str]) -> None:
         for kind, found in _outlines(folder / "contourfiles", folder, original).items():
             drawn[patient / f"{kind}-contours", kind] = found
     taken = {folder / "link.csv", *(path for found in (*images.values(), *drawn.values()) for path in found.values())}
-    left = leftovers.below(folder, taken)
+    left = files.below(folder, taken)
     for path in left:
         first = path.name.split(".")[0]
         if like := CONTOUR_LIKE.search(path.name):
@@ -163,13 +164,13 @@ def _look_at_others(folder: Path, link: dict[str, str]) -> None:
                 )
             continue
         is_beside = first.isascii() and first.isdigit() and int(first[:9]) in images.get(path.parent, {})
-        is_image = leftovers.is_dicom(path) or (path.parent in images and not leftovers.is_text(path))
+        is_image = files.is_dicom(path) or (path.parent in images and not files.is_text(path))
         if is_image and not is_beside:
             raise InputError(
                 f"{path}: an image that would be lost, for it is not called like dicoms/SCD0000101/59.dcm, and DICOM. Convert, "
                 "rename or move it there, or move it elsewhere."
             )
-    leftovers.tell(left, folder)
+    files.tell(left, folder)
 
 
 def _read_patient(root: Path, number: str, original: str, target: str, rasterise: contours.Rasteriser) -> Iterator[Slice]:

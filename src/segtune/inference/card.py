@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segtune import results
 from segtune.errors import printable
+from segtune.runs import identity, layout
+from segtune.runs.state import read_status
+from segtune.runs.tables import read_table
 
 Result = Mapping[str, Any]
 Rows = Sequence[Mapping[str, str]]
@@ -110,13 +112,13 @@ def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
 
     Raises: InputError for a damaged table; LookupError, TypeError, ValueError or AttributeError for values of a wrong kind.
     """
-    tables = {name: table(folder, name, which) for name in results.TABLES}
+    tables = {name: table(folder, name, which) for name in layout.TABLES}
     parts = [
         head(result, which),
         running(result, checked),
         data(result),
         training(folder, result),
-        scores(result, tables[results.PATIENTS], which),
+        scores(result, tables[layout.PATIENTS], which),
         limits(result, tables, which),
     ]
     return "\n\n".join(paragraph for part in parts for paragraph in part) + "\n"
@@ -126,7 +128,7 @@ def table(folder: Path, name: str, which: str) -> Rows | None:
     """The rows of one of the run's tables that are of this epoch; None if there is no such table."""
     if not (folder / name).exists():
         return None
-    return [row for row in results.read_table(folder, name) if row["which"] == which]
+    return [row for row in read_table(folder, name) if row["which"] == which]
 
 
 def code(result: Result) -> str:
@@ -252,7 +254,7 @@ def checks(result: Result) -> list[str]:
 
 def training(folder: Path, result: Result) -> list[str]:
     config, git = result["config"], result.get("git")
-    axes, calibration = results.axes(config), result.get("calibration")
+    axes, calibration = identity.axes(config), result.get("calibration")
     measured = f"; lambda = {number(calibration['lambda'], '.3g')}, measured" if calibration else ""
     commit = (str(git["commit"]) + (", with uncommitted changes" if git["dirty"] else "")) if git else MISSING
     rows = [
@@ -278,7 +280,7 @@ def again(folder: Path, result: Result) -> list[str]:
     """The command that gives the run again; without absolute paths, which are of no use elsewhere and may hold names."""
     from segtune.report import tables
 
-    status = results.read_status(folder) or {}
+    status = read_status(folder) or {}
     overrides = status.get("overrides")
     if status.get("run_id") != result["run_id"] or not isinstance(overrides, list):
         return [f"The command that gives the run again is {MISSING} (status.json); result.json has its whole configuration."]
@@ -361,7 +363,7 @@ def limits(result: Result, tables: Mapping[str, Rows | None], which: str) -> lis
     config, pixel = result["config"]["data"], f"Pixels of {pixels(result)} in training"
     known = [
         *(f"**{alarm}**" for alarm in alarms(result, which)),
-        few(result, tables[results.PATIENTS]),
+        few(result, tables[layout.PATIENTS]),
         "One run, one seed: this is what one network does, and says nothing on its loss, split, penalty or batch size against "
         "others. That takes several seeds, and `python -m segtune.report`.",
         "No test patients: the validation patients picked the best epoch, and whoever chose this run may have seen their "
@@ -370,7 +372,7 @@ def limits(result: Result, tables: Mapping[str, Rows | None], which: str) -> lis
         if config.get("spacing_mm") is not None
         else f"{pixel}: on others, structures are of another size to it.",
         "What the crop cuts off is never found, and is not in the scores." if config.get("larger") else "",
-        *of_slices(tables[results.SLICES]),
+        *of_slices(tables[layout.SLICES]),
         "Slices without the structure were left out (data.empty=drop): what it does on them was neither trained nor scored."
         if config.get("empty") == "drop"
         else "",

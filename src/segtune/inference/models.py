@@ -23,10 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segtune import networks, results
-from segtune.data import module as data_module
+from segtune.data import tensors
+from segtune.data.grid import resample_and_crop, restore
 from segtune.data.slices import MEMORY_FRACTION, SPACINGS_MM, Slice, SliceSet
 from segtune.errors import InputError, printable
+from segtune.inference import networks
+from segtune.runs import identity, layout
+from segtune.runs.result import read_result, verify_files
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +80,11 @@ class Trained:
         values: list[NDArray[np.float64]] = [np.empty(0)] * len(slices)
         for size in dict.fromkeys(sizes):
             of_size = [index for index, other in enumerate(sizes) if other == size]
-            fitted = data_module.fit(SliceSet(slices[index] for index in of_size), size=size, **self._grid)
-            images, _ = data_module.to_tensors(fitted, size=size, normalize=data["normalize"])
+            fitted = resample_and_crop(SliceSet(slices[index] for index in of_size), size=size, **self._grid)
+            images, _ = tensors.to_tensors(fitted, size=size, normalize=data["normalize"])
             answers = np.concatenate([self._answers(batch) for batch in images.split(max(1, PIXELS // size**2))])
             for index, answer in zip(of_size, answers, strict=True):
-                values[index] = data_module.restore(answer, slices[index], **self._grid)
+                values[index] = restore(answer, slices[index], **self._grid)
         return values
 
     @property
@@ -132,14 +135,14 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
         raise InputError(f"which={which}: choose {' or '.join(WHICH)}, the epoch whose weights are used.")
     if not folder.is_dir():
         raise InputError(f"run={folder}: there is no such folder. Give a run's, like run=outputs/runs/0123456789ab.")
-    source = folder / results.RESULT
-    path = folder / results.CHECKPOINTS / {"last": results.LAST, "best": results.BEST}[which]
-    for own in (source, path, *(folder / name for name in (results.STATUS, results.HISTORY, *results.TABLES))):
+    source = folder / layout.RESULT
+    path = folder / layout.CHECKPOINTS / {"last": layout.LAST, "best": layout.BEST}[which]
+    for own in (source, path, *(folder / name for name in (layout.STATUS, layout.HISTORY, *layout.TABLES))):
         _check_own(folder, own)
-    result = results.read_result(folder)
+    result = read_result(folder)
     _well_formed(result, source)
     target, arguments = networks.checked(result["config"]["model"], source, trust)
-    results.verify(folder, result, [path.relative_to(folder).as_posix()])
+    verify_files(folder, result, [path.relative_to(folder).as_posix()])
     if not result.get("files"):
         log.warning("run %s is of an earlier segtune, which recorded no hashes: damage would not be seen.", folder.name)
     weights = _weights(path, result)
@@ -182,9 +185,9 @@ def _well_formed(result: Mapping[str, Any], path: Path) -> None:
         config, data = result["config"], result["config"]["data"]
         size, pixel_mm = data["size"], result["data"].get("pixel_mm")
         sound = (
-            results.run_id(config) == result["run_id"]
+            identity.run_id(config) == result["run_id"]
             and type(size) is int
-            and data["normalize"] in data_module.NORMALIZERS
+            and data["normalize"] in tensors.NORMALIZERS
             and _is_label(data["target"])
             and data.get("larger") in (None, "crop")
             and (data.get("spacing_mm") is None or _is_spacing(data["spacing_mm"]))
@@ -221,15 +224,13 @@ def _weights(path: Path, result: Mapping[str, Any]) -> dict[str, torch.Tensor]:
             raise ValueError("tensors that the file does not hold")
         if not _is_bounded(checkpoint["hyper_parameters"]):
             raise ValueError("a configuration without end")
-        other = results.run_id(checkpoint["hyper_parameters"])
+        other = identity.run_id(checkpoint["hyper_parameters"])
     except FileNotFoundError:
         raise InputError(f"{path}: the file is not there. Give the run's whole folder.") from None
     except Exception:  # whatever half a file, or a file of another kind, makes of torch.load
         raise InputError(f"{path}: damaged, or no checkpoint of a run. Copy the run's folder again.") from None
     if other != result["run_id"]:
-        raise InputError(
-            f"{path} is of run {other}, but {results.RESULT} beside it is of {result['run_id']}. Which one counts?"
-        )
+        raise InputError(f"{path} is of run {other}, but {layout.RESULT} beside it is of {result['run_id']}. Which one counts?")
     return weights
 
 

@@ -10,82 +10,18 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchmetrics import Metric
 
-from segtune import distances, volumes
+from segtune.metrics import distances, overlap, volumes
 
 Row = dict[str, Any]
-Numbers = TypeVar("Numbers", Tensor, float)  # of a batch, wherever it lives; or of one image or case
 
 OVERLAPS = ("dice", "iou", "sensitivity", "precision")
 TOLERANCE_MM = 2.0  # of surface Dice, where no other is chosen: one to three pixels of cardiac MRI
 DISTANCES = ("hd_mm", "hd95_mm", "assd_mm", "surface_dice")
-
-
-class Counts(NamedTuple, Generic[Numbers]):
-    """Pixels of the expert's mask, of the prediction, of both: each (B,) int64, one per image; or one number."""
-
-    n_true: Numbers
-    n_pred: Numbers
-    n_overlap: Numbers
-
-
-def counts(pred: Tensor, true: Tensor) -> Counts[Tensor]:
-    """Args: pred, true: (B, ...) bool."""
-    pred, true = pred.flatten(1), true.flatten(1)
-    return Counts(n_true=true.sum(1), n_pred=pred.sum(1), n_overlap=(pred & true).sum(1))
-
-
-def dice(c: Counts[Numbers]) -> Numbers:
-    """2 |P and T| / (|P| + |T|), (B,) float64 in [0, 1], higher is better; NaN where both are empty."""
-    return _ratio(2 * c.n_overlap, c.n_true + c.n_pred)
-
-
-def iou(c: Counts[Numbers]) -> Numbers:
-    """|P and T| / |P or T|, (B,) float64 in [0, 1], higher is better; NaN where both are empty."""
-    return _ratio(c.n_overlap, c.n_true + c.n_pred - c.n_overlap)
-
-
-def sensitivity(c: Counts[Numbers]) -> Numbers:
-    """|P and T| / |T|, (B,) float64 in [0, 1], higher is better; NaN where both are empty, 0 where only T is."""
-    return _ratio(c.n_overlap, c.n_true + (c.n_true == 0) * c.n_pred)
-
-
-def precision(c: Counts[Numbers]) -> Numbers:
-    """|P and T| / |P|, (B,) float64 in [0, 1], higher is better; NaN where both are empty, 0 where only P is."""
-    return _ratio(c.n_overlap, c.n_pred + (c.n_pred == 0) * c.n_true)
-
-
-def _ratio(part: Numbers, whole: Numbers) -> Numbers:
-    if isinstance(part, Tensor):
-        return part.double() / whole
-    return part / whole if whole else math.nan
-
-
-class MeanOverlap(Metric):
-    """Mean over images of Dice and of IoU. An update only stores counts, so that a training step waits for no device."""
-
-    full_state_update = False
-    counts: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("counts", [], dist_reduce_fx="cat")
-
-    def update(self, pred: Tensor, true: Tensor) -> None:
-        """Args: pred, true: (B, ...) bool."""
-        self.counts.append(torch.stack(counts(pred, true), dim=1))
-
-    def compute(self) -> dict[str, Tensor]:
-        """dice, iou: means over the defined images, NaN if none is; n_undefined: images both masks of which were empty."""
-        c: Counts[Tensor] = Counts(*torch.cat(self.counts).cpu().unbind(1))
-        return {"dice": dice(c).nanmean(), "iou": iou(c).nanmean(), "n_undefined": dice(c).isnan().sum()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +141,7 @@ class Scores(NamedTuple):
     patients: list[Row]
 
 
-def score(pairs: Sequence[Pair], *, tolerance_mm: float) -> Scores:
+def score_pairs(pairs: Sequence[Pair], *, tolerance_mm: float) -> Scores:
     """Args: pairs: slices of any number of patients, phases and volumes. tolerance_mm: of surface Dice."""
     cases: dict[tuple[str, str | None, str], list[Pair]] = {}
     for pair in pairs:
@@ -218,7 +154,7 @@ def score(pairs: Sequence[Pair], *, tolerance_mm: float) -> Scores:
     return Scores(slice_rows, case_rows, [score_patient(rows) for rows in patients.values()])
 
 
-def overview(scores: Scores) -> dict[str, Any]:
+def summarize(scores: Scores) -> dict[str, Any]:
     """Means over slices, cases and patients, each with its counts, and how well volumes and what follows from them agree.
 
     Returns: {"slices", "cases", "patients": {metric: volumes.Mean as a dict}, "agreement": {quantity: volumes.Agreement as a
@@ -250,14 +186,14 @@ def _agreement(rows: Sequence[Row], name: str, unit: str) -> dict[str, float]:
     return volumes.bland_altman(pred, true)._asdict()
 
 
-def _counted(pairs: Sequence[Pair]) -> Counts[float]:
+def _counted(pairs: Sequence[Pair]) -> overlap.Counts[float]:
     sides = [[int(np.count_nonzero(mask)) for mask in (p.true, p.pred, p.pred & p.true)] for p in pairs]
-    return Counts(*(sum(side) for side in zip(*sides, strict=True)))
+    return overlap.Counts(*(sum(side) for side in zip(*sides, strict=True)))
 
 
-def _overlaps(c: Counts[float]) -> Row:
+def _overlaps(c: overlap.Counts[float]) -> Row:
     empty = {"n_one_empty": int((c.n_true == 0) != (c.n_pred == 0)), "n_both_empty": int(c.n_true == c.n_pred == 0)}
-    values = (dice(c), iou(c), sensitivity(c), precision(c))
+    values = (overlap.dice(c), overlap.iou(c), overlap.sensitivity(c), overlap.precision(c))
     return {**dict(zip(OVERLAPS, values, strict=True)), **c._asdict(), **empty}
 
 

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from segtune import app, results
+from segtune.config import entry
 from segtune.errors import InputError, printable
-from segtune.report import figures
+from segtune.plots import figures
+from segtune.runs import identity, layout
+from segtune.runs.files import write_files
+from segtune.runs.result import read_result
+from segtune.runs.tables import read_history
 
 
 def report(cfg: DictConfig) -> None:
@@ -49,18 +53,18 @@ def report_sweeps(folders: list[Path]) -> Path:
 
 def draw_run(folder: Path) -> list[Path]:
     """The study's figure of one finished run."""
-    result = results.read_result(folder)
+    result = read_result(folder)
     try:
-        best_epoch, label = int(result["best"]["epoch"]), results.label(result["config"])
-        figure = figures.curves(results.read_history(folder), best_epoch, title=label)
+        best_epoch, label = int(result["best"]["epoch"]), identity.label(result["config"])
+        figure = figures.curves(read_history(folder), best_epoch, title=label)
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
-            f"{folder / results.RESULT} or its history.csv is damaged. Remove it and start the run again."
+            f"{folder / layout.RESULT} or its history.csv is damaged. Remove it and start the run again."
         ) from error
-    return results.write_files(folder / results.CURVES, figures.rendered(figure))
+    return write_files(folder / layout.CURVES, figures.rendered(figure))
 
 
 if __name__ == "__main__":
-    app.entry("report", report)
+    entry.entry("report", report)

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segtune import results, volumes
 from segtune.errors import InputError
+from segtune.metrics import volumes
+from segtune.runs import layout
+from segtune.runs.tables import read_table
 
 Row = dict[str, Any]
 
@@ -72,18 +74,18 @@ def read(folder: Path, result: Mapping[str, Any], slices: Counter[Case]) -> Scor
     Args: slices: how many slices of each case slices.csv says were scored.
     Raises: InputError, or what a wrong type raises, if the files cannot be, or do not fit each other.
     """
-    tolerance_mm, paths = result.get("tolerance_mm"), (folder / results.CASES, folder / results.PATIENTS)
+    tolerance_mm, paths = result.get("tolerance_mm"), (folder / layout.CASES, folder / layout.PATIENTS)
     if tolerance_mm is None and not any(path.exists() for path in paths):
         return None
     if isinstance(tolerance_mm, bool) or not isinstance(tolerance_mm, int | float) or not 0 <= tolerance_mm < math.inf:
-        raise InputError(f"{folder / results.RESULT}: tolerance_mm={tolerance_mm!r} is no distance in mm.")
+        raise InputError(f"{folder / layout.RESULT}: tolerance_mm={tolerance_mm!r} is no distance in mm.")
     case_file, patient_file = paths
     of_cases = _last(case_file, (*METRICS, *(column("volume_ml", side) for side in ("true", "pred"))))
     of_patients = _last(patient_file, (*METRICS, *(column(name, side) for name in OF_PATIENTS for side in ("true", "pred"))))
     seen = Counter({case_of(row): int(row["n_slices"]) for row in of_cases})
     if seen != slices or len(seen) != len(of_cases):
         raise InputError(
-            f"{case_file}: has not each patient and phase (and volume) of {results.SLICES} once, with as many slices."
+            f"{case_file}: has not each patient and phase (and volume) of {layout.SLICES} once, with as many slices."
         )
     if any(math.isnan(row["dice"]) != (row["n_both_empty"] == 1) or row["n_one_empty"] * row["dice"] > 0 for row in of_cases):
         raise InputError(f"{case_file}: a case's Dice and what it counts as empty do not fit each other.")
@@ -92,18 +94,18 @@ def read(folder: Path, result: Mapping[str, Any], slices: Counter[Case]) -> Scor
         cases.setdefault(row["patient"], []).append(row)
     patients = {row["patient"]: row for row in of_patients}
     if patients.keys() != cases.keys() or len(patients) != len(of_patients):
-        raise InputError(f"{patient_file}: has not each patient of {results.SLICES} once.")
+        raise InputError(f"{patient_file}: has not each patient of {layout.SLICES} once.")
     for name, row in patients.items():
         expected = {"dice": _mean(case["dice"] for case in cases[name])}
         expected |= {key: sum(case[key] for case in cases[name]) for key in COUNTS}
         if any(abs(row[key] - value) > 1e-9 or math.isnan(row[key]) != math.isnan(value) for key, value in expected.items()):
-            raise InputError(f"{patient_file}: what it says of patient {name} is not what {results.CASES} says.")
+            raise InputError(f"{patient_file}: what it says of patient {name} is not what {layout.CASES} says.")
     return Scored(float(tolerance_mm), cases, patients)
 
 
 def _last(path: Path, columns: Sequence[str]) -> list[Row]:
     """The rows of the last epoch, with these columns and COUNTS as numbers. Raises: InputError for one that cannot be."""
-    rows: list[Row] = [row for row in results.read_table(path.parent, path.name) if row["which"] == "last"]
+    rows: list[Row] = [row for row in read_table(path.parent, path.name) if row["which"] == "last"]
     columns = (*columns, *COUNTS)
     if any(None in row.values() for row in rows):
         raise InputError(f"{path}: has a line that is cut off.")

@@ -22,18 +22,22 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import segtune
-from segtune import results
 from segtune.errors import InputError
-from segtune.report import claims, clinical, figures, stats
+from segtune.plots import figures
+from segtune.report import clinical, stats
 from segtune.report.records import FAMILY, Cell, Record, Sweep
 from segtune.report.tables import CANNOT_TELL, DECLARED, Analysis, Judged, Row, finding_rows
+from segtune.runs import identity
+from segtune.runs.files import write_atomically, write_files
+from segtune.runs.tables import csv_text, read_pictures
+from segtune.studies import right_ventricle
 
 MOST_PANELS = 60  # cells; more are drawn on demand
 MOST_ROWS = 60  # of the forest of cells
 MOST_SPLITS = 24  # of the figure of sides
 MOST_AGREEMENTS = 3  # cells of the figure of agreement; where more cannot be told from the best, it is the best alone
 CURVES = ("train_loss", "val_loss", "train_dice", "val_dice")
-MARKS = {claims.SUPPORTED: "✓", claims.CONTRADICTED: "✗", claims.UNDECIDED: "?"}
+MARKS = {right_ventricle.SUPPORTED: "✓", right_ventricle.CONTRADICTED: "✗", right_ventricle.UNDECIDED: "?"}
 QUANTITIES = {  # as the page shows them: name, unit, how many of it are one of the table's
     "ejection_fraction": ("Ejection fraction", "percentage points", 100),
     "volume_ED_ml": ("End-diastolic volume", "ml", 1),
@@ -91,16 +95,16 @@ def write(analysis: Analysis, out: Path, *, name: str) -> Path:
     tables = analysis.tables()
     for table, rows in tables.items():
         (out / "tables").mkdir(exist_ok=True)
-        results.write_atomically(out / "tables" / f"{table}.csv", table_text(rows).encode())
+        write_atomically(out / "tables" / f"{table}.csv", table_text(rows).encode())
     drawn = draw(analysis, name)
     images, alts = {}, {}
     for stem, (make, alt) in tqdm(drawn.items(), desc="figures", disable=None):
         drawing = figures.rendered(make())
-        results.write_files(out / "figures" / stem, drawing)
+        write_files(out / "figures" / stem, drawing)
         images[stem] = "data:image/svg+xml;base64," + base64.b64encode(drawing[".svg"]).decode()
         alts[stem] = alt
     page = render(analysis, tables, images, alts, out, name)
-    results.write_atomically(out / "report.html", page.encode())
+    write_atomically(out / "report.html", page.encode())
     return out / "report.html"
 
 
@@ -184,7 +188,7 @@ def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
 
 def _place(sweep: Sweep, cell: Cell) -> tuple[str, str]:
     """Row and column of a cell's panel, as in the study: losses and penalties down, splits (and batches) across."""
-    axes = results.axes(cell.first.config)
+    axes = identity.axes(cell.first.config)
     levels = {**axes, **cell.levels}
     rest = [f"{axis}={level}" for axis, level in cell.levels.items() if axis not in ("loss", "split", "reg", "batch")]
     row = ", ".join(
@@ -242,7 +246,7 @@ def _responses(analysis: Analysis) -> dict[str, Drawing]:
 
     found: dict[str, Drawing] = {}
     for of in contexts.values():
-        for none, l1, l2 in claims.penalised(of):
+        for none, l1, l2 in right_ventricle.penalised(of):
             for symbol, cells in (("lambda_l1", l1), ("lambda_l2", l2)):
                 if len(cells) < 2:
                     continue
@@ -301,7 +305,7 @@ def chosen_pictures(analysis: Analysis) -> list[tuple[str, list[tuple[str, Any, 
     kept: list[tuple[float, str, str, dict[str, Any]]] = []
     for record in analysis.best.records:
         try:
-            pictures = results.read_pictures(record.folder)
+            pictures = read_pictures(record.folder)
             for which in ("best", "median", "worst"):
                 patient = str(pictures[f"{which}_patient"])
                 if patient in record.patients and all(
@@ -707,4 +711,4 @@ def table_text(rows: Sequence[Row]) -> str:
         {key: "" if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
         for row in rows
     )
-    return results.csv_text(columns, without)
+    return csv_text(columns, without)

@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from segtune import results
 from segtune.errors import InputError
 from segtune.report import clinical, stats
 from segtune.report.stats import UNLIKE, Block, Pooled, Scores, epochs_to, roughness
+from segtune.runs import identity, layout
+from segtune.runs.result import read_result, verify_files, why_not_done
+from segtune.runs.state import state_of
+from segtune.runs.sweep import read_sweep
+from segtune.runs.tables import read_history, read_table
 
 AXES = ("loss", "split", "reg", "batch")  # the scientific ones, in the order in which they are shown
 FAMILY = {"bce_logdice": "bce_dice"}  # both forms are the study's "BCE + Dice"
@@ -191,7 +195,7 @@ def read(folders: Sequence[Path]) -> Sweep:
     listed: dict[Path, tuple[str, ...]] = {}
     commands, known = [], set[str]()
     for folder in folders:
-        about = results.read_sweep(folder)
+        about = read_sweep(folder)
         commands.append(" ".join(str(word) for word in about["command"] or []))
         for run in about["runs"]:
             if run["run_id"] in known:  # in several sweeps, or in a copy of one: it is one run all the same
@@ -203,7 +207,7 @@ def read(folders: Sequence[Path]) -> Sweep:
     failures, left_out, found = [], [], []
     for place, overrides in tqdm(listed.items(), desc="reading", disable=None):
         try:
-            state, status = results.state(place, place.name)
+            state, status = state_of(place, place.name)
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
             state, status = "damaged", {}
         if state != "completed":
@@ -211,8 +215,8 @@ def read(folders: Sequence[Path]) -> Sweep:
             error = status.get("error")
             if state == "failed" and isinstance(error, Mapping):
                 failures.append((place.name, str(error.get("message", "no message"))))
-            if (place / results.RESULT).exists():
-                left_out.append((place.name, results.why_not_done(place, place.name) or "it was finished just now."))
+            if (place / layout.RESULT).exists():
+                left_out.append((place.name, why_not_done(place, place.name) or "it was finished just now."))
             continue
         try:
             found.append(_raw(place, overrides))
@@ -239,7 +243,7 @@ def _each_once(raw: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str
     first: dict[tuple[str, int, int | None], Record] = {}
     repeated = []
     for record in raw:
-        one = first.setdefault((results.cell_id(record.config, record.fingerprint), record.seed, record.fold), record)
+        one = first.setdefault((identity.cell_id(record.config, record.fingerprint), record.seed, record.fold), record)
         if one is not record:
             why = f"it is run {one.run_id} over again, with the same data from another folder, and no replicate of it."
             repeated.append((record.run_id, why))
@@ -248,15 +252,15 @@ def _each_once(raw: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str
 
 def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
     """Raises: InputError, or what a wrong type raises, for files that do not fit each other: half of a run is no run."""
-    result, history = results.read_result(folder), results.read_history(folder)
-    results.verify(folder, result, (results.HISTORY, *results.TABLES, results.PICTURES))
-    _well_formed(result, folder / results.RESULT)
+    result, history = read_result(folder), read_history(folder)
+    verify_files(folder, result, (layout.HISTORY, *layout.TABLES, layout.PICTURES))
+    _well_formed(result, folder / layout.RESULT)
     if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
-        raise InputError(f"{folder / results.HISTORY}: has not the epochs 1 to {result['last']['epoch']} of {results.RESULT}.")
+        raise InputError(f"{folder / layout.HISTORY}: has not the epochs 1 to {result['last']['epoch']} of {layout.RESULT}.")
     patients: dict[str, list[float]] = defaultdict(list)
     scored, n_undefined = Counter[clinical.Case](), 0
-    path = folder / results.SLICES
-    for row in results.read_table(folder, results.SLICES):
+    path = folder / layout.SLICES
+    for row in read_table(folder, layout.SLICES):
         if row["which"] != "last":
             continue
         dice = float(row["dice"] or "nan")
@@ -269,7 +273,7 @@ def _raw(folder: Path, overrides: tuple[str, ...]) -> Record:
             patients[row["patient"]].append(dice)
     val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
     if (val and {case.patient for case in scored} != set(val)) or (n_images and scored.total() != n_images):
-        raise InputError(f"{path}: has not the {n_images} slices of the patients that {results.RESULT} says were scored.")
+        raise InputError(f"{path}: has not the {n_images} slices of the patients that {layout.RESULT} says were scored.")
     means = {patient: statistics.fmean(patients[patient]) for patient in sorted(patients)}
     in_mm = clinical.read(folder, result, scored)
     facts, n_slices = _facts(result), scored.total()
@@ -316,11 +320,11 @@ def _told_apart(raw: Sequence[Record]) -> list[Record]:
 def _facts(result: Mapping[str, Any]) -> Facts:
     config = result["config"]
     l1, l2 = _strengths(config.get("reg") or {}, result)
-    axes = results.axes(config)
+    axes = identity.axes(config)
     without = ("loss", "reg", "batch", "split.val_fraction")
     others = {
         key: value
-        for key, value in results.flat(config, replicates=False).items()
+        for key, value in identity.flat(config, replicates=False).items()
         if not f"{key}.".startswith(tuple(f"{w}." for w in without))
     }
     others["fingerprint"] = (result.get("data") or {}).get("fingerprint")
@@ -355,21 +359,21 @@ def _strengths(reg: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[float
 def _with_levels(raw: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     """The records with their levels: an axis is a group of the configuration in which they differ (beyond seed and fold)."""
     groups = list(
-        dict.fromkeys([*AXES, *(str(key) for record in raw for key in record.config if key not in results.BOOKKEEPING)])
+        dict.fromkeys([*AXES, *(str(key) for record in raw for key in record.config if key not in identity.BOOKKEEPING)])
     )
     labels: dict[str, list[str]] = {}
     for group in groups:
         of = [{group: _settings(group, record.config.get(group))} for record in raw]
         if group == "data":
             of = _with_fingerprints(of, raw)
-        texts = [json.dumps(results.flat(one), sort_keys=True) for one in of]
+        texts = [json.dumps(identity.flat(one), sort_keys=True) for one in of]
         distinct = dict(zip(texts, of, strict=True))
         if len(distinct) < 2:
             continue
-        others = dict(zip(distinct, results.differences(list(distinct.values())), strict=True))
+        others = dict(zip(distinct, identity.differences(list(distinct.values())), strict=True))
         named = []
         for record, text in zip(raw, texts, strict=True):
-            base, other = results.axes(record.config).get(group, ""), others[text]
+            base, other = identity.axes(record.config).get(group, ""), others[text]
             other = ", ".join(word.removeprefix(f"{group}.").removeprefix("fingerprint=") for word in other.split(", "))
             named.append(" ".join(filter(None, [base, other])) or str(record.config.get(group)))
         labels[group] = _distinct(named, texts, group)
@@ -396,7 +400,7 @@ def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
 
 def _settings(group: str, value: Any) -> Any:
     """A group's part of a configuration, less what tells replicates apart, and less where data lie."""
-    without = (*results.REPLICATE, *results.PATHS)
+    without = (*identity.REPLICATE, *identity.PATHS)
     if not isinstance(value, Mapping):
         return None if group in without else value
     return {key: _settings(f"{group}.{key}", item) for key, item in value.items() if f"{group}.{key}" not in without}
@@ -404,7 +408,7 @@ def _settings(group: str, value: Any) -> Any:
 
 def _with_fingerprints(of: Sequence[Mapping[str, Any]], raw: Sequence[Record]) -> list[dict[str, Any]]:
     """The settings of each run's data, with their fingerprint where data that differ have the same settings."""
-    texts = [json.dumps(results.flat(one), sort_keys=True) for one in of]
+    texts = [json.dumps(identity.flat(one), sort_keys=True) for one in of]
     if len({*zip(texts, (record.fingerprint for record in raw), strict=True)}) == len({*texts}):
         return [dict(one) for one in of]
     return [{"data": {**one["data"], "fingerprint": record.fingerprint[:6]}} for one, record in zip(of, raw, strict=True)]
@@ -413,11 +417,11 @@ def _with_fingerprints(of: Sequence[Mapping[str, Any]], raw: Sequence[Record]) -
 def _cells(records: Sequence[Record]) -> tuple[Cell, ...]:
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        groups[results.cell_id(record.config, record.fingerprint)].append(record)
+        groups[identity.cell_id(record.config, record.fingerprint)].append(record)
     several = len({record.fingerprint for record in records}) > 1
     cells = [
         Cell(
-            (" ".join(f"{axis}={level}" for axis, level in of[0].levels.items()) or results.label(of[0].config))
+            (" ".join(f"{axis}={level}" for axis, level in of[0].levels.items()) or identity.label(of[0].config))
             + (f" of data {of[0].fingerprint[:6]}" if several and "data" not in of[0].levels else ""),
             tuple(sorted(of, key=lambda record: (record.seed, record.fold or 0))),
         )

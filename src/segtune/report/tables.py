@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from segtune.report import claims, clinical, stats
+from segtune.report import clinical, stats
 from segtune.report.records import Cell, Record, Sweep
 from segtune.report.stats import ALPHA, EQUIVALENCE, Estimate
+from segtune.studies import right_ventricle
 
 Row = dict[str, Any]
 SEED = 0  # of the resampling
@@ -55,8 +56,8 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    claim: claims.Claim
-    found: claims.Found
+    claim: right_ventricle.Claim
+    found: right_ventricle.Found
     verdict: str
     why: str
 
@@ -138,8 +139,8 @@ class Analysis:
         return found
 
     @cached_property
-    def gathered(self) -> list[tuple[claims.Claim, claims.Found]]:
-        return [(claim, claim.gather(self.sweep.cells)) for claim in claims.CLAIMS]
+    def gathered(self) -> list[tuple[right_ventricle.Claim, right_ventricle.Found]]:
+        return [(claim, claim.gather(self.sweep.cells)) for claim in right_ventricle.CLAIMS]
 
     @cached_property
     def judged(self) -> list[Judged]:
@@ -155,7 +156,7 @@ class Analysis:
     def verdicts(self) -> list[Verdict]:
         p = {id(one.comparison.estimate): one.p_holm for one in self.judged if one.comparison.kind == "claim"}
         return [
-            Verdict(claim, found, *claims.decide(found, [p[id(test.estimate)] for test in found.tests]))
+            Verdict(claim, found, *right_ventricle.decide(found, [p[id(test.estimate)] for test in found.tests]))
             for claim, found in self.gathered
         ]
 

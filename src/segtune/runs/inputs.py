@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segtune import results
+from segtune.runs.files import sha256
 
 VERSIONED = {"segtune", "torch", "monai", "torchmetrics", "pytorch_lightning", "numpy", *sys.stdlib_module_names}  # by version
 LIBRARIES = {"site-packages", "dist-packages"}  # folders in which only what is of the same package is the user's own
 STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # the groups in which a value may name a file
 
 
-def of(config: Mapping[str, Any]) -> dict[str, str]:
+def content_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     """Name -> SHA-256 of each module of the user's own that the configuration calls, and of each file that it names.
 
     A file, such as the weights that a network starts from, is called by its key: model.weights.
@@ -33,18 +33,18 @@ def of(config: Mapping[str, Any]) -> dict[str, str]:
         if key.rpartition(".")[2] == "_target_":
             found |= modules(str(value))
         elif isinstance(value, str) and key.partition(".")[0] in STARTED_FROM and (path := _file(value)):
-            found[key] = results.sha256(path)
+            found[key] = sha256(path)
     return dict(sorted(found.items()))
 
 
-def missing(config: Mapping[str, Any]) -> list[str]:
+def missing_modules(config: Mapping[str, Any]) -> list[str]:
     """The `_target_`s whose module or package is not on Python's path."""
     targets = [str(value) for key, value in _leaves(config) if key.rpartition(".")[2] == "_target_"]
     tops = {target: target.partition(".")[0] for target in targets}
     return [target for target, top in tops.items() if top and top not in VERSIONED and not _is_there(top)]
 
 
-def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """The names of what is not what it was, not there any more, or new."""
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
@@ -67,12 +67,12 @@ def modules(target: str) -> dict[str, str]:
         path = _source(root, name)
         if name in found or path is None:
             continue
-        found[name] = results.sha256(path)
+        found[name] = sha256(path)
         waiting += [module for one in _imports(name, path) for module in _existing(root, one) if _is_beside(root, top, module)]
     return found
 
 
-def told(names: list[str]) -> str:
+def describe_changes(names: list[str]) -> str:
     """Say what has changed, by the names of `changed`: data is the set that the reader reads."""
     own = ", ".join(name for name in names if name != "data")
     return " and ".join(

@@ -17,13 +17,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from segtune import nets
-from segtune.data import module as data_module
 from segtune.data import splits
-from segtune.data.module import SliceData
+from segtune.data.grid import resample_and_crop
 from segtune.data.slices import SliceSet
 from segtune.data.splits import Split
+from segtune.data.tensors import SliceData
 from segtune.errors import InputError
-from segtune.module import Segmenter
+from segtune.training.module import Segmenter
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def slices(cfg: DictConfig) -> SliceSet:
 
 def fit(cfg: DictConfig, data: SliceSet) -> SliceSet:
     """The data set as the network sees it: resampled and cropped, as far as cfg.data wants that."""
-    return data_module.fit(data, size=cfg.data.size, spacing_mm=cfg.data.get("spacing_mm"), larger=cfg.data.get("larger"))
+    return resample_and_crop(data, size=cfg.data.size, spacing_mm=cfg.data.get("spacing_mm"), larger=cfg.data.get("larger"))
 
 
 def split(cfg: DictConfig, data: SliceSet) -> Split:

@@ -1,36 +1,27 @@
-"""python -m segtune.calibrate reg=l2 loss=bce_dice: the lambda at which penalty and loss are of one size, by measurement.
+"""Calibrate lambda: the weight at which penalty and loss are of one size, by measurement."""
 
-The study chose its lambdas by a guess at the penalty's size; this is the simulation that it proposed instead. Measured: the
-penalty of fresh networks over many seeds, beside its closed form; the data loss and both gradients at the first step of
-a run; and what a short training with each lambda makes of loss and weights. Written to outputs/calibrate/<id>/.
-
-A lambda holds for the mean network: the ratio that one fresh run starts at scatters around the one asked for. Of 30 seeds at
-64 x 64 pixels it was within 20 % for 27 with l2 and bce_dice, for 19 with l1 and bce, for 10 with l2 and focal.
-"""
-
-import json
 import logging
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from segtune import app, results, rules
+from segtune.config import entry
 from segtune.errors import InputError
+from segtune.runs import identity
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from segtune.data.module import Batch
     from segtune.data.slices import SliceSet
     from segtune.data.splits import Split
-    from segtune.module import Segmenter
+    from segtune.data.tensors import Batch
+    from segtune.training.module import Segmenter
 
 log = logging.getLogger(__name__)
 PENALTY_SEEDS = 100  # fresh networks whose penalty is measured
@@ -75,7 +66,7 @@ def start(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> Start:
     return _start(cfg, *_data(cfg, slices, sides))
 
 
-def strength(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> dict[str, float]:
+def penalty_weight(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> dict[str, float]:
     """For reg.lambda=auto: the lambda at which weighted penalty / loss is reg.ratio at the first step, and why."""
     ratio = float(cfg.reg.get("ratio") or 1.0)
     found = start(cfg, slices, sides)
@@ -116,8 +107,8 @@ def _data(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> "tuple[Batch, 
     """
     from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-    from segtune import build
-    from segtune.data.module import to_tensors
+    from segtune.data.tensors import to_tensors
+    from segtune.training import build
 
     reg = cfg.get("reg") or {}
     if "lambda" not in reg:
@@ -134,7 +125,7 @@ def _data(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> "tuple[Batch, 
 def _module(cfg: DictConfig, seed: int, device: "torch.device", strength: float = 0.0) -> "Segmenter":
     import torch
 
-    from segtune import build
+    from segtune.training import build
 
     torch.manual_seed(seed)
     eager = OmegaConf.create({**cfg, "trainer": {**cfg.trainer, "compile": None}})  # a few steps do not repay compiling
@@ -185,29 +176,6 @@ def penalties(cfg: DictConfig) -> list[float]:
     return [_module(cfg, seed, cpu).penalties()[0].item() for seed in range(PENALTY_SEEDS)]
 
 
-def calibrate(cfg: DictConfig) -> None:
-    """Measure, print, and write calibration.json and its figure."""
-    from segtune import workers
-
-    workers.settle_process()
-    from segtune import build
-    from segtune.report import figures
-
-    config = app.plain(cfg)
-    reg = config.get("reg") or {}
-    rules.check({"reg": {"ratio": reg.get("ratio")}})
-    rules.check(config | {"reg": {**reg, "ratio": None}})  # which goes with any lambda here: another one is asked for
-    slices = build.slices(cfg)
-    with build.threads(cfg):
-        about = {"config": config, "data_fingerprint": slices.fingerprint()}
-        record = about | measure(cfg, build.fit(cfg, slices), build.split(cfg, slices))
-    folder = Path(cfg.outputs) / "calibrate" / results.run_id(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    results.write_atomically(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())
-    drawn = results.write_files(folder / "response", figures.rendered(figures.calibration(record, title=_title(config))))
-    print("\n".join([table(record, config), "", *(str(path) for path in (folder / FILE, *drawn))]))
-
-
 def measure(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> dict[str, Any]:
     """All that calibration.json holds but for the configuration and the data's fingerprint."""
     import numpy as np
@@ -238,7 +206,7 @@ def measure(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> dict[str, An
             "n": len(fresh),
             "mean": statistics.fmean(fresh),
             "sd": statistics.stdev(fresh),
-            "closed_form": nets.expected_sums(module.net, module.penalised).get(_penalty_name(app.plain(cfg))),
+            "closed_form": nets.expected_sums(module.net, module.penalised).get(_penalty_name(entry.plain(cfg))),
         },
         "table": [
             {"ratio": r, "lambda": found.strength(r), "lambda_by_gradient": found.strength_by_gradient(r)} for r in RATIOS
@@ -299,10 +267,6 @@ def _penalty_name(config: dict[str, Any]) -> str:
 
 
 def _title(config: dict[str, Any]) -> str:
-    axes = results.axes(config)
+    axes = identity.axes(config)
     penalty = f"{_penalty_name(config)} of {config['reg']['on']}"
     return f"loss={axes['loss']} split={axes['split']} batch={axes['batch']}: {penalty}"
-
-
-if __name__ == "__main__":
-    app.entry("calibrate", calibrate)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from segtune import losses, metrics
-from segtune.data.module import Batch
+from segtune import losses
+from segtune.data.tensors import Batch
+from segtune.metrics import overlap
 
 
 class Segmenter(pl.LightningModule):
@@ -123,7 +124,7 @@ class EpochMeans(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.overlap = metrics.MeanOverlap()
+        self.overlap = overlap.MeanOverlap()
         self._values: dict[str, list[Tensor]] = defaultdict(list)
         self._sizes: list[int] = []
 

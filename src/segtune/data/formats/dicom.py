@@ -21,7 +21,8 @@ from pydicom.pixels import get_decoder, iter_pixels
 from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes
 
-from segtune.data import grey, names
+from segtune.data import names
+from segtune.data.formats import grey
 from segtune.data.slices import SPACINGS_MM
 from segtune.errors import InputError
 

@@ -21,7 +21,8 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from numpy.typing import NDArray
 
-from segtune.data import axes, names
+from segtune.data import names
+from segtune.data.formats import axes
 from segtune.data.slices import SPACINGS_MM, Phase, Slice
 from segtune.errors import InputError
 

@@ -1,0 +1,180 @@
+"""The command line: Hydra's flags, overrides, config groups, and option names that look like numbers."""
+
+import argparse
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString, RangeSweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from segtune.config.rules import is_number
+from segtune.errors import InputError
+
+PACKAGED = Path(__file__).resolve().parents[1] / "conf"  # in a wheel
+CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"  # in a checkout
+
+
+def expanded(text: str) -> str:
+    """The text with a leading ~ or ~user written out; a Path would change other texts too, and refuse an unknown user."""
+    return os.path.expanduser(text)  # noqa: PTH111
+
+
+# The command line: Hydra's flags, overrides, and options that look like numbers
+
+_searched: list[Path] = [CONF]  # where config groups are found: of this command
+
+
+def arguments(typed: Sequence[str]) -> list[str]:
+    """The command line as Hydra takes it: its flags first, then the overrides, with options that look like numbers quoted.
+
+    Hydra's own parser decides what is a flag and what is a flag's value, wherever among the overrides they stand.
+    """
+    parser = get_args_parser()
+    said = parser.parse_intermixed_args(typed)
+    overrides = [at_home(override) for override in said.overrides]
+    _searched[:] = search_path(said, overrides)
+    flags = []
+    for action in parser._actions:
+        value = getattr(said, action.dest, None)
+        if action.option_strings and value not in (None, False, action.default):
+            flags += [action.option_strings[0]] if value is True else [action.option_strings[0], value]
+    overrides = [quote_numbers(override) for override in overrides]
+    return [*flags, *(as_axes(overrides) if said.multirun else overrides)]
+
+
+HOME = re.compile(r"""(^|[,\[(:]\s*)(["']?)(~[\w.-]*)(?=$|[/,"'\])])""")
+
+
+def at_home(override: str) -> str:
+    """The override with a leading ~ or ~user of its values written out: Hydra's grammar has no such character."""
+    key, sign, value = override.partition("=")
+    return key + sign + HOME.sub(lambda match: match[1] + match[2] + expanded(match[3]), value)
+
+
+def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path]:
+    """The folders that Hydra looks for options in: its primary one, --config-dir, and hydra.searchpath of the command line."""
+    places = [said.config_path or CONF, *([said.config_dir] if said.config_dir else [])]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") == "hydra.searchpath":
+            places += re.split(r"[\[\],'\"\s]+", value)
+    found = []
+    for place in filter(None, map(str, places)):
+        scheme, sign, rest = place.partition("://")
+        if scheme == "pkg" and sign:
+            spec = importlib.util.find_spec(rest.replace("/", "."))
+            found += [Path(folder) for folder in (spec and spec.submodule_search_locations) or []]
+        else:
+            found.append(Path(rest if sign else place))
+    return found
+
+
+def groups() -> dict[str, list[str]]:
+    """Config groups and the names of their options, those of the user's own folders of options among them."""
+    known = {path.parent.relative_to(_searched[0]) for path in _searched[0].rglob("*.yaml")} - {Path()}
+    own = {path.relative_to(top) for top in _searched[1:] if top.is_dir() for path in top.iterdir() if path.is_dir()}
+    found = {group.as_posix(): sorted({path.stem for top in _searched for path in (top / group).glob("*.yaml")})
+             for group in sorted(known | own)}  # fmt: skip
+    return {group: names for group, names in found.items() if names}
+
+
+def option_file(group: str, option: str) -> Path | None:
+    """The file of an option; the first of the folders that has it counts, as in Hydra."""
+    return next((path for top in _searched if (path := top / group / f"{option}.yaml").is_file()), None)
+
+
+BARE = {ord(bracket): None for bracket in "[]"}
+
+
+def quote_numbers(override: str) -> str:
+    """The override with options that look like numbers in quotes: Hydra takes split=0.6 for a number and refuses it.
+
+    Hydra's own parser decides what is a list; other overrides come back as they are.
+
+    Raises: InputError for what does not parse, and for a list in brackets.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        if not parsed.key_or_group:
+            raise ValueError("no key")
+    except (HydraException, ValueError) as error:
+        raise InputError(
+            f"{override!r} is not of the form key=value or key=value,value. Put a value with brackets, commas or "
+            f"spaces in quotes of its own, inside those of the shell: 'key=\"value\"'."
+        ) from error
+    options = groups().get(parsed.key_or_group)
+    if parsed.is_delete() and options is not None:
+        others = ", ".join(f"{parsed.key_or_group}={option}" for option in options)
+        raise InputError(f"{override}: a run needs one of {others}.")
+    if options is None or parsed.is_delete():
+        return override
+    value: Any = parsed._value
+    if isinstance(value, ChoiceSweep) and not value.shuffle:
+        values: list[Any] = value.list
+    elif isinstance(value, RangeSweep) and not value.shuffle:
+        values = list(value.range())
+    elif isinstance(value, list):
+        raise InputError(f"{override}: a list would mix the options; for one run each write {override.translate(BARE)} -m.")
+    else:
+        values = [value]
+    if not any(value is None or is_number(value) for value in values):
+        return override
+    return f"{parsed.get_key_element()}={','.join(quoted(value, options) for value in values)}"
+
+
+def as_axes(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a sweep, in which a key that only some options of its group have is an axis of one value.
+
+    Hydra composes its base from all that is no axis, and there reg.lambda=auto fails where the grid is to choose reg=l2.
+    """
+    chosen = {group: name.strip("'\"") for group, _, name in (arg.partition("=") for arg in arguments)}
+
+    def as_axis(argument: str) -> str:
+        key, _, value = argument.partition("=")
+        group, _, name = key.partition(".")
+        owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
+        if not owners or chosen.get(group) in owners or len(owners) == len(groups()[group]) or value in ("", "null"):
+            return argument
+        is_sweep = OverridesParser.create().parse_override(argument).is_sweep_override()
+        return argument if is_sweep or "${" in value else f"{key}=choice({value})"
+
+    return [as_axis(argument) for argument in arguments]
+
+
+def quoted(value: Any, options: Sequence[str]) -> str:
+    """One option's name in Hydra's quotes: a number by the option of that value (0.60 is '0.6'), null as none."""
+    text = "none" if value is None else value.text if isinstance(value, QuotedString) else str(value)
+    number = as_number(text)
+    if number is not None:
+        text = next(
+            (name for name in options if as_number(name) is not None and math.isclose(as_number(name) or 0, number)), text
+        )
+    return f"'{text}'"
+
+
+def as_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def has_key(group: str, option: str, key: str) -> bool:
+    """Whether an option's own file has this key (dotted below the group)."""
+    path = option_file(group, option)
+    return path is not None and key in dotted_keys(OmegaConf.load(path))
+
+
+def dotted_keys(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, DictConfig):
+        return []
+    keys = [str(key) for key in node]
+    return [f"{prefix}{k}" for k in keys] + [d for k in keys for d in dotted_keys(node._get_node(k), f"{prefix}{k}.")]

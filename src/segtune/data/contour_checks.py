@@ -1,0 +1,153 @@
+"""Checks of contours: what may be wrong with them. Pure: from points in memory to findings."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtune.data import findings, slice_checks
+from segtune.data.formats import contours
+from segtune.errors import InputError
+
+NESTED_FRACTION = 0.99  # of the endocardium's pixels that must lie inside the epicardium: two contours may touch
+MOST_PX = 2048  # extent up to which contours are drawn; one that is larger lies outside its image anyway
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """One contour file's content. points: (N, 2) x y in the image's pixels, from 0; shape: (H, W) of its image, if known."""
+
+    patient: str
+    frame: int
+    target: str
+    file: str
+    points: NDArray[np.float64]
+    shape: tuple[int, int] | None
+
+
+# Of contours
+
+
+def find_in_contours(outlines: Sequence[Outline]) -> list[findings.Finding]:
+    """All that contours tell, of both targets and whatever a run would segment; errors first."""
+    outside = [_outside(one) for one in outlines]
+    drawn = {index: _drawn(one) for index, one in enumerate(outlines) if outside[index] is None}
+    nested = _nested(outlines, drawn)
+    return findings.ranked(
+        [
+            *(one for one in outside if one is not None),
+            *_copied_contours(outlines, nested),
+            *(one for index in nested for one in _not_nested(outlines[index], nested[index])),
+            *(one for index, contour in drawn.items() for one in _shape(outlines[index], contour)),
+        ]
+    )
+
+
+class _Drawn(NamedTuple):
+    """How often a contour goes around each pixel centre, with its sign; and the row and column where that array begins."""
+
+    winding: NDArray[np.int64]
+    row: int
+    column: int
+
+
+def winding(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """How often a polygon goes around each pixel centre; inside one that does not cross itself, 1 or -1, by its direction.
+
+    Args: points: (N, 2) x y. shape: (H, W), the centre of the pixel in row r and column c is (c, r).
+    """
+    height, width = shape
+    x, y = points.T
+    next_x, next_y = np.roll(points, -1, axis=0).T
+    rows = np.arange(height)[:, None]
+    row, edge = np.nonzero((y <= rows) != (next_y <= rows))
+    crossing = x[edge] + (row - y[edge]) * (next_x[edge] - x[edge]) / (next_y[edge] - y[edge])
+    turns = np.zeros((height, width + 1), dtype=np.int64)
+    np.add.at(turns, (row, np.clip(np.ceil(crossing).astype(int), 0, width)), np.where(next_y > y, 1, -1)[edge])
+    return np.cumsum(turns[:, :width], axis=1)
+
+
+def _drawn(outline: Outline) -> _Drawn | None:
+    """The contour on the smallest part of its pixel grid; None if that would be of an extent that no image has."""
+    low, high = np.floor(outline.points.min(axis=0)), np.ceil(outline.points.max(axis=0))
+    if (high - low > MOST_PX).any() or (np.abs(low) > 2**31).any():
+        return None
+    width, height = (high - low).astype(int) + 1
+    return _Drawn(winding(outline.points - low, (height, width)), int(low[1]), int(low[0]))
+
+
+def _outside(outline: Outline) -> findings.Finding | None:
+    try:
+        if outline.shape is not None:
+            contours._check_inside(outline.points, outline.shape)
+    except InputError as error:
+        return findings.Finding("error", "outside_image", outline.patient, outline.frame, outline.file, str(error))
+    return None
+
+
+def _nested(outlines: Sequence[Outline], drawn: dict[int, _Drawn | None]) -> dict[int, float]:
+    """For each epicardium with an endocardium of the same frame: the share of the endocardium's pixels that lie inside."""
+    inner = {(one.patient, one.frame): drawn.get(index) for index, one in enumerate(outlines) if one.target == "endocardium"}
+    shares = {}
+    for index, outer in drawn.items():
+        one = outlines[index]
+        within = inner.get((one.patient, one.frame))
+        if one.target != "epicardium" or outer is None or within is None or not within.winding.any():
+            continue
+        rows, columns = np.nonzero(within.winding)
+        rows, columns = rows + within.row - outer.row, columns + within.column - outer.column
+        height, width = outer.winding.shape
+        on = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        shares[index] = float(np.count_nonzero(outer.winding[rows[on], columns[on]]) / len(rows))
+    return shares
+
+
+def _not_nested(outer: Outline, share: float) -> Iterator[findings.Finding]:
+    if share < NESTED_FRACTION:
+        message = (
+            f"only {share:.0%} of the endocardium lies inside this epicardium. One of the two contours is of another frame or "
+            "another heart: restore or draw it."
+        )
+        yield findings.Finding("warning", "not_nested", outer.patient, outer.frame, outer.file, message)
+
+
+def _copied_contours(outlines: Sequence[Outline], nested: dict[int, float]) -> Iterator[findings.Finding]:
+    """Of equal contours, the one that fits its endocardium best is taken for the original, else the first."""
+    for group in slice_checks.alike(_open(one.points).tobytes() for one in outlines):
+        original, *copies = sorted(group, key=lambda index: -nested.get(index, 1.0))
+        first = outlines[original]
+        for one in (outlines[index] for index in copies):
+            across = one.patient != first.patient
+            other = f"patient {first.patient}, frame {first.frame}" if across else f"frame {first.frame}"
+            message = (
+                f"point for point the {first.target} of {other} ({first.file}): one of the two is wrong. Restore it, or remove "
+                "it from the data."
+            )
+            yield findings.Finding(
+                "error" if across else "warning", "duplicate_contour", one.patient, one.frame, one.file, message
+            )
+
+
+def _open(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The contour without a last point that repeats the first."""
+    return points[:-1] if (points[0] == points[-1]).all() else points
+
+
+def _shape(outline: Outline, contour: _Drawn | None) -> Iterator[findings.Finding]:
+    about = (outline.patient, outline.frame, outline.file)
+    if contour is None:
+        return
+    n_inside = np.count_nonzero(contour.winding)
+    if n_inside < slice_checks.TINY_PX:
+        yield findings.Finding(
+            "warning", "tiny", *about, f"the {outline.target} has {n_inside} pixels. Is it drawn as it should be?"
+        )
+    plain = max(np.count_nonzero(contour.winding == 1), np.count_nonzero(contour.winding == -1))
+    if n_inside > plain:
+        message = (
+            f"the {outline.target} crosses itself: it goes the other way, or twice, around {n_inside - plain} of {n_inside} "
+            "pixels. Draw it anew."
+        )
+        yield findings.Finding("warning", "self_crossing", *about, message)

@@ -1,0 +1,133 @@
+"""The tables and the page of `segtune.check`: what a data set holds, and the findings in it."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+import segtune
+from segtune.data import findings
+from segtune.data.findings import Finding
+from segtune.data.slices import Slice, SliceSet
+
+UNUSED = ("reader", "allow", "spacing_mm", "larger", "normalize")  # of cfg.data: data are checked as they are stored
+MOST_LINES = 20  # printed of the findings of a kind, and of the patients; the page has all
+PAGE = "check.html"
+
+
+class Patient(NamedTuple):
+    """A row of the table of patients: numbers of slices, and ranges as a person reads them."""
+
+    patient: str
+    slices: int
+    ED: int
+    ES: int
+    other: int
+    empty: int
+    pixels: str
+    spacing_mm: str
+    gap_mm: str
+    intensity: str
+    foreground: str
+
+
+HEADS = {  # of the table of patients
+    **{"patient": "patient", "slices": "slices", "ED": "ED", "ES": "ES", "other": "other", "empty": "empty"},
+    **{"pixels": "pixels", "spacing_mm": "pixel [mm]", "gap_mm": "gap [mm]", "intensity": "intensity"},
+    "foreground": "foreground [%]",
+}
+MEANING = (
+    "other: neither end-diastole (ED) nor end-systole (ES) by what the data say; empty: slices without the structure; gap: "
+    "from slice to slice; intensity: 1st, 50th and 99th percentile; foreground: of the slices with the structure."
+)
+
+
+# Telling
+
+
+def row_of(mine: Sequence[Slice], name: str | None = None) -> Patient:
+    """One patient's row, or with a name that of several patients together."""
+    phases = [item.phase for item in mine]
+    shares = [100 * share for item in mine if (share := item.mask.mean())]
+    values = np.concatenate([item.image[::4, ::4].ravel() for item in mine])  # enough for percentiles
+    return Patient(
+        patient=name or mine[0].patient,
+        slices=len(mine),
+        ED=phases.count("ED"),
+        ES=phases.count("ES"),
+        other=phases.count(None),
+        empty=len(mine) - len(shares),
+        pixels=_several(f"{item.image.shape[0]} x {item.image.shape[1]}" for item in mine),
+        spacing_mm=_several(" x ".join(f"{mm:.4g}" for mm in dict.fromkeys(item.spacing_mm)) for item in mine),
+        gap_mm=_several("?" if item.gap_mm is None else f"{item.gap_mm:.4g}" for item in mine),
+        intensity=" / ".join(f"{value:.4g}" for value in np.percentile(values, [1, 50, 99])),
+        foreground=f"{min(shares):.2f} to {max(shares):.2f}" if shares else "none",
+    )
+
+
+def _several(values: Iterator[str]) -> str:
+    """The different ones, up to three."""
+    different = list(dict.fromkeys(values))
+    return ", ".join(different[:3]) + (f", ... ({len(different)})" if len(different) > 3 else "")
+
+
+def total(slices: SliceSet, patients: Sequence[Patient]) -> Patient:
+    """The row of all patients together."""
+    return row_of(list(slices), f"all {len(patients)}")
+
+
+def patient_table(slices: SliceSet, patients: Sequence[Patient]) -> list[str]:
+    """The table of patients as aligned lines; many patients are left to the page."""
+    if not patients:
+        return ["The data could not be read as a whole; see the errors."]
+    rows = [total(slices, patients), *patients[:MOST_LINES]]
+    cells = [[*HEADS.values()], *([str(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    more = [f"... and {len(patients) - MOST_LINES} more patients on the page"] if len(patients) > MOST_LINES else []
+    return [*lines, *more, MEANING]
+
+
+def listing(found: Sequence[Finding]) -> list[str]:
+    """The findings as lines, up to MOST_LINES of a kind."""
+    lines: list[str] = []
+    for severity in findings.SEVERITIES:
+        for kind in dict.fromkeys(one.kind for one in found if one.severity == severity):
+            mine = [one for one in found if (one.severity, one.kind) == (severity, kind)]
+            lines.append(f"{severity}: {kind}, {findings.KINDS[kind]} ({len(mine)})")
+            lines += [f"  {findings.place(one)}: {one.message}" for one in mine[:MOST_LINES]]
+            lines += [f"  ... and {len(mine) - MOST_LINES} more on the page"] if len(mine) > MOST_LINES else []
+    return [*lines, ""] if lines else lines
+
+
+def verdict(found: Sequence[Finding], refused: Sequence[Finding]) -> str:
+    """One sentence: how many of each severity, and whether a run would go on."""
+    counts = {severity: sum(one.severity == severity for one in found) for severity in findings.SEVERITIES}
+    told = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items())
+    if not refused:
+        return f"{told}." + (" All errors are allowed (data.allow)." if counts["error"] else "")
+    kinds = sorted({one.kind for one in refused})
+    if any(kind not in findings.ALLOWABLE for kind in kinds):
+        return f"{told}. Cure the errors first."
+    return f"{told}. Cure the errors, or go on all the same with data.allow=[{','.join(kinds)}]."
+
+
+def render_page(
+    about: str, slices: SliceSet, patients: Sequence[Patient], found: Sequence[Finding], refused: Sequence[Finding]
+) -> str:
+    """The page, which needs nothing beside it. All that comes from the data is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("segtune.data", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(PAGE).render(
+        about=about,
+        version=segtune.__version__,
+        heads=list(HEADS.values()),
+        rows=[total(slices, patients), *patients] if patients else [],
+        meaning=MEANING,
+        found=found,
+        kinds=findings.KINDS,
+        verdict=verdict(found, refused),
+    )

@@ -1,0 +1,1 @@
+"""A finished run as a model: on other data, on images without labels, as ONNX, and its model card."""

@@ -1,0 +1,228 @@
+"""From images without labels to contours, masks and overlays: what `segtune.predict` writes."""
+
+import dataclasses
+import itertools
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from tqdm import tqdm
+
+import segtune
+from segtune.data import images, rvsc
+from segtune.data.formats import contours, nifti
+from segtune.data.images import Image
+from segtune.data.slices import Slice
+from segtune.errors import InputError
+from segtune.inference.overlays import TILES, montage, overlay
+from segtune.inference.phases import Row, grouped
+from segtune.runs import layout
+
+if TYPE_CHECKING:
+    from segtune.inference.models import Trained
+
+Mask = NDArray[np.bool_]
+
+THRESHOLD = 0.5  # a pixel belongs to the mask where its probability is above
+RING = 0.2  # holes that are more of what the outlines enclose are told: the structure is likely a ring
+CHUNK = 32  # images that are in memory with their probabilities at a time
+CONTOURS, MASKS, OVERLAYS = "contours", "masks", "overlays"
+VOLUMES, ABOUT = "volumes.csv", "about.json"
+SLICE_COLUMNS = (
+    *("file", "patient", "phase", "slice", "frame", "n_pixels", "n_dropped", "n_filled", "area_mm2", "mean_probability"),
+)
+MOST_LINES = 20  # of patients that are printed
+LIBRARIES = ("torch", "monai", "numpy", "pydicom", "nibabel")
+RESEARCH = "For research use only."
+NAMES = {"EDV": "edv_ml", "ESV": "esv_ml", "SV": "stroke_volume_ml"}
+
+
+# Where it goes
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Raises: InputError if a folder is within the other."""
+    here, there = (Path(os.path.realpath(path)) for path in (source, output))
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise InputError(f"output={output}: it and input={source} lie within each other. Name a folder elsewhere.")
+
+
+# From images to files
+
+
+def write_images(folder: Path, models: Sequence["Trained"], found: images.Found) -> list[tuple[Image, Row]]:
+    """Write contours, masks and overlays; returns each image, without its pixels, and its row of slices.csv."""
+    predicted: list[tuple[Image, Row]] = []
+    for name in (MASKS, OVERLAYS, *([CONTOURS] if found.patients else [])):
+        (folder / name).mkdir()
+    n = sum(len(patient.frames) for patient in found.patients) or len(found.volumes)
+    with tqdm(total=n, desc="predict", unit="image" if found.patients else "volume", leave=False, disable=None) as bar:
+        for patient in found.patients:
+            for image, probability in with_probabilities(models, patient.images()):
+                predicted.append(write_frame(folder, models[0].target, image, probability))
+                bar.update()
+        axis = nifti.slice_axes(((file.path, file.n_frames) for file in found.volumes), slice_axis_of(models))
+        for file in found.volumes:
+            predicted += write_volume(folder, models, file, axis[file.path])
+            bar.update()
+    return predicted
+
+
+def slice_axis_of(models: Sequence["Trained"]) -> int | None:
+    """The slice axis that the user gave for the volumes of the training (data.slice_axis), if there is one.
+
+    Raises: InputError if the runs of an ensemble disagree.
+    """
+    first, *others = [model.config["data"].get("slice_axis") for model in models]
+    for other in others:
+        if other != first:
+            raise InputError(f"run: one was trained with data.slice_axis={first}, one with {other}. Predict with each alone.")
+    return first
+
+
+def with_probabilities(models: Sequence["Trained"], read: Iterator[Image]) -> Iterator[tuple[Image, NDArray[np.float64]]]:
+    """Each image and its probabilities (H, W), CHUNK images at a time."""
+    from segtune.inference.models import ensemble
+
+    while chunk := list(itertools.islice(read, CHUNK)):
+        yield from zip(chunk, ensemble(models, [image.item for image in chunk]), strict=True)
+
+
+def write_frame(folder: Path, target: str, image: Image, probability: NDArray[np.float64]) -> tuple[Image, Row]:
+    """One DICOM image's contour, mask and overlay."""
+    name = f"{image.item.patient}-{image.item.frame:04d}"
+    mask, n_dropped, n_filled = contours.enclosed(probability > THRESHOLD)
+    lines = contours.outlines(mask)
+    for line in lines:  # one, or none
+        kind = rvsc.TARGETS.get(target, "i")
+        (folder / CONTOURS / f"{name}-{kind}contour-auto.txt").write_bytes(contours.text(line).encode())
+    Picture.fromarray(np.where(mask, np.uint8(255), np.uint8(0))).save(folder / MASKS / f"{name}.png")
+    overlay(image.item, lines).save(folder / OVERLAYS / f"{name}.png")
+    return about_slice(image, mask, probability, n_dropped, n_filled)
+
+
+def write_volume(
+    folder: Path, models: Sequence["Trained"], file: images.VolumeFile, slice_axis: int
+) -> list[tuple[Image, Row]]:
+    """One NIfTI file's mask, and its overlays or those of its frames. Args: slice_axis: the stored axis of its slices."""
+    predicted, masks = [], []
+    for frame in file.frames():
+        volume = frame.read(slice_axis)
+        masks.append(np.zeros(volume.voxels.shape, dtype=bool))
+        predicted += write_slices(folder, models, frame, volume, masks[-1])
+    (path := folder / MASKS / f"{file.name}.nii.gz").parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(nifti.encode(np.stack(masks) if len(masks) > 1 else masks[0], volume.header, slice_axis))
+    return predicted
+
+
+def write_slices(
+    folder: Path, models: Sequence["Trained"], frame: images.VolumeFile, volume: nifti.Volume, mask: Mask
+) -> list[tuple[Image, Row]]:
+    """One volume's overlays; fills the mask (K, H, W)."""
+    rows, tiles, n_pages = [], [], 0
+    name = f"{frame.name}/frame-{frame.frame:02}" if frame.n_frames > 1 else frame.name
+    for index, (image, probability) in enumerate(with_probabilities(models, frame.images(volume))):
+        mask[index] = probability > THRESHOLD
+        rows.append(about_slice(image, mask[index], probability, 0, 0))
+        tiles.append(overlay(image.item, contours.outlines(mask[index]), text=f"slice {index}"))
+        if len(tiles) == TILES or index + 1 == len(mask):
+            n_pages += 1
+            page = f"/page-{n_pages}" if len(mask) > TILES else ""
+            (path := folder / OVERLAYS / f"{name}{page}.png").parent.mkdir(parents=True, exist_ok=True)
+            montage(tiles).save(path)
+            tiles = []
+    return rows
+
+
+def about_slice(image: Image, mask: Mask, probability: NDArray[np.float64], n_dropped: int, n_filled: int) -> tuple[Image, Row]:
+    """The image without its pixels, and its row."""
+    item, n_pixels = image.item, int(np.count_nonzero(mask))
+    row = {
+        **{"file": image.file, "patient": item.patient, "phase": image.phase, "frame": item.frame},
+        **{"slice": "" if image.undefined else item.slice_index},
+        **{"n_pixels": n_pixels, "n_dropped": n_dropped, "n_filled": n_filled},
+        "area_mm2": n_pixels * item.spacing_mm[0] * item.spacing_mm[1],
+        "mean_probability": float(probability[mask].mean()) if n_pixels else math.nan,
+    }
+    shape = item.image.shape
+    without = dataclasses.replace(item, image=np.broadcast_to(np.float32(0), shape), mask=np.broadcast_to(False, shape))
+    return image._replace(item=without), row
+
+
+# Telling
+
+
+def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequence[tuple[Image, Row]]) -> Row:
+    """What about.json says: no path, and nothing of a header but what the tables have."""
+    rows = [row for _, row in predicted]
+    return {
+        "runs": [model.result["run_id"] for model in models],
+        "which": models[0].which,
+        "target": models[0].target,
+        "threshold": THRESHOLD,
+        "kind": "DICOM" if found.patients else "NIfTI",
+        "n_patients": len({row["patient"] for row in rows}),
+        "n_volumes": sum(file.n_frames for file in found.volumes),
+        "n_images": len(rows),
+        "n_empty": sum(row["n_pixels"] == 0 for row in rows),
+        **{name: sum(row[name] for row in rows) for name in ("n_pixels", "n_dropped", "n_filled")},
+        "left_out": dict(found.left_out),
+        "put_together": list(found.put_together),
+        "versions": {
+            "segtune": segtune.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+        "use": RESEARCH,
+    }
+
+
+def summary(found: images.Found, about: Row, of_volumes: Sequence[Row], of_patients: Sequence[Row]) -> list[str]:
+    """The lines that are printed: what was predicted and left out, and each patient's volumes."""
+    what = several(about["n_images"], "image")
+    if found.volumes:
+        what = f"{several(about['n_volumes'], 'volume')} ({several(about['n_images'], 'slice')})"
+    n_empty, whose = about["n_empty"], several(about["n_patients"], "patient")
+    lines = [
+        f"{about['target']} by {' + '.join(about['runs'])} ({about['which']} epoch): {what} of {whose}, "
+        f"found on {about['n_images'] - n_empty}, nothing on {n_empty}"
+    ]
+    if found.patients:
+        dropped, filled = (several(about[name], "pixel") for name in ("n_dropped", "n_filled"))
+        lines.append(f"outside the largest component, dropped: {dropped}; holes filled: {filled}")
+        if about["n_filled"] > RING * about["n_pixels"]:
+            share = about["n_filled"] / about["n_pixels"]
+            lines.append(f"{share:.0%} of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity")
+    lines += found.put_together
+    lines += [f"left out, {kind}: {n}" for kind, n in about["left_out"].items()]
+    folders = {patient.patient: f" = {patient.folder}" for patient in found.patients if patient.folder}
+    if not sys.stdout.isatty():
+        folders = {}  # a folder's name may be a person's: nothing but a screen says which is which
+    most = len(of_patients) if folders else MOST_LINES
+    volumes_of = grouped(of_volumes, lambda row: row["patient"])
+    for row in of_patients[:most]:
+        told = [f"{name} {row[key]:.1f} ml" for name, key in NAMES.items() if not math.isnan(row[key])]
+        if not told:
+            told = [f"{one['volume_ml']:.1f} ml" for one in volumes_of[row["patient"]] if not one["undefined"]]
+        share = row["ejection_fraction"]
+        told += [] if math.isnan(share) else [f"EF {share:.0%}"]
+        told += [f"({row['undefined'] or row['ed_es_by']})"]
+        lines.append(f"{row['patient']}{folders.get(row['patient'], '')}  {' '.join(told)}")
+    more = len(of_patients) - most
+    return [*lines, f"... and {several(more, 'more patient')} in {layout.PATIENTS}"] if more > 0 else lines
+
+
+def several(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def one_of_each_spacing(slices: Iterable[Slice]) -> list[Slice]:
+    return list({item.spacing_mm: item for item in slices}.values())

@@ -1,0 +1,198 @@
+"""What a finished run was trained on, so that its training patients are recognised and left out of an evaluation."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from segtune.config import rules
+from segtune.data import recognition
+from segtune.data.slices import SliceSet
+from segtune.errors import InputError, printable
+from segtune.runs import identity as runs_identity
+from segtune.runs import layout
+from segtune.runs.result import verify_files
+from segtune.runs.tables import read_table
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from segtune.inference.models import Trained
+
+log = logging.getLogger(__name__)
+OF_THE_RUN = ("size", "spacing_mm", "larger", "normalize")  # of cfg.data: how its network wants its images
+PHANTOM_PX = (32, 512)  # the sizes that the phantom can be had in
+SAME = {  # kind of data, structure -> other kind -> what the same structure is called there
+    ("rvsc", "endocardium"): {"acdc": "rv"},
+    ("acdc", "rv"): {"rvsc": "endocardium"},
+    ("sunnybrook", "endocardium"): {"acdc": "lv"},
+    ("acdc", "lv"): {"sunnybrook": "endocardium"},
+}
+
+
+# What goes with what
+
+
+class Origin(NamedTuple):
+    """What a run says of itself. data: its configuration's; fingerprint: of its data; trained: the patients it trained on.
+
+    codes: of the images that it trained on, with the patient of each; None for a run that recorded none.
+    """
+
+    run_id: str
+    cell_id: str
+    label: str
+    reader: str
+    data: Mapping[str, Any]
+    fingerprint: str
+    trained: frozenset[str]
+    codes: Sequence[tuple[str, str]] | None
+
+
+def origin(model: "Trained") -> Origin:
+    """Raises: InputError if its result.json lacks something that every run's has."""
+    result = model.result
+    try:
+        return Origin(
+            run_id=str(result["run_id"]),
+            cell_id=runs_identity.cell_id(result["config"], str(result["data"]["fingerprint"])),
+            label=runs_identity.label(result["config"]),
+            reader=reader_of(result["config"]["data"]),
+            data=result["config"]["data"],
+            fingerprint=str(result["data"]["fingerprint"]),
+            trained=frozenset(map(str, result["data"]["patients"]["train"])),
+            codes=_codes(model.folder, result),
+        )
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise InputError(f"{model.folder / layout.RESULT}: damaged. Copy the run's folder again.") from None
+
+
+def _codes(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, str]] | None:
+    """Code and patient of each image that the run trained on. Raises: InputError for a damaged table."""
+    if layout.IMAGES not in (result.get("files") or {}):
+        return None
+    verify_files(folder, result, [layout.IMAGES])
+    rows = read_table(folder, layout.IMAGES)
+    return [(row["code"], row["patient"]) for row in rows if row["side"] == "train"]
+
+
+def reader_of(data: Mapping[str, Any]) -> str:
+    """The name of the reader, which is that of its option: rvsc."""
+    return str(data["reader"]["_target_"]).split(".")[-2]
+
+
+def with_target(cfg: DictConfig, origins: Sequence[Origin]) -> DictConfig:
+    """cfg with the structure to be compared, and the phantom in the size that the run had it in.
+
+    If none was said: the runs' own, the one that is the SAME in other data, or one of the same name, which is told.
+
+    Raises: InputError if there is none of these, or for another structure of the same kind of data.
+    """
+    cfg = cfg.copy()
+    here, there, own, asked = reader_of(cfg.data), origins[0].reader, origins[0].data["target"], cfg.data.target
+    names, run = rules.TARGETS.get(here, ()), f"run {origins[0].run_id} looks for the {own}"
+    if _kind(here) == _kind(there):
+        if names and asked not in (None, own):
+            raise InputError(f"data.target={asked}: {run} of such data. Leave data.target out.")
+        cfg.data.target = own if asked is None else asked
+    elif asked is None and (same := SAME.get((_kind(there), own), {}).get(_kind(here))):
+        cfg.data.target = same
+    elif asked is None and own in names:
+        log.warning(
+            "%s (%s), which may be another heart chamber in data=%s: compared all the same.",
+            *map(printable, (run, there, here)),
+        )
+        cfg.data.target = own
+    elif asked is None:
+        known = f"one of {', '.join(names)}" if names else "its name or value"
+        raise InputError(
+            f"data.target: {run} ({there}); say which structure of data={here} that is, data.target=... ({known})."
+        )
+    if here == "phantom":
+        low, high = PHANTOM_PX
+        cfg.data.size = min(max([low, *(int(one.data["size"]) for one in origins)]), high)
+    return cfg
+
+
+def _kind(reader: str) -> str:
+    return "rvsc" if reader == "phantom" else reader
+
+
+def trained_on(
+    slices: SliceSet, fingerprint: str, data: Mapping[str, Any], origins: Sequence[Origin], *, which: str
+) -> frozenset[str]:
+    """The patients that a run has trained on, who tell nothing of it; a warning says who is left out, or may have to be.
+
+    Raises: InputError if that is everybody.
+    """
+    patients = set(slices.patients)
+    own = [one for one in origins if one.fingerprint == fingerprint or _is_same_folder(one, data)]
+    seen = frozenset().union(*(one.trained for one in own)) & patients
+    if own:
+        told = ", ".join(one.run_id for one in own)
+        if seen == patients:
+            raise InputError(
+                f"these are the data of run {told}, and all {len(patients)} patients were in its training: nobody is left to "
+                "score on. Give other data, or fewer runs."
+            )
+        chosen = " Its best epoch was chosen on those that remain, which flatters it: which=last." if which == "best" else ""
+        log.warning(
+            "these are the data of run %s: %d of %d patients are left out, for they were on its training side.%s",
+            *(told, len(seen), len(patients), chosen),
+        )
+    seen |= by_images(slices, seen, origins)
+    others = [one for one in origins if one not in own and _may_be_alike(one, data)]
+    if alike := sorted((patients - seen) & frozenset().union(*(one.trained for one in others))):
+        log.warning(
+            "%d of %d patients are called like patients that run %s was trained on (%s). If they are the same, the figures "
+            "flatter it: move their files elsewhere.",
+            *(len(alike), len(patients), ", ".join(one.run_id for one in others if one.trained & patients)),
+            printable(", ".join(alike[:5]) + (", ..." if len(alike) > 5 else "")),
+        )
+    return seen
+
+
+def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin]) -> frozenset[str]:
+    """The patients, beside those of `seen`, of whom an image was in a run's training, whatever they and it are called here.
+
+    Raises: InputError if that leaves nobody.
+    """
+    for one in origins:
+        if one.codes is None:
+            log.warning(
+                "run %s is of an earlier segtune, which recorded no codes of its images: its patients are known by name alone.",
+                one.run_id,
+            )
+    known = dict(pair for one in origins for pair in one.codes or ())
+    others = [item for item in slices if item.patient not in seen]
+    nearest = recognition.known_again(recognition.codes(others), list(known))
+    names = list(known.values())
+    found = {item.patient: names[index] for item, index in zip(others, nearest, strict=True) if index >= 0}
+    if not found:
+        return frozenset()
+    told = ", ".join(f"{patient} (there {there})" for patient, there in sorted(found.items())[:5])
+    told = printable(told + (", ..." if len(found) > 5 else ""))
+    runs = ", ".join(one.run_id for one in origins)
+    if {*found} | seen == {*slices.patients}:
+        raise InputError(
+            f"the images of all {len(found)} patients that are left were in the training of run {runs}, whatever they are "
+            f"called here: {told}. Nobody is left to score on. Give other data, or fewer runs."
+        )
+    log.warning(
+        "%d of %d patients are left out, for their images were in the training of run %s, whatever they are called here: %s.",
+        *(len(found), len({*slices.patients}), runs, told),
+    )
+    return frozenset(found)
+
+
+def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:
+    """Whether a run had its data from this very folder, be it with other settings of the reader."""
+    roots = [where.get("root") for where in (one.data, data)]
+    return one.reader == reader_of(data) and None not in roots and len({os.path.realpath(str(root)) for root in roots}) == 1
+
+
+def _may_be_alike(one: Origin, data: Mapping[str, Any]) -> bool:
+    """Whether two data sets may hold the same patients: of one kind, and not phantoms of different seeds."""
+    seeds = {one.data.get("seed"), data.get("seed")}
+    return _kind(one.reader) == _kind(reader_of(data)) and (None in seeds or len(seeds) == 1)

@@ -1,0 +1,48 @@
+"""Pictures of predicted outlines on their images, and montages of slices."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from PIL import ImageDraw
+
+from segtune.data.slices import Slice
+
+SIDES = (512, 1024)  # least and most pixels of the longer side of a picture, between which an image keeps its own
+FINER = 2  # how much finer a picture is drawn than kept: smooth lines
+TILES, GAP = 20, 4  # slices of one montage, and the pixels between them
+COLOUR, SHADE = "#ffd000", "#101010"
+
+
+# Drawing
+
+
+def overlay(item: Slice, lines: Sequence[NDArray[np.float64]], *, text: str = "") -> Picture.Image:
+    """A slice, its 1st to 99th percentile from black to white, with the outlines (N, 2) [pixels] over it; to scale in mm."""
+    low, high = np.percentile(item.image, [1, 99])
+    grey = np.rint(255 * np.clip((item.image - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
+    sides_mm = [n * mm for n, mm in zip(item.image.shape, item.spacing_mm, strict=True)]
+    side = min(max(SIDES[0], max(sides_mm) / min(item.spacing_mm)), SIDES[1])
+    height, width = (max(1, round(side * mm / max(sides_mm))) for mm in sides_mm)
+    picture = Picture.fromarray(grey).resize((FINER * width, FINER * height), Picture.Resampling.BICUBIC).convert("RGB")
+    draw = ImageDraw.Draw(picture)
+    scale = np.array(picture.size) / grey.shape[::-1]
+    for colour, thickness in ((SHADE, 6), (COLOUR, 4)):
+        for line in lines:
+            draw.line([tuple(point) for point in ((line + 0.5) * scale - 0.5).tolist()], colour, thickness, joint="curve")
+    picture = picture.reduce(FINER)
+    if text:
+        ImageDraw.Draw(picture).text((6, 4), text, "white", stroke_width=1, stroke_fill="black")
+    return picture
+
+
+def montage(tiles: Sequence[Picture.Image]) -> Picture.Image:
+    """Pictures of one size in rows, as near to a square as they go."""
+    columns = math.ceil(math.sqrt(len(tiles)))
+    width, height = (side + GAP for side in tiles[0].size)
+    picture = Picture.new("RGB", (columns * width - GAP, math.ceil(len(tiles) / columns) * height - GAP), SHADE)
+    for index, tile in enumerate(tiles):
+        picture.paste(tile, (index % columns * width, index // columns * height))
+    return picture

@@ -1,0 +1,90 @@
+"""Volumes and ejection fraction from predicted masks: the rows of volumes.csv and patients.csv."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from segtune.data import stacks
+from segtune.data.images import Image
+from segtune.metrics import volumes
+
+Row = dict[str, Any]
+Item = TypeVar("Item")
+Key = TypeVar("Key")
+VOLUME_COLUMNS = ("patient", "phase", "n_slices", "n_lacking", "volume_ml", "undefined")
+PATIENT_COLUMNS = (
+    *("patient", "n_phases", "ed_phase", "es_phase", "edv_ml", "esv_ml", "stroke_volume_ml", "ejection_fraction"),
+    *("ed_es_by", "undefined"),
+)
+
+
+# What follows from the masks
+
+
+def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:
+    """The rows of volumes.csv, one per patient and phase.
+
+    n_lacking: slices of the patient that a phase has not. They are taken for empty, which is right where somebody chose the
+    images that show the structure, as the RVSC did, and too small else.
+    """
+    rows: list[Row] = []
+    for patient, mine in grouped(predicted, lambda pair: pair[0].item.patient).items():
+        n_slices = len({image.item.slice_index for image, _ in mine if not image.undefined})
+        for (phase, _), pairs in grouped(mine, lambda pair: (pair[0].phase, pair[0].undefined)).items():
+            pairs = sorted(pairs, key=lambda pair: pair[0].item.slice_index)
+            discs = [volumes.Disc(item.slice_index, item.image.shape, item.spacing_mm, item.gap_mm) for (item, *_), _ in pairs]
+            why = pairs[0][0].undefined or volumes.why_undefined(discs)
+            spacing_mm, gap_mm = discs[0].spacing_mm, discs[0].gap_mm or math.nan
+            n_pixels = (row["n_pixels"] for _, row in pairs)
+            volume_ml = math.nan if why else volumes.volume_ml(n_pixels, spacing_mm=spacing_mm, gap_mm=gap_mm)
+            n_lacking = 0 if pairs[0][0].undefined else n_slices - len(pairs)
+            about = {"patient": patient, "phase": phase, "n_slices": len(pairs), "n_lacking": n_lacking}
+            rows.append({**about, "volume_ml": volume_ml, "undefined": why})
+    return rows
+
+
+def patient_row(rows: Sequence[Row]) -> Row:
+    """A patient's row of patients.csv, from its rows of volumes.csv.
+
+    ED and ES are those of Info.cfg; without it the phases of the largest and the smallest predicted volume, of all that lack no
+    slice, or of the two that there are. EDV 0: nothing was found, and there is no ejection fraction.
+    """
+    rows = [row for row in rows if row["undefined"] != stacks.OTHERWISE]
+    of_phase = {row["phase"]: row for row in rows}
+    defined = [row for row in rows if not row["undefined"] and (len(rows) == 2 or not row["n_lacking"])]
+    defined.sort(key=lambda row: -row["volume_ml"])
+    by, why = "", ""
+    if told := {"ED", "ES"} & of_phase.keys():
+        by = "Info.cfg"
+        why = next((f"{phase} is missing" for phase in ("ED", "ES") if phase not in told), "")
+        ed, es = (of_phase.get(phase, {}) for phase in ("ED", "ES"))
+    elif len(defined) > 1:
+        without = f" ({len(rows) - len(defined)} without all slices)" if len(defined) < len(rows) else ""
+        lacking = "".join(
+            f"; {row['n_lacking']} slices of phase {row['phase']} taken for empty"
+            for row in rows
+            if not without and row["n_lacking"]
+        )
+        by = f"largest and smallest predicted volume of {len(defined)} phases{without}{lacking}"
+        ed, es = defined[0], defined[-1]
+    else:
+        ed, es, why = {}, {}, "a single phase" if len(rows) == 1 else "fewer than two phases with all slices"
+        if all(row["undefined"] for row in rows):
+            why = rows[0]["undefined"]
+    why = next((f"{row['phase']}: {row['undefined']}" for row in (ed, es) if row.get("undefined")), why)
+    edv_ml, esv_ml = (row.get("volume_ml", math.nan) for row in (ed, es))
+    return {
+        **{"patient": rows[0]["patient"], "n_phases": len(rows), "edv_ml": edv_ml, "esv_ml": esv_ml, "ed_es_by": by},
+        **{"ed_phase": ed.get("phase", ""), "es_phase": es.get("phase", "")},
+        "stroke_volume_ml": volumes.stroke_volume_ml(edv_ml, esv_ml),
+        "ejection_fraction": volumes.ejection_fraction(edv_ml, esv_ml),
+        "undefined": why or ("the end-diastolic volume is 0" if edv_ml == 0 else ""),
+    }
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items of each key, in order of first appearance."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found

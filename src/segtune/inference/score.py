@@ -1,0 +1,208 @@
+"""Score finished runs on other data: slices, cases and patients, and their tables."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tqdm import tqdm
+
+from segtune.data.slices import Slice, SliceSet
+from segtune.metrics import volumes
+from segtune.runs import layout
+from segtune.runs.files import json_text, write_atomically
+from segtune.runs.tables import csv_text
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from segtune.inference.models import Trained
+    from segtune.metrics.score import Row, Scores
+
+
+EVALUATION = "evaluation.json"
+MOST_PATIENTS = 20  # up to which each has its line on the terminal
+PHASES = {"ED": "end-diastole (ED)", "ES": "end-systole (ES)", "unknown": "phase not known"}
+
+
+# Scoring
+
+
+def score_slices(models: Sequence["Trained"], slices: SliceSet, *, tolerance_mm: float) -> "Scores":
+    """All slices, cases and patients; a structure is where its probability, the mean over the models, is above 0.5."""
+    from segtune.metrics.score import Scores
+
+    with tqdm(slices.by_patient(), unit="patient", leave=False, disable=None) as bar:
+        scored = [_score_patient(models, mine, tolerance_mm) for mine in bar]
+    return Scores(*([row for scores in scored for row in scores[level]] for level in range(3)))
+
+
+def _score_patient(models: Sequence["Trained"], slices: Sequence[Slice], tolerance_mm: float) -> "Scores":
+    import torch
+
+    from segtune import losses
+    from segtune.inference.models import ensemble
+    from segtune.metrics.score import Pair, score_pairs
+
+    probabilities = ensemble(models, slices)
+    pairs = [Pair.of(item, p > 0.5, item.mask) for item, p in zip(slices, probabilities, strict=True)]
+    scores = score_pairs(pairs, tolerance_mm=tolerance_mm)
+    rows = []
+    for item, p, row in zip(slices, probabilities, scores.slices, strict=True):
+        soft_dice = losses.soft_dice(torch.from_numpy(p).logit()[None], torch.from_numpy(item.mask).double()[None])
+        rows.append({**row, "frame": item.frame, "soft_dice": soft_dice.item()})
+    return scores._replace(slices=rows)
+
+
+class Phase(NamedTuple):
+    """The rows of one phase. cases: in 3-D. means: of each case, the mean over its images, in their plane. images: these."""
+
+    cases: list["Row"]
+    means: list["Row"]
+    images: list["Row"]
+
+
+def by_phase(scores: "Scores") -> dict[str, Phase]:
+    """The phases that there are, of PHASES."""
+    images: dict[tuple[str, str | None, str], list[Row]] = {}
+    for row in scores.slices:
+        images.setdefault((row["patient"], row["phase"], row["volume"]), []).append(row)
+    phases = {}
+    for phase in PHASES:
+        cases = [row for row in scores.cases if (row["phase"] or "unknown") == phase]
+        of_case = [images[row["patient"], row["phase"], row["volume"]] for row in cases]
+        means = [{name: volumes.mean(rows, name).value for name in ("dice", "hd_mm")} | _empty(rows) for rows in of_case]
+        if cases:
+            phases[phase] = Phase(cases, means, [row for rows in of_case for row in rows])
+    return phases
+
+
+def _empty(rows: Sequence["Row"]) -> dict[str, int]:
+    """Whether there is a row with one empty mask, and whether in all of them both are."""
+    return {
+        "n_one_empty": int(any(row["n_one_empty"] for row in rows)),
+        "n_both_empty": int(all(row["n_both_empty"] for row in rows)),
+    }
+
+
+class MeanAndSd(NamedTuple):
+    """Mean and standard deviation over the n defined rows. n_one_empty: of these; n_undefined: left out."""
+
+    mean: float
+    sd: float
+    n: int
+    n_one_empty: int
+    n_undefined: int
+
+
+def mean_and_sd(rows: Sequence["Row"], column: str) -> MeanAndSd:
+    mean, defined = volumes.mean(rows, column), [row[column] for row in rows if not math.isnan(row[column])]
+    sd = statistics.stdev(defined) if len(defined) > 1 else math.nan
+    return MeanAndSd(mean.value, sd, mean.n, mean.n_one_empty, mean.n_undefined)
+
+
+# Telling
+
+
+def write_evaluation(folder: Path, about: Mapping[str, Any], scores: "Scores") -> None:
+    """The tables, then evaluation.json: where that is, all is."""
+    from segtune.metrics.score import summarize
+    from segtune.training import provenance
+
+    phases = by_phase(scores)
+    overview = {"all": summarize(scores)}
+    for phase, rows in phases.items():
+        of_phase = summarize(scores._replace(slices=rows.images, cases=rows.cases))
+        overview[phase] = {level: of_phase[level] for level in ("slices", "cases")}
+    challenge = {
+        phase: {
+            kind: {name: mean_and_sd(of_kind, name)._asdict() for name in ("dice", "hd_mm")}
+            for kind, of_kind in rows._asdict().items()
+        }
+        for phase, rows in phases.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EVALUATION).unlink(missing_ok=True)
+    for name, columns in layout.TABLES.items():
+        text = csv_text(columns, ({"which": about["which"], **row} for row in getattr(scores, Path(name).stem)))
+        write_atomically(folder / name, text.encode(errors="replace"))
+    record = {**about, "metrics": overview, "challenge": challenge, "versions": provenance.versions(), "git": provenance.git()}
+    write_atomically(folder / EVALUATION, json_text(record))
+
+
+def evaluation_table(about: Mapping[str, Any], scores: "Scores") -> list[str]:
+    """For a person: who was scored, each phase's figures, how well the volumes agree."""
+    from segtune.metrics.score import summarize
+
+    data, source = about["data"], about["trained_on"]
+    lines = [f"run {one['run_id']}, {about['which']} epoch: {one['label']}" for one in about["runs"]]
+    lines += [
+        f"trained to find the {source['target']} ({source['reader']}), compared with the {data['target']} ({data['reader']})",
+        f"patients: {data['n_patients']}, cases (volumes): {data['n_cases']}, slices: {data['n_slices']}"
+        + (f"; left out, for they were in the training: {len(data['left_out'])} patients" if data["left_out"] else ""),
+    ]
+    for phase, rows in by_phase(scores).items():
+        lines += ["", PHASES[phase], *_of_phase(rows)]
+    if data["n_patients"] > MOST_PATIENTS:
+        lines += ["", "Patient by patient: cases.csv (3-D) and slices.csv (2-D)."]
+    lines += ["", *_agreement(summarize(scores)["agreement"]), "", *MEANING]
+    why = [f"{_called(row)} {row['phase'] or ''}: {row['undefined']}" for row in scores.cases if row["undefined"]]
+    if why:
+        lines.append(f"no volume: {'; '.join(why[:5])}{f'; and {len(why) - 5} more in cases.csv' if len(why) > 5 else ''}")
+    return lines
+
+
+MEANING = (
+    "Dice: overlap, from 0 to 1 (best). HD: Hausdorff distance, the largest error of the boundary; 0 is best. 3-D: over all",
+    "slices of a patient; 2-D: of each slice in its plane, of a patient the mean over the slices, as in the RVSC challenge.",
+    "one empty: only one of expert and run has drawn something; this counts, as Dice 0 and HD the image's diagonal.",
+    "undefined: left out of the mean, for neither has drawn anything, or for HD and volumes the slices' places are not known.",
+)
+
+
+def _of_phase(rows: Phase) -> list[str]:
+    digits = (3, 1, 3, 1, 1, 1)
+    cells = [["patient", "slices", "Dice 3-D", "HD 3-D [mm]", "Dice 2-D", "HD 2-D [mm]", "expert [ml]", "predicted [ml]"]]
+    for case, mean in zip(rows.cases, rows.means, strict=True) if len(rows.cases) <= MOST_PATIENTS else ():
+        values = (case["dice"], case["hd_mm"], mean["dice"], mean["hd_mm"], case["volume_true_ml"], case["volume_pred_ml"])
+        cells.append([_called(case), str(case["n_slices"]), *map(_number, values, digits)])
+    in_3d, in_2d, of_slices = ([mean_and_sd(some, name) for name in ("dice", "hd_mm")] for some in rows)
+    in_ml = [mean_and_sd(rows.cases, f"volume_{side}_ml") for side in ("true", "pred")]
+    of_cases = "patients" if len({case["patient"] for case in rows.cases}) == len(rows.cases) else "volumes"
+    for unit, figures in ((of_cases, [*in_3d, *in_2d, *in_ml]), ("slices", [None, None, *of_slices, None, None])):
+        cells.append([])
+        for head, part in ((f"mean of {unit}", "mean"), ("+- sd", "sd")):
+            cells.append([head, "", *(_number(getattr(f, part), n) if f else "" for f, n in zip(figures, digits, strict=True))])
+        for head, part in ((unit, "n"), ("one empty", "n_one_empty"), ("undefined", "n_undefined")):
+            cells.append([head, "", *(str(getattr(f, part)) if f else "" for f in figures)])
+    return _aligned(cells)
+
+
+def _called(case: "Row") -> str:
+    """The patient, and the volume where it has several of a phase."""
+    return " ".join(filter(None, (case["patient"], case["volume"])))
+
+
+def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Bland-Altman, in ml and in % of the ejection fraction."""
+    cells = [["predicted less expert", "bias", "95 % limits of agreement", "patients", "undefined"]]
+    for head, name, unit in (
+        ("EDV [ml]", "volume_ED_ml", 1),
+        ("ESV [ml]", "volume_ES_ml", 1),
+        ("stroke volume [ml]", "stroke_volume_ml", 1),
+        ("ejection fraction [%]", "ejection_fraction", 100),
+    ):
+        one = agreement[name]
+        bias, lower, upper = (_number(unit * one[key], 1) for key in ("bias", "lower", "upper"))
+        cells.append([head, bias, f"{lower} to {upper}" if one["n"] > 1 else "-", str(one["n"]), str(one["n_undefined"])])
+    return _aligned(cells)
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first column to the left, the others, which are numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*filter(None, rows), strict=True)]
+    padded = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] if row else [] for row in rows]
+    return ["  ".join(row).rstrip() for row in padded]

@@ -1,0 +1,1 @@
+"""Overlap, distances [mm] and volumes [ml] of masks, per slice, case and patient."""

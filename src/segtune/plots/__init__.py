@@ -1,0 +1,1 @@
+"""Figures that several rooms draw: arrays in, matplotlib figures out."""

@@ -1,0 +1,223 @@
+"""Reading and writing files safely: whole or not at all, never over what another process wrote, of bounded size."""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from segtune.errors import InputError
+from segtune.runs import layout
+
+DAY_S = 86_400.0  # the age from which a temporary file is a dead process's, where its lock cannot be seen
+LARGEST_JSON = 2**26  # bytes of a JSON file that is read
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+guards: dict[str, Callable[[], None]] = {}  # absolute folder -> raises if this process must not write there any more
+
+
+def check_owner(path: Path) -> None:
+    """Raise LostError unless this process still owns the run's folder in which it is about to write this file.
+
+    A process that works on no run (state.working) has nothing to check.
+    """
+    for folder in path.parent.resolve(), path.parent.resolve().parent:
+        if (guard := guards.get(str(folder))) is not None:
+            guard()
+
+
+def as_list(value: Any) -> list[Any]:
+    """The value, if it is a list; else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """The file appears whole or not at all, whatever happens in between. durable: and is on the disk before this returns."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        if durable:
+            sync(temporary)
+    if durable:
+        sync(path.parent)
+
+
+def write_files(stem: Path, contents: Mapping[str, bytes]) -> list[Path]:
+    """Files of one name and several suffixes, a figure's say: contents by suffix. The folder is made if it is not there."""
+    check_owner(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(stem.name + suffix) for suffix in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_atomically(path, content)
+    return paths
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the disk in this block names the file: a full disk is noticed while writing, where nothing says of what."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not.
+
+    Raises: LostError if `path` is in a run's folder that this process does not own any more.
+    """
+    check_owner(path)
+    with _partial(path, is_folder=False) as temporary:
+        with naming(path):
+            yield temporary
+        temporary.chmod(0o644)
+        check_owner(path)
+        temporary.replace(path)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes it when the block ends well, and vanishes when it does not.
+
+    Raises: InputError, before the block, if there is something already but an empty folder; after it, if there is by then.
+    """
+    _refuse_existing(path)
+    where = path.resolve()
+    where.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(where, is_folder=True) as temporary:
+        with naming(path):
+            yield temporary
+        temporary.chmod(0o755)
+        _refuse_existing(path)
+        temporary.replace(where)
+
+
+@contextmanager
+def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
+    """A new file or folder beside `path`, locked while this process works on it; removed at the end if it is still there.
+
+    Those that dead processes have left beside it are removed first.
+    """
+    for stale in path.parent.glob(f".*{layout.PARTIAL}"):
+        remove_if_stale(stale)
+    start = path.name.encode()[:100].decode(errors="ignore")  # a file system counts bytes
+    while True:
+        if is_folder:
+            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{start}.", suffix=layout.PARTIAL))
+            handle = os.open(temporary, os.O_RDONLY)
+        else:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{start}.", suffix=layout.PARTIAL)
+            temporary = Path(name)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():  # nobody took it for stale before it was locked
+            break
+        os.close(handle)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        os.close(handle)
+
+
+def remove_if_stale(path: Path) -> None:
+    """Remove a temporary file or folder whose writer is dead: its lock is free or, without locks, it is a day old."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
+        except BlockingIOError:
+            pass  # its writer lives
+        except OSError:
+            if time.time() - os.fstat(handle).st_mtime > DAY_S:
+                _remove(path)
+        finally:
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"output={path}: is there already. Name a new folder, or remove this one.")
+
+
+def to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def json_text(value: Any) -> bytes:
+    """As JSON, which knows no NaN: it is null."""
+    return to_json(_without_nan(value))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
+    """The first of stem-1, stem-2, ... that is not taken."""
+    number = 1
+    while (folder / f"{stem}-{number}{suffix}").exists():
+        number += 1
+    return folder / f"{stem}-{number}{suffix}"
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """A file's bytes. Raises: OSError; ValueError for one that is larger than any of ours, or that is no file."""
+    if path.exists() and not path.is_file():
+        raise ValueError("is no file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"larger than {most >> 20} MB")
+    return content
+
+
+def read_json(path: Path, cure: str) -> dict[str, Any]:
+    try:
+        return parse_json(read_bytes(path, LARGEST_JSON))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). {cure}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error}). {cure}") from error
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("not an object of keys and values")
+    return found

@@ -1,0 +1,103 @@
+"""A run's identity: run_id and cell_id, hashes of the configuration, and the words that name a run for a person."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
+PATHS = ("data.root", "data.reader.root")  # where the data lie, which says nothing of what they are
+REPLICATE = ("seed", "split.fold")  # what tells the runs of one cell apart
+
+Config = Mapping[str, Any]
+
+
+def run_id(config: Config) -> str:
+    """12 hex digits of a SHA-256 over the configuration without bookkeeping and without null or empty keys.
+
+    Key order does not count, nor how a number is written (1, 1.0), so that a new option which defaults to null orphans
+    no run.
+    """
+    return _hash(config, without=BOOKKEEPING)
+
+
+def cell_id(config: Config, data: str | None = None) -> str:
+    """The run id without the seed, the fold and where the data lie: replicates of a cell share it.
+
+    Args: data: the fingerprint of its data, which says what they are wherever they lie.
+    """
+    return _hash({**config, "fingerprint": data}, without=(*BOOKKEEPING, *REPLICATE, *PATHS))
+
+
+def placeless_id(config: Config) -> str:
+    """The run id without where the data lie: runs of the same data in different folders share it."""
+    return _hash(config, without=(*BOOKKEEPING, *PATHS))
+
+
+def axes(config: Config) -> dict[str, str]:
+    """What a run is called on the axes of a sweep: loss, split, reg, batch, by their options' names and values."""
+    reg = config.get("reg") or {}
+    strengths = ",".join(
+        f"{value:g}" if value != "auto" else f"auto {reg.get('ratio') or 1:g}"
+        for key, value in reg.items()
+        if key.startswith("lambda")
+    )
+    return {
+        "loss": _called(config["loss"]["_target_"]),
+        "split": f"{share:g}" if (share := config["split"].get("val_fraction")) is not None else config["split"]["by"],
+        "reg": f"{_called(reg['penalty']['_target_'])}({strengths})" if reg.get("penalty") else "none",
+        "batch": str(config["batch"]["size"]),
+    }
+
+
+def _called(target: str) -> str:
+    """What a function is called: one of segtune by its name, any other by all of its path, for lab.bce is not bce."""
+    return target.rpartition(".")[2] if target.startswith("segtune.") else target
+
+
+def label(config: Config) -> str:
+    """One line that names a run for a person: loss=focal split=0.6 reg=none batch=15."""
+    return " ".join(f"{key}={value}" for key, value in axes(config).items())
+
+
+def differences(configs: Sequence[Config]) -> list[str]:
+    """A word for each configuration on where it departs from the others, beyond what its label says."""
+    named = (
+        *(*BOOKKEEPING, "loss._target_", "loss._partial_", "reg.penalty", "reg.lambda", "reg.lambda_l1", "reg.lambda_l2"),
+        *("reg.ratio", "batch.size", "split.val_fraction", "data.reader"),
+    )
+    flat = [_flat(config, without=named) for config in configs]
+    values: dict[str, set[str]] = {key: set() for one in flat for key in one}
+    for one in flat:
+        for key in values:
+            values[key].add(repr(one.get(key)))
+    # a key of loss or reg that only some options have, and have alike, is no difference beyond the option's name
+    alike = {key for key in values if key.startswith(("loss.", "reg.")) and len(values[key] - {"None"}) < 2}
+    varying = sorted(key for key in values if len(values[key]) > 1 and key not in alike)
+    return [", ".join(f"{key}={one[key]}" for key in varying if key in one) for one in flat]
+
+
+def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
+    """Dotted keys to values, as the run id sees them; replicates=False: as the cell id does."""
+    return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE, *PATHS))
+
+
+def _hash(config: Config, *, without: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(_flat(config, without=without), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
+    """Dotted keys to values, whole floats as ints; no null, no empty mapping or list, nothing of or below `without`."""
+    found: dict[str, Any] = {}
+
+    def visit(key: str, value: Any) -> None:
+        if key in without or value is None or value == []:
+            return
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                visit(f"{key}.{name}" if key else str(name), item)
+        else:
+            found[key] = int(value) if isinstance(value, float) and value.is_integer() else value
+
+    visit("", config)
+    return found

@@ -1,0 +1,78 @@
+"""sweep.json, the runs of a sweep and its command, and jobs.json, the Slurm jobs of its runs."""
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segtune.errors import InputError
+from segtune.runs import layout
+from segtune.runs.files import as_list, first_free, read_json, to_json, write_atomically
+from segtune.runs.state import lock
+
+# Sweeps
+
+
+def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]], elsewhere: bool = False) -> Path:
+    """Write sweep.json, which says what command asked for which runs, and return the folder that it is in.
+
+    Args: elsewhere: where the folder holds the sweep.json of other runs, take the first of <folder>-2, <folder>-3, ... that
+        does not. Otherwise that earlier file keeps a name of its own in the folder.
+    """
+    asked, number = {run["run_id"] for run in runs}, 1
+    while True:
+        place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with lock(place, waiting=lambda busy: None):
+            others = (place / layout.SWEEP).exists() and _runs_of(place) != asked
+            if others and elsewhere and _runs_of(place) is not None:
+                number += 1
+                continue
+            if others:
+                (place / layout.SWEEP).rename(first_free(place, Path(layout.SWEEP).stem, Path(layout.SWEEP).suffix))
+            about = {"command": command, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "runs": runs}
+            write_atomically(place / layout.SWEEP, to_json(about))
+            return place
+
+
+def _runs_of(folder: Path) -> set[str] | None:
+    """The ids of the runs that sweep.json lists; None for a damaged file, which is nobody's."""
+    try:
+        return {run["run_id"] for run in read_sweep(folder)["runs"]}
+    except InputError:
+        return None
+
+
+def read_sweep(folder: Path) -> dict[str, Any]:
+    """sweep.json: command, and runs (run_id, overrides, axes). Raises: InputError if the folder is none of a sweep."""
+    cure = "sweep= names the folder of a sweep, like sweep=outputs/grid; starting its command again writes the file anew."
+    about = read_json(folder / layout.SWEEP, cure)
+    runs = about.get("runs")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and _is_name(run.get("run_id")) for run in runs):
+        raise InputError(f"{folder / layout.SWEEP}: damaged (it lists no runs). {cure}")
+    about["command"] = [str(word) for word in as_list(about.get("command"))]
+    for run in runs:
+        run["overrides"] = [str(one) for one in as_list(run.get("overrides")) if not str(one).startswith("-")]
+        axes = run.get("axes")
+        run["axes"] = {key: str(value) for key, value in axes.items()} if isinstance(axes, dict) else {}
+    return about
+
+
+def _is_name(value: Any) -> bool:
+    """Whether this can be a folder's name, and not a way out of the folder."""
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) < 256 and Path(value).name == value != ".."
+
+
+def write_jobs(folder: Path, jobs: Mapping[str, str]) -> None:
+    """Add run id -> Slurm job to jobs.json."""
+    with lock(folder, waiting=lambda busy: None):
+        write_atomically(folder / layout.JOBS, to_json(read_jobs(folder) | dict(jobs)))
+
+
+def read_jobs(folder: Path) -> dict[str, str]:
+    """jobs.json; empty where there is none."""
+    if not (folder / layout.JOBS).exists():
+        return {}
+    cure = "Remove it; runs that Slurm has already are then submitted again, which does no harm."
+    found = {run: str(job) for run, job in read_json(folder / layout.JOBS, cure).items()}
+    return {run: job for run, job in found.items() if re.fullmatch(r"[\w.+-]{1,64}", job, re.ASCII)}  # 12_3

@@ -1,0 +1,130 @@
+"""CSV tables and pictures of a run: history.csv, slices.csv, cases.csv, patients.csv, pictures.npz."""
+
+import csv
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segtune.errors import InputError
+from segtune.runs import layout
+from segtune.runs.files import check_owner, naming, read_bytes, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np  # a tenth of a second that reading results does without
+LARGEST_TABLE, LARGEST_PICTURES = 2**27, 2**30  # bytes of a file that is read; of pictures: unpacked
+
+
+def append_history(folder: Path, row: Mapping[str, float]) -> None:
+    """Add an epoch's row to history.csv; its keys are HISTORY_COLUMNS."""
+    if set(row) != set(layout.HISTORY_COLUMNS):
+        raise ValueError(f"history row with {sorted(set(row) ^ set(layout.HISTORY_COLUMNS))} missing or unknown")
+    path = folder / layout.HISTORY
+    text = csv_text(layout.HISTORY_COLUMNS, [row], header=not path.exists())
+    check_owner(path)
+    with naming(path), path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
+def cut_history(folder: Path, epochs: int) -> bool:
+    """Keep the first epochs of history.csv (a run goes on from its checkpoint); False if they are not all there."""
+    try:
+        rows = [row for row in read_csv(folder / layout.HISTORY) if None not in row.values()][:epochs]
+        numbers = [[float(row[column]) for column in layout.HISTORY_COLUMNS] for row in rows]
+    except (InputError, KeyError, ValueError):
+        return False
+    whole = [row[0] for row in numbers] == list(range(1, epochs + 1))
+    if whole:
+        write_atomically(folder / layout.HISTORY, csv_text(layout.HISTORY_COLUMNS, rows).encode())
+    return whole
+
+
+def read_history(folder: Path) -> dict[str, list[float]]:
+    """history.csv by column, as far as it got."""
+    path = folder / layout.HISTORY
+    rows = read_csv(path)
+    try:
+        return {column: [float(row[column]) for row in rows] for column in layout.HISTORY_COLUMNS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged. Remove {folder / layout.RESULT} and start the run's command again.") from error
+
+
+def read_table(folder: Path, name: str) -> list[dict[str, str]]:
+    """One of the TABLES, a dict per row. Raises: InputError if it is not there (early runs have slices.csv alone)."""
+    return read_csv(folder / name)
+
+
+def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
+    """pictures.npz: {best,median,worst}_{image,true,pred,frame,patient}."""
+    import numpy as np
+
+    path = folder / layout.PICTURES
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_PICTURES:
+                raise ValueError(f"more than {LARGEST_PICTURES} bytes")
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        RuntimeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise InputError(f"{path}: damaged. Remove {folder / layout.RESULT} and start the run's command again.") from error
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, header: bool = True) -> str:
+    """The rows as CSV; a key that a row lacks, or None, is empty, NaN is nan. Text is text to a spreadsheet too (cell)."""
+    lines = _Lines()
+    writer: csv.DictWriter[str] = csv.DictWriter(lines, columns, lineterminator="\r\n", restval="")
+    if header:
+        writer.writerow({column: safe_cell(column) for column in columns})
+    writer.writerows({column: safe_cell(value) for column, value in row.items()} for row in rows)
+    return "".join(lines)
+
+
+class _Lines(list[str]):
+    """Lines of a table, which end in \\n. Where the writer is told \\r\\n, it puts a text with either of these in quotes."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
+
+
+# How a cell begins that a spreadsheet computes, and what `cell` has made of one; full-width signs are signs to some.
+FORMULA = re.compile("'*([\\s\0\ufeff]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|nan)", re.IGNORECASE | re.ASCII)
+
+
+def safe_cell(value: Any) -> Any:
+    """What stands in a table for a value: a text that a spreadsheet would take for a formula gets a ' before it.
+
+    Numbers stay as they are, and so does a text that is one.
+    """
+    if not isinstance(value, str) or not FORMULA.match(value) or NUMBER.fullmatch(value):
+        return value
+    return f"'{value}"
+
+
+def _uncelled(value: Any) -> Any:
+    """The text for which `cell` wrote this."""
+    return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    try:
+        content = read_bytes(path, LARGEST_TABLE).decode()
+        rows = csv.DictReader(io.StringIO(content, newline=""))
+        return [{column: _uncelled(value) for column, value in row.items()} for row in rows]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Has the run started?") from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path}: damaged ({error}). Start the run's command again.") from error

@@ -1,0 +1,1 @@
+"""Published studies and their claims, judged by a report when asked."""

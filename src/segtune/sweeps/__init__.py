@@ -1,0 +1,1 @@
+"""Many runs: which ones, where they are executed, and how far they are."""

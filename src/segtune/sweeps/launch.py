@@ -1,0 +1,100 @@
+"""Launch a sweep: write sweep.json, start what is not done, and conclude."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from segtune.errors import SummaryError
+from segtune.runs import identity
+from segtune.runs.state import state_of, write_queued
+from segtune.runs.sweep import write_sweep
+from segtune.sweeps.plan import MOST_FIGURES, Run
+from segtune.sweeps.progress import Progress, tally
+
+log = logging.getLogger(__name__)
+
+
+# What becomes of them
+
+
+Failures = dict[str, dict[str, str]]  # run id -> kind, message, traceback (workers.failure)
+Start = Callable[[list[Run], "Sweep"], Failures]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What those who run a sweep's runs need to know of it."""
+
+    folder: Path
+    halt: Path | None  # a file that whoever sees a run fail puts there, and before which nobody starts another one
+    progress: "Progress"
+
+
+def launch(
+    runs: Sequence[Run], folder: Path, command: list[str], start: Start, *, on_failure: str, is_named: bool = True
+) -> None:
+    """Write sweep.json, start what is not done, and say what became of it: the runs' own files decide, not exit codes.
+
+    Args:
+        on_failure: continue, or stop: after a failed run no other one starts.
+        is_named: False: where the folder is that of a sweep of other runs, take another one beside it.
+
+    Raises: InputError that lists the runs which failed or were cut off, after all have had their turn.
+    """
+    listed = [
+        {
+            "run_id": run.run_id,
+            "folder": f"{run.folder.parent.name}/{run.folder.name}",  # below the folder that holds this sweep's
+            "overrides": run.overrides,
+            "axes": identity.axes(run.config),
+        }
+        for run in runs
+    ]
+    log.info("%s", tally(runs))
+    asked, folder = folder, write_sweep(folder, command=command, runs=listed, elsewhere=not is_named)
+    if folder != asked:
+        log.info("%s is of a sweep of other runs; this one is %s (name=... names a sweep's folder)", asked, folder)
+    todo = [run for run in runs if run.state != "completed"]
+    if len(runs) > MOST_FIGURES:
+        todo = [replace(run, config={**run.config, "figures": False}) for run in todo]
+    for run in todo:
+        write_queued(run.folder, **run.about())
+    halt = folder / "halt" if on_failure == "stop" else None
+    (folder / "halt").unlink(missing_ok=True)
+    progress = Progress(runs)
+    try:
+        with logging_redirect_tqdm():
+            failures = start(todo, Sweep(folder, halt, progress)) if todo else {}
+    finally:
+        progress.close()
+        (folder / "halt").unlink(missing_ok=True)
+    _conclude(runs, failures, folder)
+
+
+def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
+    lines, count = [], Counter[str]()
+    for run in runs:
+        state, status = state_of(run.folder, run.run_id)
+        error = failures.get(run.run_id) or (status.get("error") if state == "failed" else None)
+        if error and error["kind"] == "taken over" and state == "completed":
+            error = None  # by the process that took it over
+        if error:
+            state = "failed"
+            lines.append(f"  {run.run_id} {run.label}: {error['message']}")
+        elif state in ("interrupted", "stale"):
+            lines.append(f"  {run.run_id} {run.label}: cut off ({status.get('signal', 'killed')}); the same command resumes it")
+        count[state] += 1
+    if lines:
+        count["not begun"] = count.pop("queued", 0) + count.pop("missing", 0)
+    said = ", ".join(f"{n} {state}" for state, n in sorted(count.items()) if n)
+    again = f"python -m segtune.status sweep={folder} says more; the same command runs again what is not done."
+    if lines:
+        raise SummaryError([f"sweep {folder}: {said}.", *lines, again])
+    if count["completed"] < len(runs):
+        log.info("sweep %s: %s. %s", folder, said, again)
+    else:
+        log.info("sweep %s: all %d runs done. What they prove: python -m segtune.report sweep=%s", folder, len(runs), folder)

@@ -1,0 +1,155 @@
+"""Run a sweep's runs in several processes on this machine."""
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from segtune.errors import Interrupted
+from segtune.runs.state import BusyError, lock, state_of
+from segtune.sweeps.execute import describe_failure, execute, report_failure, write_final_status
+from segtune.sweeps.launch import Failures, Sweep
+from segtune.sweeps.plan import Run
+from segtune.training.process import stopped_by_signals
+
+log = logging.getLogger(__name__)
+
+
+# Processes on this machine
+
+
+def run_in_processes(runs: Sequence[Run], sweep: Sweep, *, workers: int | None, per_gpu: int) -> Failures:
+    """Several runs at a time, each worker process with its share of the cores and a GPU.
+
+    Args:
+        workers: processes; None: per_gpu for each GPU, two without GPUs.
+        per_gpu: processes that share one GPU.
+    """
+    gpus = visible_gpus() if any(run.config["trainer"]["accelerator"] != "cpu" for run in runs) else []
+    n = min(len(runs), workers or len(gpus) * per_gpu or 2)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    places = [{"OMP_NUM_THREADS": str(max(1, cores // n))} for _ in range(n)]
+    for place, gpu in zip(places, itertools.cycle(gpus), strict=False):
+        place["CUDA_VISIBLE_DEVICES"] = gpu
+    crew = {index: _Worker(place) for index, place in enumerate(places)}
+    queue = deque((run, False) for run in runs)
+    failures: Failures = {}
+    try:
+        with stopped_by_signals():
+            while queue or any(worker.run for worker in crew.values()):
+                for worker in crew.values():
+                    if queue and not worker.run:
+                        worker.give(*queue.popleft())
+                busy = [worker for worker in crew.values() if worker.run]
+                sweep.progress.running(len(busy))
+                ready = multiprocessing.connection.wait([worker.pipe for worker in busy])
+                for index, worker in list(crew.items()):
+                    if worker.pipe not in ready:
+                        continue
+                    assert worker.run is not None
+                    run, said = worker.run, worker.take()
+                    if said == "busy":
+                        queue.append((run, True))
+                        continue
+                    if said is None:
+                        said = _died(run, worker)
+                        crew[index] = _Worker(worker.place)
+                    if said:
+                        failures[run.run_id] = report_failure(run, said, sweep.halt)
+                    else:
+                        log.info("run %s (%s) is done: %s", run.run_id, run.label, run.folder)
+                    sweep.progress.ended(failed=bool(said))
+                if sweep.halt and sweep.halt.exists():
+                    queue.clear()
+    finally:
+        for worker in crew.values():
+            worker.dismiss()
+        for worker in crew.values():
+            worker.process.join()
+    return failures
+
+
+class _Worker:
+    """A process of its own that runs what it is given."""
+
+    def __init__(self, place: dict[str, str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.place = place
+        self.run: Run | None = None
+        self.pipe, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, place), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its death is the end of the pipe
+
+    def give(self, run: Run, wait: bool) -> None:
+        self.run = run
+        with contextlib.suppress(BrokenPipeError):  # it died; take() finds out
+            self.pipe.send((run, wait))
+
+    def take(self) -> Any:
+        """What it has to say of its run: {} (fine), a failure, "busy"; None if it died."""
+        self.run = None
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return None
+
+    def dismiss(self) -> None:
+        self.pipe.close()
+        if self.run:
+            self.process.terminate()
+
+
+def _serve(pipe: Connection, place: dict[str, str]) -> None:
+    """A worker's life: runs from the pipe, one by one, until it closes."""
+    os.environ.update(place)
+    logging.getLogger("segtune").addHandler(logging.NullHandler())  # the terminal is the parent's; a run has its log file
+    with contextlib.suppress(EOFError, Interrupted, BrokenPipeError, ConnectionResetError), stopped_by_signals():
+        while True:
+            run, wait = pipe.recv()
+            try:
+                execute(run, wait=wait, bar=False)
+                pipe.send({})
+            except BusyError:
+                pipe.send("busy")
+            except Exception as error:
+                pipe.send(describe_failure(error))
+
+
+def _died(run: Run, worker: _Worker) -> dict[str, str]:
+    """The failure of a run whose process is gone."""
+    state, status = state_of(run.folder, run.run_id)
+    if state == "interrupted":
+        return {"kind": state, "message": f"its process was stopped by {status.get('signal')}.", "traceback": ""}
+    code = worker.process.exitcode or 0
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    advice = " If nobody did that, the machine ran out of memory: choose fewer hydra.launcher.workers." if code == -9 else ""
+    failed = {"kind": "killed", "message": f"its process {how}.{advice}", "traceback": ""}
+    if not run.folder.is_dir():  # it was removed, and stays so
+        return failed
+    with contextlib.suppress(BusyError), lock(run.folder):
+        write_final_status(run.folder, "failed", **run.about(), error=failed)
+    return failed
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that a process started here would see, as CUDA_VISIBLE_DEVICES names them. Asks the driver, not torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    said = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    gpus = [line for line in said.stdout.splitlines() if line.startswith("GPU ")] if said.returncode == 0 else []
+    return [str(index) for index in range(len(gpus))]

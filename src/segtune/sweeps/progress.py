@@ -1,0 +1,108 @@
+"""How far a sweep is: counts, estimated time, the progress bar."""
+
+import contextlib
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from segtune.errors import InputError
+from segtune.runs import identity, layout
+from segtune.runs.result import read_result
+from segtune.runs.state import epochs_done
+from segtune.runs.tables import read_history
+from segtune.sweeps.plan import Run
+
+
+def tally(runs: Sequence[Run]) -> str:
+    """`12 done, 3 to resume, 1 failed, 8 to run`; they add up to all runs."""
+    count = Counter(run.state for run in runs)
+    resume, new = ("interrupted", "stale"), ("missing", "queued", "changed")
+    words = [
+        f"{count['completed']} done",
+        f"{sum(count[state] for state in resume)} to resume",
+        f"{count['failed']} failed",
+        f"{sum(count[state] for state in new)} to run",
+    ]
+    return ", ".join(words + ([f"{count['running']} running elsewhere"] if count["running"] else []))
+
+
+def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
+    """Seconds that the runs which are not done will take, by the finished runs beside them; None with nothing to judge by.
+
+    A run costs what the finished runs of the same data, network and batch took per epoch (the median), else what any did;
+    before any has finished, what its own or its neighbours' epochs took so far.
+    """
+    by_kind: dict[str, list[float]] = {}
+    for folder in {run.folder.parent for run in runs}:
+        for path in folder.glob(f"*/{layout.RESULT}"):
+            with contextlib.suppress(
+                InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError
+            ):
+                result = read_result(path.parent)
+                cost = float(result["seconds"] / result["config"]["trainer"]["max_epochs"])
+                if not 0 <= cost < math.inf:
+                    continue
+                for kind in (_kind(result["config"]), "any"):
+                    by_kind.setdefault(kind, []).append(cost)
+    if not by_kind:
+        for run in runs:
+            if epochs_done(run.folder):
+                with contextlib.suppress(InputError, KeyError):
+                    costs = [cost for cost in read_history(run.folder)["seconds"] if 0 <= cost < math.inf]
+                    for kind in (_kind(run.config), "any") if costs else ():
+                        by_kind.setdefault(kind, []).extend(costs)
+    if not by_kind:
+        return None
+    total = 0.0
+    for run in runs:
+        if run.state != "completed":
+            epochs = run.config["trainer"]["max_epochs"]
+            left = epochs - (epochs_done(run.folder) if run.state in ("interrupted", "stale", "running") else 0)
+            total += left * statistics.median(by_kind.get(_kind(run.config)) or by_kind["any"])
+    return total / at_once
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    trainer = {key: value for key, value in config["trainer"].items() if key != "max_epochs"}
+    return json.dumps([config["data"], config["model"], config["batch"], trainer], sort_keys=True, default=str)
+
+
+def duration(seconds: float) -> str:
+    """90 -> 2 min; 7,000 -> 1 h 57 min."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def listing(runs: Sequence[Run]) -> str:
+    """A line per run, and the estimated time: what dry_run=true prints."""
+    others = identity.differences([run.config for run in runs])
+    lines = [f"{run.run_id}  {run.state:<11}  {run.label} {other}".rstrip() for run, other in zip(runs, others, strict=True)]
+    seconds = estimate(runs)
+    time_left = "no finished run to estimate the time from" if seconds is None else f"about {duration(seconds)}, one at a time"
+    return "\n".join([*lines, f"{len(runs)} runs: {tally(runs)}; {time_left}"])
+
+
+class Progress:
+    """One line for the sweep: runs done, running, failed, time left. Silent without a terminal."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        done = sum(run.state == "completed" for run in runs)
+        self._bar = tqdm(total=len(runs), initial=done, desc="sweep", unit="run", disable=None)
+        self._failed = 0
+
+    def running(self, n: int) -> None:
+        self._bar.set_postfix_str(f"{n} running, {self._failed} failed")
+
+    def ended(self, *, failed: bool) -> None:
+        self._failed += failed
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()

@@ -1,0 +1,32 @@
+"""Run a sweep's runs one after another in this process."""
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from segtune.runs.state import BusyError
+from segtune.sweeps.execute import describe_failure, execute, report_failure
+from segtune.sweeps.launch import Failures, Sweep
+from segtune.sweeps.plan import Run
+
+# This process
+
+
+def run_serially(runs: Sequence[Run], sweep: Sweep | None, *, halt: Path | None = None, bar: bool = True) -> Failures:
+    """One run after another in this process, which pays its imports once. Runs that others work on come last."""
+    failures: Failures = {}
+    queue = deque((run, False) for run in runs)
+    while queue and not (halt and halt.exists()):
+        run, wait = queue.popleft()
+        if sweep:
+            sweep.progress.running(1)
+        try:
+            execute(run, wait=wait, bar=bar)
+        except BusyError:
+            queue.append((run, True))
+            continue
+        except Exception as error:
+            failures[run.run_id] = report_failure(run, describe_failure(error), halt)
+        if sweep:
+            sweep.progress.ended(failed=run.run_id in failures)
+    return failures

@@ -1,0 +1,71 @@
+"""Lightning callbacks of a run: history and checkpoints at each epoch's end, and the progress bar."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+from segtune.errors import NotFiniteError
+from segtune.runs import layout
+from segtune.runs.result import check_history
+from segtune.runs.tables import append_history
+from segtune.training.checkpoints import best_of, stopped
+from segtune.training.module import Segmenter
+
+
+class Keeper(pl.Callback):
+    """At each epoch's end: its row of history.csv, then last.ckpt (all that going on needs), then, if it is, best.ckpt.
+
+    In this order, so that a run that is cut off in between can be put right from what is there (resume). Then it stops
+    the run, if patience has run out.
+    """
+
+    def __init__(self, folder: Path, patience: int | None = None) -> None:
+        self.folder, self.patience = folder, patience
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Segmenter)
+        row = pl_module.row
+        append_history(self.folder, row)
+        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["val_loss"])):
+            raise NotFiniteError(
+                f"the loss is not finite after epoch {row['epoch']} (training {row['train_loss']}, validation "
+                f"{row['val_loss']}). Choose a lower optimizer.lr (now {row['lr']:g}), a weaker reg.lambda, or "
+                "trainer.precision=32-true."
+            )
+        history = check_history(self.folder, int(row["epoch"]))
+        folder = self.folder / layout.CHECKPOINTS
+        trainer.save_checkpoint(folder / layout.LAST)
+        if best_of(history["val_dice"]) == row["epoch"]:
+            trainer.save_checkpoint(folder / layout.BEST, weights_only=True)
+        trainer.should_stop = trainer.should_stop or stopped(self.folder, self.patience)
+
+
+class RunBar(pl.Callback):
+    """One line for the whole run: the epoch, the last validation Dice, the time left. Silent without a terminal."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self.bar = tqdm(disable=True)
+        self.disable = None if enabled else True  # None: if this is no terminal
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        n_batches = len(data.train_dataloader()) + len(data.val_dataloader())
+        total, before = (epochs * n_batches for epochs in (trainer.max_epochs or 0, trainer.current_epoch))
+        self.bar = tqdm(total=total, initial=before, unit="batch", leave=False, disable=self.disable)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.bar.update()
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        self.bar.update()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Segmenter)
+        epoch, dice = pl_module.row["epoch"], pl_module.row["val_dice"]
+        self.bar.set_description(f"epoch {epoch}/{trainer.max_epochs}, Dice of validation slices {dice:.3f}")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.bar.close()

@@ -1,0 +1,113 @@
+"""Checkpoints of a run: writing them whole, resuming from them, the best epoch and early stopping."""
+
+import io
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from segtune.errors import InputError
+from segtune.runs import identity, layout
+from segtune.runs.files import check_owner, write_atomically
+from segtune.runs.inputs import changed_inputs, describe_changes
+from segtune.runs.result import set_aside
+from segtune.runs.tables import cut_history, read_history
+
+log = logging.getLogger(__name__)
+OPTIMIZER = ("optimizer_states", "lr_schedulers")
+ONLY_LAST = (*OPTIMIZER, "callbacks")
+
+
+def attempts_of(last: Path) -> list[dict[str, Any]]:
+    """The attempts so far, by the last checkpoint; those of before have recorded none."""
+    return list(torch.load(last, weights_only=True, map_location="cpu").get("attempts", []))
+
+
+def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
+    """How many epochs this run has behind it; makes its folder ready to go on after them, or to start from nothing.
+
+    What cannot be gone on with (a damaged checkpoint, other data or code) is moved aside, not deleted.
+
+    Raises: InputError if the checkpoint is of another configuration.
+    """
+    check_owner(folder / layout.RESULT)  # a folder that was removed since this attempt began stays so
+    folder.mkdir(parents=True, exist_ok=True)
+    last, best = (folder / layout.CHECKPOINTS / name for name in (layout.LAST, layout.BEST))
+    if not last.exists():
+        set_aside(folder, "interrupted")
+        return 0
+    try:
+        checkpoint = torch.load(last, weights_only=True, map_location="cpu")
+        epochs, other = int(checkpoint["epoch"]) + 1, identity.run_id(checkpoint["hyper_parameters"])
+        legacy = {**inputs, "data": checkpoint.get("data_fingerprint")}  # of checkpoints that knew of nothing else
+        changed = changed_inputs(checkpoint.get("inputs", legacy), inputs)
+    except Exception:  # whatever half a file makes of torch.load
+        return _anew(folder, run, "damaged", "its last checkpoint is damaged")
+    if other != run:
+        raise InputError(f"{last} is of run {other}, not of {run}: give this run a folder of its own.")
+    if changed:
+        return _anew(folder, run, "other-data" if "data" in changed else "other-code", describe_changes(changed))
+    if not cut_history(folder, epochs):
+        return _anew(folder, run, "damaged", "its history is damaged")
+    best_epoch = best_of(read_history(folder)["val_dice"])
+    if best_epoch == epochs:  # it may have been cut off between the last and the best checkpoint
+        save({key: checkpoint[key] for key in checkpoint if key not in ONLY_LAST}, best)
+    else:
+        try:
+            whole = torch.load(best, weights_only=True, map_location="cpu")["epoch"] + 1 == best_epoch
+        except Exception:
+            whole = False
+        if not whole:
+            return _anew(folder, run, "damaged", "its best checkpoint is damaged")
+    log.info("run %s: goes on after epoch %d", run, epochs)
+    return epochs
+
+
+def _anew(folder: Path, run: str, name: str, why: str) -> int:
+    log.warning("run %s: %s; what it left is in %s, and it starts anew", run, why, set_aside(folder, name))
+    return 0
+
+
+def best_of(val_dice: list[float]) -> int:
+    """The epoch (from 1) of the highest validation Dice, the first of several; undefined is below all."""
+    return 1 + int(np.argmax([-1.0 if math.isnan(value) else value for value in val_dice]))
+
+
+def stopped(folder: Path, patience: int | None) -> bool:
+    """Whether the validation loss has not fallen below its lowest for this many epochs. The history alone decides."""
+    if patience is None:
+        return False
+    val_loss = read_history(folder)["val_loss"]
+    return len(val_loss) - 1 - int(np.argmin(val_loss)) >= patience
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's checkpoints with what else is known of a run (about), of which no half one can be left behind."""
+
+    def __init__(self, about: dict[str, Any] | None = None) -> None:
+        self.about = about or {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        save(checkpoint | self.about, Path(path))
+
+
+def save(checkpoint: dict[str, Any], path: Path) -> None:
+    """torch.save through memory, so that a full disk is an OSError and not a damaged archive."""
+    check_owner(path)
+    path.parent.mkdir(exist_ok=True)  # without its parents: a run's folder that was removed stays so
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_atomically(path, content.getvalue())
+
+
+def drop_optimizer(path: Path) -> int:
+    """Drop the optimiser's state, for finished runs are never resumed; returns the number of epochs that were trained."""
+    checkpoint = torch.load(path, weights_only=True)
+    for key in OPTIMIZER:
+        checkpoint.pop(key, None)
+    save(checkpoint, path)
+    return int(checkpoint["epoch"]) + 1
