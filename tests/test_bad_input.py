@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import nibabel as nib
 import numpy as np
 import pytest
-
 import test_acdc
 import test_folder
 import test_nnunet
 import test_sunnybrook
+
 import volumes
 from conftest import write_patient
 from segtune.data import acdc, nnunet, rvsc

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hydra.errors import InstantiationException
 from PIL import Image
+from test_sunnybrook import REAL, write_patient
 
 from segtune import check
 from segtune.config import entry
 from segtune.data import contour_files, findings, inspection, phantom, slice_checks
 from segtune.data.formats import dicom
 from segtune.errors import InputError
-from test_sunnybrook import REAL, write_patient
 
 FRAMES = (20, 40, 60)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.errors import InstantiationException
-
 import test_acdc
 import test_sunnybrook
+from hydra.errors import InstantiationException
+
 from conftest import TINY, resign, unsign, write_patient
 from segtune import evaluate
 from segtune.config import entry

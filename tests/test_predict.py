@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
+from test_images import AXIAL, write_acdc, write_enhanced_heart, write_heart
 
 import volumes
 from conftest import TINY, write_dicom
@@ -29,7 +30,6 @@ from segtune.inference import models as inference_models
 from segtune.inference import overlays as inference_overlays
 from segtune.inference.images import MOST_LINES
 from segtune.inference.models import ensemble
-from test_images import AXIAL, write_acdc, write_enhanced_heart, write_heart
 
 BRIGHT, DARK = 300, 10
 NAME = "Secret^Name"

@@ -17,7 +17,7 @@ from segtune.runs import identity
 from segtune.runs.result import read_result
 from segtune.training.run import train
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "sunnybrook"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "sunnybrook"
 
 
 def to_8_bits(image, low=1, high=99):

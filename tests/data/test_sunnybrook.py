@@ -14,7 +14,7 @@ from segtune.data.formats import contours
 from segtune.data.slices import SliceSet
 from segtune.errors import InputError
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "sunnybrook"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "sunnybrook"
 ED, ES = (20, 40), (27, 47)  # phases 19 and 6 of slices 0 to 2
 LABEL = "SC-HF-I-1"
 

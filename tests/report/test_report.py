@@ -277,7 +277,7 @@ def test_a_regulariser_s_response_is_drawn_with_its_calibrated_lambda(tmp_path):
 def test_the_report_needs_no_torch(tmp_path):
     folder = grid(tmp_path, losses=("bce",))
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import without_torch; from pathlib import Path; "
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import without_torch; from pathlib import Path; "
         f"from segtune.report.__main__ import report_sweeps; report_sweeps([Path({str(folder)!r})])"
     )
     ended = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)

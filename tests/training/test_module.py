@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from test_tensors import slice_of
 from torch import nn
 
 from segtune import losses, nets, regularizers
@@ -12,7 +13,6 @@ from segtune.data.splits import Split
 from segtune.data.tensors import SliceData
 from segtune.runs import layout
 from segtune.training.module import Segmenter
-from test_data_module import slice_of
 
 ADAM = partial(torch.optim.Adam, lr=1e-2)
 

@@ -11,7 +11,7 @@ from segtune.data import phantom
 from segtune.data.formats import contours
 from segtune.errors import InputError
 
-SUNNYBROOK = Path(__file__).resolve().parents[2] / "shared" / "data" / "sunnybrook" / "contourfiles"
+SUNNYBROOK = Path(__file__).resolve().parents[4] / "shared" / "data" / "sunnybrook" / "contourfiles"
 
 
 def ellipse(x, y, a, b, n=470):
