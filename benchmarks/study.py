@@ -34,7 +34,7 @@ def flop_per_image(overrides: list[str]) -> int:
     """Of one forward pass of the network."""
     cfg = entry.compose(overrides)
     rules.check(entry.plain(cfg))
-    net = build.module(cfg, {}).net.eval()
+    net = build.network(cfg.model).eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         net(torch.zeros(1, 1, cfg.data.size, cfg.data.size))
     return counter.get_total_flops()

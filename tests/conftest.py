@@ -27,13 +27,14 @@ def tiny_run(tmp_path_factory):
     """The folder of a finished run on the phantom, which nobody may change, and its configuration."""
     from segtune.config import entry
     from segtune.runs import identity
+    from segtune.training import build
     from segtune.training.run import train
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         cfg = entry.compose([*TINY, "figures=false"])
         folder = tmp_path_factory.mktemp("runs") / identity.run_id(entry.plain(cfg))
-        train(cfg, folder)
+        train(build.experiment(cfg), folder)
         return folder, cfg
 
 

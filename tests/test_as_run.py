@@ -1,6 +1,7 @@
 """segtune as the study's notebook ran it, step by step from equal weights against the same training in numpy."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,19 +39,17 @@ class Losses(pl.Callback):
 
 
 def experiment(*overrides):
-    """The configuration, the module and the data: five images that train, three that validate, in the data set's order."""
-    cfg = entry.compose([*SMALL, *AS_RUN, *overrides])
-    slices = build.slices(cfg)
-    sides = build.split(cfg, slices)
-    data = build.datamodule(cfg, slices, Split(train=sides.train[:5], val=sides.val[:3]))
-    torch.manual_seed(cfg.seed)
-    return cfg, build.module(cfg, {}), data
+    """The experiment, the module and the data: five images that train, three that validate, in the data set's order."""
+    made = build.experiment(entry.compose([*SMALL, *AS_RUN, *overrides]))
+    made = replace(made, split=Split(train=made.split.train[:5], val=made.split.val[:3]))
+    torch.manual_seed(made.seed)
+    return made, made.module(), made.datamodule()
 
 
-def fit(cfg, module, data):
+def fit(made, module, data):
     """Train for the one epoch; returns the losses of its steps."""
     losses = Losses()
-    build.trainer(cfg, [losses], WholeFiles()).fit(module, datamodule=data)
+    made.make_trainer([losses], WholeFiles()).fit(module, datamodule=data)
     return losses.values
 
 
@@ -90,11 +89,11 @@ def close(values, expected):
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_five_steps_and_the_evaluation_after_them_are_the_reference_s(penalty, rule):
     overrides, lambdas = PENALTIES[penalty]
-    cfg, module, data = experiment(*overrides, *(["optimizer._target_=torch.optim.Adam"] if rule == "torch" else []))
+    made, module, data = experiment(*overrides, *(["optimizer._target_=torch.optim.Adam"] if rule == "torch" else []))
     reference = numpy_unet.Training(*to_numpy(module.net), **lambdas)
     if rule == "torch":
         reference.eps = torch_s_eps
-    assert close(fit(cfg, module, data), [reference.step(*pair) for pair in pairs(data, data._split.train)])
+    assert close(fit(made, module, data), [reference.step(*pair) for pair in pairs(data, data._split.train)])
     statistics = to_numpy(module.net)[1]
     assert len(statistics) == 18
     assert max(np.abs(value - reference.statistics[name]).max() for name, value in statistics.items()) < 1e-5

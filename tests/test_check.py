@@ -204,7 +204,7 @@ def test_other_readers_are_checked_by_their_slices(tmp_path):
 
 
 def test_bad_data_of_other_readers_are_one_sentence(tmp_path):
-    with pytest.raises(InstantiationException, match="there is no folder images in it"):  # app.entry makes one sentence of it
+    with pytest.raises(InstantiationException, match="there is no folder images in it"):  # entry makes one sentence of it
         examine("data=folder", f"data.root={tmp_path}", "data.pixel_mm=1")
 
 

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig
 
 from conftest import TINY
@@ -29,11 +29,19 @@ def composed(group, option, *settings):
     return entry.compose([f"{group}={option}", *REQUIRED.get((group, option), []), *tiny, *MODELS.get(option, []), *settings])
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize("option", overrides.groups()["data"])
+def test_every_option_of_data_composes_and_its_reader_takes_its_arguments(option):
+    config = entry.plain(composed("data", option))
+    rules.check(config)
+    arguments = config["data"]["reader"]
+    inspect.signature(get_method(arguments.pop("_target_"))).bind(**arguments)
+
+
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] != "data"])
 def test_every_option_composes_and_makes_a_module(group, option):
     cfg = composed(group, option)
     rules.check(entry.plain(cfg))
-    module = build.module(cfg, {})
+    module = build.experiment(cfg).module()
     image = torch.zeros(2, 1, 32, 32)
     assert module.loss(module(image), image).isfinite()
     assert (module.penalties()[1] > 0) == (module.penalty is not None)
@@ -43,16 +51,16 @@ def test_every_option_composes_and_makes_a_module(group, option):
 
 @pytest.mark.parametrize("option", overrides.groups()["model"])
 def test_every_network_makes_a_step_and_then_evaluates(option):
-    module = build.module(composed("model", option, "reg=l2"), {})
+    module = build.experiment(composed("model", option, "reg=l2")).module()
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, 1, 32, 48, generator=generator)
     target = (torch.rand(2, 1, 32, 48, generator=generator) < 0.3).float()
     ((optimizer,), _) = module.configure_optimizers()
-    before = [parameter.clone() for parameter in module.penalised]
+    before = [parameter.clone() for parameter in module.regularized_parameters]
     (module.loss(module(image), target) + module.penalties()[1]).backward()
     assert all(parameter.grad.isfinite().all() for parameter in module.net.parameters())
     optimizer.step()
-    assert all((new != old).any() for new, old in zip(module.penalised, before, strict=True))
+    assert all((new != old).any() for new, old in zip(module.regularized_parameters, before, strict=True))
     module.eval()
     with torch.inference_mode():
         logits = module(image)
@@ -63,14 +71,14 @@ def test_every_network_makes_a_step_and_then_evaluates(option):
 
 @pytest.mark.parametrize("option", overrides.groups()["model"])
 def test_every_network_takes_images_of_16_pixels(option):
-    assert build.module(composed("model", option), {})(torch.randn(2, 1, 16, 16)).shape == (2, 1, 16, 16)
+    assert build.experiment(composed("model", option)).module()(torch.randn(2, 1, 16, 16)).shape == (2, 1, 16, 16)
 
 
 @pytest.mark.parametrize("option", overrides.groups()["model"])
 def test_a_penalty_on_kernels_sees_every_convolution_that_is_not_1_by_1(option):
-    module = build.module(composed("model", option, "reg=l2"), {})
+    module = build.experiment(composed("model", option, "reg=l2")).module()
     expected = [p for p in module.net.parameters() if p.dim() == 4 and p.shape[2:] != (1, 1)]
-    assert {id(p) for p in module.penalised} == {id(p) for p in expected}
+    assert {id(p) for p in module.regularized_parameters} == {id(p) for p in expected}
     assert len(expected) >= 13
 
 
@@ -78,7 +86,7 @@ def test_a_penalty_on_kernels_sees_every_convolution_that_is_not_1_by_1(option):
 def test_same_seed_same_weights_of_every_network(option):
     def weights():
         torch.manual_seed(3)
-        return torch.cat([p.flatten() for p in build.module(composed("model", option), {}).net.parameters()])
+        return torch.cat([p.flatten() for p in build.experiment(composed("model", option)).module().net.parameters()])
 
     assert torch.equal(weights(), weights())
 
@@ -123,17 +131,17 @@ def test_published_defaults():
 
 def test_lambda_reaches_the_module_under_another_name():
     cfg = entry.compose(["reg=l1", "reg.lambda=0.25", "reg.on=all", *TINY[1:]])
-    module = build.module(cfg, {})
-    assert module.strength == 0.25
-    assert len(module.penalised) == len(list(module.net.parameters()))
+    module = build.experiment(cfg).module()
+    assert module.penalty_weight == 0.25
+    assert len(module.regularized_parameters) == len(list(module.net.parameters()))
     raw, weighted = module.penalties()
     assert weighted.item() == pytest.approx(0.25 * raw.item())
 
 
 def test_l1l2_weighs_its_two_terms_by_its_own_lambdas():
     cfg = entry.compose(["reg=l1l2", "reg.lambda_l1=2", "reg.lambda_l2=3", *TINY[1:]])
-    module = build.module(cfg, {})
-    weights = torch.cat([p.flatten() for p in module.penalised])
+    module = build.experiment(cfg).module()
+    weights = torch.cat([p.flatten() for p in module.regularized_parameters])
     expected = 2 * weights.abs().sum() + 3 * weights.square().sum()
     assert [value.item() for value in module.penalties()] == pytest.approx([expected.item()] * 2)
 

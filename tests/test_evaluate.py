@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import test_acdc
 import test_sunnybrook
-from hydra.errors import InstantiationException
 
 from conftest import TINY, resign, unsign, write_patient
 from segtune import evaluate
@@ -42,7 +41,7 @@ def runs(tmp_path_factory):
             longer = ["trainer.max_epochs=10", "optimizer.lr=0.01"]
             cfg = entry.compose([*TINY, *longer, "split=0.4", "figures=false", f"seed={seed}"])
             folders.append(tmp_path_factory.mktemp("runs") / identity.run_id(entry.plain(cfg)))
-            train(cfg, folders[-1])
+            train(build.experiment(cfg), folders[-1])
     return folders
 
 
@@ -240,7 +239,7 @@ def test_the_challenge_s_test_set_is_read_where_its_contours_are(runs, evaluated
     assert str(tmp_path) not in (folder / "evaluation.json").read_text()
     for path in root.rglob("P18*contour-manual.txt"):
         path.unlink()  # the list file still names them
-    with pytest.raises(InstantiationException, match="patient P18 has images but no endocardium contour"):
+    with pytest.raises(InputError, match="patient P18 has images but no endocardium contour"):
         evaluated(runs[0], "data=rvsc", f"data.root={root}")
 
 

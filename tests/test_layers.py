@@ -27,7 +27,9 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
         *("segtune.training", "segtune.data", "segtune.metrics", "segtune.runs", "segtune.plots"),
         *("segtune.losses", "segtune.regularizers", "segtune.nets"),
     },
-    "segtune.training.build": {"segtune.training", "segtune.data", "segtune.nets", "segtune.runs", "segtune.config"},
+    "segtune.training.build": {
+        *("segtune.training", "segtune.data", "segtune.metrics", "segtune.nets", "segtune.runs", "segtune.config"),
+    },
     "segtune.sweeps": {"segtune.sweeps", "segtune.runs", "segtune.config", "segtune.training.process"},
     "segtune.sweeps.execute": {"segtune.sweeps", "segtune.runs", "segtune.config", "segtune.training"},
     "segtune.inference": {

@@ -8,6 +8,7 @@ from conftest import TINY
 from segtune.config import entry
 from segtune.runs import identity
 from segtune.runs.sweep import write_sweep
+from segtune.training import build
 from segtune.training.run import train
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
@@ -36,7 +37,7 @@ def sweep(tmp_path_factory):
         for overrides in (["loss=bce"], ["loss=bce_dice"], ["loss=bce_dice", "reg=l2", "reg.lambda=0.001"]):
             cfg = entry.compose([*TINY, *overrides])
             run = identity.run_id(entry.plain(cfg))
-            train(cfg, root / "outputs" / "runs" / run)
+            train(build.experiment(cfg), root / "outputs" / "runs" / run)
             runs.append({"run_id": run, "overrides": overrides})
     (root / "outputs" / "small").mkdir()
     write_sweep(root / "outputs" / "small", command=[], runs=runs)

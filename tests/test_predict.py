@@ -29,7 +29,6 @@ from segtune.inference import images as inference_images
 from segtune.inference import models as inference_models
 from segtune.inference import overlays as inference_overlays
 from segtune.inference.images import MOST_LINES
-from segtune.inference.models import ensemble
 
 BRIGHT, DARK = 300, 10
 NAME = "Secret^Name"
@@ -420,7 +419,7 @@ def test_equal_names_keep_their_folders():
 
 def test_a_long_volume_is_predicted_in_parts_and_drawn_on_several_pages(monkeypatch):
     seen = []
-    mean = ensemble
+    mean = inference_models.ensemble
     monkeypatch.setattr(inference_models, "ensemble", lambda models, slices: seen.append(len(slices)) or mean(models, slices))
     array = volumes.pixels(1, (12, 10, 45))
     volumes.write(Path("in/a.nii.gz"), array)

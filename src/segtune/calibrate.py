@@ -10,17 +10,14 @@ A lambda holds for the mean network: the ratio that one fresh run starts at scat
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from segtune.config import entry, rules
 from segtune.runs import identity
 from segtune.runs.files import write_atomically, write_files
-from segtune.training import lambda_search
 
-if TYPE_CHECKING:
-    pass
+FILE = "calibration.json"
 
 
 def calibrate(cfg: DictConfig) -> None:
@@ -29,21 +26,20 @@ def calibrate(cfg: DictConfig) -> None:
 
     settle_process()
     from segtune.plots import figures
-    from segtune.training import build
+    from segtune.training import build, calibration_table, lambda_search
 
-    config = entry.plain(cfg)
-    reg = config.get("reg") or {}
-    rules.check({"reg": {"ratio": reg.get("ratio")}})
-    rules.check(config | {"reg": {**reg, "ratio": None}})  # which goes with any lambda here: another one is asked for
-    slices = build.slices(cfg)
-    with build.threads(cfg):
-        about = {"config": config, "data_fingerprint": slices.fingerprint()}
-        record = about | lambda_search.measure(cfg, build.fit(cfg, slices), build.split(cfg, slices))
-    folder = Path(cfg.outputs) / "calibrate" / identity.run_id(config)
+    rules.check_for_calibration(entry.plain(cfg))
+    experiment = build.experiment(cfg)
+    about = {"config": experiment.config, "data_fingerprint": experiment.fingerprint}
+    with experiment.threads():
+        record = about | lambda_search.measure(experiment)
+    folder = Path(cfg.outputs) / "calibrate" / identity.run_id(experiment.config)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / lambda_search.FILE, (json.dumps(record, indent=1) + "\n").encode())
-    drawn = write_files(folder / "response", figures.rendered(figures.calibration(record, title=lambda_search._title(config))))
-    print("\n".join([lambda_search.table(record, config), "", *(str(path) for path in (folder / lambda_search.FILE, *drawn))]))
+    write_atomically(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())
+    figure = figures.calibration(record, title=calibration_table.title(experiment.config))
+    drawn = write_files(folder / "response", figures.rendered(figure))
+    lines = calibration_table.table(record, experiment.config)
+    print("\n".join([lines, "", *(str(path) for path in (folder / FILE, *drawn))]))
 
 
 if __name__ == "__main__":

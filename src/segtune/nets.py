@@ -128,4 +128,4 @@ def all_parameters(net: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
-PENALISED = {"kernels": kernels, "all": all_parameters}
+REGULARIZED = {"kernels": kernels, "all": all_parameters}

@@ -240,12 +240,12 @@ def fails():
 
 
 def test_a_bug_in_what_hydra_calls_stays_a_bug_and_a_wrong_argument_is_explained():
-    for target, explained in (("test_app.fails", False), ("test_app.nothing", True)):
+    for target, explained in (("test_entry.fails", False), ("test_entry.nothing", True)):
         with pytest.raises(Exception, match=target) as caught:
             instantiate({"_target_": target})
         assert (explain(caught.value) is not None) == explained
     with pytest.raises(Exception, match="unexpected") as caught:
-        instantiate({"_target_": "test_app.fails", "more": 1})
+        instantiate({"_target_": "test_entry.fails", "more": 1})
     assert "more" in explain(caught.value)
 
 
@@ -271,11 +271,12 @@ def test_help_needs_no_torch_lightning_or_monai():
 
 def test_a_verb_that_is_told_to_end_says_so_and_cleans_up(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from segtune import app, results; sys.argv = ['x', 'sweep=a']\n"
+        "import os, signal, sys; from pathlib import Path; from segtune.config import entry\n"
+        "from segtune.runs.files import new_folder; sys.argv = ['x', 'sweep=a']\n"
         "def task(cfg):\n"
-        "    with results.new_folder(Path('out')):\n"
+        "    with new_folder(Path('out')):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "app.entry('status', task)"
+        "entry.entry('status', task)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (143, "segtune: stopped by SIGTERM.\n")
@@ -373,9 +374,9 @@ def test_a_tilde_in_a_configuration_is_the_home_folder_for_verbs_and_for_a_runs_
 def verb(code, *arguments, **env):
     """A verb whose task is this code, in a process of its own."""
     whole = (
-        "import errno, os, sys; from pathlib import Path; from segtune import app\n"
+        "import errno, os, sys; from pathlib import Path; from segtune.config import entry\n"
         "from segtune.errors import InputError, SummaryError\n"
-        f"def task(cfg):\n    {code}\napp.entry('status', task)"
+        f"def task(cfg):\n    {code}\nentry.entry('status', task)"
     )
     return subprocess.run(
         [sys.executable, "-c", whole, *arguments], capture_output=True, text=True, check=False, env=os.environ | env
@@ -404,7 +405,7 @@ def test_whatever_a_disk_answers_is_one_sentence_that_names_the_file(number):
 
 
 def test_a_reader_of_the_output_that_has_seen_enough_ends_a_verb_without_a_word():
-    code = "import sys; from segtune import app; app.entry('status', lambda cfg: print('line\\n' * 100_000))"
+    code = "import sys; from segtune.config import entry; entry.entry('status', lambda cfg: print('line\\n' * 100_000))"
     command = f'{sys.executable} -c "{code}" sweep=a | head -1; exit ${{PIPESTATUS[0]}}'
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (141, "line\n", "")

@@ -15,6 +15,7 @@ from segtune.data import phantom, recognition, sunnybrook
 from segtune.errors import InputError
 from segtune.runs import identity
 from segtune.runs.result import read_result
+from segtune.training import build
 from segtune.training.run import train
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "sunnybrook"
@@ -97,7 +98,7 @@ def run(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         cfg = entry.compose([*TINY, "data.size=64", "trainer.max_epochs=1", "figures=false"])
         folder = tmp_path_factory.mktemp("runs") / identity.run_id(entry.plain(cfg))
-        train(cfg, folder)
+        train(build.experiment(cfg), folder)
         return folder, phantom.read(seed=0, n_patients=4, size=64, target="endocardium")
 
 

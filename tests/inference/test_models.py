@@ -206,9 +206,9 @@ def nothing_is_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", ROUTES.values(), ids=ROUTES)
-@pytest.mark.parametrize("trust", [None, "segtune.nets.UNet", "test_trained.Own"])
+@pytest.mark.parametrize("trust", [None, "segtune.nets.UNet", "test_models.Own"])
 def test_no_argument_in_a_run_s_folder_runs_reads_or_fetches_anything(folder, nothing_is_run, arguments, trust):
-    target = "test_trained.Own" if trust == "test_trained.Own" else "segtune.nets.UNet"
+    target = "test_models.Own" if trust == "test_models.Own" else "segtune.nets.UNet"
     edited_throughout(folder, lambda result: result["config"]["model"].update(arguments | {"_target_": target}))
     with pytest.raises(InputError, match=r"result.json: (model\.|its network has an argument)|weights do not fit") as told:
         models.load(folder, trust=trust)
@@ -233,7 +233,7 @@ class Own(nn.Module):
 
 def to_own(folder, **arguments):
     """The run, of which the network is Own."""
-    model = {"_target_": "test_trained.Own", "width": 2, **arguments}
+    model = {"_target_": "test_models.Own", "width": 2, **arguments}
     edited_throughout(folder, lambda result: result["config"].update(model=model))
     path = folder / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
@@ -243,15 +243,15 @@ def to_own(folder, **arguments):
 
 def test_a_user_s_own_network_is_built_only_if_its_exact_name_is_trusted(tiny_run, folder):
     to_own(folder, act=["relu", {"inplace": True}], pretrained=False)
-    for trust in (None, [], "test_trained.nets", ["test_trained.own", "segtune.nets.UNet"], ["test_trained.Own.calls"]):
-        with pytest.raises(InputError, match=r"its network is test_trained.Own.*add trust=\[test_trained.Own\]"):
+    for trust in (None, [], "test_models.nets", ["test_models.own", "segtune.nets.UNet"], ["test_models.Own.calls"]):
+        with pytest.raises(InputError, match=r"its network is test_models.Own.*add trust=\[test_models.Own\]"):
             models.load(folder, trust=trust)
-    (values,) = models.load(folder, trust=["test_trained.Own"]).probabilities([a_slice((32, 32))])
+    (values,) = models.load(folder, trust=["test_models.Own"]).probabilities([a_slice((32, 32))])
     (expected,) = models.load(tiny_run[0]).probabilities([a_slice((32, 32))])
     assert (values == expected).all()
     assert Own.calls[-1] == {"act": ["relu", {"inplace": True}], "pretrained": False}
     for verb in ("predict", "evaluate", "export"):
-        assert compose(["trust=[test_trained.Own]"], verb).trust == ["test_trained.Own"]
+        assert compose(["trust=[test_models.Own]"], verb).trust == ["test_models.Own"]
         assert compose([], verb).trust is None
 
 
@@ -279,7 +279,7 @@ def test_the_arguments_of_a_trusted_network_are_plain_data(folder, nothing_is_ru
     to_own(folder, **arguments)
     n_calls = len(Own.calls)
     with pytest.raises(InputError, match="has plain arguments only|would run code that this file names"):
-        models.load(folder, trust=["test_trained.Own"])
+        models.load(folder, trust=["test_models.Own"])
     assert len(Own.calls) == n_calls
 
 

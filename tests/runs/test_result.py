@@ -126,9 +126,9 @@ def test_one_process_has_the_lock_and_the_other_is_told_who(tmp_path):
 
 def test_the_lock_of_a_killed_process_is_free_and_its_run_is_stale(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from segtune import results\n"
+        "import os, sys; from pathlib import Path; from segtune.runs.state import lock, working\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "with results.lock(folder), results.working(folder, run_id='abc'):\n"
+        "with lock(folder), working(folder, run_id='abc'):\n"
         "    print('here', flush=True); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).stdout == b"here\n"
@@ -319,16 +319,17 @@ def test_an_unnamed_sweep_of_other_runs_never_takes_anothers_folder(tmp_path):
 @pytest.mark.parametrize(
     ("code", "named"),
     [
-        ("results.write_atomically(Path('x.csv'), bytes(10_000))", "x.csv"),
-        ("results.append_history(Path(), dict.fromkeys(results.HISTORY_COLUMNS, '0' * 1000))", "history.csv"),
-        ("with results.new_folder(Path('out')) as folder: (folder / 'y').write_bytes(bytes(10_000))", "out"),
+        ("files.write_atomically(Path('x.csv'), bytes(10_000))", "x.csv"),
+        ("tables.append_history(Path(), dict.fromkeys(layout.HISTORY_COLUMNS, '0' * 1000))", "history.csv"),
+        ("with files.new_folder(Path('out')) as folder: (folder / 'y').write_bytes(bytes(10_000))", "out"),
     ],
 )
 def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file(code, named, tmp_path):
     limited = (
-        "import resource; from pathlib import Path; from segtune import app, results\n"
+        "import resource; from pathlib import Path; from segtune.config.explain import explain\n"
+        "from segtune.runs import files, layout, tables\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        f"try:\n    {code}\nexcept OSError as error:\n    print(app.explain(error))"
+        f"try:\n    {code}\nexcept OSError as error:\n    print(explain(error))"
     )
     said = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert said.stdout == f"{named}: File too large. What was done is kept; cure this and start the same again.\n", said.stderr
@@ -468,8 +469,8 @@ def test_a_result_of_before_hashes_still_counts(tmp_path):
 
 def test_what_a_killed_process_half_wrote_is_swept_up_by_the_next_one_and_a_living_ones_is_not(tmp_path):
     code = (
-        "import os; from pathlib import Path; from segtune import results\n"
-        "with results.new_folder(Path('predicted')) as folder, results.replacing(Path('a.csv')) as file:\n"
+        "import os; from pathlib import Path; from segtune.runs import files\n"
+        "with files.new_folder(Path('predicted')) as folder, files.replacing(Path('a.csv')) as file:\n"
         "    (folder / 'mask').touch(); file.touch(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)

@@ -33,7 +33,6 @@ from segtune.sweeps.progress import Progress
 from segtune.sweeps.serial import run_serially
 from segtune.training import run as training_run
 from segtune.training.module import Segmenter
-from segtune.training.run import train
 
 
 def planned(*overrides):
@@ -190,12 +189,12 @@ def test_a_run_that_another_process_has_comes_last(trained):
 
 
 def test_here_goes_on_after_a_failure_or_stops_if_told(trained, monkeypatch, tmp_path):
-    note = train
+    note = training_run.train
 
-    def fail_once(cfg, folder, *, bar):
-        if cfg.seed == 2:
+    def fail_once(experiment, folder, *, bar):
+        if experiment.seed == 2:
             raise InputError("this one is bad")
-        note(cfg, folder, bar=bar)
+        note(experiment, folder, bar=bar)
 
     monkeypatch.setattr(training_run, "train", fail_once)
     runs = [planned(f"seed={seed}") for seed in (1, 2, 3)]
@@ -304,7 +303,7 @@ def test_logging_is_left_as_it_was(trained):
 def test_memory_once_freed_is_kept_unless_told_otherwise():
     """Pages that the kernel has to hand out, and zero, anew in a training step: the least of four, once it has settled."""
     code = (
-        "from segtune import workers; workers.settle_process()\n"
+        "from segtune.training.process import settle_process; settle_process()\n"
         "import resource, torch\n"
         "from segtune import nets\n"
         "torch.set_num_threads(1); net, image = nets.UNet(width=8), torch.zeros(10, 1, 128, 128)\n"

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from conftest import TINY
@@ -15,7 +14,7 @@ from segtune.training import build
 
 
 def test_weights_lie_in_channels_last():
-    net = build.module(entry.compose(TINY), {}).net
+    net = build.experiment(entry.compose(TINY)).module().net
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in net.parameters() if weight.dim() == 4)
 
 
@@ -63,7 +62,7 @@ def test_an_optimiser_without_a_fused_kernel_stays_as_it_is():
 @pytest.mark.parametrize(("settings", "expected"), [([], True), (["+trainer.gradient_clip_val=1"], False)])
 def test_float16_with_clipped_gradients_takes_no_fused_optimiser_which_lightning_refuses(settings, expected):
     cfg = entry.compose([*TINY, "trainer.precision=16-mixed", *settings])
-    ((optimizer,), _) = build.module(cfg, {}).configure_optimizers()
+    ((optimizer,), _) = build.experiment(cfg).module().configure_optimizers()
     (group,) = optimizer.param_groups
     assert bool(group["fused"]) is expected
 
@@ -71,7 +70,7 @@ def test_float16_with_clipped_gradients_takes_no_fused_optimiser_which_lightning
 @pytest.mark.parametrize("setting", ["trainer.precision=transformer-engine", "trainer.accelerator=tpu"])
 def test_a_part_of_lightning_that_is_not_installed_is_named_by_its_key(setting):
     with pytest.raises(InputError, match=f"{setting}.*: Lightning refuses this"):
-        build.trainer(entry.compose([*TINY[:-1], setting]), [], TorchCheckpointIO())
+        build.experiment(entry.compose([*TINY[:-1], setting])).make_trainer([])
 
 
 @pytest.mark.slow
@@ -79,9 +78,9 @@ def test_a_part_of_lightning_that_is_not_installed_is_named_by_its_key(setting):
 def test_a_compiled_network_computes_the_same_and_its_checkpoints_have_the_same_names():
     settings = ["model.dropout=0", "data.size=64"]
     torch.manual_seed(0)
-    eager = build.module(entry.compose([*TINY, *settings]), {}).net.eval()
+    eager = build.experiment(entry.compose([*TINY, *settings])).module().net.eval()
     torch.manual_seed(0)
-    compiled = build.module(entry.compose([*TINY, *settings, "trainer.compile=default"]), {}).net.eval()
+    compiled = build.experiment(entry.compose([*TINY, *settings, "trainer.compile=default"])).module().net.eval()
     assert eager.state_dict().keys() == compiled.state_dict().keys()
     image = torch.randn(2, 1, 64, 64)
     with torch.inference_mode():
@@ -101,7 +100,7 @@ def test_every_network_of_a_process_is_compiled_and_not_the_first_eight_alone(mo
     graphs = []
     for _ in range(10):
         compiled.clear()
-        build.module(entry.compose([*TINY, "trainer.compile=default"]), {}).net(torch.zeros(2, 1, 32, 32))
+        build.experiment(entry.compose([*TINY, "trainer.compile=default"])).module().net(torch.zeros(2, 1, 32, 32))
         graphs.append(len(compiled))
     assert set(graphs) == {graphs[0]}
     assert graphs[0] > 0
@@ -110,10 +109,10 @@ def test_every_network_of_a_process_is_compiled_and_not_the_first_eight_alone(mo
 @pytest.mark.slow
 def test_compiling_without_a_compiler_ends_in_one_sentence():
     code = (
-        "import torch; from segtune import app, build\n"
-        f"net = build.module(app.compose({[*TINY, 'trainer.compile=default']}), {{}}).net\n"
+        "import torch; from segtune.config import entry, explain; from segtune.training import build\n"
+        f"net = build.experiment(entry.compose({[*TINY, 'trainer.compile=default']})).module().net\n"
         "try: net(torch.zeros(2, 1, 32, 32))\n"
-        "except Exception as error: print(app.explain(error))"
+        "except Exception as error: print(explain.explain(error))"
     )
     env = os.environ | {"PATH": "", "CXX": "no-such-compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)

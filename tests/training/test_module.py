@@ -38,7 +38,7 @@ def segmenter(loss=losses.bce_dice, seed=0, **kwargs):
     torch.manual_seed(seed)
     net = nets.UNet(width=4)
     if kwargs.get("penalty"):
-        kwargs["penalised"] = nets.kernels(net)
+        kwargs["regularized_parameters"] = nets.kernels(net)
     return Segmenter(net, loss, ADAM, seed=seed, **kwargs)
 
 
@@ -58,13 +58,13 @@ def test_the_row_has_the_columns_of_history_csv():
 
 def test_lambda_0_equals_no_penalty_exactly():
     plain = fit(segmenter(), blobs(4), epochs=2)
-    zero = fit(segmenter(penalty=regularizers.l2, strength=0.0), blobs(4), epochs=2)
+    zero = fit(segmenter(penalty=regularizers.l2, penalty_weight=0.0), blobs(4), epochs=2)
     assert all(torch.equal(a, b) for a, b in zip(plain.net.parameters(), zero.net.parameters(), strict=True))
     assert zero.row["val_loss"] == zero.row["val_data_loss"]
 
 
 def test_loss_is_data_loss_plus_lambda_times_penalty():
-    module = fit(segmenter(penalty=regularizers.l2, strength=1e-3), blobs(4), epochs=1)
+    module = fit(segmenter(penalty=regularizers.l2, penalty_weight=1e-3), blobs(4), epochs=1)
     row = module.row
     assert row["train_loss"] == pytest.approx(row["train_data_loss"] + 1e-3 * row["train_penalty"], rel=1e-6)
     final = regularizers.l2(nets.kernels(module.net)).item()
@@ -73,7 +73,7 @@ def test_loss_is_data_loss_plus_lambda_times_penalty():
 
 def test_a_penalty_shrinks_the_weights():
     plain = fit(segmenter(), blobs(4), epochs=5)
-    shrunk = fit(segmenter(penalty=regularizers.l2, strength=1.0), blobs(4), epochs=5)
+    shrunk = fit(segmenter(penalty=regularizers.l2, penalty_weight=1.0), blobs(4), epochs=5)
     assert regularizers.l2(nets.kernels(shrunk.net)) < 0.7 * regularizers.l2(nets.kernels(plain.net))
 
 

@@ -17,7 +17,7 @@ from segtune.runs import identity, layout
 from segtune.runs.result import is_done, read_result, without_measurements
 from segtune.runs.sweep import write_sweep
 from segtune.runs.tables import read_history, read_pictures, read_table
-from segtune.training import build, checkpoints, provenance
+from segtune.training import build, checkpoints, outcome, provenance
 from segtune.training import run as training_run
 from segtune.training.module import Segmenter
 from segtune.training.outcome import epochs_to_90
@@ -28,7 +28,7 @@ def run(tmp_path, *overrides):
     tiny = [key for key in TINY if "data=rvsc" not in overrides or not key.startswith("data")]
     cfg = entry.compose([*tiny, *overrides])
     folder = tmp_path / "outputs" / "runs" / identity.run_id(entry.plain(cfg))
-    train(cfg, folder)
+    train(build.experiment(cfg), folder)
     return folder
 
 
@@ -115,13 +115,12 @@ def test_the_fast_path_trains_as_the_plain_one_does(size, tmp_path):
     """Channels last, turned images, fused Adam, folded batch norm: the losses of a first epoch without dropout."""
     settings = ["model.dropout=0", "trainer.max_epochs=1", "loss=bce_dice", "reg=none", "model.width=8", "data.size=64", size]
     history = read_history(run(tmp_path, *settings))
-    cfg = entry.compose([*TINY, *settings])
-    slices = build.slices(cfg)
-    sides = build.split(cfg, slices)
-    data = build.datamodule(cfg, slices, sides)
-    torch.manual_seed(cfg.seed)
-    net = build.module(cfg, {}).net
-    losses = epoch(plain(net), *data._data, np.concatenate(data.train_batches(0)), sides.val, cfg.batch.size)
+    experiment = build.experiment(entry.compose([*TINY, *settings]))
+    data = experiment.datamodule()
+    torch.manual_seed(experiment.seed)
+    net = experiment.module().net
+    images = np.concatenate(data.train_batches(0))
+    losses = epoch(plain(net), *data._data, images, experiment.split.val, experiment.batch_size)
     assert (history["train_loss"][0], history["val_loss"][0]) == pytest.approx(tuple(losses), abs=1e-4)
 
 
@@ -243,7 +242,7 @@ MOMENTS = {
     "between the last and the best checkpoint": (checkpoints, "write_atomically", 2),
     "at a later checkpoint": (checkpoints, "save", 5),
     "before the optimiser's state is dropped": (training_run, "drop_optimizer", 1),
-    "after training": (training_run, "write_result", 1),
+    "after training": (outcome, "write_result", 1),
 }
 
 
@@ -290,7 +289,7 @@ def test_a_run_stops_when_its_patience_is_over_and_does_not_go_on_when_it_is_res
     val_loss = read_history(folder)["val_loss"]
     assert len(val_loss) < 40
     assert int(np.argmin(val_loss)) == len(val_loss) - 3
-    cut_off(monkeypatch, Path(), (training_run, "write_result", 1), *EARLY)
+    cut_off(monkeypatch, Path(), (outcome, "write_result", 1), *EARLY)
     same(run(Path(), *EARLY), folder)
 
 

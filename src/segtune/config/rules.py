@@ -176,6 +176,13 @@ def check(config: Mapping[str, Any]) -> None:
         raise InputError(contradiction)
 
 
+def check_for_calibration(config: Mapping[str, Any]) -> None:
+    """The same for segtune.calibrate, where reg.ratio goes with any lambda, because another lambda is what it looks for."""
+    reg = config.get("reg") or {}
+    check({"reg": {"ratio": reg.get("ratio")}})
+    check({**config, "reg": {**reg, "ratio": None}})
+
+
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     """Values that cannot be beside each other."""
     data, split, loss, reg, model = (config.get(group) or {} for group in ("data", "split", "loss", "reg", "model"))

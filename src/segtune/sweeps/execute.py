@@ -56,9 +56,13 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
             end = functools.partial(finish_attempt, run.folder, attempt, about)
             try:
                 settle_process()
-                from segtune.training.run import train  # torch and Lightning take seconds to import: only for a run that trains
+                from segtune.training import (
+                    build,  # these import torch, which takes seconds: only when there is something to train
+                )
+                from segtune.training.run import train
 
-                train(OmegaConf.create(run.config), run.folder, bar=bar)
+                log.info("run %s: %s", run.run_id, run.label)
+                train(build.experiment(OmegaConf.create(run.config)), run.folder, bar=bar)
             except Exception as error:
                 end("failed", error=describe_failure(error))
                 raise

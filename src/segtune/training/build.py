@@ -1,118 +1,145 @@
-"""Configuration to objects: the slices, their split, the network, the loss, the penalty. Each from a resolved config."""
+"""From a configuration to an Experiment. This is where the configuration ends: nothing that trains or scores sees it."""
 
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.plugins.io import CheckpointIO
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from segtune import nets
-from segtune.data import splits
+from segtune.config.entry import plain
+from segtune.data import contour_files, findings, recognition, slice_checks, splits
 from segtune.data.grid import resample_and_crop
 from segtune.data.slices import SliceSet
 from segtune.data.splits import Split
-from segtune.data.tensors import SliceData
-from segtune.errors import InputError
-from segtune.training.module import Segmenter
+from segtune.errors import InputError, printable
+from segtune.metrics.score import TOLERANCE_MM
+from segtune.runs import identity
+from segtune.runs.inputs import content_hashes
+from segtune.training.experiment import Experiment, Penalty, TrainerSettings
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 log = logging.getLogger(__name__)
 COARSE = 0.09  # two of the named shares, 0.2 apart, train on the same patients only where one is missed by 0.1
-OURS = ("threads", "compile", "patience")  # of cfg.trainer, not for Lightning
-TRAINER = {
+OWN_TRAINER_KEYS = ("threads", "compile", "patience")  # the keys of cfg.trainer that are not arguments of Lightning's Trainer
+LIGHTNING_KEYS = {
     *("max_epochs", "accelerator", "devices", "precision", "accumulate_grad_batches", "gradient_clip_val"),
     *("gradient_clip_algorithm", "deterministic", "benchmark", "detect_anomaly"),
 }
 
 
+def experiment(cfg: DictConfig) -> Experiment:
+    """Read the data of a composed configuration, check and split them, and build everything that a run needs.
+
+    Raises: InputError for data or settings that cannot be used.
+    """
+    started = time.perf_counter()
+    config = plain(cfg)
+    name = f"run {identity.run_id(config)}"
+    stored = slices(cfg)
+    sides = split(cfg, stored)
+    found = slice_checks.for_run(
+        stored, sides, allow=config["data"].get("allow"), of_contours=contour_files.for_run(config["data"], stored)
+    )
+    for kind, (n, first) in findings.warnings(found).items():
+        log.warning("%s: %s (%d); the first: %s", name, findings.KINDS[kind], n, printable(first))
+    fingerprint = stored.fingerprint()
+    on_grid = resample_and_crop(
+        stored, size=cfg.data.size, spacing_mm=cfg.data.get("spacing_mm"), larger=cfg.data.get("larger")
+    )
+    return Experiment(
+        config=config,
+        slices=on_grid,
+        split=sides,
+        calibration_split=split(cfg, stored, fold=0) if cfg.split.get("fold") else sides,
+        findings=found + slice_checks.of_crop(on_grid),  # resample_and_crop has logged the latter
+        fingerprint=fingerprint,
+        inputs={"data": fingerprint, **content_hashes(config)},
+        codes=recognition.codes(stored),
+        network=functools.partial(network, cfg.model),
+        loss=functools.partial(_function, cfg.loss, "loss"),
+        penalty=_penalty(cfg),
+        optimizer=_optimizer(cfg),
+        scheduler=_function(cfg.scheduler, "scheduler") if cfg.scheduler else None,
+        trainer=_trainer_settings(cfg.trainer),
+        image_size=cfg.data.size,
+        normalize=cfg.data.normalize,
+        batch_size=None if cfg.batch.size == "patient" else cfg.batch.size,
+        shuffle=cfg.batch.shuffle is not False,
+        seed=cfg.seed,
+        tolerance_mm=cfg.get("tolerance_mm") or TOLERANCE_MM,
+        figures=bool(cfg.get("figures")),
+        seconds=time.perf_counter() - started,
+    )
+
+
 def slices(cfg: DictConfig) -> SliceSet:
-    """The data set as it is, read by the reader of cfg.data."""
-    return instantiate(cfg.data.reader)
+    """The data set as it is stored, read by the reader that cfg.data names. Raises: InputError."""
+    try:
+        return instantiate(cfg.data.reader)
+    except InstantiationException as error:  # Hydra's wrapping of what the reader raised
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
 
 
-def fit(cfg: DictConfig, data: SliceSet) -> SliceSet:
-    """The data set as the network sees it: resampled and cropped, as far as cfg.data wants that."""
-    return resample_and_crop(data, size=cfg.data.size, spacing_mm=cfg.data.get("spacing_mm"), larger=cfg.data.get("larger"))
-
-
-def split(cfg: DictConfig, data: SliceSet) -> Split:
-    """Who trains and who validates, by cfg.split."""
+def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
+    """The training and the validation side by cfg.split. fold: another fold than the configuration's. Raises: InputError."""
     if len(set(data.patients)) < 2:
         raise InputError(
-            f"the data hold a single patient ({', '.join(set(data.patients))}): with nobody to validate on, nothing can be "
-            "compared. Give at least two patients."
+            f"the data hold a single patient ({', '.join(set(data.patients))}), so nobody is left to validate on. Give at "
+            "least two patients."
         )
     rule = splits.RULES[cfg.split.by]
-    wanted = [name for name in inspect.signature(rule).parameters if name != "patients"]
-    sides = rule(data.patients, **{name: cfg.split[name] for name in wanted})
+    settings = {**cfg.split, **({} if fold is None else {"fold": fold})}
+    sides = rule(data.patients, **{name: settings[name] for name in inspect.signature(rule).parameters if name != "patients"})
     if cfg.split.by == "nested" and abs((got := len(sides.train) / len(data)) - (1 - cfg.split.val_fraction)) > COARSE:
         log.warning(
-            "split.val_fraction=%g with split.by=nested: patients stay together, so that with these %d a share of %.2f trains, "
-            "not %.2f, and so it may at a neighbouring value. For a finer choice give more patients.",
+            "split.val_fraction=%g with split.by=nested: patients stay together, so with these %d patients a share of %.2f "
+            "trains, not %.2f, and neighbouring values may give the same split. More patients allow a finer choice.",
             *(cfg.split.val_fraction, len(set(data.patients)), got, 1 - cfg.split.val_fraction),
         )
     return sides
 
 
-def datamodule(cfg: DictConfig, data: SliceSet, sides: Split) -> SliceData:
-    return SliceData(
-        data,
-        sides,
-        size=cfg.data.size,
-        normalize=cfg.data.normalize,
-        batch_size=None if cfg.batch.size == "patient" else cfg.batch.size,
-        shuffle=cfg.batch.shuffle is not False,
-        seed=cfg.seed,
-    )
-
-
 def network(model: DictConfig | dict[str, Any]) -> nn.Module:
-    """The network that cfg.model describes, in the order in memory that convolutions are fastest in."""
+    """A new network as cfg.model describes it, in the memory format in which convolutions are fastest."""
     return instantiate(model).to(memory_format=torch.channels_last)
 
 
-def module(cfg: DictConfig, hyperparameters: dict[str, Any], *, strength: float | None = None) -> Segmenter:
-    """The experiment: network, loss, penalty and optimiser. The weights come from torch's global generator.
-
-    `lambda` is a keyword of Python, so here it becomes `strength`; a penalty with lambdas of its own (l1l2) has none.
-
-    Args: strength: lambda, if it is not the configuration's (calibrate).
-    """
-    net = network(cfg.model)
-    if cfg.trainer.compile:
-        torch.compiler.reset()  # else the ninth network that a process compiles runs as it is: a limit per function of torch's
-        net.compile(mode=cfg.trainer.compile, dynamic=False)
+def _penalty(cfg: DictConfig) -> Penalty | None:
+    """The regulariser of cfg.reg. `lambda` is a keyword of Python, so from here on it is called a weight."""
     reg = cfg.get("reg") or {}
-    penalty = _function(reg["penalty"], "reg.penalty") if "penalty" in reg else None
-    if strength is None:
-        strength = reg.get("lambda", 1.0)
-    optimizer = _function(cfg.optimizer, "optimizer")
-    unscales = str(cfg.trainer.precision).startswith("16") and cfg.trainer.get("gradient_clip_val")  # fused, Adam would too
-    return Segmenter(
-        net,
-        _function(cfg.loss, "loss"),
-        optimizer if unscales else fused(optimizer),
-        scheduler=_function(cfg.scheduler, "scheduler") if cfg.scheduler else None,
-        penalty=penalty,
-        strength=strength,
-        penalised=nets.PENALISED[reg["on"]](net) if penalty else (),
-        seed=cfg.seed,
-        hyperparameters=hyperparameters,
+    if "penalty" not in reg:
+        return None
+    weight = reg.get("lambda", 1.0)
+    return Penalty(
+        _function(reg["penalty"], "reg.penalty"),
+        nets.REGULARIZED[reg["on"]],
+        weight=None if weight == "auto" else weight,
+        ratio=float(reg.get("ratio") or 1.0),
+        tunable="lambda" in reg,
+        name=str(reg["penalty"]["_target_"]).rpartition(".")[2],
+        on=reg["on"],
     )
 
 
+def _optimizer(cfg: DictConfig) -> Callable[..., torch.optim.Optimizer]:
+    """The optimiser of cfg.optimizer, fused unless Lightning must unscale half-precision gradients in order to clip them."""
+    optimizer = _function(cfg.optimizer, "optimizer")
+    unscales = str(cfg.trainer.precision).startswith("16") and cfg.trainer.get("gradient_clip_val")
+    return optimizer if unscales else fused(optimizer)
+
+
 def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
-    """What a `_partial_` target gives, its arguments checked now and not at its first call."""
+    """The function or object that a `_target_` gives. Arguments that a `_partial_` function does not take are refused now."""
     function = instantiate(cfg)
     try:
         inspect.signature(function)
@@ -123,47 +150,15 @@ def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
 
 
 def fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
-    """The optimiser as one kernel, where it has one and nothing else was said: the same update in a fraction of the time."""
+    """The optimiser as one kernel, if it has one and the user chose no implementation: the same update in less time."""
     parameters = inspect.signature(optimizer).parameters
     chosen = {parameters[name].default for name in ("fused", "foreach") if name in parameters}
     return functools.partial(optimizer, fused=True) if "fused" in parameters and chosen == {None} else optimizer
 
 
-def trainer(cfg: DictConfig, callbacks: list[pl.Callback], checkpoint_io: CheckpointIO) -> pl.Trainer:
-    """Lightning's trainer with cfg.trainer's arguments (but for OURS).
-
-    Logging (history.csv), checkpoints and the progress bar are ours; a cluster's requeue is ours too, so Lightning sees a
-    plain environment.
-    """
-    arguments = {key: value for key, value in cfg.trainer.items() if key not in OURS}
-    for key in sorted(str(key) for key in arguments.keys() - TRAINER):
-        raise InputError(
-            f"trainer.{key}: a run is whole epochs, each of them validated whole, so it takes of Lightning's arguments only "
-            f"{', '.join(sorted(TRAINER))}."
-        )
-    try:
-        return pl.Trainer(
-            **arguments,
-            callbacks=callbacks,
-            enable_progress_bar=False,
-            logger=False,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            plugins=[LightningEnvironment(), checkpoint_io],
-        )
-    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
-        chosen = ", ".join(f"trainer.{key}={value}" for key, value in arguments.items())
-        raise InputError(f"{chosen}: Lightning refuses this: {error}") from error
-
-
-@contextmanager
-def threads(cfg: DictConfig) -> Iterator[None]:
-    """This process's CPU threads as cfg.trainer.threads wants them (null: all cores), and afterwards as they were."""
-    before = torch.get_num_threads()
-    if cfg.trainer.threads is not None:
-        torch.set_num_threads(cfg.trainer.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _trainer_settings(cfg: DictConfig) -> TrainerSettings:
+    arguments = {str(key): value for key, value in cfg.items() if key not in OWN_TRAINER_KEYS}
+    for key in sorted(arguments.keys() - LIGHTNING_KEYS):
+        supported = ", ".join(sorted(LIGHTNING_KEYS))
+        raise InputError(f"trainer.{key}: unsupported argument of Lightning's Trainer. Supported: {supported}.")
+    return TrainerSettings(arguments, cfg.max_epochs, cfg.patience, cfg.threads, cfg.compile)

@@ -1,27 +1,22 @@
-"""Calibrate lambda: the weight at which penalty and loss are of one size, by measurement."""
+"""Measure the lambda at which the weighted penalty is a chosen multiple of the loss at the first step of training."""
 
 import logging
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from segtune.config import entry
+from segtune import nets
+from segtune.data.tensors import Batch, to_tensors
 from segtune.errors import InputError
-from segtune.runs import identity
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from segtune.data.slices import SliceSet
-    from segtune.data.splits import Split
-    from segtune.data.tensors import Batch
-    from segtune.training.module import Segmenter
+from segtune.training.experiment import Experiment, Penalty
+from segtune.training.module import Segmenter
 
 log = logging.getLogger(__name__)
 PENALTY_SEEDS = 100  # fresh networks whose penalty is measured
@@ -32,7 +27,6 @@ RATIOS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the table
 TRIED = (0.01, 0.1, 1.0, 10.0)  # those whose lambda is tried in a short training
 ALONE = 1e4  # the ratio at which the loss has no say
 COLLAPSED = 0.8  # weights collapse that shrink at more than this share of the rate at which they do under the penalty alone
-FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Start:
     """What the first step of a run sees: means over SEEDS fresh networks, each on training images of its own.
 
     loss: the data loss; loss_sd: its standard deviation over the networks, which a single run's ratio shares. penalty:
-    without lambda. loss_gradient, penalty_gradient: Euclidean norms, with respect to the penalised parameters.
+    without lambda. loss_gradient, penalty_gradient: Euclidean norms, with respect to the regularised parameters.
     """
 
     loss: float
@@ -49,41 +43,49 @@ class Start:
     loss_gradient: float
     penalty_gradient: float
 
-    def strength(self, ratio: float) -> float:
+    def penalty_weight(self, ratio: float) -> float:
         """The lambda at which lambda * penalty / loss is this ratio."""
         return ratio * self.loss / self.penalty
 
-    def strength_by_gradient(self, ratio: float) -> float:
+    def penalty_weight_by_gradient(self, ratio: float) -> float:
         """The lambda at which lambda * |gradient of the penalty| / |gradient of the loss| is this ratio."""
         return ratio * self.loss_gradient / self.penalty_gradient
 
 
-def start(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> Start:
-    """Measure the first step of the run that cfg describes, but for its seed and fold: replicates of a cell get one lambda.
-
-    Raises: InputError if there is no penalty with a single lambda, or loss or penalty are not positive and finite.
-    """
-    return _start(cfg, *_data(cfg, slices, sides))
-
-
-def penalty_weight(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> dict[str, float]:
-    """For reg.lambda=auto: the lambda at which weighted penalty / loss is reg.ratio at the first step, and why."""
-    ratio = float(cfg.reg.get("ratio") or 1.0)
-    found = start(cfg, slices, sides)
+def penalty_weight(experiment: Experiment) -> dict[str, float] | None:
+    """The lambda for reg.lambda=auto and the measurement behind it; None if the configuration has a lambda or no penalty."""
+    penalty = experiment.penalty
+    if penalty is None or penalty.weight is not None:
+        return None
+    found = start(experiment)
     log.info(
         "reg.lambda=%.6g: at the first step the loss is %.4g and the penalty %.6g, so that lambda * penalty / loss = %g",
-        *(found.strength(ratio), found.loss, found.penalty, ratio),
+        *(found.penalty_weight(penalty.ratio), found.loss, found.penalty, penalty.ratio),
     )
-    return {"lambda": found.strength(ratio), "ratio": ratio, **asdict(found)}
+    return {"lambda": found.penalty_weight(penalty.ratio), "ratio": penalty.ratio, **asdict(found)}
 
 
-def _start(cfg: DictConfig, data: "Batch", batches: "Sequence[Any]", device: "torch.device") -> Start:
-    import torch
+def start(experiment: Experiment) -> Start:
+    """Measure the first step of training. Seed and fold do not matter: replicates of a configuration get one lambda.
 
+    Raises: InputError if there is no penalty with a single lambda, or if loss or penalty are not positive and finite.
+    """
+    _tunable(experiment)
+    experiment = experiment.for_calibration()
+    return _start(experiment, *_data(experiment))
+
+
+def _tunable(experiment: Experiment) -> Penalty:
+    if experiment.penalty is None or not experiment.penalty.tunable:
+        raise InputError("reg: nothing to calibrate. Choose a penalty that has a single lambda: reg=l1 or reg=l2.")
+    return experiment.penalty
+
+
+def _start(experiment: Experiment, data: Batch, batches: Sequence[Any], device: torch.device) -> Start:
     values, norms = [], []
     n = -(-LEAST_IMAGES // len(batches[0]))
     for seed in range(SEEDS):
-        module = _module(cfg, seed, device)
+        module = _module(experiment, seed, device)
         for index in (batches[(seed * n + i) % len(batches)] for i in range(n)):
             with torch.set_grad_enabled(seed < GRADIENT_SEEDS):
                 loss, penalty = _loss(module, data, index), module.penalties()[0]
@@ -100,48 +102,28 @@ def _start(cfg: DictConfig, data: "Batch", batches: "Sequence[Any]", device: "to
     return found
 
 
-def _data(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> "tuple[Batch, Sequence[Any], torch.device]":
-    """The tensors, the training side's batches in one order that seed 0 gives, and the device of the run.
-
-    Of folds, the training side of fold 0: nearly the others' images, and one lambda for all.
-    """
-    from pytorch_lightning.plugins.io import TorchCheckpointIO
-
-    from segtune.data.tensors import to_tensors
-    from segtune.training import build
-
-    reg = cfg.get("reg") or {}
-    if "lambda" not in reg:
-        raise InputError("nothing to calibrate: choose a penalty that has one lambda, reg=l1 or reg=l2.")
-    device = build.trainer(cfg, [], TorchCheckpointIO()).strategy.root_device
-    images, masks = to_tensors(slices, size=cfg.data.size, normalize=cfg.data.normalize)
-    if cfg.split.get("fold"):
-        sides = build.split(OmegaConf.create({**cfg, "split": {**cfg.split, "fold": 0}}), slices)
-    unseeded = OmegaConf.create({**cfg, "seed": 0})
-    batches = build.datamodule(unseeded, slices, sides).train_batches(0)
-    return (images.to(device), masks.to(device)), batches, device
+def _data(experiment: Experiment) -> tuple[Batch, Sequence[Any], torch.device]:
+    """The images and masks, the indices of each training batch in the order of epoch 0, and the device of the run."""
+    device = experiment.make_trainer([]).strategy.root_device
+    images, masks = to_tensors(experiment.slices, size=experiment.image_size, normalize=experiment.normalize)
+    return (images.to(device), masks.to(device)), experiment.datamodule().train_batches(0), device
 
 
-def _module(cfg: DictConfig, seed: int, device: "torch.device", strength: float = 0.0) -> "Segmenter":
-    import torch
-
-    from segtune.training import build
-
+def _module(experiment: Experiment, seed: int, device: torch.device, weight: float = 0.0) -> Segmenter:
+    """A fresh network of this seed, whose penalty has this weight in the loss."""
     torch.manual_seed(seed)
-    eager = OmegaConf.create({**cfg, "trainer": {**cfg.trainer, "compile": None}})  # a few steps do not repay compiling
-    return build.module(eager, {}, strength=strength).to(device).train()
+    return experiment.module(weight).to(device).train()
 
 
-def _loss(module: "Segmenter", data: "Batch", index: Any) -> "Tensor":
+def _loss(module: Segmenter, data: Batch, index: Any) -> Tensor:
     image, mask = (part[index] for part in data)
     value: Tensor = module.loss(module(image), mask.float())
     return value
 
 
-def _norm(value: "Tensor", module: "Segmenter") -> "Tensor":
-    import torch
-
-    gradients = torch.autograd.grad(value, module.penalised)
+def _norm(value: Tensor, module: Segmenter) -> Tensor:
+    """The Euclidean norm of a value's gradient with respect to the regularised parameters."""
+    gradients = torch.autograd.grad(value, module.regularized_parameters)
     return torch.cat([gradient.flatten() for gradient in gradients]).norm()
 
 
@@ -149,16 +131,20 @@ def _norm(value: "Tensor", module: "Segmenter") -> "Tensor":
 class Trial:
     """A short training of seed 0 with one lambda: the data loss and the penalty (without lambda) of each step."""
 
-    strength: float
+    penalty_weight: float
     loss: list[float]
     penalty: list[float]
 
+    def record(self) -> dict[str, Any]:
+        """The trial as calibration.json has it."""
+        return {"strength": self.penalty_weight, "loss": self.loss, "penalty": self.penalty}
+
 
 def try_out(
-    cfg: DictConfig, data: "Batch", order: Any, device: "torch.device", strength: float
+    experiment: Experiment, data: Batch, order: Any, device: torch.device, weight: float
 ) -> Iterator[tuple[float, float]]:
-    """Train STEPS steps of one image with this lambda; yields each step's data loss and penalty."""
-    module = _module(cfg, 0, device, strength)
+    """Train STEPS steps of one image each with this lambda; yields the data loss and the penalty of each step."""
+    module = _module(experiment, 0, device, weight)
     optimizer = module.optimizer(module.net.parameters())
     for step in range(STEPS):
         loss, (penalty, weighted) = _loss(module, data, order[step % len(order)][None]), module.penalties()
@@ -168,51 +154,47 @@ def try_out(
         yield loss.item(), penalty.item()
 
 
-def penalties(cfg: DictConfig) -> list[float]:
+def penalties(experiment: Experiment) -> list[float]:
     """The penalty (without lambda) of PENALTY_SEEDS fresh networks."""
-    import torch
-
     cpu = torch.device("cpu")
-    return [_module(cfg, seed, cpu).penalties()[0].item() for seed in range(PENALTY_SEEDS)]
+    return [_module(experiment, seed, cpu).penalties()[0].item() for seed in range(PENALTY_SEEDS)]
 
 
-def measure(cfg: DictConfig, slices: "SliceSet", sides: "Split") -> dict[str, Any]:
-    """All that calibration.json holds but for the configuration and the data's fingerprint."""
-    import numpy as np
-
-    from segtune import nets
-
-    data, batches, device = _data(cfg, slices, sides)
-    ratio = float(cfg.reg.get("ratio") or 1.0)
-    fresh = penalties(cfg)
-    found = _start(cfg, data, batches, device)
+def measure(experiment: Experiment) -> dict[str, Any]:
+    """The measurements of calibration.json. Raises: InputError as `start` does."""
+    penalty = _tunable(experiment)
+    experiment = experiment.for_calibration()
+    data, batches, device = _data(experiment)
+    fresh = penalties(experiment)
+    found = _start(experiment, data, batches, device)
     trials = []
-    strengths = (0.0, *(found.strength(tried) for tried in (*TRIED, ALONE)))
-    with tqdm(total=len(strengths) * STEPS, unit="step", leave=False, disable=None) as bar:
-        for value in strengths:
-            trial = Trial(value, [], [])
-            for loss, penalty in try_out(cfg, data, np.concatenate(batches), device, value):
-                trial.loss.append(loss)
-                trial.penalty.append(penalty)
+    weights = (0.0, *(found.penalty_weight(tried) for tried in (*TRIED, ALONE)))
+    with tqdm(total=len(weights) * STEPS, unit="step", leave=False, disable=None) as bar:
+        for weight in weights:
+            trial = Trial(weight, [], [])
+            for step_loss, step_penalty in try_out(experiment, data, np.concatenate(batches), device, weight):
+                trial.loss.append(step_loss)
+                trial.penalty.append(step_penalty)
                 bar.update()
             trials.append(trial)
-    module = _module(cfg, 0, device)
+    module = _module(experiment, 0, device)
     return {
-        "ratio": ratio,
-        "lambda": found.strength(ratio),
-        "lambda_by_gradient": found.strength_by_gradient(ratio),
+        "ratio": penalty.ratio,
+        "lambda": found.penalty_weight(penalty.ratio),
+        "lambda_by_gradient": found.penalty_weight_by_gradient(penalty.ratio),
         "start": asdict(found),
         "penalty": {
             "n": len(fresh),
             "mean": statistics.fmean(fresh),
             "sd": statistics.stdev(fresh),
-            "closed_form": nets.expected_sums(module.net, module.penalised).get(_penalty_name(entry.plain(cfg))),
+            "closed_form": nets.expected_sums(module.net, module.regularized_parameters).get(penalty.name),
         },
         "table": [
-            {"ratio": r, "lambda": found.strength(r), "lambda_by_gradient": found.strength_by_gradient(r)} for r in RATIOS
+            {"ratio": r, "lambda": found.penalty_weight(r), "lambda_by_gradient": found.penalty_weight_by_gradient(r)}
+            for r in RATIOS
         ],
-        "trials": [asdict(trial) | {"collapsed": collapsed(trial, trials[0], trials[-1])} for trial in trials[:-1]],
-        "penalty_alone": asdict(trials[-1]),
+        "trials": [trial.record() | {"collapsed": collapsed(trial, trials[0], trials[-1])} for trial in trials[:-1]],
+        "penalty_alone": trials[-1].record(),
     }
 
 
@@ -223,50 +205,3 @@ def collapsed(trial: Trial, free: Trial, alone: Trial) -> bool:
     """
     rate, fastest = (math.log(one.penalty[-1] / free.penalty[-1]) for one in (trial, alone))
     return rate < COLLAPSED * fastest < 0
-
-
-def table(record: dict[str, Any], config: dict[str, Any]) -> str:
-    """What was measured and the lambdas that follow, for a person."""
-    at, penalty, free = record["start"], record["penalty"], record["trials"][0]
-    closed = f", closed form {penalty['closed_form']:,.6g}" if penalty["closed_form"] else ""
-    norms = f"loss {at['loss_gradient']:.3g}, penalty {at['penalty_gradient']:.3g}"
-    after = f"loss {_late(free['loss']):.4g}, penalty {free['penalty'][-1]:,.6g}"
-    lines = [
-        _title(config),
-        f"penalty of a fresh network: {penalty['mean']:,.6g} +- {penalty['sd']:,.2g} ({penalty['n']} seeds{closed})",
-        f"loss at the first step: {at['loss']:.4g} +- {at['loss_sd']:.2g} ({SEEDS} seeds; one run's ratio scatters so)",
-        f"norm of the gradient there: {norms} ({GRADIENT_SEEDS} seeds)",
-        f"after {STEPS} steps of one image without a penalty: {after}",
-        "",
-        f"{'':>6}  {'':>10}  {'lambda by':>10}  after {STEPS} steps with this lambda",
-        f"{'ratio':>6}  {'lambda':>10}  {'gradients':>10}  {'loss':>7}  {'ratio':>7}  penalty left",
-    ]
-    trials = {trial["strength"]: trial for trial in record["trials"]}
-    for row in record["table"]:
-        line = f"{row['ratio']:>6g}  {row['lambda']:>10.3g}  {row['lambda_by_gradient']:>10.3g}"
-        if trial := trials.get(row["lambda"]):
-            loss, left = _late(trial["loss"]), trial["penalty"][-1]
-            line += f"  {loss:>7.4g}  {trial['strength'] * left / loss:>7.3g}  {left / free['penalty'][-1]:.0%}"
-            line += " (the weights collapse)" if trial["collapsed"] else ""
-        lines.append(line)
-    given = config["reg"]["lambda"]
-    if given != "auto":
-        ratio, by_gradient = given * at["penalty"] / at["loss"], given * at["penalty_gradient"] / at["loss_gradient"]
-        lines.append(f"reg.lambda={given:g} starts at a ratio of {ratio:.3g} (of gradients: {by_gradient:.3g})")
-    asked = f"ratio {record['ratio']:g}: reg.lambda={record['lambda']:.6g}"
-    return "\n".join([*lines, f"{asked} (by gradients: {record['lambda_by_gradient']:.6g})"])
-
-
-def _late(values: list[float]) -> float:
-    """The mean of the last third, for single batches of a few images scatter."""
-    return statistics.fmean(values[-len(values) // 3 :])
-
-
-def _penalty_name(config: dict[str, Any]) -> str:
-    return str(config["reg"]["penalty"]["_target_"]).rpartition(".")[2]
-
-
-def _title(config: dict[str, Any]) -> str:
-    axes = identity.axes(config)
-    penalty = f"{_penalty_name(config)} of {config['reg']['on']}"
-    return f"loss={axes['loss']} split={axes['split']} batch={axes['batch']}: {penalty}"

@@ -25,8 +25,8 @@ class Segmenter(pl.LightningModule):
         optimizer: parameters -> optimiser.
         scheduler: optimiser -> scheduler of the learning rate, stepped after each epoch; or None.
         penalty: parameters -> scalar, or None.
-        strength: lambda, the penalty's weight in the loss.
-        penalised: the parameters that the penalty sees.
+        penalty_weight: lambda, the penalty's weight in the loss.
+        regularized_parameters: the parameters that the penalty sees.
         seed: of dropout; an epoch's random numbers derive from (seed, epoch) alone.
         hyperparameters: a plain dict for the checkpoints to carry.
 
@@ -43,14 +43,19 @@ class Segmenter(pl.LightningModule):
         *,
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         penalty: Callable[[Iterable[Tensor]], Tensor] | None = None,
-        strength: float = 0.0,
-        penalised: Sequence[nn.Parameter] = (),
+        penalty_weight: float = 0.0,
+        regularized_parameters: Sequence[nn.Parameter] = (),
         seed: int = 0,
         hyperparameters: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.net, self.loss, self.optimizer, self.scheduler = net, loss, optimizer, scheduler
-        self.penalty, self.strength, self.penalised, self.seed = penalty, strength, tuple(penalised), seed
+        self.penalty, self.penalty_weight, self.regularized_parameters, self.seed = (
+            penalty,
+            penalty_weight,
+            tuple(regularized_parameters),
+            seed,
+        )
         self.save_hyperparameters(hyperparameters or {})
         self.train_means, self.val_means = EpochMeans(), EpochMeans()
         self.row: dict[str, float] = {}
@@ -67,8 +72,8 @@ class Segmenter(pl.LightningModule):
         if self.penalty is None:
             zero = torch.zeros((), device=self.device)
             return zero, zero
-        raw = self.penalty(self.penalised)
-        return raw, self.strength * raw
+        raw = self.penalty(self.regularized_parameters)
+        return raw, self.penalty_weight * raw
 
     def on_train_epoch_start(self) -> None:
         self._started = time.perf_counter()

@@ -2,10 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,16 +16,39 @@ from segtune.data import splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.metrics.score import Pair, Row, Scores, score_pairs, summarize
+from segtune.plots import figures
+from segtune.runs import identity, layout
+from segtune.runs.files import write_atomically, write_files
+from segtune.runs.result import write_result
+from segtune.runs.tables import csv_text
+from segtune.training.experiment import Experiment
 from segtune.training.module import Segmenter
 
 
-def score_predictions(
-    slices: list[Slice], soft_dice: Tensor, predicted: Tensor, true: Tensor, *, tolerance_mm: float
-) -> Scores:
-    """One set of predictions, on the network's grid: soft_dice (N,), predicted and true (N, 1, S, S) bool."""
-    masks = zip(slices, predicted[:, 0].numpy(), true[:, 0].numpy(), strict=True)
-    scores = score_pairs([Pair.of(item, pred, mask) for item, pred, mask in masks], tolerance_mm=tolerance_mm)
-    about = zip(slices, soft_dice.tolist(), scores.slices, strict=True)
+class Predictions(NamedTuple):
+    """A network's output for the validation slices, on its grid: soft Dice (N,); predicted and true masks (N, 1, S, S) bool."""
+
+    soft_dice: Tensor
+    predicted: Tensor
+    true: Tensor
+
+    @classmethod
+    def of(cls, batches: Iterable[Sequence[Tensor]]) -> "Predictions":
+        """The batches of Trainer.predict, joined."""
+        return cls(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+def validation_slices(experiment: Experiment) -> list[Slice]:
+    """The slices of the validation side, in the order of its batches."""
+    return [experiment.slices[int(index)] for index in experiment.split.val]
+
+
+def score_predictions(experiment: Experiment, predictions: Predictions) -> Scores:
+    """The scores of the validation slices, cases and patients."""
+    slices = validation_slices(experiment)
+    masks = zip(slices, predictions.predicted[:, 0].numpy(), predictions.true[:, 0].numpy(), strict=True)
+    scores = score_pairs([Pair.of(item, pred, mask) for item, pred, mask in masks], tolerance_mm=experiment.tolerance_mm)
+    about = zip(slices, predictions.soft_dice.tolist(), scores.slices, strict=True)
     return scores._replace(slices=[{**row, "frame": item.frame, "soft_dice": value} for item, value, row in about])
 
 
@@ -56,8 +81,21 @@ def epochs_to_90(val_dice: list[float]) -> int | None:
     return next((epoch for epoch, value in enumerate(val_dice, start=1) if value >= 0.9 * best), None) if best else None
 
 
-def describe(slices: SliceSet, sides: Split, fingerprint: str) -> dict[str, Any]:
-    """Which data, who is on which side, how many patients lie on both; smallest and largest pixel of the training side [mm]."""
+def describe_experiment(experiment: Experiment) -> dict[str, Any]:
+    """The entries of result.json that are known before training."""
+    config, fingerprint = experiment.config, experiment.fingerprint
+    return {
+        "run_id": experiment.run_id,
+        "cell_id": identity.cell_id(config, fingerprint),
+        "config": config,
+        "inputs": experiment.inputs,
+        "data": describe_data(experiment.slices, experiment.split, fingerprint) | {"findings": experiment.findings},
+        "tolerance_mm": experiment.tolerance_mm,
+    }
+
+
+def describe_data(slices: SliceSet, sides: Split, fingerprint: str) -> dict[str, Any]:
+    """The fingerprint, the patients of each side, those on both sides, and the smallest and largest training pixel [mm]."""
     names = np.asarray(slices.patients)
     leaks = splits.leaks(slices.patients, sides)
     on = {"train": set(names[sides.train].tolist()), "val": set(names[sides.val].tolist())}
@@ -76,7 +114,38 @@ def describe(slices: SliceSet, sides: Split, fingerprint: str) -> dict[str, Any]
     }
 
 
-def pictures(slices: list[Slice], rows: list[Row], predicted: Tensor, true: Tensor) -> dict[str, NDArray[Any]]:
+def write(
+    folder: Path,
+    experiment: Experiment,
+    result: dict[str, Any],
+    history: dict[str, list[float]],
+    scored: Mapping[str, Scores],
+    last: Predictions,
+) -> None:
+    """Write the figure, the tables, the pictures and, last of all, result.json. scored: by checkpoint, best and last."""
+    if experiment.figures:
+        drawing = figures.curves(history, result["best"]["epoch"], title=experiment.label)
+        write_files(folder / layout.CURVES, figures.rendered(drawing))
+    write_atomically(folder / layout.IMAGES, csv_text(layout.IMAGE_COLUMNS, image_rows(experiment)).encode())
+    tables: dict[str, list[Row]] = {name: [] for name in layout.TABLES}
+    for which, scores in scored.items():
+        for name, rows in zip(layout.TABLES, scores, strict=True):  # slices, cases, patients: both in this order
+            tables[name] += [{"which": which, **row} for row in rows]
+    chosen = pictures(validation_slices(experiment), scored["last"].slices, last)
+    write_result(folder, result=result, tables=tables, pictures=chosen)
+
+
+def image_rows(experiment: Experiment) -> list[Row]:
+    """The rows of images.csv: each slice's patient, side (train, val or unused), and code."""
+    on_side = {int(index): "train" for index in experiment.split.train}
+    on_side |= {int(index): "val" for index in experiment.split.val}
+    return [
+        {"patient": item.patient, "side": on_side.get(index, "unused"), "code": code}
+        for index, (item, code) in enumerate(zip(experiment.slices, experiment.codes, strict=True))
+    ]
+
+
+def pictures(slices: list[Slice], rows: list[Row], last: Predictions) -> dict[str, NDArray[Any]]:
     """All slices of the best, the median and the worst validation patient, by mean Dice of the last epoch.
 
     Per patient: image (n, S, S) uint8, true and pred (n, S, S) bool, frame (n,), and the patient's label.
@@ -92,9 +161,9 @@ def pictures(slices: list[Slice], rows: list[Row], predicted: Tensor, true: Tens
         where = [index for index, item in enumerate(slices) if item.patient == patient]
         found[f"{name}_patient"] = np.array(patient)
         found[f"{name}_frame"] = np.array([slices[index].frame for index in where])
-        found[f"{name}_image"] = np.stack([grey(slices[index].image, predicted.shape[-1]) for index in where])
-        found[f"{name}_true"] = true[where, 0].numpy()
-        found[f"{name}_pred"] = predicted[where, 0].numpy()
+        found[f"{name}_image"] = np.stack([grey(slices[index].image, last.predicted.shape[-1]) for index in where])
+        found[f"{name}_true"] = last.true[where, 0].numpy()
+        found[f"{name}_pred"] = last.predicted[where, 0].numpy()
     return found
 
 
@@ -107,5 +176,5 @@ def grey(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
 
 def weight_sums(module: Segmenter) -> dict[str, float]:
     """How large the kernels are after the last epoch, with a penalty or without: n, sum |w|, and sum w^2."""
-    values = regularizers.vector(nets.PENALISED["kernels"](module.net)).detach().double()
+    values = regularizers.vector(nets.REGULARIZED["kernels"](module.net)).detach().double()
     return {"n": len(values), "l1": values.abs().sum().item(), "l2": values.square().sum().item()}

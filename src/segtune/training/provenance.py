@@ -19,8 +19,13 @@ LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "pydico
 
 
 def attempt(done: int) -> dict[str, Any]:
-    """What one attempt at a run is made with. first_epoch: the first that it trains."""
+    """The record of one attempt at a run. done: the number of epochs that earlier attempts have trained."""
     return {"first_epoch": done + 1, "versions": versions(), "git": git(), "machine": machine()}
+
+
+def of_this_process() -> dict[str, Any]:
+    """The entries of result.json that say what made it."""
+    return {"peak_memory_mb": peak_memory_mb(), "versions": versions(), "git": git(), "machine": machine()}
 
 
 @functools.cache
