@@ -28,7 +28,7 @@ def calibrate(cfg: DictConfig) -> None:
     from segtune.training.process import settle_process
 
     settle_process()
-    from segtune.plots import figures
+    from segtune.plots import calibration, style
     from segtune.training import build
 
     config = entry.plain(cfg)
@@ -42,7 +42,8 @@ def calibrate(cfg: DictConfig) -> None:
     folder = Path(cfg.outputs) / "calibrate" / identity.run_id(config)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / lambda_search.FILE, (json.dumps(record, indent=1) + "\n").encode())
-    drawn = write_files(folder / "response", figures.rendered(figures.calibration(record, title=lambda_search._title(config))))
+    figure = calibration.calibration(record, title=lambda_search._title(config))
+    drawn = write_files(folder / "response", style.rendered(figure))
     print("\n".join([lambda_search.table(record, config), "", *(str(path) for path in (folder / lambda_search.FILE, *drawn))]))
 
 

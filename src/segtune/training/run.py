@@ -14,7 +14,7 @@ from segtune.config import entry
 from segtune.data import contour_files, findings, recognition, slice_checks
 from segtune.errors import printable
 from segtune.metrics.score import TOLERANCE_MM, Scores
-from segtune.plots import figures
+from segtune.plots import curves, style
 from segtune.runs import identity, layout
 from segtune.runs.files import write_atomically, write_files
 from segtune.runs.inputs import content_hashes
@@ -98,8 +98,8 @@ def train(cfg: DictConfig, folder: Path, *, bar: bool = True) -> dict[str, Any]:
         "attempts": attempts,
     }
     if cfg.figures:
-        drawing = figures.curves(history, best_epoch, title=identity.label(config))
-        write_files(folder / layout.CURVES, figures.rendered(drawing))
+        drawing = curves.curves(history, best_epoch, title=identity.label(config))
+        write_files(folder / layout.CURVES, style.rendered(drawing))
     tables = {
         name: [{"which": which, **row} for which, scores in scored.items() for row in getattr(scores, Path(name).stem)]
         for name in layout.TABLES
