@@ -12,9 +12,10 @@ import scipy.stats
 import simulated
 from conftest import resign, unsign
 from segtune.metrics.score import DISTANCES, OVERLAPS, Pair, score_pairs
-from segtune.plots import figures
-from segtune.report import clinical, page, records, tables
+from segtune.plots import agreement
+from segtune.report import clinical, drawings, reading, sentences, tables
 from segtune.report.__main__ import report_sweeps
+from segtune.report.analysis import Analysis
 from segtune.runs import layout
 from segtune.runs.sweep import read_sweep
 from segtune.runs.tables import csv_text
@@ -73,7 +74,7 @@ def sweep(root, losses=(NOTHING, NOISY, GOOD), folds=FOLDS, seeds=(0, 1)):
 
 
 def analysed(folder):
-    return tables.Analysis(records.read([folder]))
+    return Analysis(reading.read([folder]))
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,9 @@ def test_one_empty_is_in_the_mean_both_empty_and_an_unknown_geometry_are_counted
         return np.zeros_like(true) if (patient, phase) == ("P01", "ES") else true
 
     run = write(tmp_path, scored(PATIENTS, predict), epochs=3)
-    found = {row["metric"]: row for row in analysed(simulated.write_sweep(tmp_path, "x", [(run, [])])).tables()["clinical"]}
+    found = {
+        row["metric"]: row for row in tables.build(analysed(simulated.write_sweep(tmp_path, "x", [(run, [])])))["clinical"]
+    }
     assert [found["dice"][key] for key in ("n_cases", "n_one_empty", "n_undefined", "n_patients")] == [12, 1, 1, 6]
     assert found["dice"]["mean"] == pytest.approx((0.5 + 5) / 6)  # P01 has 0 and 1
     assert [found["hd_mm"][key] for key in ("n_cases", "n_one_empty", "n_undefined", "n_patients")] == [12, 1, 3, 5]
@@ -208,7 +211,7 @@ def test_a_one_empty_case_is_named_beside_its_patient(folder):
 
 def test_the_page_says_its_rules_once_and_that_nothing_here_is_tested(folder):
     section = re.search(r'<section id="clinical">.*?</section>', (folder / "report.html").read_text(), re.DOTALL)[0]
-    assert "Nothing here is tested: Dice over patients is the one endpoint" in section
+    assert re.search("Nothing here is tested.*one endpoint", section)
     assert section.count("Empty masks:") == 1
     assert "at a tolerance of 2 mm" in section
     assert "have recorded nothing" not in section
@@ -223,8 +226,8 @@ def test_the_agreement_is_drawn_with_numbers_in_its_alternative_text(folder):
 
 
 def test_a_figure_of_agreement_has_its_lines_where_the_numbers_are():
-    one = figures.Agreement([50, 60, 70], [52, 59, math.nan], [1, 2, math.nan], 0.5, -3.7, 4.7, (-90, -1), (2, 90))
-    axes = figures.agreement([("$a$", {"EF [percentage points]": one, "EDV [ml]": one})], title="x").axes
+    one = agreement.Agreement([50, 60, 70], [52, 59, math.nan], [1, 2, math.nan], 0.5, -3.7, 4.7, (-90, -1), (2, 90))
+    axes = agreement.agreement([("$a$", {"EF [percentage points]": one, "EDV [ml]": one})], title="x").axes
     assert [ax.get_title() for ax in axes] == [r"\$a\$" + "\nEF, 2 patients", r"\$a\$" + "\nEDV, 2 patients"]
     assert axes[0].get_xlabel() == "mean of both [percentage points]"
     heights = {line.get_ydata()[0] for line in axes[0].get_lines() if len(set(line.get_ydata())) == 1}
@@ -247,11 +250,11 @@ def test_a_limit_s_interval_covers_the_true_limit_in_95_of_100_studies():
 
 def test_one_patient_has_a_bias_and_no_limits_and_is_drawn(tmp_path):
     analysis = analysed(sweep(tmp_path, losses=(GOOD,), folds=(("P01",),)))
-    found = next(row for row in analysis.tables()["agreement"] if row["quantity"] == "volume_ED_ml")
+    found = next(row for row in tables.build(analysis)["agreement"] if row["quantity"] == "volume_ED_ml")
     assert math.isfinite(found["bias"])
     assert all(math.isnan(found[key]) for key in ("sd", "lower", "upper", "lower_low", "upper_high"))
     assert found["n_patients"] == 1
-    make, alt = page.draw(analysis, "x")["agreement"]
+    make, alt = drawings.draw(analysis, "x")["agreement"]
     assert len(make().axes) == 3
     assert "limits — to —" in alt
 
@@ -277,7 +280,7 @@ def runs_of(folder):
 def test_cells_of_an_earlier_version_are_blank_and_their_runs_counted(tmp_path):
     folder = sweep(tmp_path, losses=(GOOD, NOISY), folds=(PATIENTS,))
     good, noisy = runs_of(folder)[:2], runs_of(folder)[2:]
-    before = {row["metric"]: row for row in analysed(folder).tables()["clinical"] if row["cell"] == f"loss={NOISY}"}
+    before = {row["metric"]: row for row in tables.build(analysed(folder))["clinical"] if row["cell"] == f"loss={NOISY}"}
     for run in (*good, noisy[0]):
         forget(folder, run)
     report_sweeps([folder])
@@ -289,7 +292,7 @@ def test_cells_of_an_earlier_version_are_blank_and_their_runs_counted(tmp_path):
     assert float(half["hd_mm"]["mean"]) != before["hd_mm"]["mean"]  # of the run that is left alone
     text = (folder / "report.html").read_text()
     assert "<b>3 of 4 runs</b> have recorded nothing of this" in text
-    assert "3 of 4 runs have recorded no check" in text
+    assert re.search(r"3 of 4 runs (have )?recorded no check", text)
     assert len(table(folder, "runs")) == 4
 
 
@@ -380,7 +383,7 @@ def test_a_run_with_damaged_tables_is_named_and_left_out(name, two):
     damage(place)
     resign(place)
     try:
-        read = records.read([folder])
+        read = reading.read([folder])
     finally:
         for path, content in whole.items():
             path.write_bytes(content)
@@ -391,7 +394,7 @@ def test_a_run_with_damaged_tables_is_named_and_left_out(name, two):
 
 
 def test_undamaged_they_are_both_read(two):
-    assert len(records.read([two[0]]).records) == 2
+    assert len(reading.read([two[0]]).records) == 2
 
 
 def test_runs_of_one_cell_with_other_tolerances_have_no_mean_surface_dice(tmp_path):
@@ -414,7 +417,7 @@ def test_a_label_of_two_data_sets_is_two_patients_here_too(tmp_path):
         path.write_text(path.read_text().replace('"simulated"', f'"{print_}"'))
         resign(path.parent)
         runs.append((run, []))
-    found = analysed(simulated.write_sweep(tmp_path, "two", runs)).tables()["clinical_patients"]
+    found = tables.build(analysed(simulated.write_sweep(tmp_path, "two", runs)))["clinical_patients"]
     assert {row["patient"] for row in found} == {"P01 (aaaaaa)", "P01 (bbbbbb)"}
 
 
@@ -447,7 +450,7 @@ def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_pat
 
 
 def test_data_without_errors_raise_no_alarm(folder):
-    assert page.alarms(analysed(folder)) == []
+    assert sentences.alarms(analysed(folder)) == []
     assert 'class="alarm"' not in (folder / "report.html").read_text()
 
 
@@ -472,7 +475,7 @@ def test_a_patient_of_two_visits_counts_once_and_its_volume_is_the_mean_of_both(
     runs = [write(tmp_path, of_visits(PATIENTS, seed), seed=seed, epochs=3) for seed in (0, 1)]
     report_sweeps([simulated.write_sweep(tmp_path, "visits", [(run, []) for run in runs])])
     folder = tmp_path / "visits"
-    (record, *_) = records.read([folder]).records
+    (record, *_) = reading.read([folder]).records
     assert {case["volume"] for case in record.scored.cases["P01"]} == {"visit 1", "visit 2"}
     found = {row["quantity"]: row for row in table(folder, "agreement")}
     assert {row["n_patients"] for row in found.values()} == {"6"}
@@ -504,7 +507,7 @@ def test_tables_of_a_version_without_volumes_are_still_read(tmp_path):
             columns = [column for column in rows[0] if column != "volume"]
             (place / name).write_text(csv_text(columns, [{key: row[key] for key in columns} for row in rows]))
         unsign(place)  # as that version left it
-    read = records.read([folder])
+    read = reading.read([folder])
     assert read.left_out == ()
     assert [[*record.scored.cases] for record in read.records] == [["P01", "P02"]] * 2
     assert [record.patients for record in read.records] == [record.patients for record in expected.sweep.records]
