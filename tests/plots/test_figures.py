@@ -1,3 +1,5 @@
+"""Figures: what is drawn where, and that any history or label can be drawn."""
+
 import re
 
 import matplotlib.image

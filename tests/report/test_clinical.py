@@ -1,4 +1,4 @@
-"""The report in mm and ml: recomputed from the runs' own tables with csv and numpy alone, on masks with known traps."""
+"""The report in mm and ml, recomputed from the runs' tables with csv and numpy alone, on masks with known traps."""
 
 import csv
 import json
@@ -21,10 +21,10 @@ from segtune.runs.sweep import read_sweep
 from segtune.runs.tables import csv_text
 
 PATIENTS = ("P01", "P02", "P03", "P04", "P05", "P06")
-FOLDS = (PATIENTS[:4], PATIENTS[4:])  # of unequal size, so that the order of means shows
-UNKNOWN, EMPTY = "P02", "P03"  # without a distance of slices; without a structure in ES
+FOLDS = (PATIENTS[:4], PATIENTS[4:])  # of unequal size, so that the order of taking means matters
+UNKNOWN, EMPTY = "P02", "P03"  # the first without a slice distance, the second without a structure in ES
 NASTY = "<script>alert('$x$')</script>"
-NOTHING, NOISY, GOOD = "bce", "focal", "bce_dice"  # what these losses' networks are here
+NOTHING, NOISY, GOOD = "bce", "focal", "bce_dice"  # how the networks of these losses predict here
 
 
 def square(top, left, side, shape=(20, 20)):
@@ -91,7 +91,7 @@ def table(folder, name):
 
 
 def raw(folder, cell, name):
-    """The last epoch's rows of one file of each of a cell's runs, without segtune."""
+    """The rows of the last epoch in one file of each run of a configuration; read without segtune."""
     found = []
     for run in next(row["run_ids"] for row in table(folder, "cells") if row["cell"] == cell).split():
         with (folder.parent / "runs" / run / name).open(newline="") as file:
@@ -100,7 +100,7 @@ def raw(folder, cell, name):
 
 
 def by_patient(runs, column, phase=None):
-    """patient -> its value in each run that has it, undefined ones left out."""
+    """patient -> its defined values, one for each run that has one."""
     found = {}
     for row in (row for run in runs for row in run if phase in (None, row.get("phase"))):
         found.setdefault(row["patient"], [])
@@ -306,7 +306,7 @@ def test_a_sweep_of_an_earlier_version_alone_is_reported(tmp_path):
 
 
 def last(columns, value, table=layout.CASES):
-    """Puts a value into columns of the last epoch's first row."""
+    """Put a value into columns of the first row of the last epoch."""
 
     def damage(place):
         header, *lines = (place / table).read_text().splitlines()
@@ -424,7 +424,7 @@ def test_a_label_of_two_data_sets_is_two_patients_here_too(tmp_path):
     assert {row["patient"] for row in found} == {"P01 (aaaaaa)", "P01 (bbbbbb)"}
 
 
-# What the data check found
+# Findings of the data check
 
 
 def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_path, capsys):

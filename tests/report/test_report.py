@@ -1,4 +1,4 @@
-"""The report of simulated sweeps: every number recomputed from the runs' files, and text that stays text."""
+"""Reports of simulated sweeps: every number is recomputed from the runs' files, and names from the data stay text."""
 
 import csv
 import json
@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 
 
 def raw(folder, run):
-    """patient -> mean Dice of the last epoch; and the history: read without segtune."""
+    """patient -> mean Dice after the last epoch, and the history; read without segtune."""
     place = folder.parent / "runs" / run
     found = {}
     with (place / "slices.csv").open(newline="") as file:
@@ -176,7 +176,7 @@ def test_a_sweep_without_a_result_is_explained(tmp_path):
 
 
 class Page(HTMLParser):
-    """Collects tags, links, alt texts; data in scripts is no markup."""
+    """Collects tags, attributes and scripts of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -349,7 +349,7 @@ def test_settings_that_differ_in_a_null_alone_have_names_of_their_own(tmp_path):
 
 
 def test_a_best_cell_that_is_lower_on_the_shared_patients_has_no_worse_one_in_it(tmp_path):
-    """All of the best cell's lead comes from patients that the other has not scored."""
+    """The best configuration leads only because of patients that the other one has not scored."""
     random, runs = np.random.default_rng(0), []
     for loss, share in (("bce", 0.2), ("focal", 0.4)):
         for seed in SEEDS:

@@ -20,7 +20,7 @@ def cell(random, mean=0.7, *, run_sd=0.01, residual_sd=0.05, seeds=3, effects=0.
 
 
 def sweep(random, means=(0.7, 0.7, 0.7), **settings):
-    """Cells that know of each other's variance between runs, as in a report, on the same patients."""
+    """Configurations on the same patients that share their variance between runs, as in a report."""
     effects = random.normal(0, 0.1, len(PATIENTS))
     cells = [cell(random, mean, effects=effects, **settings) for mean in means]
     pooled = scores.pool(cells)
@@ -82,7 +82,7 @@ def test_a_cell_in_several_pairs_counts_its_runs_once():
 @pytest.mark.slow
 @pytest.mark.parametrize("run_sd", [0.0, 0.01, 0.03])
 def test_intervals_cover_and_no_difference_is_declared_where_there_is_none(run_sd):
-    """16 patients, 3 seeds, residual sd 0.05, 3 cells; in 1,500 sweeps a coverage of 95 % has a standard error of 0.6 %."""
+    """16 patients, 3 seeds, residual sd 0.05, 3 configurations; in 1,500 sweeps a coverage of 95 % has a standard error of 0.6 %."""
     random, n = np.random.default_rng(0), 1500
     means = differences = declared = 0
     for _ in range(n):
@@ -100,7 +100,7 @@ def test_intervals_cover_and_no_difference_is_declared_where_there_is_none(run_s
 @pytest.mark.slow
 @pytest.mark.parametrize(("sds", "n"), [((0.005, 0.02, 0.15), 400), ((0.005, 0.02, 0.15) * 4, 100)])
 def test_unlike_variances_of_runs_are_not_pooled_into_false_differences(sds, n):
-    """Every third cell is noisy; sweeps without effect."""
+    """Sweeps without an effect in which every third configuration is noisy."""
     random, declared = np.random.default_rng(2), 0
     for _ in range(n):
         cells = [cell(random, run_sd=sd) for sd in sds]

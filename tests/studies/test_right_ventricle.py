@@ -1,4 +1,4 @@
-"""For each of the study's 16 claims: sweeps that plant it true, that plant it false, and with a single run of each cell."""
+"""Each of the 16 claims on sweeps where it is true, where it is false, and with a single run per configuration."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 class World:
-    """Writes runs of 16 patients; every cell has `seeds` of them."""
+    """Writes runs on 16 patients, `seeds` of them for each configuration."""
 
     def __init__(self, root, seeds):
         self.root, self.seeds, self.random, self.runs = root, seeds, np.random.default_rng(0), []

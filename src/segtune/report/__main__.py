@@ -79,7 +79,7 @@ def _check_claims(claims: Any) -> None:
         return
     options = [*_studies(), "none"]
     if claims not in options:
-        raise InputError(f"claims={claims}: no such study. Options: {', '.join(options)}, or null: as the sweeps say.")
+        raise InputError(f"claims={claims}: must be {' or '.join(options)}; without it, the study= of the sweeps decides.")
 
 
 def draw_run(folder: Path) -> list[Path]:
