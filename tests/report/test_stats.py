@@ -82,7 +82,7 @@ def test_a_cell_in_several_pairs_counts_its_runs_once():
 @pytest.mark.slow
 @pytest.mark.parametrize("run_sd", [0.0, 0.01, 0.03])
 def test_intervals_cover_and_no_difference_is_declared_where_there_is_none(run_sd):
-    """16 patients, 3 seeds, residual sd 0.05, 3 configurations; in 1,500 sweeps a coverage of 95 % has a standard error of 0.6 %."""
+    """16 patients, 3 seeds, residual sd 0.05, 3 configurations; the standard error of a coverage in 1,500 sweeps is 0.6 %."""
     random, n = np.random.default_rng(0), 1500
     means = differences = declared = 0
     for _ in range(n):
