@@ -41,7 +41,7 @@ def report(cfg: DictConfig) -> None:
 def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
     """Report one sweep in its folder, or several together in a folder beside the first that has all their names.
 
-    Args: claims: the published study whose claims are judged, or "none"; None: the study that the sweeps were made for.
+    Args: claims: judge the claims of this published study; "none": judge none; None: the study that the sweeps belong to.
     """
     from segtune.report import analysis, page, reading, sentences
 

@@ -20,7 +20,7 @@ SEED = 0  # of the simulations and bootstrap draws
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Everything that a report says about a sweep. study: the published study whose claims it judges, if any."""
+    """Everything that a report says about a sweep. study: judge the claims of this published study."""
 
     sweep: Sweep
     study: Study | None = None
@@ -62,7 +62,7 @@ class Analysis:
         return found
 
     def _all_pairs(self, axis: str) -> bool:
-        """Whether every pair of values is compared. Penalties are compared with none only, if some runs have none."""
+        """Whether every pair of values is compared. Penalties are compared only with "none" if some runs have no penalty."""
         return axis != "reg" or "none" not in self.by_level(axis)
 
     @property

@@ -1,4 +1,4 @@
-"""The patients of the best configuration whose pictures a report shows."""
+"""The choice of patients and slices that a report shows pictures of."""
 
 import statistics
 from typing import Any

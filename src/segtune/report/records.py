@@ -134,7 +134,7 @@ class Cell:
 
     @cached_property
     def scores(self) -> Scores:
-        """Dice by fold, of the patients whose Dice is defined in every run of the fold."""
+        """Dice by fold, for patients with a defined Dice in every run of the fold."""
         folds: dict[int | None, list[Record]] = defaultdict(list)
         for record in self.records:
             if record.patients:
@@ -164,7 +164,7 @@ class Cell:
         return np.array([float(np.mean(of_seed[seed])) for seed in sorted(of_seed)])
 
     def mean_of(self, value: Callable[[Record], float]) -> float:
-        """The mean over the runs whose value is finite; NaN if there is none."""
+        """The mean over the runs with a finite value; NaN if there is none."""
         values = [v for record in self.records if math.isfinite(v := value(record))]
         return statistics.fmean(values) if values else math.nan
 

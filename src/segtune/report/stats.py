@@ -138,7 +138,7 @@ def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate
 
 
 def _shared_patients(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Patient, in order -> the pairs of which both configurations have scored the patient."""
+    """Patient -> the pairs in which both configurations have scored the patient; patients in order."""
     means = {id(cell): cell.means for pair in pairs for cell in pair if cell is not None}
     shared: dict[str, list[Pair]] = defaultdict(list)
     for one, other in pairs:
