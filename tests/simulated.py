@@ -1,4 +1,4 @@
-"""Sweeps on disk with a known truth, in the format that runs leave, without any training."""
+"""Simulated sweeps on disk with a known truth, in the format of real runs, without any training."""
 
 import copy
 import functools
@@ -13,7 +13,7 @@ from segtune.runs import sweep as runs_sweep
 from segtune.runs.result import write_result
 
 PATIENTS = tuple(f"P{number:02}" for number in range(1, 17))
-SLICES = 2  # of each patient and phase
+SLICES = 2  # per patient and phase
 TOLERANCE_MM = 2.0
 
 
@@ -23,7 +23,7 @@ def base_config():
 
 
 def config(*, loss="bce_dice", share=0.2, by="patient", l1=0.0, l2=0.0, batch=15, epochs=15, seed=0, fold=None, **others):
-    """A run's configuration on the study's axes; others: dotted keys."""
+    """The configuration of a run. others: further keys, with __ in place of dots."""
     found = copy.deepcopy(base_config())
     found["loss"] = {"_target_": f"segtune.losses.{loss}", "_partial_": True}
     found["split"] = {"by": by, "seed": 0, "val_fraction": share} | ({} if fold is None else {"n_folds": 4, "fold": fold})
@@ -66,7 +66,7 @@ def curves(
     ratio=0.0,
     first_loss=1.5,
 ):
-    """history.csv's columns: Dice rises to `last`, the loss falls; each roughness alternates about the smooth curve.
+    """The columns of history.csv: Dice rises to `last` and the loss falls; roughness alternates around the smooth curve.
 
     reach: the epoch at which Dice reaches its end in one step. *_settles: the epoch from which a curve is flat. spread: how
     far the validation loss ends from the training loss. ratio: weighted penalty / data loss.
@@ -99,7 +99,7 @@ def curves(
 
 
 def scored(dice):
-    """The tables of patients with these mean Dice (NaN: both masks empty), and volumes that are off by what Dice lacks."""
+    """The tables of a run with these mean Dice by patient (NaN: both masks empty); volume errors grow as Dice falls."""
     tables = {name: [] for name in layout.TABLES}
     for number, (patient, value) in enumerate(dice.items()):
         value, off = float(value), math.sin(3 * number) * (1 - float(value)) / 3
@@ -116,7 +116,7 @@ def scored(dice):
             volume = {"volume_true_ml": true, "volume_pred_ml": pred, "volume_error_ml": pred - true}
             tables[layout.CASES].append({**about, "n_slices": SLICES, **metrics, **counts, **volume})
             for i in range(SLICES):
-                offset = 0.01 * (2 * i - 1)  # the slices' mean is the patient's
+                offset = 0.01 * (2 * i - 1)  # so that the mean over slices is the patient's Dice
                 place = {"slice_index": i, "frame": 20 * i, "soft_dice": value}
                 tables[layout.SLICES].append({**about, **counts, **metrics, **place, "dice": repr(value + offset)})
         strokes = [ed - es for ed, es in zip(ml["ED"], ml["ES"], strict=True)]
@@ -129,7 +129,7 @@ def scored(dice):
 
 
 def write_run(root: Path, settings, dice, columns, *, norm=None, pictures=True, tables=None):
-    """One finished run. dice: patient -> its mean Dice after the last epoch. tables: its rows by file, instead of scored's."""
+    """Write a finished run. dice: patient -> mean Dice after the last epoch. tables: rows by file, instead of scored(dice)."""
     run = identity.run_id(settings)
     folder = root / "runs" / run
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,14 +188,14 @@ def write_run(root: Path, settings, dice, columns, *, norm=None, pictures=True, 
 
 
 def scores(mean, random, *, patients=PATIENTS, effects=None, run_sd=0.01, residual_sd=0.05):
-    """patient -> Dice of one run: the cell's mean, the patient's own level, this run's, and a residual."""
+    """patient -> Dice of one run: the configuration's mean + the patient's effect + the run's effect + a residual."""
     levels = np.zeros(len(patients)) if effects is None else effects
     values = mean + levels + random.normal(0, run_sd) + random.normal(0, residual_sd, len(patients))
     return dict(zip(patients, np.clip(values, 0.02, 0.98), strict=True))
 
 
 def write_sweep(root: Path, name: str, runs):
-    """sweep.json of runs: (run id, overrides)."""
+    """Write sweep.json. Args: name: of the folder, and of study= in the command. runs: (run id, overrides)."""
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     listed = [{"run_id": run, "overrides": overrides, "axes": {}} for run, overrides in runs]

@@ -25,7 +25,7 @@ def calibrate(cfg: DictConfig) -> None:
     from segtune.training.process import settle_process
 
     settle_process()
-    from segtune.plots import figures
+    from segtune.plots import calibration, style
     from segtune.training import build, calibration_table, lambda_search
 
     rules.check_for_calibration(entry.plain(cfg))
@@ -36,8 +36,8 @@ def calibrate(cfg: DictConfig) -> None:
     folder = Path(cfg.outputs) / "calibrate" / identity.run_id(experiment.config)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())
-    figure = figures.calibration(record, title=calibration_table.title(experiment.config))
-    drawn = write_files(folder / "response", figures.rendered(figure))
+    figure = calibration.calibration(record, title=calibration_table.title(experiment.config))
+    drawn = write_files(folder / "response", style.rendered(figure))
     lines = calibration_table.table(record, experiment.config)
     print("\n".join([lines, "", *(str(path) for path in (folder / FILE, *drawn))]))
 

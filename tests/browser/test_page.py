@@ -1,4 +1,4 @@
-"""The report in a real Chromium, from a file, with the network off: no error, and sorting, filtering and hovering work."""
+"""The report in a real Chromium, from a file and offline: no errors; sorting, filtering and hovering work."""
 
 import os
 import shutil
@@ -15,14 +15,14 @@ from segtune.report.__main__ import report_sweeps
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:selenium", "ignore::ResourceWarning"),  # selenium's own
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:selenium", "ignore::ResourceWarning"),  # from selenium itself
     pytest.mark.skipif(not shutil.which("chromedriver") and not os.environ.get("CI"), reason="apt-get install chromium-driver"),
 ]
 NASTY = "<img src=x onerror=\"console.error('run')\">"
 
 
 def sweep(root, n_cells):
-    """n_cells cells of two seeds: losses, shares and as many lambdas as it takes."""
+    """The report of n_cells configurations with two seeds each: losses, shares, and as many lambdas as needed."""
     random, runs = np.random.default_rng(0), []
     patients = (NASTY, *simulated.PATIENTS[1:6])
     for i in range(n_cells):

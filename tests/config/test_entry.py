@@ -253,7 +253,7 @@ def test_an_unknown_key_of_another_verb_is_explained_by_its_own_keys():
     with pytest.raises(Exception, match="swep") as caught:
         entry.compose(["swep=x"], config_name="report")
     assert explain(caught.value, "report") == (
-        "swep: no such key. Nearest: sweep, run. See python -m segtune.report --help for all."
+        "swep: no such key. Nearest: sweep, claims, run. See python -m segtune.report --help for all."
     )
 
 

@@ -1,4 +1,4 @@
-"""The report in mm and ml: recomputed from the runs' own tables with csv and numpy alone, on masks with known traps."""
+"""The report in mm and ml, recomputed from the runs' tables with csv and numpy alone, on masks with known traps."""
 
 import csv
 import json
@@ -12,18 +12,19 @@ import scipy.stats
 import simulated
 from conftest import resign, unsign
 from segtune.metrics.score import DISTANCES, OVERLAPS, Pair, score_pairs
-from segtune.plots import figures
-from segtune.report import clinical, page, records, tables
+from segtune.plots import agreement
+from segtune.report import clinical, drawings, reading, sentences, tables
 from segtune.report.__main__ import report_sweeps
+from segtune.report.analysis import Analysis
 from segtune.runs import layout
 from segtune.runs.sweep import read_sweep
 from segtune.runs.tables import csv_text
 
 PATIENTS = ("P01", "P02", "P03", "P04", "P05", "P06")
-FOLDS = (PATIENTS[:4], PATIENTS[4:])  # of unequal size, so that the order of means shows
-UNKNOWN, EMPTY = "P02", "P03"  # without a distance of slices; without a structure in ES
+FOLDS = (PATIENTS[:4], PATIENTS[4:])  # of unequal size, so that the order of taking means matters
+UNKNOWN, EMPTY = "P02", "P03"  # the first without a slice distance, the second without a structure in ES
 NASTY = "<script>alert('$x$')</script>"
-NOTHING, NOISY, GOOD = "bce", "focal", "bce_dice"  # what these losses' networks are here
+NOTHING, NOISY, GOOD = "bce", "focal", "bce_dice"  # how the networks of these losses predict here
 
 
 def square(top, left, side, shape=(20, 20)):
@@ -73,7 +74,7 @@ def sweep(root, losses=(NOTHING, NOISY, GOOD), folds=FOLDS, seeds=(0, 1)):
 
 
 def analysed(folder):
-    return tables.Analysis(records.read([folder]))
+    return Analysis(reading.read([folder]))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def table(folder, name):
 
 
 def raw(folder, cell, name):
-    """The last epoch's rows of one file of each of a cell's runs, without segtune."""
+    """The rows of the last epoch in one file of each run of a configuration; read without segtune."""
     found = []
     for run in next(row["run_ids"] for row in table(folder, "cells") if row["cell"] == cell).split():
         with (folder.parent / "runs" / run / name).open(newline="") as file:
@@ -99,7 +100,7 @@ def raw(folder, cell, name):
 
 
 def by_patient(runs, column, phase=None):
-    """patient -> its value in each run that has it, undefined ones left out."""
+    """patient -> its defined values, one for each run that has one."""
     found = {}
     for row in (row for run in runs for row in run if phase in (None, row.get("phase"))):
         found.setdefault(row["patient"], [])
@@ -191,7 +192,9 @@ def test_one_empty_is_in_the_mean_both_empty_and_an_unknown_geometry_are_counted
         return np.zeros_like(true) if (patient, phase) == ("P01", "ES") else true
 
     run = write(tmp_path, scored(PATIENTS, predict), epochs=3)
-    found = {row["metric"]: row for row in analysed(simulated.write_sweep(tmp_path, "x", [(run, [])])).tables()["clinical"]}
+    found = {
+        row["metric"]: row for row in tables.build(analysed(simulated.write_sweep(tmp_path, "x", [(run, [])])))["clinical"]
+    }
     assert [found["dice"][key] for key in ("n_cases", "n_one_empty", "n_undefined", "n_patients")] == [12, 1, 1, 6]
     assert found["dice"]["mean"] == pytest.approx((0.5 + 5) / 6)  # P01 has 0 and 1
     assert [found["hd_mm"][key] for key in ("n_cases", "n_one_empty", "n_undefined", "n_patients")] == [12, 1, 3, 5]
@@ -208,7 +211,7 @@ def test_a_one_empty_case_is_named_beside_its_patient(folder):
 
 def test_the_page_says_its_rules_once_and_that_nothing_here_is_tested(folder):
     section = re.search(r'<section id="clinical">.*?</section>', (folder / "report.html").read_text(), re.DOTALL)[0]
-    assert "Nothing here is tested: Dice over patients is the one endpoint" in section
+    assert re.search("Nothing here is tested.*one endpoint", section)
     assert section.count("Empty masks:") == 1
     assert "at a tolerance of 2 mm" in section
     assert "have recorded nothing" not in section
@@ -223,8 +226,8 @@ def test_the_agreement_is_drawn_with_numbers_in_its_alternative_text(folder):
 
 
 def test_a_figure_of_agreement_has_its_lines_where_the_numbers_are():
-    one = figures.Agreement([50, 60, 70], [52, 59, math.nan], [1, 2, math.nan], 0.5, -3.7, 4.7, (-90, -1), (2, 90))
-    axes = figures.agreement([("$a$", {"EF [percentage points]": one, "EDV [ml]": one})], title="x").axes
+    one = agreement.Agreement([50, 60, 70], [52, 59, math.nan], [1, 2, math.nan], 0.5, -3.7, 4.7, (-90, -1), (2, 90))
+    axes = agreement.agreement([("$a$", {"EF [percentage points]": one, "EDV [ml]": one})], title="x").axes
     assert [ax.get_title() for ax in axes] == [r"\$a\$" + "\nEF, 2 patients", r"\$a\$" + "\nEDV, 2 patients"]
     assert axes[0].get_xlabel() == "mean of both [percentage points]"
     heights = {line.get_ydata()[0] for line in axes[0].get_lines() if len(set(line.get_ydata())) == 1}
@@ -247,11 +250,11 @@ def test_a_limit_s_interval_covers_the_true_limit_in_95_of_100_studies():
 
 def test_one_patient_has_a_bias_and_no_limits_and_is_drawn(tmp_path):
     analysis = analysed(sweep(tmp_path, losses=(GOOD,), folds=(("P01",),)))
-    found = next(row for row in analysis.tables()["agreement"] if row["quantity"] == "volume_ED_ml")
+    found = next(row for row in tables.build(analysis)["agreement"] if row["quantity"] == "volume_ED_ml")
     assert math.isfinite(found["bias"])
     assert all(math.isnan(found[key]) for key in ("sd", "lower", "upper", "lower_low", "upper_high"))
     assert found["n_patients"] == 1
-    make, alt = page.draw(analysis, "x")["agreement"]
+    make, alt = drawings.draw(analysis, "x")["agreement"]
     assert len(make().axes) == 3
     assert "limits — to —" in alt
 
@@ -277,7 +280,7 @@ def runs_of(folder):
 def test_cells_of_an_earlier_version_are_blank_and_their_runs_counted(tmp_path):
     folder = sweep(tmp_path, losses=(GOOD, NOISY), folds=(PATIENTS,))
     good, noisy = runs_of(folder)[:2], runs_of(folder)[2:]
-    before = {row["metric"]: row for row in analysed(folder).tables()["clinical"] if row["cell"] == f"loss={NOISY}"}
+    before = {row["metric"]: row for row in tables.build(analysed(folder))["clinical"] if row["cell"] == f"loss={NOISY}"}
     for run in (*good, noisy[0]):
         forget(folder, run)
     report_sweeps([folder])
@@ -289,7 +292,7 @@ def test_cells_of_an_earlier_version_are_blank_and_their_runs_counted(tmp_path):
     assert float(half["hd_mm"]["mean"]) != before["hd_mm"]["mean"]  # of the run that is left alone
     text = (folder / "report.html").read_text()
     assert "<b>3 of 4 runs</b> have recorded nothing of this" in text
-    assert "3 of 4 runs have recorded no check" in text
+    assert re.search(r"3 of 4 runs (have )?recorded no check", text)
     assert len(table(folder, "runs")) == 4
 
 
@@ -303,7 +306,7 @@ def test_a_sweep_of_an_earlier_version_alone_is_reported(tmp_path):
 
 
 def last(columns, value, table=layout.CASES):
-    """Puts a value into columns of the last epoch's first row."""
+    """Put a value into columns of the first row of the last epoch."""
 
     def damage(place):
         header, *lines = (place / table).read_text().splitlines()
@@ -345,20 +348,23 @@ DAMAGE = {
     "a tolerance that is text": (tolerance("2"), "tolerance_mm='2' is no distance"),
     "cases cut off": (cut(layout.CASES), "cases.csv"),
     "patients cut off": (cut(layout.PATIENTS), "patients.csv"),
-    "cases of another patient": (last("patient", "P99"), "cases.csv: has not each patient and phase"),
-    "cases of another phase": (last("phase", "ES"), "cases.csv: has not each patient and phase"),
-    "fewer slices": (last("n_slices", "2"), "cases.csv: has not each patient and phase"),
-    "another patient": (last("patient", "P99", layout.PATIENTS), "patients.csv: has not each patient"),
-    "an overlap above 1": (last("iou", "1.5"), "cases.csv: has a number of patient P01 that cannot be"),
-    "a negative distance": (last("assd_mm", "-1"), "cases.csv: has a number of patient P01 that cannot be"),
-    "an endless distance": (last("hd_mm", "inf"), "cases.csv: has a number of patient P01 that cannot be"),
-    "one metric undefined alone": (last("hd95_mm", "nan"), "cases.csv: has a number of patient P01 that cannot be"),
-    "a negative volume": (last("volume_pred_ml", "-3"), "cases.csv: has a number of patient P01 that cannot be"),
+    "cases of another patient": (last("patient", "P99"), "cases.csv: does not have each patient and phase"),
+    "cases of another phase": (last("phase", "ES"), "cases.csv: does not have each patient and phase"),
+    "fewer slices": (last("n_slices", "2"), "cases.csv: does not have each patient and phase"),
+    "another patient": (last("patient", "P99", layout.PATIENTS), "patients.csv: does not have each patient"),
+    "an overlap above 1": (last("iou", "1.5"), "cases.csv: patient P01 has an impossible value"),
+    "a negative distance": (last("assd_mm", "-1"), "cases.csv: patient P01 has an impossible value"),
+    "an endless distance": (last("hd_mm", "inf"), "cases.csv: patient P01 has an impossible value"),
+    "one metric undefined alone": (last("hd95_mm", "nan"), "cases.csv: patient P01 has an impossible value"),
+    "a negative volume": (last("volume_pred_ml", "-3"), "cases.csv: patient P01 has an impossible value"),
     "a volume that is text": (last("volume_pred_ml", "many"), "are damaged"),
-    "a count that is no number": (last("n_one_empty", "nan"), "cases.csv: has a number of patient P01 that cannot be"),
-    "an overlap where one is empty": (last("n_one_empty", "1"), "do not fit each other"),
-    "a Dice that its cases have not": (last("dice", "0.123", layout.PATIENTS), "what it says of patient P01 is not what"),
-    "no overlap where its cases have one": (last("dice iou sensitivity precision", "nan", layout.PATIENTS), "is not what"),
+    "a count that is no number": (last("n_one_empty", "nan"), "cases.csv: patient P01 has an impossible value"),
+    "an overlap where one is empty": (last("n_one_empty", "1"), "cases.csv: the Dice of a case contradicts"),
+    "a Dice that its cases have not": (last("dice", "0.123", layout.PATIENTS), "patients.csv: the row of patient P01"),
+    "no overlap where its cases have one": (
+        last("dice iou sensitivity precision", "nan", layout.PATIENTS),
+        "patients.csv: the row of patient",
+    ),
     "binary": (lambda place: (place / layout.CASES).write_bytes(b"\xff\xfe\x00"), "cases.csv: damaged"),
     "findings that are a number": (findings(5), "damaged"),
     "a finding without a kind": (findings([{"severity": "error"}]), "damaged"),
@@ -380,7 +386,7 @@ def test_a_run_with_damaged_tables_is_named_and_left_out(name, two):
     damage(place)
     resign(place)
     try:
-        read = records.read([folder])
+        read = reading.read([folder])
     finally:
         for path, content in whole.items():
             path.write_bytes(content)
@@ -391,7 +397,7 @@ def test_a_run_with_damaged_tables_is_named_and_left_out(name, two):
 
 
 def test_undamaged_they_are_both_read(two):
-    assert len(records.read([two[0]]).records) == 2
+    assert len(reading.read([two[0]]).records) == 2
 
 
 def test_runs_of_one_cell_with_other_tolerances_have_no_mean_surface_dice(tmp_path):
@@ -414,11 +420,11 @@ def test_a_label_of_two_data_sets_is_two_patients_here_too(tmp_path):
         path.write_text(path.read_text().replace('"simulated"', f'"{print_}"'))
         resign(path.parent)
         runs.append((run, []))
-    found = analysed(simulated.write_sweep(tmp_path, "two", runs)).tables()["clinical_patients"]
+    found = tables.build(analysed(simulated.write_sweep(tmp_path, "two", runs)))["clinical_patients"]
     assert {row["patient"] for row in found} == {"P01 (aaaaaa)", "P01 (bbbbbb)"}
 
 
-# What the data check found
+# Findings of the data check
 
 
 def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_path, capsys):
@@ -447,7 +453,7 @@ def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_pat
 
 
 def test_data_without_errors_raise_no_alarm(folder):
-    assert page.alarms(analysed(folder)) == []
+    assert sentences.alarms(analysed(folder)) == []
     assert 'class="alarm"' not in (folder / "report.html").read_text()
 
 
@@ -472,7 +478,7 @@ def test_a_patient_of_two_visits_counts_once_and_its_volume_is_the_mean_of_both(
     runs = [write(tmp_path, of_visits(PATIENTS, seed), seed=seed, epochs=3) for seed in (0, 1)]
     report_sweeps([simulated.write_sweep(tmp_path, "visits", [(run, []) for run in runs])])
     folder = tmp_path / "visits"
-    (record, *_) = records.read([folder]).records
+    (record, *_) = reading.read([folder]).records
     assert {case["volume"] for case in record.scored.cases["P01"]} == {"visit 1", "visit 2"}
     found = {row["quantity"]: row for row in table(folder, "agreement")}
     assert {row["n_patients"] for row in found.values()} == {"6"}
@@ -504,7 +510,7 @@ def test_tables_of_a_version_without_volumes_are_still_read(tmp_path):
             columns = [column for column in rows[0] if column != "volume"]
             (place / name).write_text(csv_text(columns, [{key: row[key] for key in columns} for row in rows]))
         unsign(place)  # as that version left it
-    read = records.read([folder])
+    read = reading.read([folder])
     assert read.left_out == ()
     assert [[*record.scored.cases] for record in read.records] == [["P01", "P02"]] * 2
     assert [record.patients for record in read.records] == [record.patients for record in expected.sweep.records]

@@ -1,4 +1,4 @@
-"""The report of simulated sweeps: every number recomputed from the runs' files, and text that stays text."""
+"""Reports of simulated sweeps: every number is recomputed from the runs' files, and names from the data stay text."""
 
 import csv
 import json
@@ -12,16 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from statsmodels.stats.multitest import multipletests
 
 import simulated
 from conftest import resign
 from segtune.errors import InputError
-from segtune.report import page, records, tables
-from segtune.report.__main__ import report_sweeps
+from segtune.report import drawings, reading, tables
+from segtune.report.__main__ import report_sweeps, study_of
+from segtune.report.analysis import Analysis
+from segtune.report.penalties import lambda_series
+from segtune.report.sentences import sentences
 from segtune.runs import identity, layout
 from segtune.runs.state import write_status
 from segtune.runs.sweep import read_sweep
-from segtune.studies import right_ventricle
+from segtune.studies import contrasts, right_ventricle
 
 SHARES, SEEDS = (0.2, 0.4), (0, 1, 2)
 NASTY = "<script>alert('$x$')</script>"
@@ -56,7 +60,7 @@ def folder(tmp_path_factory):
 
 
 def raw(folder, run):
-    """patient -> mean Dice of the last epoch; and the history: read without segtune."""
+    """patient -> mean Dice after the last epoch, and the history; read without segtune."""
     place = folder.parent / "runs" / run
     found = {}
     with (place / "slices.csv").open(newline="") as file:
@@ -115,16 +119,16 @@ def test_holm_is_over_every_comparison_of_the_page_that_could_be_declared(folder
     expected = np.empty(len(p))
     expected[order] = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))
     assert [float(row["p_holm"]) for row in found if row["p"]] == pytest.approx(list(expected), rel=1e-9)
-    assert {row["kind"] for row in found} == {"axis", "best", "claim"}
+    assert {row["kind"] for row in found} == {"axis", "best"}
 
 
 def test_the_best_are_the_planted_ones(folder):
     kept = {row["loss"] for row in rows(folder, "cells") if row["not_declared_worse_than_best"] == "True"}
     assert kept == {"bce_dice"}
-    sentences = page.sentences(tables.Analysis(records.read([folder])))
-    assert "bce_dice" in sentences[0]
-    assert "4 of the other 5 cells are declared worse; 1 cannot be told apart" in sentences[1]
-    assert "% goes with loss" in sentences[2]
+    said = sentences(Analysis(reading.read([folder])))
+    assert "bce_dice" in said[0]
+    assert "4 of the other 5 configurations are declared worse; 1 cannot be told apart" in said[1]
+    assert "% goes with loss" in said[2]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_one_seed_or_five_patients_cannot_tell(settings, words, tmp_path):
     report_sweeps([folder])
     assert {row["verdict"] for row in rows(folder, "comparisons") if row["kind"] != "claim"} == {"cannot tell"}
     html = (folder / "report.html").read_text()
-    assert "None of the other 5 cells is declared worse. Cannot tell" in html
+    assert "None of the other 5 configurations is declared worse. Cannot tell" in html
     assert ("there are no replicates" in html) == (settings == {"seeds": (0,)})
     assert words in html
 
@@ -172,7 +176,7 @@ def test_a_sweep_without_a_result_is_explained(tmp_path):
 
 
 class Page(HTMLParser):
-    """Collects tags, links, alt texts; data in scripts is no markup."""
+    """Collects tags, attributes and scripts of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -247,14 +251,6 @@ def rows_of(folder):
     return [run["run_id"] for run in read_sweep(folder)["runs"]]
 
 
-def test_the_published_curves_are_found_for_the_cells_they_match():
-    facts = records._facts({"config": simulated.config(loss="bce", share=0.8)})
-    assert len(page.published(facts)["val_dice"]) == 15
-    assert max(page.published(facts)["val_dice"]) == pytest.approx(0.363, abs=5e-4)
-    assert page.published(records._facts({"config": simulated.config(share=0.4, l2=0.1)})) is not None
-    assert page.published(records._facts({"config": simulated.config(loss="focal")})) is None
-
-
 def test_a_regulariser_s_response_is_drawn_with_its_calibrated_lambda(tmp_path):
     random, runs = np.random.default_rng(0), []
     for value in (0.0, 0.1, 0.001, 0.00001):
@@ -270,7 +266,7 @@ def test_a_regulariser_s_response_is_drawn_with_its_calibrated_lambda(tmp_path):
     folder = simulated.write_sweep(tmp_path, "l2", runs)
     report_sweeps([folder])
     html = (folder / "report.html").read_text()
-    assert "Dice against lambda_l2 for bce_dice, patient split, 40 % validate" in html
+    assert "Dice against lambda_l2 for bce_dice, patient split, 40 % held out" in html
     assert (folder / "figures" / "response_1.svg").exists()
 
 
@@ -278,7 +274,7 @@ def test_the_report_needs_no_torch(tmp_path):
     folder = grid(tmp_path, losses=("bce",))
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import without_torch; from pathlib import Path; "
-        f"from segtune.report.__main__ import report_sweeps; report_sweeps([Path({str(folder)!r})])"
+        f"from segtune.report.__main__ import report_sweeps, study_of; report_sweeps([Path({str(folder)!r})])"
     )
     ended = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -291,7 +287,7 @@ def test_a_patient_undefined_in_some_runs_is_left_out_of_the_cell_and_the_rest_c
         if seed < 2:
             dice["P05"] = float("nan")
         runs.append((simulated.write_run(tmp_path, simulated.config(seed=seed), dice, simulated.curves(15)), []))
-    (cell,) = records.read([simulated.write_sweep(tmp_path, "x", runs)]).cells
+    (cell,) = reading.read([simulated.write_sweep(tmp_path, "x", runs)]).cells
     (block,) = cell.scores.blocks
     assert block.values.shape == (4, 15)
     assert "P05" not in block.patients
@@ -326,7 +322,7 @@ def test_files_that_do_not_fit_each_other_are_no_run(name, tmp_path, capsys):
 
 def test_a_copy_of_a_sweep_makes_no_more_seeds(tmp_path):
     first, second = grid(tmp_path / "a", seeds=(0,)), grid(tmp_path / "b", seeds=(0,))
-    assert {len(cell.records) for cell in records.read([first, second]).cells} == {1}
+    assert {len(cell.records) for cell in reading.read([first, second]).cells} == {1}
 
 
 def test_the_same_label_in_two_data_sets_is_two_patients(tmp_path):
@@ -338,7 +334,7 @@ def test_the_same_label_in_two_data_sets_is_two_patients(tmp_path):
         path.write_text(path.read_text().replace('"simulated"', f'"{print_}"'))
         resign(path.parent)
         runs.append((run, []))
-    analysis = tables.Analysis(records.read([simulated.write_sweep(tmp_path, "two", runs)]))
+    analysis = Analysis(reading.read([simulated.write_sweep(tmp_path, "two", runs)]))
     assert [one.why for one in analysis.judged if one.comparison.kind == "axis"] == ["no patient that both have scored"]
 
 
@@ -348,12 +344,12 @@ def test_settings_that_differ_in_a_null_alone_have_names_of_their_own(tmp_path):
         config = simulated.config(loss="focal")
         config["loss"]["alpha"] = alpha
         runs.append((simulated.write_run(tmp_path, config, simulated.scores(0.6, random), simulated.curves(15)), []))
-    names = {cell.name for cell in records.read([simulated.write_sweep(tmp_path, "null", runs)]).cells}
+    names = {cell.name for cell in reading.read([simulated.write_sweep(tmp_path, "null", runs)]).cells}
     assert names == {"loss=focal alpha=null", "loss=focal alpha=0.25"}
 
 
 def test_a_best_cell_that_is_lower_on_the_shared_patients_has_no_worse_one_in_it(tmp_path):
-    """All of the best cell's lead comes from patients that the other has not scored."""
+    """The best configuration leads only because of patients that the other one has not scored."""
     random, runs = np.random.default_rng(0), []
     for loss, share in (("bce", 0.2), ("focal", 0.4)):
         for seed in SEEDS:
@@ -361,7 +357,7 @@ def test_a_best_cell_that_is_lower_on_the_shared_patients_has_no_worse_one_in_it
             dice = easy | simulated.scores(0.4 if loss == "bce" else 0.5, random, residual_sd=0.005, run_sd=0.001)
             config = simulated.config(loss=loss, share=share, seed=seed)
             runs.append((simulated.write_run(tmp_path, config, dice, simulated.curves(15)), []))
-    analysis = tables.Analysis(records.read([simulated.write_sweep(tmp_path, "shared", runs)]))
+    analysis = Analysis(reading.read([simulated.write_sweep(tmp_path, "shared", runs)]))
     (one,) = [one for one in analysis.judged if one.comparison.kind == "best"]
     assert (one.verdict, one.why) == ("declared", "lower")
     assert len(analysis.not_worse) == 2
@@ -374,7 +370,7 @@ def test_no_cell_of_the_tables_is_a_formula_and_its_patients_are_found_all_the_s
     assert "left out" not in capsys.readouterr().out
     found = {row["patient"] for row in rows(folder, "patients")}
     assert found == {f"'{name}" for name in names}
-    assert {cell[:1] for cell in page.table_text([{"=a": "=b", "c": -1.5}]).replace("\n", ",").split(",")} == {
+    assert {cell[:1] for cell in tables.csv_of([{"=a": "=b", "c": -1.5}]).replace("\n", ",").split(",")} == {
         "'",
         "c",
         "-",
@@ -398,13 +394,13 @@ def test_a_penalty_that_segtune_does_not_know_is_a_penalty_all_the_same(tmp_path
         penalty = {} if target is None else {"penalty": {"_target_": target, "_partial_": True}, "lambda": 0.1, "on": "kernels"}
         config = simulated.config() | {"reg": penalty}
         runs.append((simulated.write_run(tmp_path, config, simulated.scores(0.6, random), simulated.curves(15)), []))
-    sweep = records.read([simulated.write_sweep(tmp_path, "penalties", runs)])
+    sweep = reading.read([simulated.write_sweep(tmp_path, "penalties", runs)])
     facts = {cell.levels["reg"]: (cell.facts.l1, cell.facts.l2) for cell in sweep.cells}
     assert facts["none"] == (0, 0)
     assert facts["l1(0.1)"] == (0.1, 0)
     assert all(math.isnan(value) for name in ("lab.l1(0.1)", "lab.huber(0.1)") for value in facts[name])
-    assert right_ventricle.pick(sweep.cells, l1=0.0, l2=0.0).levels["reg"] == "none"
-    [(none, l1, _)] = right_ventricle.penalised(sweep.cells)
+    assert contrasts.pick(sweep.cells, l1=0.0, l2=0.0).levels["reg"] == "none"
+    [(none, l1, _)] = lambda_series(sweep.cells)
     assert (none.levels["reg"], [cell.levels["reg"] for cell in l1.values()]) == ("none", ["l1(0.1)"])
 
 
@@ -412,3 +408,84 @@ def test_a_loss_of_the_users_own_is_not_the_one_of_the_same_name():
     own = simulated.config() | {"loss": {"_target_": "lab.bce"}}
     assert identity.axes(own)["loss"] == "lab.bce"
     assert identity.axes(simulated.config(loss="bce"))["loss"] == "bce"
+
+
+# Claims of a published study
+
+
+def study_words(folder):
+    """Words of a study's claims in a report's page, its tables and its figures."""
+    page = (folder / "report.html").read_text().replace(NASTY, "")
+    page = re.sub(r'<script type="text/plain" id="plotly">.*?</script>|data:image[^"]*', "", page, flags=re.DOTALL)
+    words = ("claim", "Claims", "Regularisers", "Dotted", "published", "undecided</span>")
+    files = [path.name for path in (*(folder / "tables").iterdir(), *(folder / "figures").iterdir()) if "claim" in path.name]
+    return {word for word in words if word in re.sub("<style>.*?</style>", "", page, flags=re.DOTALL)}, files
+
+
+def test_a_sweep_of_another_study_has_no_claims_no_published_curves_and_no_empty_section(folder):
+    assert study_words(folder) == (set(), [])
+    assert "as published" not in figure_labels(folder)
+
+
+def figure_labels(folder, claims=None):
+    """The labels in the legend of the figure of curves."""
+    sweep = reading.read([folder])
+    make, _ = drawings.draw(Analysis(sweep, study_of(sweep, claims)), "x")["curves"]
+    return " ".join(text.get_text() for text in make().legends[0].get_texts())
+
+
+def test_a_report_judges_claims_when_asked_and_removes_them_when_asked_not_to(tmp_path):
+    folder = grid(tmp_path)
+    report_sweeps([folder], claims="right_ventricle")
+    words, files = study_words(folder)
+    assert {"Claims", "Dotted", "published"} <= words
+    assert "Regularisers" not in words
+    assert "claims.csv" in files
+    assert {"claim_05.svg", "claim_05.png"} <= {*files}
+    assert "as published" in figure_labels(folder, "right_ventricle")
+    assert len({row["claim"] for row in rows(folder, "claims")}) == 16
+    report_sweeps([folder], claims="none")
+    assert study_words(folder) == (set(), [])
+
+
+def test_a_named_study_is_judged_by_itself_and_only_if_all_sweeps_are_named_ones(tmp_path):
+    named, other = grid(tmp_path, name="nested", losses=("bce", "focal")), grid(tmp_path, name="mine", losses=("bce_dice",))
+    assert study_of(reading.read([named]), None) is right_ventricle.STUDY
+    assert study_of(reading.read([named]), "none") is None
+    assert study_of(reading.read([named, other]), None) is None
+    assert study_of(reading.read([other]), "right_ventricle") is right_ventricle.STUDY
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["python", "-m", "segtune", "study=claims", "-m"], "claims"),
+        (["python", "-m", "segtune", "study=claims", "name=x", "study='long'", "-m"], "long"),
+        (["python", "-m", "segtune", "loss=bce,focal", "-m"], ""),
+        ([], ""),
+    ],
+)
+def test_the_study_of_a_sweep_is_the_one_in_its_command(command, name):
+    assert reading.named_study(command) == name
+    assert "" not in right_ventricle.SWEEPS
+
+
+@pytest.mark.parametrize("wrong", ["left_ventricle", "", True, ["right_ventricle"]])
+def test_a_wrong_study_is_refused_with_the_options(wrong, tmp_path):
+    with pytest.raises(InputError, match=r"claims=.*right_ventricle.*none"):
+        report_sweeps([grid(tmp_path, losses=("bce",), seeds=(0,))], claims=wrong)
+
+
+def test_claims_and_comparisons_are_two_families(tmp_path):
+    folder = grid(tmp_path)
+    sweep = reading.read([folder])
+    alone, judged = Analysis(sweep), Analysis(sweep, right_ventricle.STUDY)
+    assert [one.p_holm for one in alone.judged] == pytest.approx([one.p_holm for one in judged.judged], nan_ok=True)
+    assert alone.family == judged.family
+    report_sweeps([folder], claims="right_ventricle")
+    found = [row for row in rows(folder, "claims") if row["p"]]
+    p = [float(row["p"]) for row in found]
+    assert len(p) > 3
+    expected = multipletests(p, method="holm")[1]
+    assert [float(row["p_holm"]) for row in found] == pytest.approx(list(expected), rel=1e-12)
+    assert not any(row["kind"] == "claim" for row in rows(folder, "comparisons"))

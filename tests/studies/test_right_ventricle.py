@@ -1,10 +1,11 @@
-"""For each of the study's 16 claims: sweeps that plant it true, that plant it false, and with a single run of each cell."""
+"""Each of the 16 claims on sweeps where it is true, where it is false, and with a single run per configuration."""
 
 import numpy as np
 import pytest
 
 import simulated
-from segtune.report import records, tables
+from segtune.report import claims, reading
+from segtune.report.analysis import Analysis
 from segtune.studies import right_ventricle
 
 LOSSES, SHARES = ("bce", "focal", "bce_dice"), (0.2, 0.4, 0.6, 0.8)
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 class World:
-    """Writes runs of 16 patients; every cell has `seeds` of them."""
+    """Writes runs on 16 patients, `seeds` of them for each configuration."""
 
     def __init__(self, root, seeds):
         self.root, self.seeds, self.random, self.runs = root, seeds, np.random.default_rng(0), []
@@ -27,8 +28,8 @@ class World:
             self.runs.append((simulated.write_run(self.root, config, values, columns, norm=norm, pictures=False), []))
 
     def verdict(self, number):
-        sweep = records.read([simulated.write_sweep(self.root, "planted", self.runs)])
-        return next(one for one in tables.Analysis(sweep).verdicts if one.claim.number == number)
+        sweep = reading.read([simulated.write_sweep(self.root, "planted", self.runs)])
+        return next(one for one in Analysis(sweep, right_ventricle.STUDY).verdicts if one.claim.number == number)
 
 
 def batch_size(w, true):
@@ -128,14 +129,14 @@ ALL = [pytest.param(number, plant, id=f"{number}_{plant.__name__}") for number, 
 def test_a_claim_that_is_planted_true_is_supported(number, plant, tmp_path):
     world = World(tmp_path, seeds=3 if plant is not unreliable else 5)
     plant(world, True)
-    assert (found := world.verdict(number)).verdict == right_ventricle.SUPPORTED, found.why
+    assert (found := world.verdict(number)).verdict == claims.SUPPORTED, found.why
 
 
 @pytest.mark.parametrize(("number", "plant"), ALL)
 def test_a_claim_that_is_planted_false_is_contradicted(number, plant, tmp_path):
     world = World(tmp_path, seeds=3 if plant is not unreliable else 5)
     plant(world, False)
-    assert (found := world.verdict(number)).verdict == right_ventricle.CONTRADICTED, found.why
+    assert (found := world.verdict(number)).verdict == claims.CONTRADICTED, found.why
 
 
 @pytest.mark.parametrize(("number", "plant"), ALL)
@@ -143,7 +144,7 @@ def test_a_single_run_of_each_cell_leaves_a_claim_undecided_and_says_why(number,
     world = World(tmp_path, seeds=1)
     plant(world, True)
     found = world.verdict(number)
-    assert found.verdict == right_ventricle.UNDECIDED
+    assert found.verdict == claims.UNDECIDED
     assert "1 seed, 3 needed" in found.why
 
 
@@ -155,7 +156,7 @@ def test_a_run_that_stops_early_has_not_reached_its_dice_sooner(tmp_path):
             config = simulated.config(seed=seed, share=0.4, l2=value)
             columns = simulated.curves(5, last=0.3)
             world.runs.append((simulated.write_run(tmp_path, config, simulated.scores(0.3, world.random), columns), []))
-    assert world.verdict(10).verdict == right_ventricle.CONTRADICTED
+    assert world.verdict(10).verdict == claims.CONTRADICTED
 
 
 def test_a_claim_without_its_cells_names_them_and_the_study_that_has_them(tmp_path):
@@ -165,7 +166,7 @@ def test_a_claim_without_its_cells_names_them_and_the_study_that_has_them(tmp_pa
         for share in SHARES:
             world.cell(loss="bce", share=share)
         found = world.verdict(number)
-        assert found.verdict == right_ventricle.UNDECIDED
+        assert found.verdict == claims.UNDECIDED
         assert "nested" in found.why
         assert found.claim.study == "study=nested"
 
@@ -174,3 +175,11 @@ def test_the_table_at_the_head_has_a_row_for_every_claim():
     rows = [line for line in (right_ventricle.__doc__ or "").splitlines() if line.startswith("| ") and line[2].isdigit()]
     assert [int(row.split("|")[1]) for row in rows] == [claim.number for claim in right_ventricle.CLAIMS] == list(range(1, 17))
     assert all(row.count("|") == 7 for row in rows)
+
+
+def test_the_published_curves_are_found_for_the_configurations_they_match():
+    facts = reading.facts_of({"config": simulated.config(loss="bce", share=0.8)})
+    assert len(right_ventricle.published(facts)["val_dice"]) == 15
+    assert max(right_ventricle.published(facts)["val_dice"]) == pytest.approx(0.363, abs=5e-4)
+    assert right_ventricle.published(reading.facts_of({"config": simulated.config(share=0.4, l2=0.1)})) is not None
+    assert right_ventricle.published(reading.facts_of({"config": simulated.config(loss="focal")})) is None

@@ -17,7 +17,7 @@ import torch
 from conftest import TINY, write_patient
 from segtune.config import entry
 from segtune.errors import InputError, Interrupted
-from segtune.report import records
+from segtune.report import reading
 from segtune.runs import identity, inputs, layout
 from segtune.runs import state as runs_state
 from segtune.runs.result import is_done, read_result, without_measurements, write_result
@@ -449,7 +449,7 @@ def test_the_same_data_by_another_path_are_the_same_run_and_other_data_are_not(t
 
     execute(run_on("moved"))  # the same run once more, as an earlier version would have done
     write_sweep(Path("outputs/grid"), command=[], runs=[{"run_id": run.run_id} for run in (spellings[0], run_on("moved"))])
-    found = records.read([Path("outputs/grid")])
+    found = reading.read([Path("outputs/grid")])
     assert [cell.seeds for cell in found.cells] == [(0,)]
     assert len(found.records) == 1
     assert "over again, with the same data from another folder" in found.left_out[0][1]

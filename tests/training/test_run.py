@@ -12,7 +12,7 @@ from plain import epoch, plain
 from segtune.config import entry
 from segtune.data import phantom
 from segtune.errors import InputError, NotFiniteError
-from segtune.report import page, records
+from segtune.report import reading, sentences
 from segtune.runs import identity, layout
 from segtune.runs.result import is_done, read_result, without_measurements
 from segtune.runs.sweep import write_sweep
@@ -347,7 +347,7 @@ def test_the_terminal_tells_the_dice_that_the_report_has(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = run(tmp_path, "split.val_fraction=0.5", "figures=false")
     write_sweep(tmp_path / "outputs" / "grid", command=[], runs=[{"run_id": folder.name}])
-    [record] = records.read([tmp_path / "outputs" / "grid"]).records
+    [record] = reading.read([tmp_path / "outputs" / "grid"]).records
     result = read_result(folder)
     assert record.dice == result["last"]["patient_dice"] != result["last"]["val_dice"]
     assert f"Dice {record.dice:.3f}, mean over 2 validation patients, after the last epoch" in caplog.text
@@ -362,6 +362,6 @@ def test_every_attempt_at_a_run_is_recorded_with_its_versions(monkeypatch, tmp_p
     assert (first["first_epoch"], first["versions"]["segtune"]) == (1, segtune.__version__)
     assert (second["first_epoch"] > 1, second["versions"]) == (True, {"segtune": "0.0.9", "torch": "2.99"})
     write_sweep(tmp_path / "outputs" / "grid", command=[], runs=[{"run_id": folder.name}])
-    said = page.unlike_code(records.read([tmp_path / "outputs" / "grid"]).records)
+    said = sentences.unlike_code(reading.read([tmp_path / "outputs" / "grid"]).records)
     assert f"Runs of more than one segtune are compared: 0.0.9 (1 runs), {segtune.__version__} (1 runs)." in said[0]
     assert "torch" in said[1]

@@ -70,8 +70,11 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    """An error, what caused it, what caused that, and so on; each once, for an error may be raised again as its own cause."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
         yield error
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
 
 

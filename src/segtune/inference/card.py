@@ -278,7 +278,6 @@ def training(folder: Path, result: Result) -> list[str]:
 
 def again(folder: Path, result: Result) -> list[str]:
     """The command that gives the run again; without absolute paths, which are of no use elsewhere and may hold names."""
-    from segtune.report import tables
 
     status = read_status(folder) or {}
     overrides = status.get("overrides")
@@ -288,7 +287,7 @@ def again(folder: Path, result: Result) -> list[str]:
     hint = ["`...` is a path on the machine of the run: give your own."] if any(one.endswith("=...") for one in shown) else []
     if any("_target_" in one or "${" in one for one in shown):
         hint.append("**It runs code that it names:** start it only where you know whose that is.")
-    return ["The command that gives the run again:", fenced(tables.command(shown)), *hint]
+    return ["The command that gives the run again:", fenced(identity.command(shown)), *hint]
 
 
 def scores(result: Result, patients: Rows | None, which: str) -> list[str]:

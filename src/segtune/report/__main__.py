@@ -1,27 +1,33 @@
-"""python -m segtune.report sweep=outputs/grid: what a sweep proves, as one HTML page with its tables and figures.
+"""python -m segtune.report sweep=outputs/grid: what a sweep shows, as one HTML page with its tables and figures.
 
-Finished or not, of one run or a thousand; from what is on disk. run=outputs/runs/<id> draws one run's curves.
+The sweep may be unfinished, of one run or a thousand; everything is read from disk. run=outputs/runs/<id> draws one run.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
 from segtune.config import entry
 from segtune.errors import InputError, printable
-from segtune.plots import figures
+from segtune.plots import curves, style
 from segtune.runs import identity, layout
 from segtune.runs.files import write_files
 from segtune.runs.result import read_result
 from segtune.runs.tables import read_history
 
+if TYPE_CHECKING:
+    from segtune.report.claims import Study
+    from segtune.report.records import Sweep
+
 
 def report(cfg: DictConfig) -> None:
-    """Write the report, and say where it is and what it says first."""
+    """Write the report, and print its path and its first sentences."""
     if bool(cfg.sweep) == bool(cfg.run):
         raise InputError(
             "say what to report: sweep=outputs/grid, sweep=[outputs/claims,outputs/nested], or run=outputs/runs/<run id>."
         )
+    _check_claims(cfg.claims)
     if cfg.run:
         print("\n".join(printable(str(path)) for path in draw_run(Path(str(cfg.run)))))
         return
@@ -29,41 +35,66 @@ def report(cfg: DictConfig) -> None:
         raise InputError(f"sweep={cfg.sweep}: must be a folder, or a list of folders in brackets.")
     given = cfg.sweep if isinstance(cfg.sweep, ListConfig) else [cfg.sweep]
     folders = [Path(folder) for folder in dict.fromkeys(str(folder) for folder in given)]
-    print(report_sweeps(folders))
+    print(report_sweeps(folders, claims=cfg.claims))
 
 
-def report_sweeps(folders: list[Path]) -> Path:
-    """The report of one sweep, in its folder; of several together, beside the first, in a folder named after all of them."""
-    from segtune.report import page, records, tables
+def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
+    """Report one sweep in its folder, or several together in a folder beside the first that has all their names.
 
-    sweep = records.read(folders)
+    Args: claims: judge the claims of this published study; "none": judge none; None: the study that the sweeps belong to.
+    """
+    from segtune.report import analysis, page, reading, sentences
+
+    _check_claims(claims)
+    sweep = reading.read(folders)
     names = [folder.resolve().name for folder in folders]
     out = folders[0] if len(folders) == 1 else folders[0].resolve().parent / "+".join(names)
     left_out = [printable(f"{run} is left out: {why}") for run, why in sweep.left_out]
     if not sweep.records:
         print("\n".join(left_out))
         raise InputError(f"{folders[0]}: none of its {sweep.n_listed} runs has a whole result. Start its command again.")
-    analysis = tables.Analysis(sweep)
-    written = page.write(analysis, out, name=" + ".join(names))
-    print(
-        "\n".join(map(printable, [*left_out, *page.alarms(analysis), *page.sentences(analysis)]))
-    )  # after writing: a closed pipe ends here
+    found = analysis.Analysis(sweep, study_of(sweep, claims))
+    written = page.write(found, out, name=" + ".join(names))
+    said = [*left_out, *sentences.alarms(found), *sentences.sentences(found)]
+    print("\n".join(map(printable, said)))  # after writing, since printing into a closed pipe ends the program
     return written
 
 
+def study_of(sweep: "Sweep", claims: str | None) -> "Study | None":
+    """The study that was asked for, or else the one that all these sweeps are named sweeps of."""
+    studies = _studies()
+    if claims is not None:
+        return studies.get(claims)
+    return next((study for study in studies.values() if study.sweeps.issuperset(sweep.studies)), None)
+
+
+def _studies() -> "dict[str, Study]":
+    from segtune.studies import right_ventricle
+
+    return {"right_ventricle": right_ventricle.STUDY}
+
+
+def _check_claims(claims: Any) -> None:
+    if claims is None:
+        return
+    options = [*_studies(), "none"]
+    if claims not in options:
+        raise InputError(f"claims={claims}: must be {' or '.join(options)}; without it, the study= of the sweeps decides.")
+
+
 def draw_run(folder: Path) -> list[Path]:
-    """The study's figure of one finished run."""
+    """Draw loss and Dice of one finished run."""
     result = read_result(folder)
     try:
         best_epoch, label = int(result["best"]["epoch"]), identity.label(result["config"])
-        figure = figures.curves(read_history(folder), best_epoch, title=label)
+        figure = curves.curves(read_history(folder), best_epoch, title=label)
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{folder / layout.RESULT} or its history.csv is damaged. Remove it and start the run again."
         ) from error
-    return write_files(folder / layout.CURVES, figures.rendered(figure))
+    return write_files(folder / layout.CURVES, style.rendered(figure))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Cells in millimetres and millilitres: what cases.csv and patients.csv of their runs say of overlap, distance and volume.
+"""Overlap, distances in mm and volumes in ml of a configuration, from cases.csv and patients.csv of its runs.
 
-The unit is the patient: in each run the mean over its cases, then over the runs that scored it, then over patients. So a
-patient counts once, in however many runs, and a cell's mean is the mean of its patients' rows. Nothing here is tested: Dice
-over patients is the one endpoint that differences are declared on.
+The unit is the patient: the mean over its cases in each run, then over the runs that scored it, then over patients. So each
+patient counts once, however many runs scored it. Nothing here is tested: differences are declared on Dice over patients only.
 """
 
 import functools
@@ -17,6 +16,7 @@ import numpy as np
 
 from segtune.errors import InputError
 from segtune.metrics import volumes
+from segtune.report.formats import count
 from segtune.runs import layout
 from segtune.runs.tables import read_table
 
@@ -24,16 +24,16 @@ Row = dict[str, Any]
 
 OVERLAPS = ("dice", "iou", "sensitivity", "precision")
 LENGTHS = ("hd_mm", "hd95_mm", "assd_mm")
-DISTANCES = (*LENGTHS, "surface_dice")  # what needs to know how far apart pixels and slices are
+DISTANCES = (*LENGTHS, "surface_dice")  # metrics that need the distances of pixels and slices
 METRICS = (*OVERLAPS, *DISTANCES)
-VOLUMES = {"volume_ED_ml": "ED", "volume_ES_ml": "ES"}  # quantity: the phase of the cases whose volume it is
-OF_PATIENTS = ("stroke_volume_ml", "ejection_fraction")  # quantities that patients.csv has
+VOLUMES = {"volume_ED_ml": "ED", "volume_ES_ml": "ES"}  # quantity -> phase of the cases
+OF_PATIENTS = ("stroke_volume_ml", "ejection_fraction")  # quantities in patients.csv
 QUANTITIES = (*VOLUMES, *OF_PATIENTS)
 COUNTS = ("n_one_empty", "n_both_empty")
 
 
 def column(quantity: str, what: str) -> str:
-    """The column of a quantity's expert's or predicted value: volume_ED_ml, true -> volume_ED_true_ml."""
+    """The column of the expert's (true) or predicted (pred) value of a quantity: volume_ED_ml, true -> volume_ED_true_ml."""
     stem = quantity.removesuffix("_ml")
     return f"{stem}_{what}{quantity[len(stem) :]}"
 
@@ -42,7 +42,7 @@ def column(quantity: str, what: str) -> str:
 
 
 class Case(NamedTuple):
-    """One volume of a patient: what it is called beside the others. volume: empty where the phase alone tells."""
+    """The identity of one case: patient, phase, and the volume if a patient has several at one phase (else empty)."""
 
     patient: str
     phase: str
@@ -50,68 +50,85 @@ class Case(NamedTuple):
 
 
 def case_of(row: Mapping[str, Any]) -> Case:
-    """The case of a row of slices.csv or cases.csv; those of older versions have no column volume."""
+    """The case of a row of slices.csv or cases.csv. Files of older versions have no column `volume`."""
     return Case(row["patient"], row.get("phase") or "", row.get("volume") or "")
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a run scored after its last epoch. tolerance_mm: of surface Dice. cases, patients: by the patient's label."""
+    """The scores of a run after its last epoch: rows of cases.csv and patients.csv by patient; tolerance of surface Dice."""
 
     tolerance_mm: float
     cases: Mapping[str, list[Row]]
     patients: Mapping[str, Row]
 
     def renamed(self, label: Mapping[str, str]) -> "Scored":
-        """With other labels: label: old -> new."""
+        """The same scores with other patient labels. Args: label: old -> new."""
         cases = {label[patient]: of for patient, of in self.cases.items()}
         return Scored(self.tolerance_mm, cases, {label[patient]: of for patient, of in self.patients.items()})
 
 
 def read(folder: Path, result: Mapping[str, Any], slices: Counter[Case]) -> Scored | None:
-    """cases.csv and patients.csv of a finished run; None if it is of a version that wrote neither.
+    """Read cases.csv and patients.csv of a finished run; None if an older version made it, which wrote neither.
 
-    Args: slices: how many slices of each case slices.csv says were scored.
-    Raises: InputError, or what a wrong type raises, if the files cannot be, or do not fit each other.
+    Args: slices: number of slices of each case in slices.csv.
+    Raises: InputError, or what a wrong type raises, if the files have impossible values or contradict each other.
     """
-    tolerance_mm, paths = result.get("tolerance_mm"), (folder / layout.CASES, folder / layout.PATIENTS)
-    if tolerance_mm is None and not any(path.exists() for path in paths):
+    tolerance_mm, case_file, patient_file = result.get("tolerance_mm"), folder / layout.CASES, folder / layout.PATIENTS
+    if tolerance_mm is None and not case_file.exists() and not patient_file.exists():
         return None
     if isinstance(tolerance_mm, bool) or not isinstance(tolerance_mm, int | float) or not 0 <= tolerance_mm < math.inf:
         raise InputError(f"{folder / layout.RESULT}: tolerance_mm={tolerance_mm!r} is no distance in mm.")
-    case_file, patient_file = paths
-    of_cases = _last(case_file, (*METRICS, *(column("volume_ml", side) for side in ("true", "pred"))))
-    of_patients = _last(patient_file, (*METRICS, *(column(name, side) for name in OF_PATIENTS for side in ("true", "pred"))))
-    seen = Counter({case_of(row): int(row["n_slices"]) for row in of_cases})
-    if seen != slices or len(seen) != len(of_cases):
+    cases = _read_cases(case_file, slices)
+    return Scored(float(tolerance_mm), cases, _read_patients(patient_file, cases))
+
+
+def _read_cases(path: Path, slices: Counter[Case]) -> dict[str, list[Row]]:
+    """The cases by patient. Raises: InputError if they contradict slices.csv or themselves."""
+    rows = _last(path, (*METRICS, *(column("volume_ml", side) for side in ("true", "pred"))))
+    seen = Counter({case_of(row): int(row["n_slices"]) for row in rows})
+    if seen != slices or len(seen) != len(rows):
         raise InputError(
-            f"{case_file}: has not each patient and phase (and volume) of {layout.SLICES} once, with as many slices."
+            f"{path}: does not have each patient and phase (and volume) of {layout.SLICES} once, with as many slices."
         )
-    if any(math.isnan(row["dice"]) != (row["n_both_empty"] == 1) or row["n_one_empty"] * row["dice"] > 0 for row in of_cases):
-        raise InputError(f"{case_file}: a case's Dice and what it counts as empty do not fit each other.")
+    if any(math.isnan(row["dice"]) != (row["n_both_empty"] == 1) or row["n_one_empty"] * row["dice"] > 0 for row in rows):
+        raise InputError(f"{path}: the Dice of a case contradicts its number of empty masks.")
     cases: dict[str, list[Row]] = {}
-    for row in of_cases:
+    for row in rows:
         cases.setdefault(row["patient"], []).append(row)
-    patients = {row["patient"]: row for row in of_patients}
-    if patients.keys() != cases.keys() or len(patients) != len(of_patients):
-        raise InputError(f"{patient_file}: has not each patient of {layout.SLICES} once.")
+    return cases
+
+
+def _read_patients(path: Path, cases: Mapping[str, list[Row]]) -> dict[str, Row]:
+    """The rows of the patients. Raises: InputError if they contradict their cases."""
+    rows = _last(path, (*METRICS, *(column(name, side) for name in OF_PATIENTS for side in ("true", "pred"))))
+    patients = {row["patient"]: row for row in rows}
+    if patients.keys() != cases.keys() or len(patients) != len(rows):
+        raise InputError(f"{path}: does not have each patient of {layout.SLICES} once.")
     for name, row in patients.items():
         expected = {"dice": _mean(case["dice"] for case in cases[name])}
         expected |= {key: sum(case[key] for case in cases[name]) for key in COUNTS}
         if any(abs(row[key] - value) > 1e-9 or math.isnan(row[key]) != math.isnan(value) for key, value in expected.items()):
-            raise InputError(f"{patient_file}: what it says of patient {name} is not what {layout.CASES} says.")
-    return Scored(float(tolerance_mm), cases, patients)
+            raise InputError(f"{path}: the row of patient {name} contradicts {layout.CASES}.")
+    return patients
 
 
 def _last(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of the last epoch, with these columns and COUNTS as numbers. Raises: InputError for one that cannot be."""
+    """The rows of the last epoch with these columns and COUNTS as numbers. Raises: InputError for an impossible value."""
     rows: list[Row] = [row for row in read_table(path.parent, path.name) if row["which"] == "last"]
     columns = (*columns, *COUNTS)
     if any(None in row.values() for row in rows):
-        raise InputError(f"{path}: has a line that is cut off.")
+        raise InputError(f"{path}: a line is cut off.")
     values = np.array([[float(row[key]) for key in columns] for row in rows]).reshape(-1, len(columns))
-    at = {key: values[:, i] for i, key in enumerate(columns)}
-    wrong = np.isinf(values).any(1)
+    wrong = _impossible({key: values[:, i] for i, key in enumerate(columns)})
+    if wrong.any():
+        raise InputError(f"{path}: patient {rows[int(wrong.argmax())]['patient']} has an impossible value.")
+    return [row | dict(zip(columns, numbers, strict=True)) for row, numbers in zip(rows, values.tolist(), strict=True)]
+
+
+def _impossible(at: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which rows, (n,) bool, have an impossible value. Args: at: column -> values (n,)."""
+    wrong = np.any([np.isinf(value) for value in at.values()], axis=0)
     for key, value in at.items():
         if key in COUNTS:
             wrong |= ~(value >= 0)
@@ -119,82 +136,95 @@ def _last(path: Path, columns: Sequence[str]) -> list[Row]:
             wrong |= value < 0
         elif key in METRICS:
             wrong |= (value < 0) | (value > 1)
-    for group in (OVERLAPS, DISTANCES):  # defined all or none
+    for group in (OVERLAPS, DISTANCES):  # all metrics of a group are defined, or none
         wrong |= np.any([np.isnan(at[key]) != np.isnan(at[group[0]]) for key in group], axis=0)
-    if wrong.any():
-        raise InputError(f"{path}: has a number of patient {rows[int(wrong.argmax())]['patient']} that cannot be.")
-    return [row | dict(zip(columns, numbers, strict=True)) for row, numbers in zip(rows, values.tolist(), strict=True)]
+    return wrong
 
 
 def _mean(values: Iterable[float]) -> float:
-    """Over the defined ones; NaN if there is none."""
+    """The mean of the defined values; NaN if there is none."""
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def _sd(values: Sequence[float]) -> float:
-    """With n - 1; NaN below two. (statistics.stdev is exact, and takes twenty times as long.)"""
+    """The sd with n - 1; NaN below two values. (statistics.stdev is exact, and takes twenty times as long.)"""
     mean = _mean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else math.nan
 
 
-# One cell
+# One configuration
 
 
 def patient_rows(runs: Sequence[Scored]) -> list[Row]:
-    """A row for each patient that these runs scored: means over the runs, and what its cases count in all of them.
+    """A row for each patient that these runs scored: means over runs, and counts over the cases of all runs.
 
-    n_one_empty, n_both_empty, n_undefined: of n_cases. n_undefined: without distances, for empty masks or an unknown
-    geometry; n_one_empty_mm: one empty, with distances. one_empty: where. *_sd: between runs. surface_dice is NaN where runs
-    have another tolerance than others.
+    Columns: *_pred_sd: sd between runs. surface_dice: NaN if the runs have different tolerances. The others: _count_cases.
     """
+    mixed = len({run.tolerance_mm for run in runs}) > 1
     found = []
     for name in sorted({name for run in runs for name in run.patients}):
         mine = [run.patients[name] for run in runs if name in run.patients]
-        cases = [case for run in runs for case in run.cases.get(name, ())]
         row: Row = {"patient": name, "n_runs": len(mine)} | {key: _mean(of[key] for of in mine) for key in METRICS}
-        if len({run.tolerance_mm for run in runs}) > 1:
+        if mixed:
             row["surface_dice"] = math.nan
-        for quantity in QUANTITIES:
-            rows = [_volume(run.cases.get(name, ()), VOLUMES[quantity]) for run in runs] if quantity in VOLUMES else mine
-            of = "volume_ml" if quantity in VOLUMES else quantity
-            predicted = [value for one in rows if not math.isnan(value := one[column(of, "pred")])]
-            row[column(quantity, "true")] = _mean(one[column(of, "true")] for one in rows)
-            row[column(quantity, "pred")] = _mean(predicted)
-            row[column(quantity, "pred_sd")] = _sd(predicted)
-        undefined = [math.isnan(case["hd_mm"]) for case in cases]
-        row |= {"n_cases": len(cases)} | {key: int(sum(case[key] for case in cases)) for key in COUNTS}
-        row |= {
-            "n_undefined": sum(undefined),
-            "n_one_empty_mm": sum(
-                case["n_one_empty"] > 0 for case, unknown in zip(cases, undefined, strict=True) if not unknown
-            ),
-            "one_empty": "; ".join(
-                f"{', '.join(filter(None, called)) or 'a case'} in {n} of {len(mine)} run{'s' * (len(mine) != 1)}"
-                for (_, *called), n in Counter(case_of(case) for case in cases if case["n_one_empty"]).items()
-            ),
-        }
-        found.append(row)
+        for quantity, phase in VOLUMES.items():
+            of_runs = [_volume(run.cases.get(name, ()), phase) for run in runs]
+            row |= _over_runs(quantity, of_runs, "volume_ml")
+        for quantity in OF_PATIENTS:
+            row |= _over_runs(quantity, mine, quantity)
+        found.append(row | _count_cases([case for run in runs for case in run.cases.get(name, ())], len(mine)))
     return found
 
 
+def _over_runs(quantity: str, rows: Sequence[Row], source: str) -> Row:
+    """The expert's value, the mean prediction and its sd over runs. Args: source: the quantity's name in the rows."""
+    predicted = [value for row in rows if not math.isnan(value := row[column(source, "pred")])]
+    return {
+        column(quantity, "true"): _mean(row[column(source, "true")] for row in rows),
+        column(quantity, "pred"): _mean(predicted),
+        column(quantity, "pred_sd"): _sd(predicted),
+    }
+
+
+def _count_cases(cases: Sequence[Row], n_runs: int) -> Row:
+    """Counts over a patient's cases in all runs.
+
+    Columns: n_one_empty, n_both_empty: cases with one or two empty masks. n_undefined: cases without distances, because of
+    empty masks or an unknown geometry. n_one_empty_mm: cases with one empty mask and with distances. one_empty: which cases
+    have one empty mask, in words.
+    """
+    with_distances = [case for case in cases if not math.isnan(case["hd_mm"])]
+    empty = Counter(case_of(case) for case in cases if case["n_one_empty"])
+    words = [
+        f"{', '.join(filter(None, names)) or 'a case'} in {n} of {count(n_runs, 'run')}" for (_, *names), n in empty.items()
+    ]
+    return {
+        "n_cases": len(cases),
+        **{key: int(sum(case[key] for case in cases)) for key in COUNTS},
+        "n_undefined": len(cases) - len(with_distances),
+        "n_one_empty_mm": sum(case["n_one_empty"] > 0 for case in with_distances),
+        "one_empty": "; ".join(words),
+    }
+
+
 def _volume(cases: Sequence[Row], phase: str) -> Row:
-    """What one run says of a patient's volume at a phase: the mean over its visits, for a patient counts once."""
+    """A patient's volume at a phase in one run: the mean over its visits, because a patient counts once."""
     sides = [column("volume_ml", side) for side in ("true", "pred")]
     return {side: _mean(case[side] for case in cases if case["phase"] == phase) for side in sides}
 
 
 def metric_rows(patients: Sequence[Row], runs: Sequence[Scored]) -> list[Row]:
-    """A row for each of METRICS: its mean over patients, and the cases of all runs behind it.
+    """A row for each of METRICS: its mean over patients, and counts over the cases of all runs.
 
-    n_patients: with a defined value. n_one_empty: in the mean, with the worst value; n_undefined: left out of it.
+    Columns: n_patients: patients with a defined value. n_one_empty: cases that count with the worst value. n_undefined:
+    cases that are left out.
     """
     tolerances = sorted({run.tolerance_mm for run in runs})
     found = []
     for name in METRICS:
+        mixed = name == "surface_dice" and len(tolerances) > 1
         one_empty, undefined = ("n_one_empty_mm", "n_undefined") if name in DISTANCES else COUNTS
-        if mixed := name == "surface_dice" and len(tolerances) > 1:
-            one_empty, undefined = "", "n_cases"
         found.append(
             {
                 "metric": name,
@@ -202,7 +232,7 @@ def metric_rows(patients: Sequence[Row], runs: Sequence[Scored]) -> list[Row]:
                 "n_patients": sum(not math.isnan(row[name]) for row in patients),
                 "n_cases": sum(row["n_cases"] for row in patients),
                 "n_one_empty": 0 if mixed else sum(row[one_empty] for row in patients),
-                "n_undefined": sum(row[undefined] for row in patients),
+                "n_undefined": sum(row["n_cases" if mixed else undefined] for row in patients),
                 "n_runs": len(runs),
                 "tolerance_mm": ", ".join(f"{value:g}" for value in tolerances) if name == "surface_dice" else "",
             }
@@ -211,10 +241,10 @@ def metric_rows(patients: Sequence[Row], runs: Sequence[Scored]) -> list[Row]:
 
 
 def agreement_rows(patients: Sequence[Row]) -> list[Row]:
-    """A row for each of QUANTITIES, [ml] or a fraction: Bland and Altman's bias and limits, one value per patient.
+    """A row for each of QUANTITIES (in ml, or a fraction): Bland and Altman's bias and limits from one value per patient.
 
-    *_low, *_high: 95 % interval of each limit. sd_runs: between runs of one patient, its root mean square over patients.
-    n_undefined: patients without both values.
+    Columns: *_low, *_high: 95 % interval of each limit. sd_runs: sd between the runs of a patient, as root mean square over
+    patients. n_undefined: patients without both values.
     """
     found = []
     for quantity in QUANTITIES:
@@ -244,9 +274,9 @@ def agreement_rows(patients: Sequence[Row]) -> list[Row]:
 
 @functools.cache
 def _limit_factors(n: int) -> tuple[float, float]:
-    """A limit's exact 95 % interval from n normal errors, in sd from the bias; NaN below two.
+    """The exact 95 % interval of a limit from n normal errors, in sd from the bias; NaN for n < 2.
 
-    (mean + 1.96 sd) has a noncentral t distribution. Source: Carkeet 2015, doi:10.1097/OPX.0000000000000513.
+    mean + 1.96 sd has a noncentral t distribution. Source: Carkeet 2015, doi:10.1097/OPX.0000000000000513.
     """
     if n < 2:
         return math.nan, math.nan

@@ -1,12 +1,12 @@
-// Sorting, filtering, curves on hover, parallel coordinates. Labels of the data are text, never markup.
+// Sorting, filtering, curves on hover, parallel coordinates. Labels from the data are inserted as text, never as markup.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const layout = { margin: { l: 50, r: 50, t: 24, b: 40 }, font: { family: "inherit", size: 12 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff" };
   const config = { displaylogo: false, responsive: true, displayModeBar: false };
-  const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // Plotly knows a little HTML
+  const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // Plotly interprets some HTML
 
-  // Plotly takes a second to parse: it is, when something is to be drawn
+  // Plotly takes a second to parse, so it is loaded only when something is drawn
   const plot = (...words) => {
     if (!window.Plotly) {
       const script = document.createElement("script");
@@ -16,7 +16,7 @@
     return window.Plotly.react(...words);
   };
 
-  // Sorting: numbers by value, the rest as text; what is undefined comes last
+  // Sorting: numbers by value, everything else as text; undefined values come last
   const key = (row, column) => {
     const cell = row.cells[column];
     const text = cell.dataset.v ?? cell.textContent.trim();
@@ -40,7 +40,7 @@
     }));
   }
 
-  // Filtering: every word must stand in the row; name>number and name<number bound a column of the data
+  // Filtering: a row must contain every word; name>number and name<number bound a column
   const bound = /^([\w ]+)([<>]=?)(-?[\d.]+(?:e-?\d+)?)$/;
   const test = { ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
   const columns = (table) => [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim().toLowerCase());
@@ -85,7 +85,7 @@
     });
   }
 
-  // A line per run through its levels to its Dice. Lines of like Dice are one trace, so that a thousand are quick.
+  // A line per run through its values on the axes to its Dice. Lines of similar Dice share a trace, so that 1,000 runs stay fast.
   const shades = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#d8c615"];
   const axes = [...data.axes, { name: "Dice", levels: null }];
   const draw = () => {

@@ -1,79 +1,46 @@
-"""What can be concluded from runs: estimates, intervals, tests. Pure functions of arrays; knows nothing of segtune.
+"""Estimates, intervals and tests. Pure functions of arrays, independent of the rest of segtune.
 
 The independent units are patients and runs, never slices and never folds. A score is modelled as
 
-    y[patient, run] = cell + patient + run + residual,
+    y[patient, run] = configuration + patient + run + residual,
 
-where a run (its seed) moves all patients that it scores together. So an interval from patients alone is too narrow and a
-test over patients alone finds differences that another seed would not; here both sources count.
+where a run (its seed) moves all patients that it scores together. An interval from patients alone is therefore too narrow,
+and a test over patients alone finds differences that another seed would not confirm. Both sources of variance count here.
 """
 
 import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.stats
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from segtune.report.scores import Block, Floats, Pooled, Scores
+
 ALPHA = 0.05
-LEAST_SEEDS = 3  # that a cell needs before a difference can be declared
+LEAST_SEEDS = 3  # of a configuration, before a difference can be declared
 LEAST_PATIENTS = next(n for n in itertools.count(1) if 2 / 2**n < ALPHA)  # a two-sided Wilcoxon can then reject at all: 6
-HINT = {  # p of the F test below which an interval carries the variance between runs: so that, by simulation, it covers
+HINT = {  # an interval carries the variance between runs if the p of an F test is below this; simulated coverage:
     "mean": 0.4,  # 94 to 97 % (16 patients alike or not, 3 seeds, residual sd 0.05, run sd 0 to 0.03)
     "difference": 0.3,  # 95 to 96 %
 }
-ALIKE = 0.5  # Bartlett's p above which cells share one variance between runs
-EQUIVALENCE = 0.01  # Dice: differences within +/- this make no practical difference
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Runs that scored the same patients (one fold, one cell): values (S runs, n patients), columns as `patients`."""
-
-    patients: tuple[str, ...]
-    values: Floats
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """The variance between runs that all cells of a sweep share, and its degrees of freedom (none: each has its own)."""
-
-    variance: float = math.nan
-    df: int = 0
-
-    def of(self, own: float, df: int, scale: float = 1.0) -> tuple[float, float]:
-        """The variance to go by, and its degrees of freedom. Args: own: a block's own. scale: of the shared one."""
-        return (self.variance * scale, self.df) if self.df else (own, df)
-
-
-UNLIKE = Pooled()
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """One cell: its blocks, each patient in one of them (folds do not overlap), and the sweep's variance between runs."""
-
-    blocks: tuple[Block, ...]
-    pooled: Pooled = UNLIKE
-
-    @property
-    def means(self) -> dict[str, float]:
-        """Each patient's mean over the runs that scored it."""
-        return {p: float(v) for b in self.blocks for p, v in zip(b.patients, b.values.mean(0), strict=True)}
+EQUIVALENCE = 0.01  # Dice: smaller differences are of no practical importance
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or difference, its t intervals (95 and 90 %), and the two tests against `null`; NaN is what cannot be had.
+    """A mean or difference, its t intervals (95 and 90 %), and the two tests against `null`. NaN: not available.
 
-    n_patients: 0 for what a run has and a patient has not (roughness). n_seeds: of the cell that has fewest; n_runs: all.
-    sd_patients: of the patients' values (of their differences), over n_patients. p_patient: Wilcoxon's signed-rank test over
-    patients, two-sided. p_run: Welch's t-test over runs. effect_size: Cohen's d_z, the mean over sd_patients; of runs,
-    the estimate over their sd. run_variance: False if the interval lacks it, for there was one run of a kind.
+    Attributes:
+        n_patients: 0 for quantities of a run, such as roughness.
+        n_seeds: of the configuration that has fewest. n_runs: of all.
+        sd_patients: sd of the patients' values (or differences).
+        p_patient: Wilcoxon's signed-rank test over patients, two-sided.
+        p_run: Welch's t-test over runs.
+        effect_size: Cohen's d_z (mean / sd_patients); for quantities of a run, the estimate / the sd of runs.
+        run_variance: False if the interval lacks the variance between runs because a configuration has a single run.
     """
 
     value: float
@@ -93,11 +60,16 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Both tests have to reject, so the larger p of the two; NaN where one is missing."""
+        """The larger p of the two tests, since both must reject; NaN if one is missing."""
         return float(np.max([self.p_run, self.p_patient])) if self.n_patients else self.p_run
 
+    @property
+    def testable_p(self) -> float:
+        """p, or NaN if no difference could be declared whatever the data: such a test does not count in its family."""
+        return self.p if not self.limit() and math.isfinite(self.p) else math.nan
+
     def limit(self) -> str:
-        """Why no difference could ever be declared from this many runs and patients; empty if one could."""
+        """Why no difference can be declared from this many runs and patients; empty if one can."""
         if self.n_seeds < LEAST_SEEDS:
             return f"{self.n_seeds} seed{'s' * (self.n_seeds != 1)}, {LEAST_SEEDS} needed"
         if 0 < self.n_patients < LEAST_PATIENTS:
@@ -107,102 +79,138 @@ class Estimate:
         return ""
 
     def within(self, margin: float) -> bool:
-        """Practical equivalence with `null`: the 90 % interval lies inside +/- margin (two one-sided tests at 5 %)."""
+        """Equivalence with `null`: the 90 % interval lies inside +/- margin (two one-sided tests at 5 %)."""
         return not self.limit() and -margin < self.low90 - self.null and self.high90 - self.null < margin
 
 
-def pool(cells: Sequence[Scores]) -> Pooled:
-    """One variance of run means for all cells, if there is no hint that theirs differ (Bartlett's test, p > ALIKE).
-
-    Three seeds tell little of a cell's own variance, twelve cells of three a lot of a common one. Where variances differ,
-    pooling would declare differences of noisy cells that are none, so a hint suffices to leave each cell its own.
-    """
-    blocks = [block.values.mean(1) for cell in cells for block in cell.blocks if len(block.values) > 1]
-    if len(blocks) < 2 or any(np.ptp(runs) < 1e-12 for runs in blocks) or scipy.stats.bartlett(*blocks).pvalue <= ALIKE:
-        return UNLIKE
-    df = sum(len(runs) - 1 for runs in blocks)
-    return Pooled(sum(float(((runs - runs.mean()) ** 2).sum()) for runs in blocks) / df, df)
+Pair = tuple[Scores, Scores | None]
+Term = tuple[float, float]  # variance, degrees of freedom
 
 
 def mean(cell: Scores) -> Estimate:
-    """A cell's mean over patients."""
+    """The mean of a configuration over patients."""
     return contrast([cell], None)
 
 
 def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate:
     """The mean over patients of plus[k] - minus[k], over the patients that both have scored and the pairs k that have them.
 
-    Args: minus: as many cells as plus, paired with them; one cell may stand in several pairs. None: the mean of plus.
-
-    The variance of the estimate is s^2 / P, from the P patients' values, plus what it misses because a run moves patients
-    together: for weights u of a block's patients, P / (P - 1) * ((sum u)^2 - sum u^2) * run variance / S, by the
-    method of moments, where an F test gives a hint of it; degrees of freedom by Satterthwaite. With one block of S runs and
+    The variance of the estimate is s^2 / P, from the values of the P patients, plus what that misses because a run moves its
+    patients together: for weights u of a block's patients, P / (P - 1) * ((sum u)^2 - sum u^2) * run variance / S, by the
+    method of moments, if an F test gives a hint of it; degrees of freedom by Satterthwaite. With one block of S runs and
     P patients that is the two-way analysis of variance, with folds of one patient it is the t interval over patients. The
-    test over runs may take the variance between runs from all cells (pool).
+    test over runs may take the variance between runs from all configurations (pool).
+
+    Args: minus: as many configurations as plus, paired with them; one may stand in several pairs. None: the mean of plus.
     """
     others: Sequence[Scores | None] = minus or [None] * len(plus)
     pairs = list(zip(plus, others, strict=True))
-    means = {id(cell): cell.means for pair in pairs for cell in pair if cell is not None}
-    shared: dict[str, list[tuple[Scores, Scores | None]]] = defaultdict(list)
-    for one, other in pairs:
-        for patient in means[id(one)].keys() & (means[id(other)].keys() if other is not None else means[id(one)].keys()):
-            shared[patient].append((one, other))
-    patients = sorted(shared)
-    n = len(patients)
+    shared = _shared_patients(pairs)
+    n = len(shared)
     if not n:
         return Estimate(math.nan, run_variance=False)
-    weights: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     cells = {id(cell): cell for pair in pairs for cell in pair if cell is not None}
-    values = np.zeros(n)
-    for i, patient in enumerate(patients):
-        for one, other in shared[patient]:
-            for cell, sign in ((one, 1.0), (other, -1.0)):
-                if cell is not None:
-                    values[i] += sign * means[id(cell)][patient] / len(shared[patient])
-                    weights[id(cell)][patient] += sign / len(shared[patient]) / n
-    value = float(values.mean())
-    sd = float(values.std(ddof=1)) if n > 1 else math.nan
-    terms: list[tuple[float, float]] = [(sd**2 / n, n - 1)] if n > 1 else []
-    run_terms: list[tuple[float, float]] = []  # of the interval: variance of runs, degrees of freedom
-    rest_terms: list[tuple[float, float]] = []  # what of it is the residual's
-    test_terms: list[tuple[float, float]] = []  # of the test over runs
-    seeds, n_runs, whole = [], 0, True
+    values, weights = _weigh(shared)
+    runs = _RunTerms(n)
     for key, of_patient in weights.items():
         for block in cells[key].blocks:
             u = np.array([of_patient.get(patient, 0.0) for patient in block.patients])
-            if not u.any():
-                continue
-            n_s, n_p = block.values.shape
-            seeds.append(n_s)
-            n_runs += n_s
-            together = n / (n - 1) * (u.sum() ** 2 - (u**2).sum()) if n > 1 else 0.0
-            if n_s < 2:
-                whole = whole and abs(together) < 1e-12
-                continue
-            pooled = cells[key].pooled
-            variance, freedom = pooled.of(float((block.values @ u).var(ddof=1)), n_s - 1, float(u.sum()) ** 2)
-            test_terms.append((variance / n_s, freedom))
-            if abs(together) > 1e-12:
-                runs = block.values.mean(1)
-                rest = block.values - runs[:, None] - block.values.mean(0) + block.values.mean()
-                df = (n_s - 1) * (n_p - 1)
-                run_terms.append((together * float(runs.var(ddof=1)) / n_s, n_s - 1))
-                rest_terms.append((together * float((rest**2).sum()) / df / n_p / n_s, df))
-    if run_terms and _exceeds(run_terms, rest_terms, HINT["mean" if minus is None else "difference"]):
-        terms += [*run_terms, *((-variance, df) for variance, df in rest_terms)]
-    low, high, low90, high90 = _interval(value, terms)
+            if u.any():
+                runs.add(block, u, cells[key].pooled)
+    value = float(values.mean())
+    sd = float(values.std(ddof=1)) if n > 1 else math.nan
+    terms: list[Term] = [(sd**2 / n, n - 1)] if n > 1 else []
+    terms += runs.of_interval(HINT["mean" if minus is None else "difference"])
     most = max(cell.pooled.df for cell in cells.values()) or math.inf
-    p_run = math.nan if min(seeds) < 2 else _t_test(value, test_terms, most=most)
-    p_patient = _wilcoxon(values) if minus is not None else math.nan
-    size = value / sd if minus is not None and sd > 1e-12 else math.nan
-    return Estimate(value, low, high, low90, high90, n, min(seeds), n_runs, sd, p_patient, p_run, size, run_variance=whole)
+    seeds = min(runs.seeds)
+    return Estimate(
+        value,
+        *_interval(value, terms),
+        n_patients=n,
+        n_seeds=seeds,
+        n_runs=sum(runs.seeds),
+        sd_patients=sd,
+        p_patient=_wilcoxon(values) if minus is not None else math.nan,
+        p_run=math.nan if seeds < 2 else _t_test(value, runs.test, most=most),
+        effect_size=value / sd if minus is not None and sd > 1e-12 else math.nan,
+        run_variance=runs.complete,
+    )
+
+
+def _shared_patients(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Patient -> the pairs in which both configurations have scored the patient; patients in order."""
+    means = {id(cell): cell.means for pair in pairs for cell in pair if cell is not None}
+    shared: dict[str, list[Pair]] = defaultdict(list)
+    for one, other in pairs:
+        for patient in means[id(one)].keys() & means[id(one if other is None else other)].keys():
+            shared[patient].append((one, other))
+    return dict(sorted(shared.items()))
+
+
+def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict[str, float]]]:
+    """The patients' values (P,), and by id of a configuration the weight of each patient's mean in the estimate."""
+    means = {id(cell): cell.means for pairs in shared.values() for pair in pairs for cell in pair if cell is not None}
+    weights: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    values = np.zeros(len(shared))
+    for i, (patient, pairs) in enumerate(shared.items()):
+        for one, other in pairs:
+            for cell, sign in ((one, 1.0), (other, -1.0)):
+                if cell is not None:
+                    values[i] += sign * means[id(cell)][patient] / len(pairs)
+                    weights[id(cell)][patient] += sign / len(pairs) / len(shared)
+    return values, weights
+
+
+@dataclass
+class _RunTerms:
+    """What the runs of a contrast's blocks add to its variance, as terms (variance, degrees of freedom).
+
+    Attributes:
+        n_patients: of the whole contrast.
+        interval: the variance between runs, for the interval; `residual`: the part of it that is due to the residual.
+        test: for the test over runs.
+        seeds: the number of runs of each block.
+        complete: False if a block of one run hides a variance between runs that the interval should carry.
+    """
+
+    n_patients: int
+    interval: list[Term] = field(default_factory=list)
+    residual: list[Term] = field(default_factory=list)
+    test: list[Term] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    complete: bool = True
+
+    def add(self, block: Block, u: Floats, pooled: Pooled) -> None:
+        """Add a block. Args: u: the weights of its patients."""
+        n, (n_s, n_p) = self.n_patients, block.values.shape
+        self.seeds.append(n_s)
+        together = n / (n - 1) * (u.sum() ** 2 - (u**2).sum()) if n > 1 else 0.0
+        if n_s < 2:
+            self.complete = self.complete and abs(together) < 1e-12
+            return
+        variance, freedom = pooled.of(float((block.values @ u).var(ddof=1)), n_s - 1, float(u.sum()) ** 2)
+        self.test.append((variance / n_s, freedom))
+        if abs(together) > 1e-12:
+            runs = block.values.mean(1)
+            rest = block.values - runs[:, None] - block.values.mean(0) + block.values.mean()
+            df = (n_s - 1) * (n_p - 1)
+            self.interval.append((together * float(runs.var(ddof=1)) / n_s, n_s - 1))
+            self.residual.append((together * float((rest**2).sum()) / df / n_p / n_s, df))
+
+    def of_interval(self, hint: float) -> list[Term]:
+        """The terms that the interval carries: none unless an F test gives a hint (p < hint) of a variance between runs."""
+        if not self.interval or not _exceeds(self.interval, self.residual, hint):
+            return []
+        return [*self.interval, *((-variance, df) for variance, df in self.residual)]
 
 
 def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, resolution: float = 0.0) -> Estimate:
-    """sum of coefficient * mean over runs, for what a run has one value of: Welch's t interval and test against `null`.
+    """Sum of coefficient * mean over runs, for a quantity of a run: Welch's t interval and test against `null`.
 
-    Args: groups: (coefficient, values of independent runs). resolution: the step of values that are counts, whose variance
-        is taken to be at least step^2 / 12, for equal counts do not mean equal runs.
+    Args:
+        groups: (coefficient, values of independent runs).
+        resolution: the step of values that are counts. Their variance is at least step^2 / 12, since equal counts do not
+            mean equal runs.
     """
     value = sum(c * float(np.mean(v)) for c, v in groups)
     seeds = min(len(v) for _, v in groups)
@@ -224,7 +232,7 @@ def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, r
 
 
 def slope(x: Floats, y: Floats, n_seeds: int) -> Estimate:
-    """Least squares of y on x over independent runs: the change of y along x's whole range, and its t test."""
+    """Least squares of y on x over independent runs: the change of y over the whole range of x, and its t test."""
     span = float(np.ptp(x))
     if len(y) < 3 or not span or not np.isfinite(y).all():
         return Estimate(math.nan, n_seeds=n_seeds, n_runs=len(y), run_variance=False)
@@ -242,7 +250,7 @@ def slope(x: Floats, y: Floats, n_seeds: int) -> Estimate:
 
 
 def spread_ratio(plus: Sequence[Floats], minus: Sequence[Floats]) -> Estimate:
-    """ln of sd over seeds in plus / in minus, each pooled within its groups: interval and test from the F distribution."""
+    """ln(sd over seeds in plus / sd in minus), each pooled within its groups; interval and test by the F distribution."""
     seeds, n_runs = min(len(v) for v in (*plus, *minus)), sum(len(v) for v in (*plus, *minus))
     if seeds < 2:
         return Estimate(math.nan, n_seeds=seeds, n_runs=n_runs, run_variance=False)
@@ -258,19 +266,19 @@ def spread_ratio(plus: Sequence[Floats], minus: Sequence[Floats]) -> Estimate:
     return Estimate(math.log(ratio) / 2, low, high, low90, high90, n_seeds=seeds, n_runs=n_runs, p_run=p)
 
 
-def _freedom(terms: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """A sum of independent mean squares: its value, and its degrees of freedom after Satterthwaite (1946)."""
+def _freedom(terms: Sequence[Term]) -> Term:
+    """The sum of independent mean squares, and its degrees of freedom (Satterthwaite 1946)."""
     variance = sum(v for v, _ in terms)
     return variance, variance**2 / below if (below := sum(v**2 / df for v, df in terms)) > 0 else 1.0
 
 
-def _exceeds(runs: Sequence[tuple[float, float]], rest: Sequence[tuple[float, float]], hint: float) -> bool:
-    """Whether runs vary by more than the residual lets expect: a hint suffices (F test, p < hint)."""
+def _exceeds(runs: Sequence[Term], rest: Sequence[Term], hint: float) -> bool:
+    """Whether runs vary more than the residual explains (F test, p < hint)."""
     (above, df_above), (below, df_below) = _freedom(runs), _freedom(rest)
     return above > 0 and (below <= 0 or float(scipy.stats.f.sf(above / below, df_above, df_below)) < hint)
 
 
-def _interval(value: float, terms: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
+def _interval(value: float, terms: Sequence[Term]) -> tuple[float, float, float, float]:
     if not terms:
         return math.nan, math.nan, math.nan, math.nan
     variance, df = _freedom(terms)
@@ -278,7 +286,7 @@ def _interval(value: float, terms: Sequence[tuple[float, float]]) -> tuple[float
     return value - wide, value + wide, value - narrow, value + narrow
 
 
-def _t_test(value: float, terms: Sequence[tuple[float, float]], *, most: float = math.inf) -> float:
+def _t_test(value: float, terms: Sequence[Term], *, most: float = math.inf) -> float:
     variance, df = _freedom(terms)
     df = min(df, most)
     if variance <= 0:
@@ -292,155 +300,10 @@ def _wilcoxon(differences: Floats) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down correction of a family's p values; NaN stays NaN and is not of the family."""
-    from statsmodels.stats.multitest import multipletests  # a second of import
-
+    """Holm's (1979) step-down correction of a family's p values; NaN stays NaN and does not count in the family."""
     values = np.array(p, dtype=float)
-    tested = np.isfinite(values)
-    if tested.any():
-        values[tested] = multipletests(values[tested], ALPHA, "holm")[1]
+    tested = np.flatnonzero(np.isfinite(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    values[order] = np.minimum(1, np.maximum.accumulate(factors * values[order]))
     return values.tolist()
-
-
-def power(
-    sd_patients: float,
-    sd_run: float,
-    n_patients: int,
-    n_seeds: int,
-    family: int,
-    *,
-    effect: float,
-    pooled: Pooled,
-    seed: int,
-    n: int = 2000,
-) -> float:
-    """The share of simulated comparisons of two cells, truly `effect` apart, that would be declared.
-
-    Args: sd_patients: of the patients' differences. sd_run: of runs, moving all patients. family: tests on the page;
-        Holm's first step, so a lower bound. n: simulations.
-    """
-    if n_seeds < LEAST_SEEDS or n_patients < LEAST_PATIENTS or not math.isfinite(sd_patients + sd_run):
-        return 0.0
-    random = np.random.default_rng(seed)
-    residual = sd_patients * math.sqrt(n_seeds / 2)
-    sides = random.normal(0, sd_run, (2, n, n_seeds, 1)) + random.normal(0, residual, (2, n, n_seeds, n_patients))
-    differences = effect + sides[0].mean(1) - sides[1].mean(1)
-    by_patient = scipy.stats.wilcoxon(differences, axis=1, method="exact" if n_patients <= 50 else "auto").pvalue
-    variances = sides.mean(3).var(2, ddof=1)
-    if pooled.df:
-        of_run = np.full((2, n), (sd_run**2 + residual**2 / n_patients) / n_seeds)
-        df = np.full(n, pooled.df)
-    else:
-        of_run = variances / n_seeds
-        df = of_run.sum(0) ** 2 / (of_run**2).sum(0) * (n_seeds - 1)
-    by_run = 2 * scipy.stats.t.sf(np.abs(differences.mean(1)) / np.sqrt(of_run.sum(0)), df)
-    return float(np.mean(np.maximum(by_patient, by_run) <= ALPHA / max(family, 1)))
-
-
-def run_sd(cells: Sequence[Scores]) -> float:
-    """The standard deviation by which a run moves all its patients, pooled over cells (method of moments; NaN: one seed)."""
-    total, freedom = 0.0, 0
-    for block in (block for cell in cells for block in cell.blocks):
-        n_s, n_p = block.values.shape
-        if n_s < 2 or n_p < 2:
-            continue
-        runs = block.values.mean(1)
-        rest = block.values - runs[:, None] - block.values.mean(0) + block.values.mean()
-        total += (n_s - 1) * (float(runs.var(ddof=1)) - float((rest**2).sum()) / ((n_s - 1) * (n_p - 1)) / n_p)
-        freedom += n_s - 1
-    return math.sqrt(max(total / freedom, 0)) if freedom else math.nan
-
-
-def rank_stability(cells: Sequence[Scores], *, seed: int, n: int = 1000) -> tuple[Floats, NDArray[np.int64]]:
-    """How sure the ranking is: patients, and runs within each fold, drawn again with replacement, n times.
-
-    Returns: for each cell how often it ranks first (ties shared by order), and the 2.5th and 97.5th percentile of its
-        rank, (C, 2), 1 = best. A draw in which a cell has no patient leaves it last.
-    """
-    random = np.random.default_rng(seed)
-    patients = sorted({patient for cell in cells for block in cell.blocks for patient in block.patients})
-    column = {patient: i for i, patient in enumerate(patients)}
-    drawn = random.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=n).astype(float)
-    means = np.empty((len(cells), n))
-    for i, cell in enumerate(cells):
-        above, below = np.zeros(n), np.zeros(n)
-        for block in cell.blocks:
-            n_s = len(block.values)
-            counts = random.multinomial(n_s, np.full(n_s, 1 / n_s), size=n) / n_s
-            weights = drawn[:, [column[patient] for patient in block.patients]]
-            above += ((counts @ block.values) * weights).sum(1)
-            below += weights.sum(1)
-        means[i] = np.divide(above, below, out=np.full(n, -np.inf), where=below > 0)
-    ranks = np.empty((len(cells), n), dtype=np.int64)
-    np.put_along_axis(ranks, np.argsort(-means, axis=0, kind="stable"), np.arange(1, len(cells) + 1)[:, None], axis=0)
-    limits = np.percentile(ranks, [2.5, 97.5], axis=1, method="inverted_cdf")
-    return (ranks == 1).mean(1), limits.T.astype(np.int64)
-
-
-def decompose(levels: Mapping[str, Sequence[str]], values: Sequence[float]) -> list[tuple[str, int, float, float]] | None:
-    """The exact analysis of variance of a full grid: which axis, and which interaction, moves the values.
-
-    Args: levels: axis -> its level in each run. values: of each run.
-    Returns: (axes joined by ' x ', degrees of freedom, sum of squares, eta^2 = its share of the total), largest
-        first, the residual (between replicates) last; None if the runs are no full grid with equally many of each.
-    """
-    names = [name for name, of in levels.items() if len(set(of)) > 1]
-    order = {name: list(dict.fromkeys(levels[name])) for name in names}
-    found: dict[tuple[int, ...], list[float]] = defaultdict(list)
-    for i, value in enumerate(values):
-        found[tuple(order[name].index(levels[name][i]) for name in names)].append(value)
-    shape = tuple(len(order[name]) for name in names)
-    replicates = {len(of) for of in found.values()}
-    if (
-        not names
-        or np.ptp(list(values)) < 1e-15
-        or len(found) != math.prod(shape)
-        or len(replicates) != 1
-        or not np.isfinite(list(values)).all()
-    ):
-        return None
-    n = replicates.pop()
-    cells = np.empty((*shape, n))
-    for place, of in found.items():
-        cells[place] = of
-    means = cells.mean(-1)
-    total = float(((cells - cells.mean()) ** 2).sum())
-    effects: dict[tuple[int, ...], Floats] = {(): np.full([1] * len(shape), means.mean())}
-    rows = []
-    for size in range(1, len(names) + 1):
-        for axes in itertools.combinations(range(len(names)), size):
-            others = tuple(i for i in range(len(names)) if i not in axes)
-            effect = means.mean(others, keepdims=True)
-            for fewer in range(size):
-                for below in itertools.combinations(axes, fewer):
-                    effect = effect - effects[below]
-            effects[axes] = effect
-            squares = n * math.prod(shape[i] for i in others) * float((effect**2).sum())
-            freedom = math.prod(shape[i] - 1 for i in axes)
-            rows.append((" x ".join(names[i] for i in axes), freedom, squares, squares / total if total else math.nan))
-    rows.sort(key=lambda row: -row[2])
-    residual = float(((cells - means[..., None]) ** 2).sum())
-    return [*rows, ("residual", math.prod(shape) * (n - 1), residual, residual / total if total else math.nan)]
-
-
-# Of one run's curves
-
-
-def roughness(values: Sequence[float]) -> float:
-    """Mean |second difference| of a curve over its range (study's claims 1, 4, 5); NaN below three epochs or if it is flat."""
-    curve = np.asarray(values, dtype=float)
-    span = np.ptp(curve) if len(curve) else 0.0
-    return float(np.abs(np.diff(curve, 2)).mean() / span) if len(curve) > 2 and span > 0 else math.nan
-
-
-def epochs_to(values: Sequence[float], threshold: float) -> float:
-    """The first epoch (from 1) at which a curve reaches the threshold; one more than there are if it never does."""
-    reached = np.flatnonzero(np.asarray(values, dtype=float) >= threshold)
-    return float(reached[0] + 1 if len(reached) else len(values) + 1)
-
-
-def settled(values: Sequence[float], share: float = 0.02) -> float:
-    """The first epoch (from 1) from which on a curve stays within this share of its range about its last value."""
-    curve = np.asarray(values, dtype=float)
-    away = np.flatnonzero(~(np.abs(curve - curve[-1]) <= share * np.ptp(curve)))
-    return float(away[-1] + 2 if len(away) else 1)

@@ -1,303 +1,95 @@
-"""What a sweep says in numbers: cells, levels of each axis, comparisons, claims, variance, as rows for CSV and page.
+"""The tables of a report: lists of rows, which the page shows and tables/*.csv hold unrounded."""
 
-Every value is after the last epoch; the best epoch is shown beside it, never tested.
-"""
-
-import itertools
 import math
 import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from segtune.report import clinical, stats
-from segtune.report.records import Cell, Record, Sweep
-from segtune.report.stats import ALPHA, EQUIVALENCE, Estimate
-from segtune.studies import right_ventricle
+from segtune.report.analysis import Analysis
+from segtune.report.claims import claim_rows
+from segtune.report.comparisons import Judged
+from segtune.report.records import Cell, Record
+from segtune.report.stats import Estimate
+from segtune.runs import identity
+from segtune.runs.tables import csv_text
 
 Row = dict[str, Any]
-SEED = 0  # of the resampling
-DECLARED, EQUIVALENT, CANNOT_TELL = "declared", "equivalent", "cannot tell"
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """A difference that the page may declare. selection: by which its p is multiplied, for the best was chosen from the data.
-
-    kind: axis, best, or claim; of: the axis or the claim's number.
-    """
-
-    kind: str
-    of: str
-    name: str
-    estimate: Estimate
-    selection: float = 1.0
-
-    @property
-    def p(self) -> float:
-        """NaN if it could not be declared whatever the data, or is undefined: it is then not of the family."""
-        if self.estimate.limit() or not math.isfinite(self.estimate.p):
-            return math.nan
-        return min(1.0, self.selection * self.estimate.p)
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """A comparison in its family: p after Holm, the verdict, and for `cannot tell` the limit."""
-
-    comparison: Comparison
-    p_holm: float
-    verdict: str
-    why: str
+def build(analysis: Analysis) -> dict[str, list[Row]]:
+    """Every table by name; "claims" only if the report judges the claims of a study."""
+    claims = {"claims": [row for verdict in analysis.verdicts for row in claim_rows(verdict)]} if analysis.study else {}
+    scored = analysis.scored
+    return {
+        "runs": [run_row(record, cell) for cell in analysis.sweep.cells for record in cell.records],
+        "cells": cell_rows(analysis),
+        "levels": level_rows(analysis),
+        "comparisons": [comparison_row(one) for one in analysis.judged],
+        **claims,
+        "variance": variance_rows(analysis),
+        "patients": [
+            {"cell": cell.name, "patient": patient, "dice": value}
+            for cell in analysis.sweep.cells
+            for patient, value in sorted(cell.scores.means.items())
+        ],
+        "clinical": [
+            {"cell": cell.name, **row} for cell, patients in scored for row in clinical.metric_rows(patients, cell.scored)
+        ],
+        "agreement": [{"cell": cell.name, **row} for cell, patients in scored for row in clinical.agreement_rows(patients)],
+        "clinical_patients": [{"cell": cell.name, **row} for cell, patients in scored for row in patients],
+        "findings": finding_rows(analysis.sweep.records),
+    }
 
 
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    claim: right_ventricle.Claim
-    found: right_ventricle.Found
-    verdict: str
-    why: str
+def csv_of(rows: Sequence[Row]) -> str:
+    """The rows as CSV, with the union of their columns; values that are not finite are empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return csv_text(columns, ({key: _or_empty(value) for key, value in row.items()} for row in rows))
 
 
-@dataclass(frozen=True, eq=False)
-class Analysis:
-    """All that the report says of a sweep."""
+def _or_empty(value: Any) -> Any:
+    return "" if isinstance(value, float) and not math.isfinite(value) else value
 
-    sweep: Sweep
 
-    @cached_property
-    def cells(self) -> list[tuple[Cell, Estimate]]:
-        """The cells with a Dice, and its mean over patients, best first."""
-        found = [(cell, stats.mean(cell.scores)) for cell in self.sweep.cells if cell.scores.blocks]
-        return sorted(found, key=lambda one: -one[1].value)
-
-    @cached_property
-    def best(self) -> Cell | None:
-        return self.cells[0][0] if self.cells else None
-
-    @cached_property
-    def comparisons(self) -> list[Comparison]:
-        """The family, in order: pairs of an axis's levels, the best cell and each other, the claims' tests."""
-        found = [comparison for axis in self.sweep.axes for comparison in self._of_axis(axis)]
-        if self.best and not self._one_axis:
-            n = len(self.cells)
-            found += [
-                Comparison(
-                    "best",
-                    cell.name,
-                    f"{self.best.name}  -  {cell.name}",
-                    stats.contrast([self.best.scores], [cell.scores]),
-                    selection=n / 2,
-                )
-                for cell, _ in self.cells[1:]
-            ]
-        for claim, of in self.gathered:
-            found += [Comparison("claim", str(claim.number), test.name, test.estimate) for test in of.tests]
-        return found
-
-    def _levels(self, axis: str) -> dict[str, list[Cell]]:
-        found: dict[str, list[Cell]] = defaultdict(list)
-        for cell in self.sweep.cells:
-            if cell.scores.blocks:
-                found[cell.levels[axis]].append(cell)
-        return found
-
-    def _all_pairs(self, axis: str) -> bool:
-        """Penalties are compared with none, where there is none; all else each with each."""
-        return axis != "reg" or "none" not in self._levels(axis)
-
-    @property
-    def _one_axis(self) -> bool:
-        """Whether the pairs of the only axis's levels are all pairs of cells, the best cell's among them."""
-        return (
-            len(self.sweep.axes) == 1
-            and self._all_pairs(axis := self.sweep.axes[0])
-            and len(self._levels(axis)) == len(self.cells)
-        )
-
-    def _of_axis(self, axis: str) -> list[Comparison]:
-        levels, found = self._levels(axis), []
-        pairs = (
-            itertools.combinations(levels, 2) if self._all_pairs(axis) else ((one, "none") for one in levels if one != "none")
-        )
-        for one, other in pairs:
-            rest = [
-                {
-                    (axis == "data" or c.first.fingerprint, *(v for k, v in c.levels.items() if k != axis)): c
-                    for c in levels[level]
-                }
-                for level in (one, other)
-            ]
-            common = [key for key in rest[0] if key in rest[1]]
-            if common:
-                sides = [[of[key].scores for key in common] for of in rest]
-                estimate = stats.contrast(sides[0], sides[1])
-                found.append(Comparison("axis", axis, f"{one} - {other}", estimate))
-        return found
-
-    @cached_property
-    def gathered(self) -> list[tuple[right_ventricle.Claim, right_ventricle.Found]]:
-        return [(claim, claim.gather(self.sweep.cells)) for claim in right_ventricle.CLAIMS]
-
-    @cached_property
-    def judged(self) -> list[Judged]:
-        corrected = stats.holm([comparison.p for comparison in self.comparisons])
-        return [judge(comparison, p, self.family) for comparison, p in zip(self.comparisons, corrected, strict=True)]
-
-    @cached_property
-    def family(self) -> int:
-        """How many comparisons could be declared: what Holm corrects for."""
-        return sum(math.isfinite(comparison.p) for comparison in self.comparisons)
-
-    @cached_property
-    def verdicts(self) -> list[Verdict]:
-        p = {id(one.comparison.estimate): one.p_holm for one in self.judged if one.comparison.kind == "claim"}
-        return [
-            Verdict(claim, found, *right_ventricle.decide(found, [p[id(test.estimate)] for test in found.tests]))
-            for claim, found in self.gathered
-        ]
-
-    @cached_property
-    def not_worse(self) -> list[Cell]:
-        """The best cell, and those that are not declared lower."""
-        if not self.best:
-            return []
-        declared = {(one.comparison.kind, one.comparison.name, one.why) for one in self.judged if one.verdict == DECLARED}
-        if self._one_axis:
-            level, axis = self.best.levels[self.sweep.axes[0]], self.sweep.axes[0]
-            lower = {
-                cell.name
-                for cell, _ in self.cells
-                if ("axis", f"{level} - {cell.levels[axis]}", "higher") in declared
-                or ("axis", f"{cell.levels[axis]} - {level}", "lower") in declared
+def cell_rows(analysis: Analysis) -> list[Row]:
+    """A row per configuration, best first."""
+    kept = {id(cell) for cell in analysis.not_worse}
+    rows = []
+    for cell, estimate in analysis.cells:
+        first, low, high = analysis.ranks[cell.name]
+        ranking = {"first_fraction": first, "rank_low": low, "rank_high": high}
+        rows.append(
+            {
+                "cell": cell.name,
+                **cell.levels,
+                **summary([cell], estimate),
+                "not_declared_worse_than_best": id(cell) in kept,
+                **ranking,
+                "run_ids": " ".join(record.run_id for record in cell.records),
             }
-        else:  # where patients differ, the best of all may be the lower one on those that both have scored
-            lower = {cell.name for cell, _ in self.cells if ("best", f"{self.best.name}  -  {cell.name}", "higher") in declared}
-        return [cell for cell, _ in self.cells if cell.name not in lower]
-
-    @cached_property
-    def power(self) -> tuple[float, float, float]:
-        """Power for a true difference of 0.05 between two cells; sd of patients' differences, sd of runs, as measured here."""
-        pairs = [c.estimate for c in self.comparisons if c.kind != "claim" and math.isfinite(c.estimate.sd_patients)]
-        if not pairs:
-            return math.nan, math.nan, math.nan
-        sds = sorted(e.sd_patients for e in pairs)
-        sd, run = sds[len(sds) // 2], stats.run_sd([cell.scores for cell, _ in self.cells])
-        least = min(pairs, key=lambda e: (e.n_seeds, e.n_patients))
-        tests = math.ceil(self.family * max(c.selection for c in self.comparisons))
-        pooled = self.cells[0][0].pooled
-        found = stats.power(sd, run, least.n_patients, least.n_seeds, tests, effect=0.05, pooled=pooled, seed=SEED)
-        return found, sd, run
-
-    @cached_property
-    def variance(self) -> list[tuple[str, int, float, float]] | None:
-        records = [record for record in self.sweep.records if record.patients]
-        levels = {axis: [record.levels[axis] for record in records] for axis in self.sweep.axes}
-        return stats.decompose(levels, [record.dice for record in records]) if records else None
-
-    @cached_property
-    def ranks(self) -> dict[str, tuple[float, int, int]]:
-        """Cell -> how often it is first when patients and runs are drawn again, and the 95 % interval of its rank."""
-        if not self.cells:
-            return {}
-        first, limits = stats.rank_stability([cell.scores for cell, _ in self.cells], seed=SEED)
-        return {
-            cell.name: (float(p), int(low), int(high))
-            for (cell, _), p, (low, high) in zip(self.cells, first, limits, strict=True)
-        }
-
-    @cached_property
-    def scored(self) -> list[tuple[Cell, list[Row]]]:
-        """The cells, best first, each with clinical.patient_rows: none where its runs have recorded none."""
-        return [(cell, clinical.patient_rows(cell.scored)) for cell, _ in self.cells]
-
-    # As rows
-
-    def tables(self) -> dict[str, list[Row]]:
-        """Every table by name."""
-        return {
-            "runs": [run_row(record, cell) for cell in self.sweep.cells for record in cell.records],
-            "cells": self.cell_rows(),
-            "levels": self.level_rows(),
-            "comparisons": [comparison_row(one) for one in self.judged],
-            "claims": [row for verdict in self.verdicts for row in claim_rows(verdict)],
-            "variance": [
-                dict(zip(("source", "df", "sum_of_squares", "eta_squared"), row, strict=True)) for row in self.variance or []
-            ],
-            "patients": [
-                {"cell": cell.name, "patient": patient, "dice": value}
-                for cell in self.sweep.cells
-                for patient, value in sorted(cell.scores.means.items())
-            ],
-            "clinical": [
-                {"cell": cell.name, **row}
-                for cell, patients in self.scored
-                for row in clinical.metric_rows(patients, cell.scored)
-            ],
-            "agreement": [
-                {"cell": cell.name, **row} for cell, patients in self.scored for row in clinical.agreement_rows(patients)
-            ],
-            "clinical_patients": [{"cell": cell.name, **row} for cell, patients in self.scored for row in patients],
-            "findings": finding_rows(self.sweep.records),
-        }
-
-    def cell_rows(self) -> list[Row]:
-        kept = {id(cell) for cell in self.not_worse}
-        rows = []
-        for cell, estimate in self.cells:
-            first, low, high = self.ranks[cell.name]
-            rows.append(
-                {
-                    "cell": cell.name,
-                    **cell.levels,
-                    **summary([cell], estimate),
-                    "not_declared_worse_than_best": id(cell) in kept,
-                    "first_fraction": first,
-                    "rank_low": low,
-                    "rank_high": high,
-                    "run_ids": " ".join(record.run_id for record in cell.records),
-                }
-            )
-        return rows
-
-    def level_rows(self) -> list[Row]:
-        return [
-            {"axis": axis, "level": level, **summary(cells, stats.contrast([cell.scores for cell in cells], None))}
-            for axis in self.sweep.axes
-            for level, cells in self._levels(axis).items()
-        ]
-
-
-def judge(comparison: Comparison, p_holm: float, family: int) -> Judged:
-    """Declared, equivalent, or cannot tell and why."""
-    e = comparison.estimate
-    limit = e.limit()
-    if not e.n_runs or not math.isfinite(e.value):
-        return Judged(
-            comparison, p_holm, CANNOT_TELL, "no patient that both have scored" if not e.n_runs else "undefined in a run"
         )
-    if limit:
-        return Judged(comparison, p_holm, CANNOT_TELL, limit)
-    if p_holm < ALPHA:
-        return Judged(comparison, p_holm, DECLARED, "higher" if e.value > e.null else "lower")
-    if e.n_patients and e.within(EQUIVALENCE):
-        return Judged(comparison, p_holm, EQUIVALENT, f"within +/- {EQUIVALENCE:g}")
-    smallest = comparison.selection * 2 / 2**e.n_patients if e.n_patients else 0.0
-    if smallest * family > ALPHA and e.p_run < ALPHA / family:
-        needed = math.ceil(math.log2(2 * comparison.selection * family / ALPHA))
-        return Judged(
-            comparison, p_holm, CANNOT_TELL, f"{e.n_patients} patients are too few for {family} comparisons ({needed} needed)"
-        )
-    if comparison.p < ALPHA:
-        return Judged(comparison, p_holm, CANNOT_TELL, f"p = {comparison.p:.2g} is not enough among {family} comparisons")
-    return Judged(comparison, p_holm, CANNOT_TELL, "within what patients and runs vary by")
+    return rows
+
+
+def level_rows(analysis: Analysis) -> list[Row]:
+    """A row per axis and value: the mean over all configurations with this value."""
+    return [
+        {"axis": axis, "level": level, **summary(cells, stats.contrast([cell.scores for cell in cells], None))}
+        for axis in analysis.sweep.axes
+        for level, cells in analysis.by_level(axis).items()
+    ]
+
+
+def variance_rows(analysis: Analysis) -> list[Row]:
+    columns = ("source", "df", "sum_of_squares", "eta_squared")
+    return [dict(zip(columns, row, strict=True)) for row in analysis.variance or []]
 
 
 def summary(cells: Sequence[Cell], estimate: Estimate) -> Row:
-    """What tables say of a cell, or of all cells of a level: means over their runs, and Dice over patients."""
+    """One configuration, or all configurations with one value of an axis: means over runs, and Dice over patients."""
     records = [record for cell in cells for record in cell.records]
     every = Cell("", tuple(records))
     return {
@@ -345,13 +137,8 @@ def run_row(record: Record, cell: Cell) -> Row:
         "n_patients": len(record.patients),
         "n_slices": record.n_slices,
         "n_undefined": record.n_undefined,
-        "command": command(record.overrides),
+        "command": identity.command(record.overrides),
     }
-
-
-def command(overrides: Sequence[str]) -> str:
-    """What gives one run again; quotes around a number are the program's own, not a person's."""
-    return shlex.join(["python", "-m", "segtune", *(re.sub(r"^(\w+)='([\d.]+)'$", r"\1=\2", one) for one in overrides)])
 
 
 def comparison_row(one: Judged) -> Row:
@@ -380,38 +167,11 @@ def comparison_row(one: Judged) -> Row:
     }
 
 
-def claim_rows(verdict: Verdict) -> list[Row]:
-    """A row for each test of a claim; one for a claim without."""
-    about = {"claim": verdict.claim.number, "text": verdict.claim.text, "verdict": verdict.verdict, "why": verdict.why}
-    empty: Mapping[str, Any] = dict.fromkeys(
-        ("test", "expected", "effect", "null", "low", "high", "margin", "n_patients", "n_seeds", "n_runs")
-    )
-    rows = []
-    for test in verdict.found.tests:
-        e = test.estimate
-        rows.append(
-            {
-                **about,
-                "test": test.name,
-                "expected": test.expect,
-                "effect": e.value,
-                "null": e.null,
-                "low": e.low,
-                "high": e.high,
-                "margin": test.margin,
-                "n_patients": e.n_patients,
-                "n_seeds": e.n_seeds,
-                "n_runs": e.n_runs,
-            }
-        )
-    return rows or [{**about, **empty}]
-
-
 def finding_rows(records: Sequence[Record]) -> list[Row]:
-    """What the data check found: a row for each severity and kind in each data set, errors (which were allowed) first.
+    """The findings of the data check: a row for each data set, severity and kind; errors (which were allowed) first.
 
-    n_least, n_most: findings in a run that has any, for some depend on its split. n_runs: those runs, of n_recorded of this
-    data set. first: one of them, in words.
+    Columns: n_least and n_most: number of findings per run that has any, since some depend on the split. n_runs: runs that
+    have any, out of n_recorded runs on this data set that recorded a check. first: the first finding in words.
     """
     of_data: dict[str, list[Sequence[Mapping[str, Any]]]] = defaultdict(list)
     for record in records:

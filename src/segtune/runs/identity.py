@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,3 +103,8 @@ def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
 
     visit("", config)
     return found
+
+
+def command(overrides: Sequence[str]) -> str:
+    """The command that repeats one run, without the quotes that segtune itself puts around numbers."""
+    return shlex.join(["python", "-m", "segtune", *(re.sub(r"^(\w+)='([\d.]+)'$", r"\1=\2", one) for one in overrides)])

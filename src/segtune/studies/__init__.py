@@ -1,1 +1,1 @@
-"""Published studies and their claims, judged by a report when asked."""
+"""Published studies: their claims, judged by a report of their named sweeps or when asked."""

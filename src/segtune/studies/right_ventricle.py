@@ -1,9 +1,11 @@
-"""The published study's 16 claims, each a hypothesis that a sweep supports, contradicts or leaves open.
+"""The published right-ventricle study: its 16 claims as hypotheses, its named sweeps, and the curves that it printed.
 
-| # | claim | statistic | contrast | cells needed | margin |
+This file is longer than others because the table of claims and their 16 tests are read side by side.
+
+| # | claim | statistic | contrast | configurations needed | margin |
 |---|---|---|---|---|---|
-| 1 | batch 15 gives a steadier decay of the loss than batch 10 | roughness of val_loss, paired by seed | 15 - 10 < 0 | batch 10 and 15, alike else | 10 % of batch 10's |
-| 2 | 90 % of the attainable Dice is reached in a short run | best of 15 epochs / best of 100 | > 0.9, over cells, none reversed | runs of 100 epochs (study=long) | none |
+| 1 | batch 15 gives a steadier decay of the loss than batch 10 | roughness of val_loss, paired by seed | 15 - 10 < 0 | batch 10 and 15, alike otherwise | 10 % of batch 10's |
+| 2 | 90 % of the attainable Dice is reached in a short run | best of 15 epochs / best of 100 | > 0.9, over configurations, none reversed | runs of 100 epochs (study=long) | none |
 | 3 | BCE: 20 and 40 % do clearly better than 60 and 80 % | last Dice | (20, 40) - (60, 80) > 0, none of the four pairs reversed | bce, nested, four shares | 0.01 |
 | 4 | BCE: the smaller the training set, the more the loss fluctuates | roughness of val_loss | slope on the share > 0 | bce, nested, three shares or more | 10 % of the mean |
 | 5 | focal: steadiest growth, but saturates lower than the others | roughness of val_dice; last Dice | focal - each other < 0, over shares | focal and another loss, two shares or more | 10 % of the other's; 0.01 |
@@ -16,210 +18,33 @@
 | 12 | a good lambda gives a penalty of the loss's magnitude | log10(weighted penalty / data loss), first epoch | of the best lambda, within the margin | two lambdas or more of a penalty | 1 |
 | 13 | large lambda1 collapses; lambda1 near 5e-7 speeds Dice up | as 9 at 0.005 and 0.1, as 10 at 5e-7 | < 0 | l1 0.1, 0.005, 5e-7, none | as 9 and 10 |
 | 14 | BCE becomes unreliable with less than about 70 % for training | ln sd over seeds of last Dice | (60, 80) - (20, 40) > 0 | bce, nested, four shares | ln 1.5 |
-| 15 | once the loss has converged, Dice saturates too | epoch from which val_dice stays within 2 % of its range about its end, less that of val_loss | < 2 epochs, over cells, none reversed | no penalty, longest runs (15 epochs or more), loss converged in the first 80 % | none |
+| 15 | once the loss has converged, Dice saturates too | epoch from which val_dice stays within 2 % of its range about its end, less that of val_loss | < 2 epochs, over configurations, none reversed | no penalty, longest runs (15 epochs or more), loss converged in the first 80 % | none |
 | 16 | batch 15 is good because a patient has about 15 images | last Dice | a patient's images as a batch - 15 shuffled: not lower than the margin | batch 15 and patient (study=patient_batches) | 0.01 |
 
-Every test of a difference is part of the page's family (Holm). A claim is supported if all its tests go its way: a difference
-declared, equivalence shown (90 % interval inside the margin), or, for 16, the 90 % interval above minus the margin.
-It is contradicted if one is declared the other way, or shown to be no difference (90 % interval inside the margin);
-else it is undecided. Runs are compared with runs whose configuration is alike in all but loss, share, penalty and batch
-(and seed and fold); of several such sets the one with the most tests is used, then the longest runs (15), then the most runs.
+The rules of a verdict are those of segtune.report.claims. Runs are compared only with runs of the same context: their
+configurations are alike in all but loss, share, penalty and batch (and seed and fold). Of several contexts the one with the
+most tests is used, then the longest runs (claim 15), then the most runs.
 """
 
+import csv
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import resources
 
 import numpy as np
 
-from segtune.report import stats
+from segtune.report import curves, stats
+from segtune.report.claims import Claim, Contrast, Found, Study
+from segtune.report.formats import short_percent
+from segtune.report.penalties import lambda_series
 from segtune.report.records import FAMILY, Cell, Facts, Record
-from segtune.report.stats import EQUIVALENCE, Estimate, Floats
+from segtune.report.stats import EQUIVALENCE
+from segtune.studies.contrasts import at, dice_contrast, mean_of, over, paired, pick, plain, run_contrast
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
-SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
-Group = tuple[str, list[float]]
-
-
-@dataclass(frozen=True, eq=False)
-class Contrast:
-    """One test of a claim. expect: higher or lower than estimate.null, same (within margin), or not lower than -margin.
-
-    groups: what was compared, (label, values of runs), for a figure whose axis is `unit`.
-    """
-
-    name: str
-    estimate: Estimate
-    expect: str
-    margin: float | None
-    groups: tuple[Group, ...]
-    unit: str
-
-    def goes(self, p: float) -> str:
-        """What this test says, given its corrected p: supported, contradicted or undecided."""
-        e, shift = self.estimate, self.estimate.value - self.estimate.null
-        if e.limit() or not math.isfinite(e.value):
-            return UNDECIDED
-        declared = p < stats.ALPHA
-        alike = self.margin is not None and e.within(self.margin)
-        if self.expect == "same":
-            far = declared and self.margin is not None and abs(shift) > self.margin
-            return SUPPORTED if alike else CONTRADICTED if far else UNDECIDED
-        if self.expect == "not lower":
-            assert self.margin is not None
-            worse = declared and shift < 0
-            return CONTRADICTED if worse and not alike else SUPPORTED if e.low90 > -self.margin else UNDECIDED
-        right = (shift > 0) == (self.expect == "higher")
-        if declared:
-            return SUPPORTED if right else CONTRADICTED
-        return CONTRADICTED if alike else UNDECIDED
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a claim's cells give: its tests, what is missing for `supported`, and remarks."""
-
-    tests: list[Contrast] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    consistent: bool = True  # False: the direction is not the same in all parts
-    prefer: float = 0.0  # among sets of like cells that give as many tests
-
-    @property
-    def weight(self) -> tuple[int, float, int]:
-        return len(self.tests), self.prefer, sum(test.estimate.n_runs for test in self.tests)
-
-
-@dataclass(frozen=True)
-class Claim:
-    number: int
-    text: str
-    needs: str
-    study: str
-    find: Callable[[Sequence[Cell]], Found]
-    nested: bool = False
-
-    def gather(self, cells: Sequence[Cell]) -> Found:
-        """The tests in the set of like cells (one context) that gives most of them."""
-        contexts: dict[str, list[Cell]] = defaultdict(list)
-        for cell in cells:
-            if not self.nested or cell.facts.by == "nested":
-                contexts[cell.facts.context].append(cell)
-        found = [self.find(of) for of in contexts.values()]
-        best = max(found, key=lambda one: one.weight, default=Found())
-        return best if best.tests else Found(missing=best.missing or [self.needs])
-
-
-def decide(found: Found, p: Sequence[float]) -> tuple[str, str]:
-    """The verdict, and what keeps a claim undecided.
-
-    Args: p: of each test, corrected for all that the page declares.
-    """
-    goes = [test.goes(value) for test, value in zip(found.tests, p, strict=True)]
-    if CONTRADICTED in goes:
-        return CONTRADICTED, ""
-    if not found.tests:
-        return UNDECIDED, "needs " + "; ".join(found.missing)
-    if all(one == SUPPORTED for one in goes) and not found.missing and found.consistent:
-        return SUPPORTED, ""
-    limits = [f"{test.name}: {limit}" for test in found.tests if (limit := test.estimate.limit())]
-    undefined = [f"{test.name}: undefined" for test in found.tests if not math.isfinite(test.estimate.value)]
-    reasons = [f"missing: {', '.join(found.missing)}"] * bool(found.missing) + list(dict.fromkeys(limits + undefined))
-    if not found.consistent:
-        reasons.append("not the same direction in all parts")
-    return UNDECIDED, "; ".join(reasons) or "the differences are within what patients and runs vary by"
-
-
-# Finding cells
-
-
-def pick(cells: Sequence[Cell], **wanted: object) -> Cell | None:
-    """The cell with these facts (loss, share, l1, l2, batch), the one with most runs; loss by family."""
-
-    def fits(facts: Facts) -> bool:
-        for name, value in wanted.items():
-            of = getattr(facts, name)
-            if name == "loss":
-                if value not in (of, FAMILY.get(of)):
-                    return False
-            elif isinstance(value, float):
-                if of is None or not math.isclose(of, value, rel_tol=1e-6, abs_tol=1e-15):
-                    return False
-            elif of != value:
-                return False
-        return True
-
-    return max((cell for cell in cells if fits(cell.facts)), key=lambda cell: len(cell.records), default=None)
-
-
-def plain(cells: Sequence[Cell], loss: str) -> dict[float, Cell]:
-    """A loss's unpenalised cells by share, in the batch that most of them have (15, if there is one)."""
-    batches = [cell.facts.batch for cell in cells if not cell.facts.l1 and not cell.facts.l2]
-    batch = "15" if "15" in batches else max(set(batches), key=batches.count) if batches else ""
-    shares = sorted({cell.facts.share for cell in cells if cell.facts.share is not None})
-    found = {share: pick(cells, loss=loss, share=share, l1=0.0, l2=0.0, batch=batch) for share in shares}
-    return {share: cell for share, cell in found.items() if cell}
-
-
-def penalised(cells: Sequence[Cell]) -> Iterator[tuple[Cell | None, dict[float, Cell], dict[float, Cell]]]:
-    """Sets of cells that differ in lambda alone: (none, l1 by lambda, l2 by lambda); BCE + Dice first."""
-    sets: dict[tuple[str, float | None, str], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        sets[cell.facts.loss, cell.facts.share, cell.facts.batch].append(cell)
-    for _, of in sorted(sets.items(), key=lambda item: FAMILY.get(item[0][0], item[0][0]) != "bce_dice"):
-        none = pick(of, l1=0.0, l2=0.0)
-        l1 = {cell.facts.l1: cell for cell in of if cell.facts.l1 and not cell.facts.l2}
-        l2 = {cell.facts.l2: cell for cell in of if cell.facts.l2 and not cell.facts.l1}
-        yield none, dict(sorted(l1.items())), dict(sorted(l2.items()))
-
-
-def at(cells: dict[float, Cell], value: float) -> Cell | None:
-    return next((cell for key, cell in cells.items() if math.isclose(key, value, rel_tol=1e-6)), None)
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:g} %"
-
-
-# Contrasts
-
-
-def dice_contrast(name: str, plus: Sequence[Cell], minus: Sequence[Cell], expect: str) -> Contrast:
-    estimate = stats.contrast([cell.scores for cell in plus], [cell.scores for cell in minus])
-    groups = tuple((cell.name, [record.dice for record in cell.records]) for cell in dict.fromkeys([*plus, *minus]))
-    return Contrast(name, estimate, expect, EQUIVALENCE, groups, "last Dice")
-
-
-def run_contrast(
-    name: str,
-    groups: Sequence[tuple[float, str, Floats]],
-    expect: str,
-    *,
-    unit: str,
-    margin: float | None,
-    null: float = 0.0,
-    resolution: float = 0.0,
-) -> Contrast:
-    estimate = stats.run_contrast([(c, values) for c, _, values in groups], null=null, resolution=resolution)
-    return Contrast(name, estimate, expect, margin, tuple((label, list(values)) for _, label, values in groups), unit)
-
-
-def over(cells: Sequence[Cell], coefficient: float, value: Callable[[Record], float]) -> list[tuple[float, str, Floats]]:
-    return [(coefficient / len(cells), cell.name, cell.by_seed(value)) for cell in cells]
-
-
-def mean_of(groups: Sequence[tuple[float, str, Floats]]) -> float:
-    return float(np.mean([values.mean() for _, _, values in groups]))
-
-
-def paired(one: Cell, other: Cell, value: Callable[[Record], float]) -> Floats:
-    """one - other for the seeds that both have."""
-    a, b = (dict(zip(cell.seeds, cell.by_seed(value), strict=True)) for cell in (one, other))
-    return np.array([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
-
-
-# The claims
 
 
 def _batch_size(cells: Sequence[Cell]) -> Found:
@@ -263,14 +88,14 @@ def _short_run(cells: Sequence[Cell]) -> Found:
     groups = over([cell for cell in long if not cell.facts.l1 and not cell.facts.l2], 1.0, ratio)
     if not groups:
         return Found()
-    name = "best of 15 epochs / best of 100, mean over cells"
+    name = "best of 15 epochs / best of 100, mean over configurations"
     test = run_contrast(name, groups, "higher", null=0.9, margin=None, unit="best of 15 epochs / best of 100")
     return Found([test], consistent=all((values.mean() > 0.9) == (test.estimate.value > 0.9) for _, _, values in groups))
 
 
 def _share_matters(cells: Sequence[Cell]) -> Found:
     bce = plain(cells, "bce")
-    missing = [f"bce at {percent(share)}, nested" for share in SHARES if not at(bce, share)]
+    missing = [f"bce at {short_percent(share)}, nested" for share in SHARES if not at(bce, share)]
     if missing:
         return Found(missing=missing)
     s20, s40, s60, s80 = (bce[share] for share in SHARES)
@@ -286,8 +111,8 @@ def _fluctuation(cells: Sequence[Cell]) -> Found:
     values = {share: cell.by_seed(_loss_roughness) for share, cell in bce.items()}
     x, y = np.repeat(list(values), [len(of) for of in values.values()]), np.concatenate(list(values.values()))
     estimate = stats.slope(x, y, min(len(cell.seeds) for cell in bce.values()))
-    groups = tuple((percent(share), list(of)) for share, of in values.items())
-    name = f"bce: roughness from {percent(min(bce))} to {percent(max(bce))} held out, by regression"
+    groups = tuple((short_percent(share), list(of)) for share, of in values.items())
+    name = f"bce: roughness from {short_percent(min(bce))} to {short_percent(max(bce))} held out, by regression"
     return Found([Contrast(name, estimate, "higher", 0.1 * float(np.mean(y)), groups, "roughness of val_loss")])
 
 
@@ -345,9 +170,9 @@ def _best_loss(cells: Sequence[Cell]) -> Found:
         for name, its in others.items():
             one, other = at(ours, share), at(its, share)
             if one and other:
-                tests.append(dice_contrast(f"{percent(share)}: BCE + Dice - {name}", [one], [other], "higher"))
+                tests.append(dice_contrast(f"{short_percent(share)}: BCE + Dice - {name}", [one], [other], "higher"))
             elif share in SHARES:
-                missing.append(f"BCE + Dice and {name} at {percent(share)}")
+                missing.append(f"BCE + Dice and {name} at {short_percent(share)}")
     return Found(tests, missing)
 
 
@@ -355,7 +180,7 @@ def _overfits(cells: Sequence[Cell]) -> Found:
     both = plain(cells, "bce_dice")
     s20, s40 = at(both, 0.2), at(both, 0.4)
     if not s20 or not s40:
-        return Found(missing=[f"bce_dice at {percent(share)}, nested" for share in (0.2, 0.4) if not at(both, share)])
+        return Found(missing=[f"bce_dice at {short_percent(share)}, nested" for share in (0.2, 0.4) if not at(both, share)])
     unit = "training - validation Dice"
     gap20, gap40 = s20.by_seed(lambda record: record.gap), s40.by_seed(lambda record: record.gap)
     return Found(
@@ -369,7 +194,7 @@ def _overfits(cells: Sequence[Cell]) -> Found:
 
 
 def _collapse(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name: str) -> Found:
-    """Claims 9 and 13: weights shrink and Dice stalls at each of these lambdas."""
+    """Claims 9 and 13: the weights shrink and Dice stalls at each of these lambdas."""
     tests, missing = [], []
     for value in lambdas:
         cell = at(cells, value)
@@ -387,11 +212,11 @@ def _log_norm(record: Record) -> float:
 
 
 def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name: str) -> Found:
-    """Claims 10 and 13: fewer epochs to 90 % of the best Dice without penalty."""
+    """Claims 10 and 13: fewer epochs to 90 % of the best Dice that is reached without penalty."""
     goal = 0.9 * float(np.mean(none.by_seed(lambda record: float(np.nanmax([0.0, *record.history["val_dice"]])))))
 
     def epochs(record: Record) -> float:
-        reached = stats.epochs_to(record.history["val_dice"], goal)  # a run that stopped early without it has not reached it
+        reached = curves.epochs_to(record.history["val_dice"], goal)  # a run that stopped early has not reached it
         return reached if reached <= len(record.history["val_dice"]) else record.facts.epochs + 1.0
 
     found = [cell for value in lambdas if (cell := at(cells, value))]
@@ -406,11 +231,11 @@ def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name
     return Found([test], missing, consistent=all(step * test.estimate.value >= 0 for step in steps))
 
 
-def _of_lambda(rule: Callable[[Cell, dict[float, Cell], dict[float, Cell]], Found]) -> Callable[[Sequence[Cell]], Found]:
-    """The set of cells, alike but for lambda, that gives a rule the most tests."""
+def _best_series(rule: Callable[[Cell, dict[float, Cell], dict[float, Cell]], Found]) -> Callable[[Sequence[Cell]], Found]:
+    """Apply a rule to each set of configurations that differ in lambda alone, and keep the one with most tests."""
 
     def find(cells: Sequence[Cell]) -> Found:
-        found = [rule(none, l1, l2) for none, l1, l2 in penalised(cells) if none]
+        found = [rule(none, l1, l2) for none, l1, l2 in lambda_series(cells) if none]
         return max(found, key=lambda one: one.weight, default=Found())
 
     return find
@@ -441,7 +266,7 @@ def _l1(none: Cell, l1: dict[float, Cell], l2: dict[float, Cell]) -> Found:
 
 def _magnitude(cells: Sequence[Cell]) -> Found:
     found = []
-    for _, l1, l2 in penalised(cells):
+    for _, l1, l2 in lambda_series(cells):
         tests = []
         for name, of in (("lambda2", l2), ("lambda1", l1)):
             of = {strength: cell for strength, cell in of.items() if cell.scores.blocks}
@@ -458,12 +283,12 @@ def _magnitude(cells: Sequence[Cell]) -> Found:
 
 def _unreliable(cells: Sequence[Cell]) -> Found:
     bce = plain(cells, "bce")
-    missing = [f"bce at {percent(share)}, nested" for share in SHARES if not at(bce, share)]
+    missing = [f"bce at {short_percent(share)}, nested" for share in SHARES if not at(bce, share)]
     if missing:
         return Found(missing=missing)
     values = {share: bce[share].by_seed(lambda record: record.dice) for share in SHARES}
     estimate = stats.spread_ratio([values[0.6], values[0.8]], [values[0.2], values[0.4]])
-    groups = tuple((percent(share), list(of)) for share, of in values.items())
+    groups = tuple((short_percent(share), list(of)) for share, of in values.items())
     return Found(
         [Contrast("bce: spread at 60 and 80 % / at 20 and 40 %", estimate, "higher", math.log(1.5), groups, "last Dice")]
     )
@@ -471,15 +296,17 @@ def _unreliable(cells: Sequence[Cell]) -> Found:
 
 def _saturates(cells: Sequence[Cell]) -> Found:
     def lag(record: Record) -> float:
-        loss = stats.settled(record.history["val_loss"])
-        return stats.settled(record.history["val_dice"]) - loss if loss <= 0.8 * len(record.history["epoch"]) else math.nan
+        loss = curves.settled(record.history["val_loss"])
+        return curves.settled(record.history["val_dice"]) - loss if loss <= 0.8 * len(record.history["epoch"]) else math.nan
 
     shown = [cell for cell in cells if not cell.facts.l1 and not cell.facts.l2 and cell.facts.epochs >= 15]
     if not shown:
         return Found()
     groups = over(shown, 1.0, lag)
     unit = "epochs from a settled loss to a settled Dice"
-    test = run_contrast("lag of Dice, mean over cells", groups, "lower", null=2.0, margin=None, unit=unit, resolution=1.0)
+    test = run_contrast(
+        "lag of Dice, mean over configurations", groups, "lower", null=2.0, margin=None, unit=unit, resolution=1.0
+    )
     consistent = all((values.mean() < 2) == (test.estimate.value < 2) for _, _, values in groups)
     return Found([test], consistent=consistent, prefer=max(cell.facts.epochs for cell in shown))
 
@@ -549,16 +376,16 @@ CLAIMS = (
         "A large lambda2 collapses the weights, and Dice stalls.",
         "l2 with 0.01 and 0.1, and none",
         "study=claims",
-        _of_lambda(_l2_collapse),
+        _best_series(_l2_collapse),
     ),
     Claim(
         10,
         "lambda2 in 0.0005 ... 0.001 reaches a high Dice faster than none.",
         "l2 with 0.0005, 0.00075 and 0.001, and none",
         "study=claims",
-        _of_lambda(_l2_faster),
+        _best_series(_l2_faster),
     ),
-    Claim(11, "lambda2 below 0.0005 behaves like none.", "l2 below 0.0005, and none", "study=claims", _of_lambda(_l2_small)),
+    Claim(11, "lambda2 below 0.0005 behaves like none.", "l2 below 0.0005, and none", "study=claims", _best_series(_l2_small)),
     Claim(
         12,
         "A good lambda gives a penalty of the loss's magnitude.",
@@ -571,7 +398,7 @@ CLAIMS = (
         "A large lambda1 collapses the weights; lambda1 near 5e-7 speeds Dice up.",
         "l1 with 0.1, 0.005 and 5e-7, and none",
         "study=claims",
-        _of_lambda(_l1),
+        _best_series(_l1),
     ),
     Claim(
         14, "BCE suits about 70 % training and becomes unreliable below.", "bce, nested, four shares", NESTED, _unreliable, True
@@ -591,3 +418,34 @@ CLAIMS = (
         _patient_batches,
     ),
 )
+
+SWEEPS = frozenset(
+    (
+        *("published", "as_run", "batch_size", "losses", "l1", "l2", "l1l2"),
+        *("claims", "nested", "long", "patient_batches", "leak"),
+    )
+)
+COLUMNS = {"epoch": "epoch", "train_loss": "loss_value", "train_dice": "dice", "val_loss": "val_loss", "val_dice": "val_dice"}
+
+
+def published(facts: Facts) -> dict[str, list[float]] | None:
+    """The curves that the study's notebook printed for this loss, share and lambdas; None if it printed none."""
+    runs: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in _printed():
+        same_loss = FAMILY.get(row["loss"], row["loss"]) == FAMILY.get(facts.loss, facts.loss)
+        numbers = ((row["val_fraction"], facts.share), (row["lambda_l1"], facts.l1), (row["lambda_l2"], facts.l2))
+        if same_loss and all(value is not None and math.isclose(float(text), value, rel_tol=1e-6) for text, value in numbers):
+            runs[row["run"]].append(row)
+    if not runs:
+        return None
+    first = next(iter(runs.values()))
+    return {name: [float(row[column]) for row in first] for name, column in COLUMNS.items()}
+
+
+@cache
+def _printed() -> list[dict[str, str]]:
+    text = resources.files("segtune.studies").joinpath("published.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+
+
+STUDY = Study(SWEEPS, CLAIMS, published)

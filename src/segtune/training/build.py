@@ -84,10 +84,11 @@ def slices(cfg: DictConfig) -> SliceSet:
     """The data set as it is stored, read by the reader that cfg.data names. Raises: InputError."""
     try:
         return instantiate(cfg.data.reader)
-    except InstantiationException as error:  # Hydra's wrapping of what the reader raised
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        raise
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, InputError):
+            raise
+        refusal = error.__cause__  # the reader's own, which Hydra has wrapped
+    raise refusal
 
 
 def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:

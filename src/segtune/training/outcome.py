@@ -16,7 +16,7 @@ from segtune.data import splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.metrics.score import Pair, Row, Scores, score_pairs, summarize
-from segtune.plots import figures
+from segtune.plots import curves, style
 from segtune.runs import identity, layout
 from segtune.runs.files import write_atomically, write_files
 from segtune.runs.result import write_result
@@ -124,8 +124,8 @@ def write(
 ) -> None:
     """Write the figure, the tables, the pictures and, last of all, result.json. scored: by checkpoint, best and last."""
     if experiment.figures:
-        drawing = figures.curves(history, result["best"]["epoch"], title=experiment.label)
-        write_files(folder / layout.CURVES, figures.rendered(drawing))
+        drawing = curves.curves(history, result["best"]["epoch"], title=experiment.label)
+        write_files(folder / layout.CURVES, style.rendered(drawing))
     write_atomically(folder / layout.IMAGES, csv_text(layout.IMAGE_COLUMNS, image_rows(experiment)).encode())
     tables: dict[str, list[Row]] = {name: [] for name in layout.TABLES}
     for which, scores in scored.items():

@@ -1,0 +1,160 @@
+"""Loss and Dice by epoch: of one run, and of many configurations as small multiples."""
+
+import textwrap
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from segtune.plots.style import LABEL_WIDTH, text
+
+History = Mapping[str, Sequence[float]]
+COLOURS = {"train_loss": "tab:blue", "val_loss": "tab:orange", "train_dice": "tab:green", "val_dice": "tab:red"}
+DASHES = {"train_loss": "-", "val_loss": "--", "train_dice": "-", "val_dice": "--"}  # for readers who cannot tell the colours
+BEST = "best epoch of a run"
+IN_A_ROW = 6  # panels per row of an overview that is not laid out as a grid
+NAMES = {
+    "train_loss": "training loss / max",
+    "val_loss": "validation loss / max",
+    "train_dice": "training Dice",
+    "val_dice": "validation Dice",
+}
+
+
+def curves(history: History, best_epoch: int, *, title: str) -> Figure:
+    """One run: both losses divided by their common maximum, both Dice, and a mark at the best validation Dice.
+
+    Args: history: columns epoch, train_loss, val_loss, train_dice, val_dice. best_epoch: counted from 1.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    _draw_panel(axes, axes, Panel([history]), scaled=True)
+    for line in axes.get_lines():
+        if line.get_label() == BEST:
+            line.set_label(f"best: {history['val_dice'][best_epoch - 1]:.3f}")
+    _frame(axes)
+    axes.set(xlabel="epoch", ylabel="Dice, loss / maximum")
+    axes.set_title(text(title), fontsize="medium")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    return figure
+
+
+def _frame(axes: Axes) -> None:
+    axes.set_ylim(0, 1.03)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One configuration of an overview: the histories of its runs, and a study's own printed curves if there are any."""
+
+    histories: Sequence[History]
+    published: History | None = None
+
+
+def overview(panels: Mapping[tuple[str, str], Panel], *, title: str, scaled: bool = True) -> Figure:
+    """Small multiples with a panel per configuration: the median of its runs, and their range as a band.
+
+    Args:
+        panels: (row, column) -> panel; rows and columns in the order in which they first appear. If that grid
+            would be more than half empty, the panels are placed one after the other instead.
+        scaled: divide each loss by the largest in its panel; otherwise draw losses on a logarithmic axis on the right.
+    """
+    places = _places(list(panels))
+    n_rows, n_columns = (1 + max(place[i] for place in places.values()) for i in (0, 1))
+    wide = 2.6 if scaled else 2.9
+    figure = Figure(figsize=(max(6.0, 1.0 + wide * n_columns), 1.3 + 2.1 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    for place, axes in np.ndenumerate(grid):
+        if place not in places.values():
+            axes.set_axis_off()
+    lowest, highest = _positive_losses(panels.values())
+    handles: dict[str, Any] = {}
+    for (row, column), (i, j) in places.items():
+        axes, panel = grid[i, j], panels[row, column]
+        right = axes if scaled else axes.twinx()
+        if not scaled:
+            right.set(yscale="log", ylim=(0.8 * lowest, 1.25 * highest))
+            right.tick_params(labelright=(i, j + 1) not in places.values(), labelsize="x-small")
+        _draw_panel(axes, right, panel, scaled=scaled)
+        axes.set_title(text("\n".join([*textwrap.wrap(row, LABEL_WIDTH), column])), fontsize="small")
+        _frame(axes)
+        if (i + 1, j) not in places.values():
+            axes.set_xlabel("epoch")
+            axes.tick_params(labelbottom=True)
+        for line in [*axes.get_lines(), *right.get_lines()]:
+            if not str(line.get_label()).startswith("_"):
+                handles.setdefault(str(line.get_label()), line)
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=2 if n_columns < 3 else 5, frameon=False, fontsize="small"
+    )
+    figure.suptitle(text(textwrap.fill(title, 30 + 30 * n_columns)), fontsize="medium")
+    return figure
+
+
+def _places(panels: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
+    """(row, column) of each panel as numbers; one after the other if the grid would be more than half empty."""
+    rows, columns = (list(dict.fromkeys(key[i] for key in panels)) for i in (0, 1))
+    if 2 * len(panels) < len(rows) * len(columns):
+        return {key: divmod(i, IN_A_ROW) for i, key in enumerate(panels)}
+    return {key: (rows.index(key[0]), columns.index(key[1])) for key in panels}
+
+
+def _positive_losses(panels: Iterable[Panel]) -> tuple[float, float]:
+    """The smallest and largest positive finite loss: the ends of a logarithmic axis."""
+    losses = [v for panel in panels for h in panel.histories for name in ("train_loss", "val_loss") for v in h[name]]
+    positive = [value for v in losses if np.isfinite(value := min(v, 1e300)) and value > 0] or [1.0]
+    return min(positive), max(positive)
+
+
+def _draw_panel(axes: Axes, right: Axes, panel: Panel, *, scaled: bool) -> None:
+    longest = max(len(history["epoch"]) for history in panel.histories)
+    epochs = np.arange(1, longest + 1)
+    curves = {name: _padded([history[name] for history in panel.histories], longest) for name in COLOURS}
+    largest = _largest(curves["train_loss"], curves["val_loss"]) if scaled else 1.0
+    names = NAMES if scaled else {name: label.removesuffix(" / max") for name, label in NAMES.items()}
+    for name, colour in COLOURS.items():
+        on, scale = (right, largest) if name.endswith("loss") else (axes, 1.0)
+        values = curves[name] / scale
+        with warnings.catch_warnings():  # an epoch in which no run has a finite value
+            warnings.simplefilter("ignore", RuntimeWarning)
+            middle, low, high = np.nanmedian(values, 0), np.nanmin(values, 0), np.nanmax(values, 0)
+        if len(values) > 1:
+            on.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+        on.plot(
+            epochs, middle, DASHES[name], color=colour, label=names[name], marker="." if longest == 1 else "", linewidth=1.3
+        )
+        if panel.published:
+            its = np.asarray(panel.published[name], dtype=float)
+            if scaled and name.endswith("loss"):
+                its = its / _largest(*(np.asarray(panel.published[loss]) for loss in ("train_loss", "val_loss")))
+            label = "as published (one run)" if name == "val_dice" else "_"
+            on.plot(panel.published["epoch"], its, ":", color=colour, linewidth=1.6, alpha=0.75, label=label)
+    for run in curves["val_dice"]:
+        if np.isfinite(run).any():
+            best = int(np.nanargmax(run))
+            axes.plot(
+                best + 1,
+                run[best],
+                "o",
+                color=COLOURS["val_dice"],
+                markeredgecolor="black",
+                markersize=5 if len(panel.histories) == 1 else 3.5,
+                label=BEST,
+                linestyle="none",
+            )
+
+
+def _padded(rows: Sequence[Sequence[float]], length: int) -> np.ndarray:
+    return np.array([[*row, *[np.nan] * (length - len(row))] for row in rows], dtype=float)
+
+
+def _largest(*losses: np.ndarray) -> float:
+    values = np.concatenate([loss.ravel() for loss in losses])
+    return float(values[np.isfinite(values)].max(initial=1e-12))

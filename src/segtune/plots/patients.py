@@ -1,0 +1,113 @@
+"""Patients: their segmented slices, and which part of each split they belong to."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from segtune.plots.style import BLUE, GREEN, ORANGE, shorten, text
+
+SIDES = {  # colour, letter, name
+    "train": ("tab:blue", "T", "T: training"),
+    "val": ("tab:orange", "V", "V: validation"),
+    "unused": ("lightgrey", "", "unused"),
+    "leak": ("tab:red", "L", "L: leak, in both training and validation"),
+}
+
+
+def patients(rows: Sequence[tuple[str, Sequence[tuple[str, Any, Any, Any]]]], *, title: str) -> Figure:
+    """A row per patient; for each slice the image, the expert's contour, the predicted contour and the errors.
+
+    Args: rows: label, and slices: name, 8-bit image (S, S), expert's and predicted mask (S, S) bool.
+    """
+    n = max(len(slices) for _, slices in rows)
+    figure = Figure(figsize=(1.0 + 1.5 * 4 * n, 0.9 + 1.75 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), 4 * n, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for i, (label, slices) in enumerate(rows):
+        grid[i, 0].set_ylabel(text(label), fontsize="small")
+        for j, (name, image, true, predicted) in enumerate(slices):
+            window = _window(true | predicted)
+            image, true, predicted = image[window], true[window], predicted[window]
+            error = _error_picture(image, true, predicted)
+            shown = (
+                ("image", image, ()),
+                ("expert", image, ((true, GREEN),)),
+                ("prediction", image, ((predicted, ORANGE),)),
+                ("error", error, ()),
+            )
+            for k, (what, picture, outlines) in enumerate(shown):
+                axes = grid[i, 4 * j + k]
+                axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.ndim == 2 else 1, interpolation="nearest")
+                for mask, colour in outlines:
+                    if mask.any() and not mask.all():
+                        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+                axes.set_title(text(f"{what}\n{name}") if k == 0 else what, fontsize="x-small")
+    handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in (BLUE, ORANGE)]
+    figure.legend(
+        handles,
+        ["missed by the network", "not in the expert's mask"],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize="small",
+    )
+    figure.suptitle(text(title), fontsize="medium")
+    return figure
+
+
+def _error_picture(image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """The darkened image in colour, (S, S, 3): missed pixels blue, wrongly predicted pixels orange."""
+    return np.stack(
+        [
+            np.where(true & ~predicted, missed, np.where(predicted & ~true, wrong, image / 510))
+            for missed, wrong in zip(to_rgb(BLUE), to_rgb(ORANGE), strict=True)
+        ],
+        axis=-1,
+    )
+
+
+def _window(mask: np.ndarray, least: int = 96) -> tuple[slice, slice]:
+    """A square window around the mask, at least `least` pixels wide and inside the image; everything if the mask is empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(None), slice(None)
+    side = min(max(least, int(1.4 * max(np.ptp(rows), np.ptp(columns)))), *mask.shape)
+    starts = [
+        min(max(0, (int(of[0]) + int(of[-1]) - side) // 2), size - side)
+        for of, size in zip((rows, columns), mask.shape, strict=True)
+    ]
+    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
+
+
+def sides(columns: Mapping[str, Mapping[str, Sequence[str]]], *, title: str) -> Figure:
+    """A row per patient, a column per split: training, validation or unused; a leak (both) in red.
+
+    Args: columns: name of the split -> patients of train, val and unused.
+    """
+    patients = sorted({name for column in columns.values() for side in column.values() for name in side})
+    figure = Figure(figsize=(2.6 + 0.55 * len(columns), 2.2 + 0.24 * len(patients)), layout="constrained")
+    axes = figure.subplots()
+    for x, column in enumerate(columns.values()):
+        on = {side: set(column.get(side, ())) for side in ("train", "val", "unused")}
+        for y, patient in enumerate(patients):
+            kind = "leak" if patient in on["train"] & on["val"] else next((side for side in on if patient in on[side]), None)
+            if kind:
+                colour, letter, _ = SIDES[kind]
+                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
+                axes.text(x, y, letter, ha="center", va="center", fontsize="x-small", color="white")
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(patients) - 0.5, -0.5), ylabel="patient")
+    axes.set_xticks(
+        range(len(columns)), [text(shorten(name, 40)) for name in columns], rotation=60, ha="right", fontsize="small"
+    )
+    axes.set_yticks(range(len(patients)), [text(shorten(name, 40)) for name in patients], fontsize="small")
+    axes.spines[:].set_visible(False)
+    handles = [Rectangle((0, 0), 1, 1, facecolor=colour, label=name) for colour, _, name in SIDES.values()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    figure.suptitle(text(title), fontsize="medium", wrap=True)
+    return figure

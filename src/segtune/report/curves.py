@@ -1,0 +1,26 @@
+"""Numbers that describe the curve of one run: roughness, speed, and when it settles."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def roughness(values: Sequence[float]) -> float:
+    """Mean |second difference| of a curve divided by its range; NaN below three epochs or for a flat curve."""
+    curve = np.asarray(values, dtype=float)
+    span = np.ptp(curve) if len(curve) else 0.0
+    return float(np.abs(np.diff(curve, 2)).mean() / span) if len(curve) > 2 and span > 0 else math.nan
+
+
+def epochs_to(values: Sequence[float], threshold: float) -> float:
+    """The first epoch (from 1) at which a curve reaches the threshold; the number of epochs plus one if it never does."""
+    reached = np.flatnonzero(np.asarray(values, dtype=float) >= threshold)
+    return float(reached[0] + 1 if len(reached) else len(values) + 1)
+
+
+def settled(values: Sequence[float], share: float = 0.02) -> float:
+    """The first epoch (from 1) from which a curve stays within `share` of its range around its last value."""
+    curve = np.asarray(values, dtype=float)
+    away = np.flatnonzero(~(np.abs(curve - curve[-1]) <= share * np.ptp(curve)))
+    return float(away[-1] + 2 if len(away) else 1)

@@ -1,0 +1,203 @@
+"""The figures of a report: which there are, what each is drawn from, and the text that describes it."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from segtune.plots import agreement, comparison, curves, patients
+from segtune.report import clinical
+from segtune.report.analysis import Analysis
+from segtune.report.claims import Verdict
+from segtune.report.formats import fixed, short_percent
+from segtune.report.penalties import lambda_series
+from segtune.report.pictures import chosen_pictures
+from segtune.report.records import Cell, Sweep
+from segtune.runs import identity
+
+MOST_PANELS = 60  # configurations; the curves of more are drawn on demand
+MOST_ROWS = 60  # configurations in the forest plot
+MOST_SPLITS = 24  # columns in the figure of splits
+MOST_AGREEMENTS = 3  # configurations in the figure of agreement; if more are not worse than the best, only the best
+QUANTITIES = {  # name, unit, and factor from the table's unit to this one
+    "ejection_fraction": ("Ejection fraction", "percentage points", 100),
+    "volume_ED_ml": ("End-diastolic volume", "ml", 1),
+    "volume_ES_ml": ("End-systolic volume", "ml", 1),
+    "stroke_volume_ml": ("Stroke volume", "ml", 1),
+}
+DRAWN = ("ejection_fraction", "volume_ED_ml", "volume_ES_ml")  # in the figure of agreement
+
+Drawing = tuple[Callable[[], Figure], str]  # the function that draws the figure, and its alt text
+
+
+def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
+    """The report's figures by file name, each drawn only when its function is called."""
+    return {
+        **_forest(analysis, name),
+        **_curves(analysis, name),
+        **{f"claim_{verdict.claim.number:02}": _claim(verdict) for verdict in analysis.verdicts if _has_values(verdict)},
+        **_responses(analysis),
+        **_patients(analysis, name),
+        **_agreement(analysis, name),
+        **_splits(analysis.sweep, name),
+    }
+
+
+def _forest(analysis: Analysis, name: str) -> dict[str, Drawing]:
+    kept = {id(cell) for cell in analysis.not_worse}
+    top = [(cell.name, e.value, e.low, e.high, id(cell) in kept) for cell, e in analysis.cells[:MOST_ROWS]]
+    if not top:
+        return {}
+    more = f", the best {MOST_ROWS} of {len(analysis.cells)}" if len(analysis.cells) > MOST_ROWS else ""
+    title, label = f"{name}: configurations{more}", "Dice, last epoch, mean over patients"
+    alt = f"Dice of {len(top)} configurations with intervals; the best is {top[0][0]} with {top[0][1]:.3f}."
+    return {"cells": (partial(comparison.forest, top, title=title, label=label), alt)}
+
+
+def _curves(analysis: Analysis, name: str) -> dict[str, Drawing]:
+    sweep = analysis.sweep
+    if len(sweep.cells) > MOST_PANELS:
+        return {}
+    published = analysis.study.published if analysis.study else lambda facts: None
+    panels = {
+        _place(sweep, cell): curves.Panel([record.history for record in cell.records], published(cell.facts))
+        for cell in sweep.cells
+    }
+    alt = f"Losses and Dice by epoch, one panel for each of {len(panels)} configurations; numbers are in tables/cells.csv."
+    title = f"{name}: {len(sweep.records)} of {sweep.n_listed} runs"
+    scaled = partial(curves.overview, panels, title=f"{title}, each loss over its panel's maximum")
+    unscaled = partial(curves.overview, panels, title=f"{title}, losses as they are", scaled=False)
+    return {"curves": (scaled, alt), "curves_unscaled": (unscaled, alt)}
+
+
+def _place(sweep: Sweep, cell: Cell) -> tuple[str, str]:
+    """Row and column of a configuration's panel: losses and penalties down, splits and batches across."""
+    levels = {**identity.axes(cell.first.config), **cell.levels}
+    rest = [f"{axis}={level}" for axis, level in cell.levels.items() if axis not in ("loss", "split", "reg", "batch")]
+    penalty = levels["reg"] if "reg" in sweep.axes or levels["reg"] != "none" else ""
+    row = ", ".join(filter(None, [levels["loss"], penalty, *rest]))
+    return row, f"validation {levels['split']}, batch {levels['batch']}"
+
+
+def _has_values(verdict: Verdict) -> bool:
+    return any(math.isfinite(value) for test in verdict.found.tests[:1] for _, values in test.groups for value in values)
+
+
+def _claim(verdict: Verdict) -> Drawing:
+    """The values of a claim's first test, and of its other tests in the same unit."""
+    unit = verdict.found.tests[0].unit
+    groups = {label: values for test in verdict.found.tests if test.unit == unit for label, values in test.groups}
+    shown = [(label, values) for label, values in groups.items() if np.isfinite(values).any()]
+    means = "; ".join(f"{label} mean {np.mean(values):.3g}" for label, values in shown)
+    return partial(comparison.strip, shown, unit=unit), f"Claim {verdict.claim.number}, {unit} of every run: {means}."
+
+
+def _responses(analysis: Analysis) -> dict[str, Drawing]:
+    """A response curve for each set of configurations that differ in lambda alone and have two lambdas or more."""
+    contexts: dict[str, list[Cell]] = defaultdict(list)
+    for cell in analysis.sweep.cells:
+        if cell.scores.blocks:
+            contexts[cell.facts.context].append(cell)
+    found: dict[str, Drawing] = {}
+    for cells in contexts.values():
+        for none, l1, l2 in lambda_series(cells):
+            for symbol, series in (("lambda_l1", l1), ("lambda_l2", l2)):
+                if len(series) > 1:
+                    found[f"response_{len(found) + 1}"] = _response(analysis, symbol, none, series)
+    return found
+
+
+def _response(analysis: Analysis, symbol: str, none: Cell | None, series: Mapping[float, Cell]) -> Drawing:
+    estimates = {id(cell): e for cell, e in analysis.cells}
+
+    def point(cell: Cell, strength: float) -> comparison.Strength:
+        e = estimates[id(cell)]
+        ratio, norm = cell.mean_of(lambda record: record.ratio), cell.mean_of(lambda record: record.weight_norm)
+        return comparison.Strength(strength, (e.value, e.low, e.high), ratio, norm)
+
+    points = [point(cell, strength) for strength, cell in series.items()]
+    without = point(none, 0.0) if none else None
+    measured = [p.strength / p.ratio for p in points if p.ratio > 0]
+    calibrated = statistics.median(measured) if measured else None
+    facts = next(iter(series.values())).facts
+    share = "" if facts.share is None else f", {short_percent(facts.share)} held out"
+    title = f"{facts.loss}, {facts.by} split{share}, batch {facts.batch}, {facts.epochs} epochs"
+    best = max(points, key=lambda p: p.dice[0])
+    alt = f"Dice against {symbol} for {title}: highest {best.dice[0]:.3f} at {best.strength:g}"
+    alt += f", {without.dice[0]:.3f} without penalty." if without else "."
+    return partial(comparison.response, points, without, calibrated, title=title, symbol=symbol), alt
+
+
+def _patients(analysis: Analysis, name: str) -> dict[str, Drawing]:
+    pictures = chosen_pictures(analysis)
+    if not pictures:
+        return {}
+    labels = ", ".join(label.replace("\n", " ") for label, _ in pictures)
+    title = f"{name}: best, median and worst patient of the best configuration"
+    alt = f"Image, expert's contour, prediction and error for {labels}."
+    return {"patients": (partial(patients.patients, pictures, title=title), alt)}
+
+
+def _agreement(analysis: Analysis, name: str) -> dict[str, Drawing]:
+    rows = _agreements(analysis)
+    if not rows:
+        return {}
+    numbers = "; ".join(
+        f"{what} of {cell}: bias {fixed(one.bias, 1)}, limits {fixed(one.lower, 1)} to {fixed(one.upper, 1)}"
+        for cell, row in rows
+        for what, one in row.items()
+    )
+    alt = f"Error against the mean of the predicted and the expert's value, one point per patient. {numbers}."
+    return {"agreement": (partial(agreement.agreement, rows, title=f"{name}: predicted and expert's volumes"), alt)}
+
+
+def _agreements(analysis: Analysis) -> list[tuple[str, dict[str, agreement.Agreement]]]:
+    """The volumes of the best configuration, and of those that are not declared worse if they are few."""
+    kept = [id(cell) for cell in analysis.not_worse]
+    kept = kept if len(kept) <= MOST_AGREEMENTS else kept[:1]
+    found = []
+    for cell, rows in analysis.scored:
+        if id(cell) not in kept:
+            continue
+        of = {row["quantity"]: row for row in clinical.agreement_rows(rows)}
+        if any(of[quantity]["n_patients"] for quantity in DRAWN):
+            found.append((cell.name, dict(_panel(quantity, of[quantity], rows) for quantity in DRAWN)))
+    return found
+
+
+def _panel(quantity: str, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, agreement.Agreement]:
+    """The name of a quantity, and its values in the unit that people read."""
+    name, unit, scale = QUANTITIES[quantity]
+    true, predicted, sd = (
+        [scale * patient[clinical.column(quantity, what)] for patient in rows] for what in ("true", "pred", "pred_sd")
+    )
+    bias, lower, upper, lower_low, lower_high, upper_low, upper_high = (
+        scale * row[key] for key in ("bias", "lower", "upper", "lower_low", "lower_high", "upper_low", "upper_high")
+    )
+    intervals = (lower_low, lower_high), (upper_low, upper_high)
+    return f"{name} [{unit}]", agreement.Agreement(true, predicted, sd, bias, lower, upper, *intervals)
+
+
+def _splits(sweep: Sweep, name: str) -> dict[str, Drawing]:
+    splits: dict[str, Mapping[str, Any]] = {}
+    several = len({record.result["data"].get("fingerprint") for record in sweep.records}) > 1
+    for record in sweep.records:
+        data = record.result["data"]
+        of = f" of {str(data.get('fingerprint'))[:6]}" if several else ""
+        splits.setdefault(_split_name(record.config["split"]) + of, data["patients"])
+    shown = dict(sorted(splits.items())[:MOST_SPLITS])
+    leaks = {str(leak) for record in sweep.records for leak in record.result["data"].get("leaks") or ()}
+    leaked = f"{len(leaks)} patients leak." if leaks else "no patient leaks."
+    title = f"{name}: patients in training and validation"
+    return {"sides": (partial(patients.sides, shown, title=title), f"The patients of {len(shown)} splits; {leaked}")}
+
+
+def _split_name(config: Mapping[str, Any]) -> str:
+    """patient 0.2 seed 0, or kfold fold 1 of 5 seed 0."""
+    number = f"fold {config['fold']} of {config.get('n_folds')}" if "fold" in config else config.get("val_fraction")
+    return f"{config['by']} {number} seed {config.get('seed')}"

@@ -1,0 +1,242 @@
+"""Read sweeps from disk: their finished runs, checked file by file, and what became of the other runs."""
+
+import json
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from segtune.errors import InputError
+from segtune.report import axes, clinical
+from segtune.report.records import Facts, Record, Sweep
+from segtune.runs import identity, layout
+from segtune.runs.result import read_result, verify_files, why_not_done
+from segtune.runs.state import state_of
+from segtune.runs.sweep import read_sweep
+from segtune.runs.tables import read_history, read_table
+
+DAMAGE = (InputError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+
+
+def read(folders: Sequence[Path]) -> Sweep:
+    """Read every finished run of these sweeps, whatever state the other runs are in.
+
+    Raises: InputError if a folder is not the folder of a sweep.
+    """
+    listed: dict[str, tuple[Path, tuple[str, ...]]] = {}
+    commands = []
+    for folder in folders:
+        about = read_sweep(folder)
+        commands.append(about["command"])
+        for run in about["runs"]:  # a run that several sweeps (or copies of one) list is one run
+            listed.setdefault(run["run_id"], (folder.resolve().parent / "runs" / run["run_id"], tuple(run["overrides"])))
+    found = _Found()
+    for place, overrides in tqdm(listed.values(), desc="reading", disable=None):
+        found.add(place, overrides)
+    once, repeated = _without_repeats(found.records)
+    records, names = axes.with_levels(_with_distinct_patients(once))
+    return Sweep(
+        folders=tuple(folders),
+        commands=tuple(" ".join(words) for words in commands),
+        studies=tuple(named_study(words) for words in commands),
+        n_listed=len(listed),
+        records=records,
+        cells=axes.group(records),
+        axes=names,
+        states=found.states,
+        failures=tuple(found.failures),
+        left_out=(*found.left_out, *repeated),
+    )
+
+
+def named_study(command: Sequence[str]) -> str:
+    """The value of study= in a sweep's command: study=claims -> claims; empty if the command has none."""
+    names = [word.removeprefix("study=").strip("'\"") for word in command if word.startswith("study=")]
+    return names[-1] if names else ""
+
+
+@dataclass
+class _Found:
+    """What has been found of the listed runs so far; the attributes are those of Sweep."""
+
+    records: list[Record] = field(default_factory=list)
+    states: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, place: Path, overrides: tuple[str, ...]) -> None:
+        """Read one run. A damaged one is left out with the reason."""
+        try:
+            state, status = state_of(place, place.name)
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+            state, status = "damaged", {}
+        if state != "completed":
+            self._add_unfinished(place, state, status)
+            return
+        try:
+            self.records.append(read_run(place, overrides))
+        except DAMAGE as error:
+            why = str(error) if isinstance(error, InputError) else f"its files in {place} are damaged."
+            self.left_out.append((place.name, why))
+
+    def _add_unfinished(self, place: Path, state: str, status: Mapping[str, Any]) -> None:
+        self.states[state] += 1
+        error = status.get("error")
+        if state == "failed" and isinstance(error, Mapping):
+            self.failures.append((place.name, str(error.get("message", "no message"))))
+        if (place / layout.RESULT).exists():
+            self.left_out.append((place.name, why_not_done(place, place.name) or "it finished while the report was read."))
+
+
+def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str]]]:
+    """Leave out runs that repeat another one: the same configuration, seed and fold, on the same data in another folder."""
+    first: dict[tuple[str, int, int | None], Record] = {}
+    repeated = []
+    for record in records:
+        one = first.setdefault((identity.cell_id(record.config, record.fingerprint), record.seed, record.fold), record)
+        if one is not record:
+            why = f"it repeats run {one.run_id} on the same data in another folder, so it is not another replicate."
+            repeated.append((record.run_id, why))
+    return list(first.values()), repeated
+
+
+def read_run(folder: Path, overrides: tuple[str, ...]) -> Record:
+    """Read one finished run.
+
+    Raises: InputError, or what a wrong type raises, if its files are damaged or contradict each other.
+    """
+    result, history = read_result(folder), read_history(folder)
+    verify_files(folder, result, (layout.HISTORY, *layout.TABLES, layout.PICTURES))
+    _check_types(result, folder / layout.RESULT)
+    if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
+        raise InputError(
+            f"{folder / layout.HISTORY}: does not have the epochs 1 to {result['last']['epoch']} of {layout.RESULT}."
+        )
+    slices = _read_slices(folder, result)
+    return Record(
+        run_id=folder.name,
+        folder=folder,
+        overrides=overrides,
+        result=result,
+        history=history,
+        patients=slices.means(),
+        n_slices=slices.cases.total(),
+        n_undefined=slices.n_undefined,
+        levels={},
+        facts=facts_of(result),
+        scored=clinical.read(folder, result, slices.cases),
+    )
+
+
+@dataclass
+class _Slices:
+    """slices.csv after the last epoch: slices of each case, defined Dice by patient, number of undefined Dice."""
+
+    cases: Counter[clinical.Case]
+    dice: dict[str, list[float]]
+    n_undefined: int
+
+    def means(self) -> dict[str, float]:
+        return {patient: statistics.fmean(self.dice[patient]) for patient in sorted(self.dice)}
+
+
+def _read_slices(folder: Path, result: Mapping[str, Any]) -> _Slices:
+    """Raises: InputError if slices.csv has an impossible Dice, or not the slices of the validation patients."""
+    path, found = folder / layout.SLICES, _Slices(Counter(), defaultdict(list), 0)
+    for row in read_table(folder, layout.SLICES):
+        if row["which"] != "last":
+            continue
+        dice = float(row["dice"] or "nan")
+        if not 0 <= dice <= 1 and not math.isnan(dice):
+            raise InputError(f"{path}: a Dice of {dice:g} is not between 0 and 1.")
+        found.cases[clinical.case_of(row)] += 1
+        if math.isnan(dice):
+            found.n_undefined += 1
+        else:
+            found.dice[row["patient"]].append(dice)
+    val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
+    wrong_patients = val and {case.patient for case in found.cases} != set(val)
+    if wrong_patients or (n_images and found.cases.total() != n_images):
+        raise InputError(f"{path}: does not have the {n_images} slices of the validation patients in {layout.RESULT}.")
+    return found
+
+
+def _check_types(result: Mapping[str, Any], path: Path) -> None:
+    """Raises: InputError if a value that the report reads has the wrong type."""
+    data = result["data"]
+    kinds: list[tuple[Any, Any]] = [
+        (result["config"]["seed"], int),
+        (result["seconds"], int | float),
+        (result["best"]["epoch"], int),
+        (result["best"]["val_dice"], int | float | None),
+        (result["last"]["epoch"], int),
+        (data["patients"], Mapping),
+        *((side, list) for side in data["patients"].values()),
+        *((result.get(key), Mapping | None) for key in ("weights", "git")),
+        *((result.get(key), Mapping | None) for key in ("versions", "machine", "peak_memory_mb", "calibration")),
+        *((data.get(key), list | None) for key in ("leaks", "findings")),
+        *((one, Mapping) for one in data.get("findings") or ()),
+        *((one.get(key), str) for one in data.get("findings") or () for key in ("severity", "kind")),
+        (data.get("n_images"), Mapping | None),
+        (result["config"]["data"], Mapping),
+    ]
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        raise InputError(f"{path}: damaged (a value has the wrong type). Remove it and start the run's command again.")
+
+
+def _with_distinct_patients(raw: Sequence[Record]) -> list[Record]:
+    """Add the fingerprint to patients' labels if the runs read different data: P01 of one set is not P01 of another."""
+    prints = {record.fingerprint for record in raw}
+    if len(prints) < 2:
+        return list(raw)
+    found = []
+    for record in raw:
+        known = {*record.patients, *(record.scored.patients if record.scored else ())}
+        label = {patient: f"{patient} ({record.fingerprint[:6]})" for patient in known}
+        patients = {label[patient]: dice for patient, dice in record.patients.items()}
+        found.append(replace(record, patients=patients, scored=record.scored and record.scored.renamed(label)))
+    return found
+
+
+def facts_of(result: Mapping[str, Any]) -> Facts:
+    config = result["config"]
+    l1, l2 = _lambdas(config.get("reg") or {}, result)
+    axes = identity.axes(config)
+    without = ("loss", "reg", "batch", "split.val_fraction")
+    others = {
+        key: value
+        for key, value in identity.flat(config, replicates=False).items()
+        if not f"{key}.".startswith(tuple(f"{w}." for w in without))
+    }
+    others["fingerprint"] = (result.get("data") or {}).get("fingerprint")
+    return Facts(
+        loss=axes["loss"],
+        by=config["split"]["by"],
+        share=config["split"].get("val_fraction"),
+        l1=l1,
+        l2=l2,
+        batch=axes["batch"],
+        epochs=int(config["trainer"]["max_epochs"]),
+        context=json.dumps(others, sort_keys=True),
+    )
+
+
+def _lambdas(reg: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[float, float]:
+    """The lambdas of L1 and L2; NaN for a penalty of another kind, so that its runs do not count as unpenalised."""
+    penalty = str((reg.get("penalty") or {}).get("_target_", ""))
+    one = reg.get("lambda", 0.0)
+    if one == "auto":
+        one = (result.get("calibration") or {})["lambda"]
+    known = {
+        "": (0.0, 0.0),
+        "segtune.regularizers.l1": (one, 0.0),
+        "segtune.regularizers.l2": (0.0, one),
+        "segtune.regularizers.l1l2": (reg.get("lambda_l1"), reg.get("lambda_l2")),
+    }
+    l1, l2 = known.get(penalty, (math.nan, math.nan))
+    return float(l1), float(l2)
