@@ -16,6 +16,7 @@ from typing import NamedTuple
 from segtune.data import names
 from segtune.data.formats import nifti
 from segtune.data.formats.files import is_lost, is_text, tell
+from segtune.data.readers import Reader
 from segtune.data.slices import Phase, Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -174,3 +175,12 @@ def read_info(path: Path) -> dict[Phase, int]:
     if frames["ED"] == frames["ES"]:
         raise InputError(f"{path}: ED and ES are both frame {frames['ED']}, but are two phases of a beat. Correct it.")
     return {phase: frames[phase] for phase in phases}
+
+
+READER = Reader(
+    name="acdc",
+    kind="acdc",
+    targets=tuple(TARGETS),
+    same_structures={"rv": {"rvsc": "endocardium"}, "lv": {"sunnybrook": "endocardium"}},
+    image_code=nifti.IMAGE_CODE,
+)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from segtune.data import cases, names
 from segtune.data.formats import nifti
 from segtune.data.formats.files import is_lost, is_text, tell
+from segtune.data.readers import Reader
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -294,3 +295,6 @@ def _images(
             f"{images[name]}: neither a label image in {LABELS} nor a channel of dataset.json belongs to it. Move it."
         )
     return found
+
+
+READER = Reader(name="nnunet", kind="nnunet", image_code=nifti.IMAGE_CODE)

@@ -13,6 +13,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from segtune.errors import InputError
 Array = NDArray[np.floating[Any]]
 
 FIELD_MM = 179.2  # long side of the field of view [mm]: 0.70 mm per pixel at 256
+SIZES = 32, 512  # smallest and largest long side of an image [pixels]
 SHORT_SIDE = 27 / 32  # short side / long side of the image
 THICKNESS_MM, GAP_MM = 7.0, 8.4  # slice thickness, distance of slice centres [mm]
 RESOLUTION_MM = 1.1  # what the scanner resolves [mm]; finer pixels are interpolated, as on the real scanner
@@ -91,7 +93,7 @@ def read(
 def _check(*, seed: int, n_patients: int, size: int) -> None:
     if not isinstance(n_patients, int) or not 1 <= n_patients <= 99:
         raise InputError(f"data.n_patients={n_patients}: give a whole number from 1 to 99 (16 is the study's).")
-    if not isinstance(size, int) or size % 16 or not 32 <= size <= 512:
+    if not isinstance(size, int) or size % 16 or not SIZES[0] <= size <= SIZES[1]:
         raise InputError(f"data.size={size}: give a multiple of 16 from 32 to 512 (256 is the study's).")
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"data.seed={seed}: give a whole number, 0 or more.")
@@ -444,3 +446,6 @@ def _dicom(p: Patient, pixels: NDArray[np.uint16], index: int, phase: int, insta
     for tag, value in tags.items():
         setattr(image, tag, value)
     return image
+
+
+READER = replace(rvsc.READER, name="phantom", contour_files=None, sizes=SIZES, is_synthetic=True)

@@ -21,6 +21,7 @@ from typing import Any
 from segtune.data import names
 from segtune.data.formats import contours, dicom
 from segtune.data.formats.files import is_companion, is_dicom, is_text, tell
+from segtune.data.readers import ContourFile, Reader
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
 
@@ -79,15 +80,15 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     )
 
 
-def contour_files(root: str | os.PathLike[str]) -> Iterator[tuple[str, int, str, Path, Path | None]]:
-    """Every contour file: patient, frame, target, the file, and its image (None where there is none). Opens no file.
+def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
+    """The contour files of both targets. Opens no file.
 
     Raises: InputError as `read`, for what the names alone tell.
     """
     dicoms, outlines, _, _ = _find(_opened(root), root)
     targets = {kind: target for target, kind in TARGETS.items()}
     for patient, frame, kind in sorted(outlines):
-        yield patient, frame, targets[kind], outlines[patient, frame, kind], dicoms.get((patient, frame))
+        yield ContourFile(patient, frame, targets[kind], outlines[patient, frame, kind], dicoms.get((patient, frame)))
 
 
 def _opened(root: str | os.PathLike[str]) -> Path:
@@ -242,3 +243,13 @@ def _name(patient: str, frame: int) -> str:
 
 def _by_number(keys: Iterable[Key]) -> list[str]:
     return sorted({patient for patient, _ in keys}, key=lambda patient: int(patient[1:]))
+
+
+READER = Reader(
+    name="rvsc",
+    kind="rvsc",
+    targets=tuple(TARGETS),
+    same_structures={"endocardium": {"acdc": "rv"}},
+    image_code=dicom.IMAGE_CODE,
+    contour_files=contour_files,
+)

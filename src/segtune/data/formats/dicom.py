@@ -28,6 +28,7 @@ from segtune.errors import InputError
 
 logging.getLogger("pydicom").propagate = False  # it logs tracebacks, and warnings that quote headers, which may hold names
 
+IMAGE_CODE = "pydicom.dcmread(path).pixel_array"  # for a model card
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # a later one replaces an earlier one's tags
 TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "PixelData"),

@@ -28,6 +28,7 @@ from segtune.errors import InputError
 
 log = logging.getLogger(__name__)
 
+IMAGE_CODE = "slice k is np.asarray(nibabel.load(path).dataobj)[:, :, k].T"  # for a model card
 ENDINGS = (".nii.gz", ".nii")
 HEADERS: dict[bytes, type[Nifti1Header]] = {
     header.sizeof_hdr.to_bytes(4, order): header for header in (Nifti1Header, Nifti2Header) for order in ("little", "big")
