@@ -345,7 +345,7 @@ def test_a_contour_of_no_image_s_extent_takes_no_memory(scale):
 def test_inside_a_star_the_winding_is_one_and_the_mask_true(radii, backwards):
     t = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     points = 10 + np.array(radii)[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1)
-    turns = contour_checks.winding(points[::-1] if backwards else points, (20, 20))
+    turns = contours.winding(points[::-1] if backwards else points, (20, 20))
     assert set(np.unique(turns)) <= {0, -1, 1}
     assert len({*np.unique(turns)} - {0}) <= 1
     assert np.array_equal(turns != 0, contours.mask(points, (20, 20)))
