@@ -110,6 +110,11 @@ def entries(folder: Path, root: Path) -> list[Path]:
     return found
 
 
+def relative(folder: Path, root: Path) -> str:
+    """A folder's path below root, with slashes; "." if root is a file, or that very folder."""
+    return folder.relative_to(root if root.is_dir() else folder).as_posix()
+
+
 def normal(text: str) -> str:
     """A name with its letters composed (NFC), so that one that a Mac took apart (NFD) is the same name."""
     return unicodedata.normalize("NFC", text)
