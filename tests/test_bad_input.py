@@ -12,22 +12,22 @@ from contextlib import contextmanager
 import nibabel as nib
 import numpy as np
 import pytest
-import test_acdc
-import test_folder
-import test_nnunet
-import test_sunnybrook
 
+import layouts.acdc
+import layouts.folder
+import layouts.nnunet
+import layouts.sunnybrook
 import volumes
 from conftest import write_patient
 from segtune.data import acdc, nnunet, rvsc
 from segtune.errors import InputError
 
 READERS = {  # name -> what writes a data set, what reads it
-    "acdc": (lambda root: test_acdc.write_patient(root, 1), lambda root: acdc.read(root, target="rv")),
-    "nnunet": (test_nnunet.write, lambda root: nnunet.read(root, target="RV")),
-    "folder": (test_folder.write, test_folder.read),
+    "acdc": (lambda root: layouts.acdc.write_patient(root, 1), lambda root: acdc.read(root, target="rv")),
+    "nnunet": (layouts.nnunet.write, lambda root: nnunet.read(root, target="RV")),
+    "folder": (layouts.folder.write, layouts.folder.read),
     "rvsc": (lambda root: write_patient(root, 9, [20, 22], n_frames=3), lambda root: rvsc.read(root, target="endocardium")),
-    "sunnybrook": (lambda root: test_sunnybrook.write_patient(root, 1, [27, 40], [40]), test_sunnybrook.read),
+    "sunnybrook": (lambda root: layouts.sunnybrook.write_patient(root, 1, [27, 40], [40]), layouts.sunnybrook.read),
 }
 P09 = "TrainingSet/patient09"
 FILES = [  # one of each kind that a reader opens

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hydra.errors import InstantiationException
 from PIL import Image
-from test_sunnybrook import REAL, write_patient
 
+from layouts.sunnybrook import REAL, write_patient
 from segtune import check
 from segtune.config import entry
 from segtune.data import contour_files, findings, inspection, phantom, slice_checks

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_acdc
-import test_sunnybrook
 
+import layouts.acdc
+import layouts.sunnybrook
 from conftest import TINY, resign, unsign, write_patient
 from segtune import evaluate
 from segtune.config import entry
@@ -134,7 +134,7 @@ def test_several_runs_are_their_mean_probability_in_any_order(runs, evaluated):
 
 def test_data_of_another_reader_and_size_are_scored_on_their_own_grid(runs, evaluated, tmp_path, caplog):
     for number, shape in ((1, (52, 40, 3)), (2, (30, 36, 3))):
-        test_acdc.write_patient(tmp_path / "data", number, shape=shape)
+        layouts.acdc.write_patient(tmp_path / "data", number, shape=shape)
     overrides = ["data=acdc", f"data.root={tmp_path / 'data'}"]
     printed, folder = evaluated(runs[0], *overrides)
     rows = read_table(folder, layout.SLICES)
@@ -150,7 +150,7 @@ def test_a_structure_of_the_same_name_is_compared_with_a_word_and_an_unknown_one
 ):
     for number in (1, 2):
         scale = {20: 1 - number / 10, 40: 0.93 - number / 10}
-        test_sunnybrook.write_patient(tmp_path / "data", number, (20, 40), (20, 40), scale=scale)
+        layouts.sunnybrook.write_patient(tmp_path / "data", number, (20, 40), (20, 40), scale=scale)
     printed, _ = evaluated(runs[0], "data=sunnybrook", f"data.root={tmp_path / 'data'}")
     assert "compared with the endocardium (sunnybrook)" in printed
     assert "may be another heart chamber in data=sunnybrook" in caplog.text

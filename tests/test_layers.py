@@ -109,7 +109,7 @@ def test_a_breach_is_caught(module, line):
             "sweeps.overview",
             "inference.card",
         ),
-        *("plots.curves", "report.page", "report.__main__", "__main__", "status", "predict", "data.images"),
+        *("plots.curves", "report.page", "report.__main__", "__main__", "status", "predict", "data.images", "data.readers"),
     ],
 )
 def test_what_reads_results_or_plans_a_sweep_needs_no_torch(module):

@@ -15,10 +15,11 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
-from test_images import AXIAL, write_acdc, write_enhanced_heart, write_heart
 
 import volumes
 from conftest import TINY, write_dicom
+from layouts.acdc import write_acdc
+from layouts.dicom import AXIAL, write_enhanced_heart, write_heart
 from segtune import predict
 from segtune.config import entry
 from segtune.config.explain import explain

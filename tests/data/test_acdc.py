@@ -6,21 +6,9 @@ import numpy as np
 import pytest
 
 import volumes
+from layouts.acdc import INFO, write_patient
 from segtune.data import acdc
 from segtune.errors import InputError
-
-INFO = "ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n"
-
-
-def write_patient(root: Path, number: int, *, info=INFO, frames=(1, 12), shape=(12, 10, 3)) -> Path:
-    folder = root / f"patient{number:03}"
-    for frame in frames:
-        stem = folder / f"{folder.name}_frame{frame:02}"
-        volumes.write(stem.with_suffix(".nii.gz"), volumes.pixels(100 * number + frame, shape))
-        volumes.write(folder / f"{stem.name}_gt.nii.gz", volumes.labels(shape))
-    volumes.write(folder / f"{folder.name}_4d.nii.gz", volumes.pixels(0, (2, 2, 2, 2)))
-    (folder / "Info.cfg").write_text(info)
-    return folder
 
 
 def read(root, target="rv", **settings):

@@ -250,21 +250,21 @@ def test_the_largest_is_by_millilitres_and_not_by_pixels(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ed": 2}, "data.ed=2: no volume of patient p1 is called so; there is frame 1, frame 5, frame 12. Name one of them"),
-        ({"es": [2, 3]}, r"data.es=\[2,3\]: no volume of patient p1 is called so"),
-        ({"ed": "basal"}, "data.ed=basal: no volume of patient p1 is called so"),
-        ({"ed": [1, 5]}, r"data.ed=\[1,5\]: 2 volumes of patient p1 are called so \(frame 1, frame 5\)"),
-        ({"ed": 1, "es": [1, 99]}, r"data.es=\[1,99\]: frame 1 of patient p1 is ED as well \(data.ed=1\)"),
-        ({"ed": 1, "es": "largest"}, r"data.es=largest: frame 1 of patient p1 is ED as well \(data.ed=1\)"),
-        ({"ed": "largest", "es": 1}, r"data.es=1: frame 1 of patient p1 is ED as well \(data.ed=largest\)"),
+        ({"ed": 2}, "data.ed=2: no volume of patient p1 .* frame 1, frame 5, frame 12"),
+        ({"es": [2, 3]}, r"data.es=\[2,3\]: no volume of patient p1 "),
+        ({"ed": "basal"}, "data.ed=basal: no volume of patient p1 "),
+        ({"ed": [1, 5]}, r"data.ed=\[1,5\]: 2 volumes of patient p1 .*\(frame 1, frame 5\)"),
+        ({"ed": 1, "es": [1, 99]}, r"data.es=\[1,99\]: frame 1 of patient p1 is also ED \(data.ed=1\)"),
+        ({"ed": 1, "es": "largest"}, r"data.es=largest: frame 1 of patient p1 is also ED \(data.ed=1\)"),
+        ({"ed": "largest", "es": 1}, r"data.es=1: frame 1 of patient p1 is also ED \(data.ed=largest\)"),
         ({"ed": ["largest", 1]}, "a frame's number, the text that names a volume, a list of these, largest, or smallest"),
         ({"ed": True}, "data.ed=True: must be a frame's number"),
         ({"ed": 0.5}, "data.ed=0.5: must be a frame's number"),
         ({"es": []}, r"data.es=\[\]: must be a frame's number"),
         ({"es": " "}, "data.es= : must be a frame's number"),
-        ({"ed": 1, "patient": "(?P<patient>p[0-9])"}, "frame01, frame05, frame12. Numbers are those of the group frame"),
+        ({"ed": 1, "patient": "(?P<patient>p[0-9])"}, "frame01, frame05, frame12.* group frame"),
         ({"es": 2, "patient": "(?P<patient>p)(?P<visit>.)_frame(?P<frame>..)"}, "es=2: no volume of patient p, visit 1"),
-        ({"ed": 12, "patient": "(?P<patient>p)._frame(?P<frame>..)"}, "2 volumes of patient p .* told apart by a group visit"),
+        ({"ed": 12, "patient": "(?P<patient>p)._frame(?P<frame>..)"}, "2 volumes of patient p .* group visit"),
     ],
 )
 def test_a_phase_that_no_single_volume_has_is_refused(tmp_path, settings, message):
@@ -276,7 +276,7 @@ def test_a_phase_that_no_single_volume_has_is_refused(tmp_path, settings, messag
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ed": "ES_2"}, r"data.ed=ES_2: ES_2 of patient p1 is ES as well \(by its name\)"),
+        ({"ed": "ES_2"}, r"data.ed=ES_2: ES_2 of patient p1 is also ES \(by its name\)"),
         ({"ed": "largest"}, "data.ed=largest: by its name, ED_1 of patient p1 is ED, not ED_3"),
     ],
 )
@@ -295,10 +295,10 @@ def test_a_key_that_agrees_with_the_name_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("radii", "settings", "message"),
     [
-        ({"p1_1": 6, "p1_2": 6, "p1_3": 4}, {"ed": "largest"}, "data.ed=largest: 1 and 2 of patient p1 are of the same size"),
-        ({"p1_1": 6, "p1_2": 4, "p1_3": 4}, {"es": "smallest"}, "data.es=smallest: 2 and 3 of patient p1 are of the same size"),
+        ({"p1_1": 6, "p1_2": 6, "p1_3": 4}, {"ed": "largest"}, "data.ed=largest: 1 and 2 of patient p1 .*same size"),
+        ({"p1_1": 6, "p1_2": 4, "p1_3": 4}, {"es": "smallest"}, "data.es=smallest: 2 and 3 of patient p1 .*same size"),
         ({"p1_1": 6, "p1_2": 0}, {"es": "smallest"}, "data.es=smallest: 2 of patient p1 does not show the structure"),
-        ({"p1_1": 6}, {"ed": "largest", "es": "smallest"}, "data.es=smallest: 1 of patient p1 is ED as well"),
+        ({"p1_1": 6}, {"ed": "largest", "es": "smallest"}, "data.es=smallest: 1 of patient p1 is also ED"),
     ],
 )
 def test_sizes_that_tell_no_phase_are_refused(tmp_path, radii, settings, message):

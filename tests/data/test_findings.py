@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,15 +114,15 @@ def test_a_constant_image_is_a_warning_and_no_duplicate():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"spacing_mm": (0.9, 0.8)}, "neighbouring rows is from 0.7 to 0.9 mm"),
-        ({"spacing_mm": (0.7, 1.6)}, "neighbouring columns is from 0.8 to 1.6 mm"),
-        ({"gap_mm": 10.0}, "neighbouring slices is from 8.4 to 10 mm"),
+        ({"spacing_mm": (0.9, 0.8)}, "rows .* from 0.7 to 0.9 mm"),
+        ({"spacing_mm": (0.7, 1.6)}, "columns .* from 0.8 to 1.6 mm"),
+        ({"gap_mm": 10.0}, "slices .* from 8.4 to 10 mm"),
     ],
 )
 def test_spacing_that_changes_within_a_patient_is_a_warning(change, words):
     (found,) = find(a_slice("B", 2, 2, **change))
     assert told([found]) == [("warning", "spacing", "B", None)]
-    assert words in found.message
+    assert re.search(words, found.message)
 
 
 def inverted(items):
@@ -188,7 +189,7 @@ def test_a_patient_whose_end_diastole_and_end_systole_are_named_may_have_other_v
     named = [a_slice("A", 1), a_slice("A", 2, phase="ES"), a_slice("A", 3, phase=None, volume="lge")]
     assert slice_checks.find(SliceSet(named)) == []
     (found,) = slice_checks.find(SliceSet(replace(item, phase=None, volume=f"frame {item.frame}") for item in named))
-    assert found.message.endswith("data.ed and data.es say which.")
+    assert found.message.endswith("data.ed and data.es.")
 
 
 def test_a_slice_of_one_of_several_volumes_is_named_with_its_volume():
@@ -345,7 +346,7 @@ def test_a_contour_of_no_image_s_extent_takes_no_memory(scale):
 def test_inside_a_star_the_winding_is_one_and_the_mask_true(radii, backwards):
     t = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     points = 10 + np.array(radii)[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1)
-    turns = contour_checks.winding(points[::-1] if backwards else points, (20, 20))
+    turns = contours.winding(points[::-1] if backwards else points, (20, 20))
     assert set(np.unique(turns)) <= {0, -1, 1}
     assert len({*np.unique(turns)} - {0}) <= 1
     assert np.array_equal(turns != 0, contours.mask(points, (20, 20)))
@@ -369,7 +370,7 @@ def test_pixels_stretched_beyond_three_to_one_are_a_warning_and_ordinary_ones_ar
     changed = [a_slice("B", 1, index, spacing_mm=(8.0, 1.5)) for index in range(3)]
     found = [one for one in find(*changed) if one.kind == "stretched"]
     assert told(found) == [("warning", "stretched", "B", None)]
-    assert "pixels of 8 x 1.5 mm are stretched by 5.33 to 1" in found[0].message
+    assert re.match("pixels of 8 x 1.5 mm .* 5.33 to 1", found[0].message)
     assert "data.slice_axis" in found[0].message
     ordinary = [a_slice("B", frame, index, spacing_mm=(0.7, 2.0)) for frame in (1, 2) for index in range(3)]
     assert find(*ordinary) == []

@@ -3,29 +3,12 @@ import pydicom
 import pytest
 
 import volumes
-from conftest import write_dicom, write_enhanced, write_patient
+from conftest import write_dicom, write_patient
+from layouts.acdc import write_acdc
+from layouts.dicom import AXIAL, SHARED, write_enhanced_heart, write_heart
 from segtune.data import images
 from segtune.data.formats import dicom, nifti
 from segtune.errors import InputError
-
-AXIAL = [1, 0, 0, 0, 1, 0]
-
-
-def write_heart(folder, *, slices=3, phases=2, gap=8.0, shape=(20, 16), names=None, **tags):
-    """A cine of `phases` per slice, from the last slice to the first, its names counting the images in that order."""
-    count = 0
-    for index in reversed(range(slices)):
-        for phase in range(phases):
-            count += 1
-            name = f"im{count}.dcm" if names is None else names(count)
-            about = {
-                "ImagePositionPatient": [0, 0, gap * index],
-                "ImageOrientationPatient": AXIAL,
-                "TriggerTime": 40 * phase,
-                "InstanceNumber": 1000 - count,
-                **tags,
-            }
-            write_dicom(folder / name, np.full(shape, 10 * index + phase), **about)
 
 
 def dicoms(root):
@@ -208,14 +191,6 @@ def test_the_slices_of_a_volume_are_its_planes(tmp_path):
     assert [image.item.slice_index for image in read] == [0, 1, 2]
     assert np.array_equal(read[2].item.image, volumes.pixels(1)[:, :, 2].T)
     assert (read[0].file, read[0].item.spacing_mm, read[0].item.gap_mm) == ("a.nii.gz", pytest.approx((0.8, 0.7)), 9)
-
-
-def write_acdc(folder, ed=1, es=12):
-    for frame in (ed, es):
-        volumes.write(folder / f"{folder.name}_frame{frame:02}.nii.gz", volumes.pixels(frame))
-        volumes.write(folder / f"{folder.name}_frame{frame:02}_gt.nii.gz", volumes.labels())
-    volumes.write(folder / f"{folder.name}_4d.nii.gz", volumes.pixels(1, (12, 10, 3, 2)))
-    (folder / "Info.cfg").write_text(f"ED: {ed}\nES: {es}\nGroup: DCM\n")
 
 
 def test_in_acdc_s_layout_the_folder_is_the_patient_and_info_cfg_tells_the_phases(tmp_path):
@@ -490,25 +465,6 @@ def test_phases_have_an_order_that_the_headers_tell_and_never_the_names(tmp_path
         place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": AXIAL}
         write_dicom(tmp_path / "in" / f"im{phase}.dcm", np.full((20, 16), phase), **place, **tags)
     assert why(tmp_path) == expected
-
-
-SHARED = {"PixelMeasuresSequence": {"PixelSpacing": [0.7, 0.8]}, "PlaneOrientationSequence": {"ImageOrientationPatient": AXIAL}}
-
-
-def write_enhanced_heart(path, *, slices=3, phases=4, first=0, groups=lambda index, phase: {}, value=None, **tags):
-    """A frame for each slice and phase, the last phase first; groups: further ones, or others in place of them."""
-    frames, of_frames = [], []
-    for phase in reversed(range(phases)):
-        for index in range(first, first + slices):
-            frames.append(np.full((20, 16), 10 * index + phase if value is None else value(index, phase)))
-            of_frames.append(
-                {
-                    "PlanePositionSequence": {"ImagePositionPatient": [0, 0, 8.0 * index]},
-                    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": 40.0 * phase},
-                    **groups(index, phase),
-                }
-            )
-    write_enhanced(path, frames, of_frames, shared=tags.pop("shared", SHARED), **tags)
 
 
 def test_each_frame_of_enhanced_mr_is_an_image_with_its_own_place(tmp_path):

@@ -1,5 +1,4 @@
 import os
-import signal
 import threading
 
 import pytest
@@ -78,28 +77,6 @@ def test_names_that_look_grouped_are_refused_without_a_pattern(grouped):
 )
 def test_names_that_differ_in_one_number_alone_are_patients(single):
     assert [said.patient for said in names.parse(single, None, EVERY).values()] == single
-
-
-@pytest.mark.parametrize("pattern", ["(?P<patient>(a|a)*)b", "(?P<patient>(.*)*)x$", "(?P<patient>(a+)+)$"])
-def test_a_pattern_that_would_go_on_for_years_is_stopped(monkeypatch, pattern):
-    monkeypatch.setattr(names, "MATCH_S", 0.1)
-    with pytest.raises(InputError, match="data.patient=.*: takes longer than 0.1 s, as repeats within repeats do. Write one"):
-        names.parse(["a" * 60 + "!"], pattern, EVERY)
-
-
-def test_the_bound_leaves_no_alarm_and_somebody_else_s_alone():
-    called = []
-    before = signal.signal(signal.SIGALRM, lambda *_: called.append(True))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 50)
-        names.parse(["a_1"], "(?P<patient>a)", EVERY)
-        assert 40 < signal.setitimer(signal.ITIMER_REAL, 0)[0] <= 50
-        names.parse(["a_1"], "(?P<patient>a)", EVERY)
-        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
-        os.kill(os.getpid(), signal.SIGALRM)
-        assert called == [True]
-    finally:
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_names_are_parsed_in_another_thread_too():

@@ -178,7 +178,7 @@ def test_bad_arguments_are_refused_with_the_cure(tmp_path: Path, wrong: dict[str
 
 
 def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paint, painted = phantom._paint, itertools.count()
+    paint, painted = phantom.paint, itertools.count()
 
     def failing(*arguments: Any) -> Any:
         if next(painted) == 30:
@@ -186,7 +186,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch:
         return paint(*arguments)
 
     wanted: dict[str, Any] = {"seed": 0, "n_patients": 2, "size": 32, "target": "endocardium", "cache": tmp_path}
-    monkeypatch.setattr(phantom, "_paint", failing)
+    monkeypatch.setattr(phantom, "paint", failing)
     with pytest.raises(KeyboardInterrupt):
         phantom.read(**wanted)
     assert not list(tmp_path.iterdir())

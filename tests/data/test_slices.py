@@ -34,8 +34,6 @@ def test_a_patient_of_whom_nothing_is_left_is_named():
 def test_reading_stops_before_the_memory_is_full(monkeypatch):
     monkeypatch.setattr(slices, "_memory_bytes", lambda: 2 * 3 * 8 * 8 * 5)
 
-    with pytest.raises(
-        InputError, match="patient a alone take .* GB.* more than 50% of this machine's. Give fewer patients. data.e"
-    ):
+    with pytest.raises(InputError, match="patient a .* GB .* 50% .*data.e"):
         slices.collected([ITEMS[1]] * 99, empty="keep")
     assert len(slices.collected(ITEMS[:3], empty="keep")) == 3

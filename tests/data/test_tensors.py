@@ -2,16 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from layouts.slices import slice_of
 from segtune.data import slice_checks, tensors
 from segtune.data.grid import resample_and_crop
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.errors import InputError
-
-
-def slice_of(image, patient="P01", frame=20):
-    image = np.asarray(image, dtype=np.float32)
-    return Slice(image, image > image.mean(), patient, frame, frame // 20, "ED", (0.7, 0.7), 8.4)
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_tensors import slice_of
 from torch import nn
 
+from layouts.slices import slice_of
 from segtune import losses, nets, regularizers
 from segtune.data.slices import SliceSet
 from segtune.data.splits import Split

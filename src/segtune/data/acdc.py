@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segtune.data import names
-from segtune.data.formats import nifti
+from segtune.data.formats import label_images, nifti
 from segtune.data.formats.files import is_lost, is_text, tell
+from segtune.data.readers import Reader
 from segtune.data.slices import Phase, Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -74,14 +75,14 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
     files = [path for path in around if path not in patients]
     left += files
     _check_no_patient(left, {path.name for path in patients})
-    labels = nifti.Labels(frozenset(range(4)), frozenset({TARGETS[target]}), "ACDC")
+    labels = label_images.Labels(frozenset(range(4)), frozenset({TARGETS[target]}), "ACDC")
     frames = [frame for path in patients for frame in _frames(path, top, left)]
     tell(left, top)
     axis = nifti.slice_axes(((frame.image, 1) for frame in frames), slice_axis)
 
     def slices() -> Iterator[Slice]:
         for one in frames:
-            yield from nifti.read_slices(
+            yield from label_images.read_slices(
                 one.image,
                 one.label,
                 labels=labels,
@@ -174,3 +175,12 @@ def read_info(path: Path) -> dict[Phase, int]:
     if frames["ED"] == frames["ES"]:
         raise InputError(f"{path}: ED and ES are both frame {frames['ED']}, but are two phases of a beat. Correct it.")
     return {phase: frames[phase] for phase in phases}
+
+
+READER = Reader(
+    name="acdc",
+    kind="acdc",
+    targets=tuple(TARGETS),
+    same_structures={"rv": {"rvsc": "endocardium"}, "lv": {"sunnybrook": "endocardium"}},
+    image_code=nifti.IMAGE_CODE,
+)

@@ -1,8 +1,8 @@
-"""Which volumes a patient has, what tells them apart, and which of them are end-diastole and end-systole.
+"""The volumes of each patient, how they differ, and which of them are end-diastole and end-systole.
 
-A case is one volume: patient x phase x volume. The names say patient, visit, phase and frame (names.parse); data.ed and data.es
-name the phases where names do not: by a frame's number, by the text of the volume, or by the size of the expert's mask. Each
-visit of a patient has its own end-diastole and end-systole.
+A case is one volume: patient x phase x volume. File names give patient, visit, phase and frame (names.parse). Where they do
+not give the phases, data.ed and data.es do: by a frame's number, by the text of the volume, or by the size of the expert's
+mask. Each visit of a patient has its own end-diastole and end-systole.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ MOST_SHOWN = 10  # volumes that a message lists
 
 
 class Volume(NamedTuple):
-    """One volume, by its name. visit, text: empty where there is none; text: the rest of the name; phase, frame: as in Name."""
+    """One volume, as its name describes it. visit and text (the rest of the name) may be empty; phase, frame: as in Name."""
 
     patient: str
     visit: str = ""
@@ -32,34 +32,35 @@ class Volume(NamedTuple):
 
     @property
     def number(self) -> int | None:
-        """By which data.ed and data.es may call it."""
+        """The number by which data.ed and data.es may name it; None if it has no number."""
         return int(self.text) if self.frame is None and re.fullmatch("[0-9]{1,9}", self.text) else self.frame
 
 
 def rest(name: str, patient: str) -> str:
-    """What a name says after its patient, or before if nothing follows: sub-01_frame12 -> frame12."""
+    """The part of a name after the patient, or before it if nothing follows: sub-01_frame12 -> frame12."""
     before, _, after = name.partition(patient)
     return after.strip(SEPARATORS) or before.strip(SEPARATORS)
 
 
 def name_frames(*given: Any) -> bool:
-    """Whether data.ed or data.es speak of frames: by a number or by size, not by another text."""
+    """Whether data.ed or data.es name frames: by number or by size, not by another text."""
     return any(isinstance(one, int) or one in SIZES for value in given for one in _wanted("data.ed, data.es", value))
 
 
 def arrange(
     volumes: Mapping[Key, Volume], read: Callable[[Key], Iterable[Slice]], *, ed: Any = None, es: Any = None
 ) -> Iterator[Slice]:
-    """The slices of all volumes, each with its phase, and with the text that tells its volume from the patient's others.
+    """The slices of all volumes, each with its phase and with the text that distinguishes its volume within the patient.
 
-    Patients and volumes come in the order given; but where ed or es names phases, ED, ES and the others of each visit.
+    Patients and volumes keep the given order, except where ed or es names phases: then each visit's ED comes first, then its
+    ES, then its other volumes.
 
     Args:
         read: the slices of one volume.
-        ed, es: data.ed and data.es. None; a frame's number, the text of a volume, or a list of such, of which each patient
-            (each visit) must have exactly one; or "largest" or "smallest" of the expert's masks.
-    Raises: InputError naming the key and the patient for a phase that no volume, or more than one, or another phase's has. All
-        but what depends on sizes is refused before anything is read.
+        ed, es: data.ed and data.es: None; a frame's number or the text of a volume; a list of these, exactly one of which must
+            fit each visit of each patient; or "largest" or "smallest" (the volume of the expert's mask).
+    Raises: InputError naming the key and the patient if no volume fits, if several do, or if one volume is both phases. Unless
+        sizes decide, this is checked before anything is read.
     """
     wanted: dict[Phase, Wanted] = {"ED": _wanted("data.ed", ed), "ES": _wanted("data.es", es)}
     volumes = _visits_are_phases(volumes, wanted)
@@ -73,14 +74,14 @@ def arrange(
         slices = {key: list(read(key)) for key in mine} if by_size else {}
         phases = _phases(mine, wanted, {key: _size(items) for key, items in slices.items()} if by_size else None)
         mine = {key: volume._replace(phase=phases[key]) for key, volume in mine.items()}
-        told = _told_apart(mine)
+        volume_texts = _distinguished(mine)
         for key in _in_order(mine) if any(wanted.values()) else mine:
             for item in slices.pop(key) if by_size else read(key):
-                yield dataclasses.replace(item, phase=phases[key], volume=told[key])
+                yield dataclasses.replace(item, phase=phases[key], volume=volume_texts[key])
 
 
 def _wanted(name: str, value: Any) -> Wanted:
-    """The numbers and texts by which a phase is named. Raises: InputError for what is neither."""
+    """The numbers and texts that name a phase. Raises: InputError for other values."""
     values = [*value] if isinstance(value, Sequence) and not isinstance(value, str) else [] if value is None else [value]
     is_one = [isinstance(one, int | str) and not isinstance(one, bool) and str(one).strip() for one in values]
     if not all(is_one) or (value is not None and not values) or (len(values) > 1 and SIZES.keys() & {*values}):
@@ -91,7 +92,7 @@ def _wanted(name: str, value: Any) -> Wanted:
 
 
 def _visits_are_phases(volumes: Mapping[Key, Volume], wanted: Mapping[Phase, Wanted]) -> dict[Key, Volume]:
-    """Where data.ed or data.es names a visit (diastole, systole), the pattern's visits are volumes of a single one."""
+    """If data.ed or data.es names a visit (diastole, systole), the visits become volumes of a single visit."""
     texts = {value.casefold() for values in wanted.values() for value in values if isinstance(value, str)}
     if not any(volume.visit.casefold() in texts for volume in volumes.values()):
         return dict(volumes)
@@ -101,7 +102,7 @@ def _visits_are_phases(volumes: Mapping[Key, Volume], wanted: Mapping[Phase, Wan
 def _phases(
     mine: Mapping[Key, Volume], wanted: Mapping[Phase, Wanted], sizes: Mapping[Key, float] | None
 ) -> dict[Key, Phase | None]:
-    """The phase of each volume of one patient. sizes: of the masks; None: not known yet."""
+    """The phase of each volume of one patient. sizes: volumes of the masks; None if they are not known yet."""
     found = {key: volume.phase for key, volume in mine.items()}
     for visit in dict.fromkeys(volume.visit for volume in mine.values()):
         at = {key: volume for key, volume in mine.items() if volume.visit == visit}
@@ -114,8 +115,8 @@ def _phases(
                 also = found[chosen]
                 by = "by its name" if mine[chosen].phase else f"data.{str(also).lower()}={_shown(wanted[also])}"  # type: ignore[index]
                 raise InputError(
-                    f"{said}: {_called(mine, chosen)} of {_whose(mine[chosen])} is {also} as well ({by}), but ED and ES are "
-                    "two phases of a beat. Correct one of the two."
+                    f"{said}: {_called(mine, chosen)} of {_whose(mine[chosen])} is also {also} ({by}), but ED and ES are "
+                    "two phases of a heartbeat. Correct one of the two."
                 )
             if other := [key for key, volume in at.items() if volume.phase == phase and key != chosen]:
                 raise InputError(
@@ -133,14 +134,14 @@ def _by_name(said: str, values: Wanted, at: Mapping[Key, Volume]) -> Key:
     whose, all_called = _whose(next(iter(at.values()))), ", ".join([_called(at, key) for key in fits or at][:MOST_SHOWN])
     if fits:
         raise InputError(
-            f"{said}: {len(fits)} volumes of {whose} are called so ({all_called}). Name one of them; visits are told apart by "
-            "a group visit in data.patient."
+            f"{said}: {len(fits)} volumes of {whose} have this name ({all_called}). Name one of them. If they belong to "
+            "several visits, add a group visit to data.patient."
         )
-    hint = "" if any(volume.number is not None for volume in at.values()) else " Numbers are those of the group frame."
+    hint = "" if any(volume.number is not None for volume in at.values()) else " A number is compared with the group frame."
     more = f", ... ({len(at)})" if len(at) > MOST_SHOWN else ""
     raise InputError(
-        f"{said}: no volume of {whose} is called so; there is {all_called}{more}.{hint} Name one of them (a list names one for "
-        "each patient), or move the patient's files elsewhere."
+        f"{said}: no volume of {whose} has this name; its volumes are {all_called}{more}.{hint} Name one of them (in a list, "
+        "one for each patient), or move the patient's files elsewhere."
     )
 
 
@@ -149,13 +150,13 @@ def _by_size(said: str, which: int | str, at: Mapping[Key, Volume], sizes: Mappi
     first, *ties = [key for key in at if sizes[key] == extreme]
     if ties:
         raise InputError(
-            f"{said}: {_called(at, first)} and {_called(at, ties[0])} of {_whose(at[first])} are of the same size. Name the "
-            "phase by the frame's number."
+            f"{said}: {_called(at, first)} and {_called(at, ties[0])} of {_whose(at[first])} have masks of the same size. "
+            "Name the phase by the frame's number."
         )
     if not extreme:
         raise InputError(
-            f"{said}: {_called(at, first)} of {_whose(at[first])} does not show the structure, so that it tells no phase. Name "
-            "the phase by the frame's number, or move the volume elsewhere."
+            f"{said}: {_called(at, first)} of {_whose(at[first])} does not show the structure, so its size gives no phase. "
+            "Name the phase by the frame's number, or move the volume elsewhere."
         )
     return first
 
@@ -175,14 +176,14 @@ def _whose(volume: Volume) -> str:
 
 
 def _called(volumes: Mapping[Key, Volume], key: Key) -> str:
-    """A volume, for a person."""
+    """A volume as messages name it."""
     volume = volumes[key]
     return f"frame {volume.frame}" if volume.frame is not None else volume.text or volume.phase or "its only volume"
 
 
-def _told_apart(mine: Mapping[Key, Volume]) -> dict[Key, str]:
-    """Slice.volume of each volume of one patient: its visit; and, if a phase has several, its frame, or else its text."""
-    told: dict[Key, str] = {}
+def _distinguished(mine: Mapping[Key, Volume]) -> dict[Key, str]:
+    """Slice.volume of each volume of one patient: its visit and, if a phase has several volumes, its frame or text."""
+    found: dict[Key, str] = {}
     for group in _grouped(mine, lambda volume: (volume.visit, volume.phase)):
         frames = ["" if (frame := mine[key].frame) is None else f"frame {frame}" for key in group]
         rests = [mine[key].text for key in group]
@@ -191,8 +192,8 @@ def _told_apart(mine: Mapping[Key, Volume]) -> dict[Key, str]:
         texts = next(texts for texts in ways if all(texts) and len({*texts}) == len(group)) if len(group) > 1 else [""]
         for key, text in zip(group, texts, strict=True):
             visit = f"visit {mine[key].visit}" if mine[key].visit else ""
-            told[key] = ", ".join(part for part in (visit, text) if part)
-    return told
+            found[key] = ", ".join(part for part in (visit, text) if part)
+    return found
 
 
 def _grouped(mine: Mapping[Key, Volume], by: Callable[[Volume], Any]) -> list[list[Key]]:
@@ -210,7 +211,7 @@ def _in_order(mine: Mapping[Key, Volume]) -> list[Key]:
 
 
 def _size(slices: Iterable[Slice]) -> float:
-    """Of the expert's mask [ml, or mm^2 / 1000 where the distance of slices is not known]."""
+    """The volume of the expert's mask [ml, or mm^2 / 1000 where the distance between slices is unknown]."""
     return sum(
         item.mask.sum() * item.spacing_mm[0] * item.spacing_mm[1] * (1.0 if item.gap_mm is None else item.gap_mm) / 1000
         for item in slices

@@ -53,35 +53,19 @@ class _Drawn(NamedTuple):
     column: int
 
 
-def winding(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """How often a polygon goes around each pixel centre; inside one that does not cross itself, 1 or -1, by its direction.
-
-    Args: points: (N, 2) x y. shape: (H, W), the centre of the pixel in row r and column c is (c, r).
-    """
-    height, width = shape
-    x, y = points.T
-    next_x, next_y = np.roll(points, -1, axis=0).T
-    rows = np.arange(height)[:, None]
-    row, edge = np.nonzero((y <= rows) != (next_y <= rows))
-    crossing = x[edge] + (row - y[edge]) * (next_x[edge] - x[edge]) / (next_y[edge] - y[edge])
-    turns = np.zeros((height, width + 1), dtype=np.int64)
-    np.add.at(turns, (row, np.clip(np.ceil(crossing).astype(int), 0, width)), np.where(next_y > y, 1, -1)[edge])
-    return np.cumsum(turns[:, :width], axis=1)
-
-
 def _drawn(outline: Outline) -> _Drawn | None:
     """The contour on the smallest part of its pixel grid; None if that would be of an extent that no image has."""
     low, high = np.floor(outline.points.min(axis=0)), np.ceil(outline.points.max(axis=0))
     if (high - low > MOST_PX).any() or (np.abs(low) > 2**31).any():
         return None
     width, height = (high - low).astype(int) + 1
-    return _Drawn(winding(outline.points - low, (height, width)), int(low[1]), int(low[0]))
+    return _Drawn(contours.winding(outline.points - low, (height, width)), int(low[1]), int(low[0]))
 
 
 def _outside(outline: Outline) -> findings.Finding | None:
     try:
         if outline.shape is not None:
-            contours._check_inside(outline.points, outline.shape)
+            contours.check_inside(outline.points, outline.shape)
     except InputError as error:
         return findings.Finding("error", "outside_image", outline.patient, outline.frame, outline.file, str(error))
     return None

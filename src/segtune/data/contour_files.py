@@ -1,29 +1,24 @@
 """The contour files of a data set (RVSC, Sunnybrook), all of them: what they tell concerns runs on either target."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from segtune.data import contour_checks, findings, rvsc, sunnybrook
+from segtune.data import contour_checks, findings, readers
 from segtune.data.contour_checks import Outline
 from segtune.data.findings import Finding
 from segtune.data.formats import contours, dicom
+from segtune.data.readers import ContourFile
 from segtune.data.slices import Slice
 from segtune.errors import InputError
 
-Listed = tuple[str, int, str, Path, Path | None]  # patient, frame, target, the file, its image
-FILES: dict[str, tuple[Callable[..., Iterator[Listed]], float]] = {  # reader -> its files, the first pixel's coordinate
-    "segtune.data.rvsc.read": (rvsc.contour_files, 0.0),
-    "segtune.data.sunnybrook.read": (sunnybrook.contour_files, sunnybrook.FIRST_PX),
-}
 
-
-def listed(data: Mapping[str, Any]) -> list[Listed]:
-    """The contour files of the data that this configuration (cfg.data) names; none of readers that have no such files."""
-    files, _ = FILES.get(data["reader"]["_target_"], (None, 0.0))
+def listed(data: Mapping[str, Any]) -> list[ContourFile]:
+    """The contour files of the data that cfg.data names; an empty list for readers without contour files."""
+    files = readers.of(data).contour_files
     return list(files(data["root"])) if files and "root" in data else []
 
 
@@ -50,7 +45,7 @@ def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool
     files = listed(data)
     if not files:
         return []
-    root, (_, first_px) = Path(str(data["root"])).expanduser(), FILES[data["reader"]["_target_"]]
+    root, first_px = Path(str(data["root"])).expanduser(), readers.of(data).first_px
     shapes: dict[tuple[str, int], tuple[int, ...]] = {(item.patient, item.frame): item.image.shape for item in slices}
     drawn: list[Outline] = []
     found: list[Finding] = []

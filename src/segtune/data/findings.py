@@ -1,7 +1,7 @@
-"""What is wrong with a data set, or may be. Pure: from slices and contours, in memory, to findings.
+"""Findings: what is wrong with a data set, or may be.
 
-An error would make results wrong: images or contours of one patient that are another's too, so that they are somebody
-else's or lie on both sides of a split. A warning is to be looked at; a note says what the data cannot tell.
+An error would make results wrong, for example an image that two patients share: it belongs to the wrong patient or lies on
+both sides of a split. A warning should be looked at. A note states what the data do not contain.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from segtune.errors import InputError
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-KINDS = {  # what a finding is about
+KINDS = {  # of findings, each in words
     "unreadable": "a file that the reader refuses",
     "outside_image": "a contour that leaves its image",
     "duplicate_image": "two frames with the same image",
@@ -25,25 +25,28 @@ KINDS = {  # what a finding is about
     "constant_image": "an image of a single grey value",
     "spacing": "spacing that changes within a patient",
     "stretched": "pixels that are far longer than wide",
-    "strips": "planes that are strips beside those of others",
-    "two_sides": "a patient who both trains and validates",
+    "strips": "planes much narrower than those of other patients",
+    "two_sides": "a patient on both sides of the split",
     "split": "a split that cannot be made",
     "phase": "frames that are neither end-diastole nor end-systole",
-    "gap": "slices whose distance is not known",
+    "gap": "an unknown distance between slices",
     "cropped": "a structure that data.larger=crop cuts",
 }
 ALLOWABLE = (
     "duplicate_contour",
     "duplicate_image",
     "polarity",
-)  # errors that data.allow can name: the others cannot be read
+)  # errors that data.allow may name; data with other errors cannot be read
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at. kind: of KINDS. patient, frame, file (below data.root): None where it is about more than one.
+    """One observation about the data.
 
-    message: what it is, and the cure.
+    Attributes:
+        kind: a key of KINDS.
+        patient, frame, file: where it is (file below data.root); None if it concerns more than one.
+        message: what was found and how to cure it.
     """
 
     severity: Severity
@@ -55,14 +58,14 @@ class Finding:
 
 
 def joined(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]:
-    """All findings, errors first; of those that slices and contour files both tell (a kind, at one frame) the first's."""
+    """Both lists, errors first; a finding of the second list is left out if the first has one of its kind at that frame."""
     found = [*first]
-    told = {(one.kind, one.patient, one.frame) for one in found}
-    return ranked([*found, *(one for one in second if (one.kind, one.patient, one.frame) not in told)])
+    known = {(one.kind, one.patient, one.frame) for one in found}
+    return ranked([*found, *(one for one in second if (one.kind, one.patient, one.frame) not in known)])
 
 
 def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
-    """Of for_run's findings: kind -> how many warnings of it there are, and the first in words."""
+    """Kind -> number of its warnings, and the first of them in words. Args: found: as slice_checks.for_run has them."""
     told: dict[str, tuple[int, str]] = {}
     for one in found:
         if one["severity"] == "warning":
@@ -72,7 +75,7 @@ def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
 
 
 def not_allowed(found: Iterable[Finding], allow: Collection[str] | None) -> list[Finding]:
-    """The errors whose kind is not allowed. Raises: InputError if allow names what is not in ALLOWABLE."""
+    """The errors of kinds that are not allowed. Raises: InputError if allow names a kind that is not in ALLOWABLE."""
     kinds = [] if allow is None else [*allow] if isinstance(allow, Collection) and not isinstance(allow, str) else [allow]
     for kind in kinds:
         if kind not in ALLOWABLE:
@@ -84,7 +87,7 @@ def not_allowed(found: Iterable[Finding], allow: Collection[str] | None) -> list
 
 
 def place(finding: Finding) -> str:
-    """Where it is, for a person: patient P01, frame 20 (P01-0020-icontour-manual.txt)."""
+    """The place as messages name it: patient P01, frame 20 (P01-0020-icontour-manual.txt)."""
     named = [f"patient {finding.patient}"] if finding.patient is not None else []
     named += [f"frame {finding.frame}"] if finding.frame is not None else []
     where = ", ".join(named)
@@ -94,6 +97,6 @@ def place(finding: Finding) -> str:
 
 
 def ranked(found: Iterable[Finding]) -> list[Finding]:
-    """By severity, then by kind; what is alike in both stays in the data set's order."""
+    """Sorted by severity, then by kind; findings that agree in both keep the data set's order."""
     kinds = list(KINDS)
     return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), kinds.index(one.kind)))

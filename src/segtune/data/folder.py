@@ -22,6 +22,7 @@ from PIL.ImageFile import ImageFile
 from segtune.data import cases, names
 from segtune.data.formats import colours
 from segtune.data.formats.files import is_text, tell
+from segtune.data.readers import Reader
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -318,3 +319,6 @@ def _finite(path: Path, pixels: NDArray[Any]) -> NDArray[np.float32]:
     if bad := int((~np.isfinite(image)).sum()):
         raise InputError(f"{path}: {bad} pixels are not finite numbers (NaN or infinite). Replace them.")
     return image
+
+
+READER = Reader(name="folder", kind="folder", image_code="np.asarray(PIL.Image.open(path))")

@@ -1,4 +1,4 @@
-"""The tables and the page of `segtune.check`: what a data set holds, and the findings in it."""
+"""The tables and the page of segtune.check: the patients of a data set, and the findings in it."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from segtune.data import findings
 from segtune.data.findings import Finding
 from segtune.data.slices import Slice, SliceSet
 
-UNUSED = ("reader", "allow", "spacing_mm", "larger", "normalize")  # of cfg.data: data are checked as they are stored
-MOST_LINES = 20  # printed of the findings of a kind, and of the patients; the page has all
+UNUSED = ("reader", "allow", "spacing_mm", "larger", "normalize")  # keys of cfg.data without effect: data are checked as stored
+MOST_LINES = 20  # findings of a kind, and patients, that are printed; the page lists all of them
 PAGE = "check.html"
 
 
 class Patient(NamedTuple):
-    """A row of the table of patients: numbers of slices, and ranges as a person reads them."""
+    """A row of the table of patients: numbers of slices, and ranges as text."""
 
     patient: str
     slices: int
@@ -37,16 +37,14 @@ HEADS = {  # of the table of patients
     "foreground": "foreground [%]",
 }
 MEANING = (
-    "other: neither end-diastole (ED) nor end-systole (ES) by what the data say; empty: slices without the structure; gap: "
-    "from slice to slice; intensity: 1st, 50th and 99th percentile; foreground: of the slices with the structure."
+    "slices: number of slices; ED, ES, other: at end-diastole, at end-systole, at neither or unknown; empty: without the "
+    "structure; gap: distance between slices; intensity: 1st, 50th and 99th percentile; foreground: pixels of the "
+    "structure, in the slices that show it."
 )
 
 
-# Telling
-
-
 def row_of(mine: Sequence[Slice], name: str | None = None) -> Patient:
-    """One patient's row, or with a name that of several patients together."""
+    """One patient's row, or, with a name, the row of several patients together."""
     phases = [item.phase for item in mine]
     shares = [100 * share for item in mine if (share := item.mask.mean())]
     values = np.concatenate([item.image[::4, ::4].ravel() for item in mine])  # enough for percentiles
@@ -66,7 +64,7 @@ def row_of(mine: Sequence[Slice], name: str | None = None) -> Patient:
 
 
 def _several(values: Iterator[str]) -> str:
-    """The different ones, up to three."""
+    """The distinct values, up to three of them."""
     different = list(dict.fromkeys(values))
     return ", ".join(different[:3]) + (f", ... ({len(different)})" if len(different) > 3 else "")
 
@@ -77,7 +75,7 @@ def total(slices: SliceSet, patients: Sequence[Patient]) -> Patient:
 
 
 def patient_table(slices: SliceSet, patients: Sequence[Patient]) -> list[str]:
-    """The table of patients as aligned lines; many patients are left to the page."""
+    """The table of patients as aligned lines, with at most MOST_LINES patients."""
     if not patients:
         return ["The data could not be read as a whole; see the errors."]
     rows = [total(slices, patients), *patients[:MOST_LINES]]
@@ -101,7 +99,7 @@ def listing(found: Sequence[Finding]) -> list[str]:
 
 
 def verdict(found: Sequence[Finding], refused: Sequence[Finding]) -> str:
-    """One sentence: how many of each severity, and whether a run would go on."""
+    """How many findings there are of each severity, and whether a run would start."""
     counts = {severity: sum(one.severity == severity for one in found) for severity in findings.SEVERITIES}
     told = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items())
     if not refused:
@@ -115,7 +113,7 @@ def verdict(found: Sequence[Finding], refused: Sequence[Finding]) -> str:
 def render_page(
     about: str, slices: SliceSet, patients: Sequence[Patient], found: Sequence[Finding], refused: Sequence[Finding]
 ) -> str:
-    """The page, which needs nothing beside it. All that comes from the data is escaped."""
+    """The page as one self-contained HTML file. All text from the data is escaped."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -3,13 +3,10 @@
 import errno
 import os
 import re
-import signal
 import stat
-import threading
 import unicodedata
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -20,7 +17,6 @@ EXAMPLES = (  # as a person types them, in the shell's quotes and in Hydra's
     "\"data.patient='(?P<patient>[^_]+)_'\" (the name up to its first _) or \"data.patient='(?P<patient>.+)'\" (each name is a "
     "patient of its own)"
 )
-MATCH_S = 10.0  # in which the pattern must have gone through all names
 MARKS = {  # what stands before a visit, a phase, a frame or a slice in a name, and how it looks
     "visit": ("(?:visit|vis|v|session|ses|timepoint|tp|scan)[-_ ]?", "[0-9]+"),
     "phase": ("", "(?:ED|ES)(?![A-Z])"),
@@ -114,6 +110,11 @@ def entries(folder: Path, root: Path) -> list[Path]:
     return found
 
 
+def relative(folder: Path, root: Path) -> str:
+    """A folder's path below root, with slashes; "." if root is a file, or that very folder."""
+    return folder.relative_to(root if root.is_dir() else folder).as_posix()
+
+
 def normal(text: str) -> str:
     """A name with its letters composed (NFC), so that one that a Mac took apart (NFD) is the same name."""
     return unicodedata.normalize("NFC", text)
@@ -134,8 +135,7 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
 
     Args: groups: the named groups that the data set knows beside patient, of visit, phase, frame and slice.
     Returns: name -> Name; patients in natural order, and each one's names by visit, phase, frame, slice and name.
-    Raises: InputError for a pattern that is no regular expression, has no group patient, an unknown group, does not fit, or
-        takes longer than MATCH_S.
+    Raises: InputError for a pattern that is no regular expression, has no group patient or an unknown group, or does not fit.
     """
     names = list(names)
     if pattern is None:
@@ -146,8 +146,7 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
             )
         pattern = "(?P<patient>.+)"
     expression = _compiled(pattern, {"patient", *groups})
-    with _in_time(pattern):
-        found = {name: _said(name, expression) for name in names}
+    found = {name: _said(name, expression) for name in names}
 
     def place(name: str) -> tuple[object, ...]:
         said = found[name]
@@ -180,29 +179,6 @@ def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
             f"data.patient={pattern}: it has a group {name}; those that count here are {', '.join(sorted(groups))}."
         )
     return expression
-
-
-@contextmanager
-def _in_time(pattern: str) -> Iterator[None]:
-    """A bound of MATCH_S for expressions whose repeats within repeats would go on for years. Only the main thread can have it:
-    nothing but a signal interrupts Python's matching."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise InputError(
-            f"data.patient={pattern}: takes longer than {MATCH_S:g} s, as repeats within repeats do. Write one like {EXAMPLES}."
-        )
-
-    before = signal.signal(signal.SIGALRM, stop)
-    timer = signal.setitimer(signal.ITIMER_REAL, MATCH_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def _said(name: str, expression: re.Pattern[str]) -> Name:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segtune.data import cases, names
-from segtune.data.formats import nifti
+from segtune.data.formats import label_images, nifti
 from segtune.data.formats.files import is_lost, is_text, tell
+from segtune.data.readers import Reader
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
@@ -83,14 +84,14 @@ def read(
     _check_cases(there["dataset.json"], there[LABELS], about, truths.keys())
     files = _images(there[IMAGES], images, truths, len(about.channels), chosen)
     axis = nifti.slice_axes({path: n_along for path, _, n_along in files.values()}.items(), slice_axis)
-    labels = nifti.Labels(frozenset({0}).union(*about.labels.values()), wanted, "dataset.json")
+    labels = label_images.Labels(frozenset({0}).union(*about.labels.values()), wanted, "dataset.json")
 
     said = names.parse(truths, patient, ("visit", "phase", "frame"))
     number = names.numbers(said)
 
     def slices(case: str) -> list[Slice]:
         path, along, n_along = files[case]
-        return nifti.read_slices(
+        return label_images.read_slices(
             path,
             truths[case],
             labels=labels,
@@ -294,3 +295,6 @@ def _images(
             f"{images[name]}: neither a label image in {LABELS} nor a channel of dataset.json belongs to it. Move it."
         )
     return found
+
+
+READER = Reader(name="nnunet", kind="nnunet", image_code=nifti.IMAGE_CODE)

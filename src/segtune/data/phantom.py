@@ -1,49 +1,30 @@
-"""A synthetic RVSC-2012 training set: short-axis cine MRI of invented hearts, written as the real files would be.
+"""A synthetic RVSC-2012 training set of invented hearts, written as files like the real ones.
 
-Every structure is a signed distance in mm (negative inside), a function of the position in the patient. An image is
-painted from these distances, structure over structure, and then "acquired": blurred by a finite k-space, noisy, in
-magnitude. A contour is a level set of the very distance that was painted, so it fits the visible edge.
-
-Three frames of reference: pixels (row, column); the scene, in mm around the middle of the left ventricle, in which the
-chest wall is up left and the liver down; the heart, the scene turned so that the right ventricle is at negative u.
+The images are those of phantom_images. Patients differ in their anatomy, and the same seed gives the same bytes.
 """
 
 import hashlib
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import contourpy
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
-from scipy import fft
 from tqdm import tqdm
 
-from segtune.data import rvsc
+from segtune.data import phantom_images, rvsc
+from segtune.data.phantom_images import Patient, acquire, contour, paint
 from segtune.data.slices import SliceSet
 from segtune.errors import InputError
 
-Array = NDArray[np.floating[Any]]
-
-FIELD_MM = 179.2  # long side of the field of view [mm]: 0.70 mm per pixel at 256
-SHORT_SIDE = 27 / 32  # short side / long side of the image
+SIZES = 32, 512  # smallest and largest long side of an image [pixels]
 THICKNESS_MM, GAP_MM = 7.0, 8.4  # slice thickness, distance of slice centres [mm]
-RESOLUTION_MM = 1.1  # what the scanner resolves [mm]; finer pixels are interpolated, as on the real scanner
-PHASES_PER_SLICE = 20
-LABELLED = (15, 14, 16, 15, 17, 13, 16, 15, 14, 16, 15, 17, 14, 15, 16, 15)  # frames per patient, 243 in 16
-LANDSCAPE_DEG = 78.0  # a landscape patient's scene is turned by this angle [degrees]
-WAVES = ((110.0, 2.2), (70.0, 1.2), (40.0, 0.8), (24.0, 0.4), (14.0, 0.2))  # the warp: wavelength, amplitude [mm]
-BREATH_MM = 1.3  # standard deviation of a slice's position
-BODY_MM = 150.0  # radius of the chest
-RV_ALONG = (-0.4, 0, 0.15, 1, 1.4)  # positions base to apex at which the next two hold
-RV_WIDTH = (0.7, 1, 1, 0.64, 0.1)  # relative to the base
-RV_HEIGHT = (0.75, 1, 1, 0.6, 0.1)
 
 
 def write(folder: Path, *, seed: int, n_patients: int, size: int) -> None:
@@ -68,7 +49,8 @@ def read(
     Args: as `write`; target: "endocardium" or "epicardium"; masks: see contours.RASTERISERS.
     """
     _check(seed=seed, n_patients=n_patients, size=size)
-    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    code = Path(__file__).read_bytes() + Path(phantom_images.__file__).read_bytes()
+    source = hashlib.sha256(code).hexdigest()[:8]
     cache = cache or platformdirs.user_cache_path("segtune")
     whole = cache / f"phantom-{seed}-{n_patients}-{size}-{source}"
     if not whole.is_dir():
@@ -91,281 +73,10 @@ def read(
 def _check(*, seed: int, n_patients: int, size: int) -> None:
     if not isinstance(n_patients, int) or not 1 <= n_patients <= 99:
         raise InputError(f"data.n_patients={n_patients}: give a whole number from 1 to 99 (16 is the study's).")
-    if not isinstance(size, int) or size % 16 or not 32 <= size <= 512:
+    if not isinstance(size, int) or size % 16 or not SIZES[0] <= size <= SIZES[1]:
         raise InputError(f"data.size={size}: give a multiple of 16 from 32 to 512 (256 is the study's).")
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"data.seed={seed}: give a whole number, 0 or more.")
-
-
-class Patient:
-    """All that differs between patients. In mm, radians, signals relative to blood; `gain` in grey levels.
-
-    Nothing but shape and pixel_mm depends on size, so that the same hearts exist at every resolution.
-    """
-
-    def __init__(self, seed: int, number: int, size: int) -> None:
-        self.seed, self.number = seed, number
-        rng = np.random.default_rng([seed, number])
-        between = rng.uniform
-        short, landscape = round(size * SHORT_SIDE), number % 2 == 0
-        self.shape = (short, size) if landscape else (size, short)
-        self.pixel_mm = FIELD_MM / size
-        labelled = LABELLED[(number - 1) % len(LABELLED)]
-        self.n_ed = labelled // 2 + 1  # labelled slices at end-diastole
-        self.n_es = labelled - self.n_ed
-        k = 2 * np.pi / np.array([wavelength for wavelength, _ in WAVES])
-        direction = between(0, 2 * np.pi, (2, len(WAVES)))
-        phase = between(0, 2 * np.pi, direction.shape)
-        # wave vectors and phases of the displacement, in x and in y, that makes every outline irregular
-        self.warp = np.stack([k * np.cos(direction), k * np.sin(direction), phase], axis=-1).astype(np.float32)
-        scale = between(0.92, 1.14)
-        self.es_phase = int(rng.integers(6, 11))  # end-diastole is phase 0
-        self.turn = math.radians(LANDSCAPE_DEG * landscape + between(-18, 18))  # of the scene in the image
-        self.centre = between(2, 20), between(-14, 8)  # of the left ventricle, off the image's middle
-        self.heart_turn = math.radians(between(-8, 42))  # of the heart in the scene
-        self.lv_radius = scale * between(19, 26)
-        self.lv_wall = between(6.5, 11)
-        self.lv_outer = self.lv_radius + self.lv_wall
-        self.rv_width = scale * between(14, 22)
-        self.rv_height = scale * between(50, 60)
-        self.rv_wall = between(3.1, 4.5)
-        self.ejection = between(0.75, 1.2)  # of the usual contraction
-        lung_gap = between(-1, 9)
-        self.chest_turn = math.radians(between(204, 228))  # direction of the nearest skin
-        self.chest_fat = between(4, 14)
-        self.chest_muscle = between(7, 11)
-        self.chest_wall = self.chest_fat + self.chest_muscle + 3
-        self.skin_depth = self.lv_outer + self.rv_width + self.rv_wall + lung_gap + self.chest_wall
-        self.liver_gap = between(-3, 4)  # heart to liver
-        self.aorta = math.radians(between(22, 55)), between(9, 12)  # direction, radius
-        self.gain = between(90, 220)
-        self.noise = between(0.015, 0.065)
-        self.coil = between(45, 100)  # depth at which the surface coil's share has fallen to 1/e
-        self.rv_blood = between(0.74, 1.06)
-        self.swirl = between(0.03, 0.1)  # unevenness of the blood's signal
-        self.muscle = between(0.3, 0.56)
-        self.fat = between(0.6, 1.15)
-        self.liver = between(0.3, 0.6)
-        self.lung = between(0.04, 0.1)
-        self.stomach = between(0.1, 1.0)
-        self.trabeculae = between(0.3, 0.85)
-        self.papillary = [  # direction, distance from the middle as a share of lv_radius, radius
-            (math.radians(rng.normal(at, 12)), between(0.68, 0.88), between(3.5, 6)) for at in (-60, 50)
-        ]
-
-
-class Plane:
-    """One slice at one phase: where its pixels lie in the scene, how far the heart is contracted, its texture."""
-
-    def __init__(self, p: Patient, rng: np.random.Generator, index: int, phase: int) -> None:
-        self.index = index
-        contraction = math.sin(math.pi / 2 * min(phase / p.es_phase, 1))  # 0 at end-diastole, 1 at end-systole
-        self.squeeze = contraction * p.ejection
-        first = 1 + contraction  # the base descends by a slice until end-systole
-        last = p.n_ed + contraction * (first + p.n_es - 1 - p.n_ed)
-        self.along = (index - first) / (last - first)  # 0 at the base, 1 at the apex of the right ventricle
-        self.edge_mm = p.pixel_mm + 0.4 + 1.2 * max(self.along, 0) ** 2  # at the apex, walls run obliquely
-        breath = rng.normal(0, BREATH_MM, 2)  # each slice is taken in a breath-hold of its own
-        offsets = zip(p.shape, breath.tolist(), strict=True)
-        down, right = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * p.pixel_mm - offset for n, offset in offsets)
-        x, y = _turned(right[None, :], down[:, None], p.turn)
-        x, y = x - p.centre[0], y - p.centre[1]
-        dx, dy = (
-            sum(size * np.sin(kx * x + ky * y + shift) for (_, size), (kx, ky, shift) in zip(WAVES, waves, strict=True))
-            for waves in p.warp
-        )
-        self.x: Array = x + dx  # scene coordinates (H, W) [mm]
-        self.y: Array = y + dy
-        self.fine, self.medium, self.coarse = (_texture(rng, p.shape, grain_mm) for grain_mm in (1.0, 2.2, 8.0))
-
-
-# Geometry: distances in mm, negative inside
-
-
-def _ellipse(x: Array, y: Array, a: float, b: float) -> Array:
-    """Distance to an axis-parallel ellipse around the origin (first-order, exact on the outline)."""
-    radius = np.hypot(x / a, y / b)
-    return radius * (radius - 1) / (np.hypot(x / a**2, y / b**2) + 1e-6)
-
-
-def _union(a: Array, b: Array, blend_mm: float) -> Array:
-    """Distance to the union of two regions, the notch between them filled over `blend_mm`."""
-    return np.minimum(a, b) - np.maximum(blend_mm - np.abs(a - b), 0) ** 2 / (4 * blend_mm)
-
-
-def _turned(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
-    """Coordinates in a frame that is turned by `angle` [radians]."""
-    return math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
-
-
-def _ventricles(p: Patient, plane: Plane) -> tuple[Array, Array, Array]:
-    """Distances to the endocardium of the right, to the endocardium and the epicardium of the left ventricle."""
-    u, v = _turned(plane.x, plane.y, p.heart_turn)
-    rest = float(np.clip(1 - plane.along / 1.28, 0.02, 1))  # way to the left ventricle's apex, which lies deeper
-    radius = p.lv_radius * min(1, 1.12 * rest**0.45) * (1 - 0.33 * plane.squeeze)
-    outer = radius + p.lv_wall * min(1, 0.75 + 0.4 * rest) * (1 + 0.38 * plane.squeeze)
-    left, left_outer = _ellipse(u, v, radius, radius * 1.05), _ellipse(u, v, outer, outer * 1.04)
-    narrow, short = (np.interp(plane.along, RV_ALONG, profile) for profile in (RV_WIDTH, RV_HEIGHT))
-    width = p.rv_width * float(narrow) * (1 - 0.36 * plane.squeeze)
-    half = p.rv_height / 2 * float(short) * (1 - 0.14 * plane.squeeze)
-    bulge = _ellipse(u + (outer + width - 0.85 * half), v + (3.5 - 7 * plane.along), 0.85 * half, half)
-    return -_union(-bulge, left_outer, 5.0), left, left_outer
-
-
-def _contour(distance: Array, level_mm: float) -> NDArray[np.float64]:
-    """The longest closed line distance = level_mm, (N, 2) x y [pixels], 2 points per pixel and 200 at least."""
-    lines = cast(list[NDArray[np.float64]], contourpy.contour_generator(z=distance).lines(level_mm))
-    line = max(lines, key=len)
-    length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
-    at = np.linspace(0, length[-1], max(200, int(2 * length[-1])))
-    return np.stack([np.interp(at, length, column) for column in line.T], axis=1)
-
-
-# Signals: blood of the left ventricle = 1
-
-
-def _bumps(n: int, centres: NDArray[np.float64], sigma: NDArray[np.float64] | float) -> Array:
-    """(n, len(centres)) Gaussians at n pixels; centres and sigma [pixels]."""
-    return np.exp(-0.5 * ((np.arange(n)[:, None] - centres) / sigma) ** 2).astype(np.float32)
-
-
-def _texture(rng: np.random.Generator, shape: tuple[int, int], grain_mm: float) -> Array:
-    """(H, W) smooth noise of mean 0 and standard deviation 1: Gaussian grains of random height on a grid."""
-    grain = grain_mm * max(shape) / FIELD_MM
-    down, across = (_bumps(n, np.arange(-1, n / grain + 2) * grain, grain) for n in shape)
-    down, across = (bumps / np.linalg.norm(bumps, axis=1, keepdims=True) for bumps in (down, across))
-    return down @ rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32) @ across.T
-
-
-def _vessels(rng: np.random.Generator, shape: tuple[int, int], n: int) -> Array:
-    """(H, W) from 0 to about 1: n round cross-sections of vessels, and a few that run within the slice."""
-    sigma = 0.7 * np.exp(rng.uniform(0, 1.2, n)) * max(shape) / FIELD_MM
-    down, across = (_bumps(side, rng.uniform(0, side, n), sigma) for side in shape)
-    lines, gaps = _texture(rng, shape, 7.0), _texture(rng, shape, 9.0)
-    along = np.clip(1 - 5 * np.abs(lines), 0, 1) * np.clip(gaps - 0.7, 0, 1)
-    return (down * rng.uniform(0.2, 1, n)) @ across.T + 0.6 * along
-
-
-def _over(image: Array, distance: Array, signal: Array | float, soft_mm: float) -> None:
-    """Paint `signal` where distance < 0, in place, with an edge soft_mm wide."""
-    image += np.clip(0.5 - distance / soft_mm, 0, 1) * (signal - image)
-
-
-def _ink(image: Array, distance: Array) -> None:
-    """Darken the line distance = 0, in place: where fat meets water, their signals cancel."""
-    image *= 1 - 0.8 * np.clip(1.4 - np.abs(distance), 0, 1)
-
-
-def _paint(p: Patient, index: int, phase: int) -> tuple[Array, Array]:
-    """Signal (H, W) of slice `index` at `phase`, and the distance (H, W) [mm] to the right ventricle's endocardium."""
-    rng = np.random.default_rng([p.seed, p.number, 1, index])  # the same at all phases: only the heart moves
-    plane = Plane(p, rng, index, phase)
-    right, left, left_outer = _ventricles(p, plane)
-    heart = _union(left_outer, right - p.rv_wall, 16.0)
-    away = p.skin_depth - BODY_MM
-    depth = BODY_MM - np.hypot(plane.x - away * math.cos(p.chest_turn), plane.y - away * math.sin(p.chest_turn))
-    depth += 1.2 * plane.coarse
-    image = p.lung * (1 + 0.25 * plane.medium + 0.3 * plane.coarse)
-    vessels = _vessels(rng, p.shape, 70)
-    image += 0.45 * vessels
-    _paint_fat(p, plane, image, heart, depth)
-    _paint_abdomen(p, plane, image, vessels, _texture(rng, p.shape, 11.0))
-    _paint_chest_wall(p, plane, image, depth)
-    _paint_heart(p, plane, image, right, left, left_outer)
-    near, here = (0.35 + 1.3 * np.exp(-np.maximum(d, 0) / p.coil) for d in (depth, p.skin_depth))
-    return image * near / float(here), right
-
-
-def _fat(p: Patient, plane: Plane) -> Array:
-    return p.fat * (0.8 + 0.07 * plane.medium + 0.12 * plane.coarse + 0.05 * plane.fine)
-
-
-def _paint_fat(p: Patient, plane: Plane, image: Array, heart: Array, depth: Array) -> None:
-    """Fat around the heart (whose outer distance is `heart`) and from there to the chest wall."""
-    layer = heart - np.maximum(2.2 + 2.4 * plane.coarse, 0.4)
-    _over(image, _union(layer, depth - p.chest_wall, 28.0), _fat(p, plane), 1.5)
-
-
-def _paint_abdomen(p: Patient, plane: Plane, image: Array, vessels: Array, folds: Array) -> None:
-    """What lies below the heart and behind it: liver, stomach and gut in fat, spine, aorta."""
-    x, y, edge, fat = plane.x, plane.y, plane.edge_mm, _fat(p, plane)
-    top = p.lv_outer + p.liver_gap
-    liver = _ellipse(x + 20, y - (top + 90), 110, 90)
-    _over(image, liver - 2 - 1.2 * plane.coarse, fat, 1.5)
-    _over(image, liver, p.liver * (1 + 0.06 * plane.fine + 0.06 * plane.medium) + 0.3 * vessels, edge)
-    _ink(image, liver - 0.5)
-    cavity = _ellipse(x - 46, y - (top + 34 - 2 * plane.index), 34, 27)
-    gut = np.maximum(cavity + 2, 5 * (0.3 - np.abs(folds)))
-    _over(image, cavity, fat, 2.0)
-    _over(image, gut, p.muscle, edge)
-    _over(image, gut + 2.5, p.stomach * (1 + 0.1 * plane.coarse + 0.1 * plane.medium), edge)
-    _ink(image, gut)
-    angle, radius = p.aorta
-    ax, ay = ((p.lv_outer + radius + 7) * part for part in (math.cos(angle), math.sin(angle)))
-    spine = _ellipse(x - (ax + 15), y - (ay + 24), 19, 17)
-    _over(image, spine - 4, 0.6 * fat, 2.0)
-    _over(image, spine, 0.12, edge)
-    _over(image, spine + 1.6, 0.45 + 0.08 * plane.medium + 0.04 * plane.fine, edge)
-    aorta = _ellipse(x - ax, y - ay, radius, radius)
-    _over(image, aorta - 1.8, p.muscle, edge)
-    _over(image, aorta, 0.9 + 0.04 * plane.medium, edge)
-
-
-def _paint_chest_wall(p: Patient, plane: Plane, image: Array, depth: Array) -> None:
-    """Muscles streaked with fat, ribs, subcutaneous fat, skin, and air in front."""
-    edge, fat = plane.edge_mm, _fat(p, plane)
-    middle = p.chest_fat + p.chest_muscle / 2 + 2.5
-    streaks = np.clip(0.8 * plane.coarse + 0.5 * plane.medium - 0.6, 0, 0.7)
-    _over(image, depth - p.chest_wall, p.muscle * (0.75 + 0.1 * plane.medium + 0.06 * plane.fine) + fat * streaks, edge)
-    _over(image, np.abs(depth - middle + 0.8 - 0.6 * plane.coarse) - 0.5, 0.8 * fat, 1.5)
-    arc = (BODY_MM * np.arctan2(plane.y, plane.x) + 7 * plane.index) % 62 - 31
-    rib = _ellipse(depth - middle, arc, p.chest_muscle * 0.4, 10) + 1.2 * plane.coarse
-    _over(image, rib, 0.1, edge)
-    _over(image, rib + 1.3, 0.45 * fat, edge)
-    _over(image, depth - p.chest_fat - 2, 1.1 * fat, edge)
-    _ink(image, depth - p.chest_fat - 2)
-    _over(image, depth - 1.8, 0.45, edge)
-    _over(image, depth, 0.0, edge)
-
-
-def _paint_heart(p: Patient, plane: Plane, image: Array, right: Array, left: Array, left_outer: Array) -> None:
-    """Myocardium, blood, papillary muscles and trabeculae; at the base also atria and aortic root."""
-    u, v = _turned(plane.x, plane.y, p.heart_turn)
-    edge, apical = plane.edge_mm, max(plane.along, 0)
-    muscle = p.muscle * (1 + 0.07 * plane.fine + 0.06 * plane.medium)
-    blood = 1 + 0.03 * plane.medium + p.swirl * plane.coarse
-    walls = np.minimum(left_outer, right - p.rv_wall)
-    atrium = _ellipse(u + (p.lv_radius + 10), v - (p.rv_height / 2 + 6), 20, 18) + 60 * apical
-    _over(image, atrium - 2, p.muscle, edge)
-    _over(image, walls, muscle, edge)
-    _ink(image, np.minimum(walls, atrium - 2) - 0.5)
-    _over(image, np.maximum(atrium, -left_outer), p.rv_blood * blood, edge)  # through the tricuspid valve: no wall
-    if plane.along >= 0:
-        _over(image, left + 3.2 * p.trabeculae * np.maximum(plane.medium - 0.2, 0), blood, edge)
-        for angle, offset, size in p.papillary if 0.15 < plane.along < 0.95 else ():
-            at = offset * p.lv_radius * (1 - 0.36 * plane.squeeze)
-            head = _ellipse(u - at * math.cos(angle), v - at * math.sin(angle), size, 0.85 * size)
-            _over(image, np.maximum(head + 0.9 * plane.medium, left), muscle, edge + 0.6)
-    else:  # above the base
-        _over(image, _ellipse(u - 12, v - 10, 27, 22), 0.95 * blood, edge)
-        root = _ellipse(u + 8, v + 9, 13, 13)
-        _over(image, root - 2, p.muscle, edge)
-        _over(image, root, blood, edge)
-    netted = np.clip(p.trabeculae + 0.9 * plane.medium + 0.13 * right + 0.5 * apical, 0, 1)  # most at wall and apex
-    rough = 0.8 * netted * np.clip((left_outer - 3) / 8, 0, 1)  # but not at the septum
-    _over(image, right, p.rv_blood * blood + rough * (muscle - p.rv_blood), edge)
-    leaflet = np.maximum(np.abs(right - 0.5) - 0.7, atrium)
-    _over(image, leaflet, 0.6 * p.rv_blood, 1.5)
-
-
-def _acquire(p: Patient, signal: Array, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Grey levels (H, W) of a scan: Hamming-windowed finite k-space, complex noise, magnitude (Rician)."""
-    reach = [np.minimum(np.abs(fft.fftfreq(n, p.pixel_mm)) * 2 * RESOLUTION_MM, 1) for n in p.shape]
-    down, across = (0.54 + 0.46 * np.cos(np.pi * r) - 0.08 * (r >= 1) for r in reach)
-    window = (down[:, None] * across[None, :]).astype(np.float32)
-    noise = rng.standard_normal((2, *p.shape), dtype=np.float32) * p.noise / np.sqrt(np.mean(window**2))
-    echo = fft.ifft2(fft.fft2(signal + noise[0] + 1j * noise[1]) * window)
-    return np.round(np.abs(echo) * p.gain).astype(np.uint16)
 
 
 # Files
@@ -388,12 +99,12 @@ def _write_patient(folder: Path, p: Patient) -> None:
     contours.mkdir()
     listed = []
     for instance, (index, phase, labelled) in enumerate(_frames(p), start=1):
-        frame = PHASES_PER_SLICE * index + phase
-        signal, distance = _paint(p, index, phase)
-        pixels = _acquire(p, signal, np.random.default_rng([p.seed, p.number, 2, frame]))
+        frame = rvsc.PHASES_PER_SLICE * index + phase
+        signal, distance = paint(p, index, phase)
+        pixels = acquire(p, signal, np.random.default_rng([p.seed, p.number, 2, frame]))
         _dicom(p, pixels, index, phase, instance).save_as(dicoms / f"{name}-{frame:04d}.dcm", enforce_file_format=True)
         for letter, level_mm in (("i", 0.0), ("o", p.rv_wall)) if labelled else ():
-            points = _contour(distance, level_mm)
+            points = contour(distance, level_mm)
             points = points[:-1] if p.number % 3 == 0 else points  # some experts close their contours, some do not
             lines = (f"{column:.2f} {row:.2f}\n" for column, row in points)
             file = f"{name}-{frame:04d}-{letter}contour-manual.txt"
@@ -444,3 +155,6 @@ def _dicom(p: Patient, pixels: NDArray[np.uint16], index: int, phase: int, insta
     for tag, value in tags.items():
         setattr(image, tag, value)
     return image
+
+
+READER = replace(rvsc.READER, name="phantom", contour_files=None, sizes=SIZES, is_synthetic=True)

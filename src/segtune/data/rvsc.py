@@ -16,11 +16,12 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from segtune.data import names
 from segtune.data.formats import contours, dicom
 from segtune.data.formats.files import is_companion, is_dicom, is_text, tell
+from segtune.data.readers import ContourFile, Reader
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
 
@@ -37,6 +38,7 @@ ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar")
 LIST_NAME = re.compile(r"(P\d+)list\.txt", re.IGNORECASE | re.ASCII)
 MAX_LIST_BYTES = 2**18  # of a list file: 4,000 contours
 Key = tuple[str, int]  # patient, frame
+Outline = tuple[str, int, str]  # patient, frame, i or o
 
 
 def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None) -> SliceSet:
@@ -79,15 +81,15 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     )
 
 
-def contour_files(root: str | os.PathLike[str]) -> Iterator[tuple[str, int, str, Path, Path | None]]:
-    """Every contour file: patient, frame, target, the file, and its image (None where there is none). Opens no file.
+def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
+    """The contour files of both targets. Opens no file.
 
     Raises: InputError as `read`, for what the names alone tell.
     """
     dicoms, outlines, _, _ = _find(_opened(root), root)
     targets = {kind: target for target, kind in TARGETS.items()}
     for patient, frame, kind in sorted(outlines):
-        yield patient, frame, targets[kind], outlines[patient, frame, kind], dicoms.get((patient, frame))
+        yield ContourFile(patient, frame, targets[kind], outlines[patient, frame, kind], dicoms.get((patient, frame)))
 
 
 def _opened(root: str | os.PathLike[str]) -> Path:
@@ -97,23 +99,58 @@ def _opened(root: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _find(
-    folder: Path, root: str | os.PathLike[str]
-) -> tuple[dict[Key, Path], dict[tuple[str, int, str], Path], dict[str, Path], list[Path]]:
-    """Images, contours and list files below a folder, by what their names say; and what is none of these.
+class _Files(NamedTuple):
+    """The files of a data set by what their names say; outlines: patient, frame and kind (i or o) -> contour."""
+
+    dicoms: dict[Key, Path]
+    outlines: dict[Outline, Path]
+    lists: dict[str, Path]
+    others: list[Path]
+
+
+def _find(folder: Path, root: str | os.PathLike[str]) -> _Files:
+    """Images, contours and list files below a folder, by their names; and all other files.
 
     A link to a folder must stay in there, where its content is found anyway; one to a file may lead elsewhere in root.
     """
     dicoms: dict[Key, Path] = {}
-    outlines: dict[str, dict[tuple[str, int, str], Path]] = {"manual": {}, "auto": {}}
+    manual: dict[Outline, Path] = {}
+    computed: dict[Outline, Path] = {}
     lists: dict[str, Path] = {}
-    left: list[Path] = []
+    others: list[Path] = []
 
     def add(table: dict[Any, Path], key: Any, path: Path) -> None:
         if key in table:
             raise InputError(f"{path} and {table[key]} have the same name: which one counts? Move one elsewhere.")
         names.check_inside(path, Path(root).expanduser())
         table[key] = path
+
+    for path in _walk(folder):
+        if match := DICOM_NAME.fullmatch(path.name):
+            add(dicoms, (match[1].upper(), int(match[2])), path)
+        elif match := CONTOUR_NAME.fullmatch(path.name):
+            key = (match[1].upper(), int(match[2]), match[3].lower())
+            add(manual if match[4].lower() == "manual" else computed, key, path)
+        elif match := LIST_NAME.fullmatch(path.name):
+            add(lists, match[1].upper(), path)
+        elif not path.name.startswith(".") and not is_companion(path):
+            others.append(path)
+    taken = {os.path.realpath(path) for table in (dicoms, manual, computed) for path in table.values()}
+    others = [path for path in others if os.path.realpath(path) not in taken]  # files that are read through a link
+    for path in others:
+        _check_lost(path, dicoms.keys(), manual.keys() | computed.keys())
+    if computed and not manual:
+        log.warning(
+            "%s: its contours are computed ones (-auto), not an expert's: scores against them are not scores against a "
+            "reference.",
+            folder,
+        )
+        return _Files(dicoms, computed, {}, others)
+    return _Files(dicoms, manual, lists, others)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder. Raises: InputError for a link to a folder outside it, and for one that cannot be read."""
 
     def unreadable(error: OSError) -> None:
         raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}). Restore it.") from error
@@ -122,29 +159,10 @@ def _find(
         folders.sort()
         for name in folders:
             names.check_inside(Path(directory) / name, folder)
-        for name in sorted(files):
-            path = Path(directory) / name
-            if match := DICOM_NAME.fullmatch(name):
-                add(dicoms, (match[1].upper(), int(match[2])), path)
-            elif match := CONTOUR_NAME.fullmatch(name):
-                add(outlines[match[4].lower()], (match[1].upper(), int(match[2]), match[3].lower()), path)
-            elif match := LIST_NAME.fullmatch(name):
-                add(lists, match[1].upper(), path)
-            elif not name.startswith(".") and not is_companion(path):
-                left.append(path)
-    taken = {os.path.realpath(path) for path in (*dicoms.values(), *outlines["manual"].values(), *outlines["auto"].values())}
-    left = [path for path in left if os.path.realpath(path) not in taken]  # that links lead to
-    for path in left:
-        _check_lost(path, dicoms.keys(), outlines["manual"].keys() | outlines["auto"].keys())
-    if outlines["auto"] and not outlines["manual"]:
-        log.warning(
-            "%s: its contours are computed ones (-auto), not an expert's: what is scored against them is no truth.", folder
-        )
-        return dicoms, outlines["auto"], {}, left
-    return dicoms, outlines["manual"], lists, left
+        yield from (Path(directory) / name for name in sorted(files))
 
 
-def _check_lost(path: Path, images: Collection[Key], drawn: Collection[tuple[str, int, str]]) -> None:
+def _check_lost(path: Path, images: Collection[Key], drawn: Collection[Outline]) -> None:
     """Raises: InputError for an image or contour whose name or format is not the RVSC's; a second file of one that is taken
     (P09-0020.png beside P09-0020.dcm) loses nothing, and letters that only look like a contour's name are no contour's."""
     match = FRAME_NAME.match(path.name)
@@ -162,9 +180,7 @@ def _check_lost(path: Path, images: Collection[Key], drawn: Collection[tuple[str
         )
 
 
-def _listed(
-    list_file: Path, patient: str, kind: str, dicoms: dict[Key, Path], outlines: dict[tuple[str, int, str], Path]
-) -> Iterable[Key]:
+def _listed(list_file: Path, patient: str, kind: str, dicoms: dict[Key, Path], outlines: dict[Outline, Path]) -> Iterable[Key]:
     """Frames for which a list file names a contour of this kind; each must be there, and its image too."""
     lines = names.content(list_file, MAX_LIST_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
@@ -193,7 +209,7 @@ def _listed(
 def _read_patient(
     patient: str,
     dicoms: dict[Key, Path],
-    outlines: dict[tuple[str, int, str], Path],
+    outlines: dict[Outline, Path],
     kind: str,
     rasterise: contours.Rasteriser,
 ) -> list[Slice]:
@@ -242,3 +258,13 @@ def _name(patient: str, frame: int) -> str:
 
 def _by_number(keys: Iterable[Key]) -> list[str]:
     return sorted({patient for patient, _ in keys}, key=lambda patient: int(patient[1:]))
+
+
+READER = Reader(
+    name="rvsc",
+    kind="rvsc",
+    targets=tuple(TARGETS),
+    same_structures={"endocardium": {"acdc": "rv"}},
+    image_code=dicom.IMAGE_CODE,
+    contour_files=contour_files,
+)

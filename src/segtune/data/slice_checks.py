@@ -1,4 +1,4 @@
-"""Checks of slices: what may be wrong with images, masks and splits. Pure: from slices in memory to findings."""
+"""Checks of slices in memory: what may be wrong with images, masks and splits."""
 
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import asdict
@@ -13,15 +13,15 @@ from segtune.data.splits import Split
 from segtune.errors import InputError
 
 TINY_PX = 10  # pixels of a structure below which a single one changes its Dice by 0.05 and more
-TELLING_PX = 100  # pixels from which on two masks are not equal by chance
+TELLING_PX = 100  # pixels of a mask from which on equality with another mask is no coincidence
 SPACING_FRACTION = 0.001  # by which two statements of one spacing may differ
-STRETCHED = 3.0  # longer to shorter side of a pixel, and of a plane in pixels, from which on a slice axis may be the wrong one
-SHORTER = 4.0  # how many times shorter than another patient's a plane's shorter side is, if it is one of slices
-BORDER_FRACTION = 0.5  # of the border's pixels, above which a structure is around the image and not in it
+STRETCHED = 3.0  # ratio of the sides of a pixel, and of a plane in pixels, above which the slice axis may be wrong
+SHORTER = 4.0  # ratio of shorter sides of two patients' planes above which the shorter one may count slices
+BORDER_FRACTION = 0.5  # of the border's pixels, above which the marked area surrounds the image's content
 HALF = 0.5  # of an image, or of the slices
 
 
-# What a run asks
+# For a run
 
 
 def for_run(
@@ -31,32 +31,32 @@ def for_run(
     allow: Collection[str] | None = None,
     of_contours: Iterable[findings.Finding] = (),
 ) -> list[dict[str, Any]]:
-    """The findings of a run's data, as dicts for JSON: those that check has.
+    """The findings in a run's data, as dicts for JSON; segtune.check reports the same ones.
 
     Args:
         slices: as read.
-        sides: None where nobody trains.
-        allow: kinds of errors (of ALLOWABLE) that the run is to go on with.
-        of_contours: what the data set's contour files tell (outlines.find).
-    Raises: InputError if there are errors of other kinds, or allow names something else.
+        sides: the split; None if nothing is trained.
+        allow: kinds of errors (of ALLOWABLE) in spite of which the run continues.
+        of_contours: the findings in the contour files (contour_files.for_run).
+    Raises: InputError if there are errors of other kinds, or if allow names another kind.
     """
     found = findings.joined(find(slices, sides), of_contours)
     if refused := findings.not_allowed(found, allow):
         first, kinds = refused[0], sorted({one.kind for one in refused})
         others = f" It is the first of {len(refused)} errors." if len(refused) > 1 else ""
         on = f", or go on all the same with data.allow=[{','.join(kinds)}]" if {*kinds} <= {*findings.ALLOWABLE} else ""
-        raise InputError(f"{findings.place(first)}: {first.message}{others} See all by python -m segtune.check{on}.")
+        raise InputError(f"{findings.place(first)}: {first.message}{others} List them all with python -m segtune.check{on}.")
     return [asdict(one) for one in found]
 
 
 def of_crop(fitted: SliceSet) -> list[dict[str, Any]]:
-    """The slices whose structure the crop of module.fit has cut, as for_run's findings."""
+    """A warning for each slice on which grid.resample_and_crop cut the structure, in the form of for_run."""
     return [
         asdict(
             findings.Finding(
                 *("warning", "cropped", item.patient, item.frame, None),
-                f"data.larger=crop cuts away {item.n_cut} of the structure's pixels; scores are of the rest. "
-                "A larger data.size, or a wider data.spacing_mm, keeps them.",
+                f"data.larger=crop cuts away {item.n_cut} of the structure's pixels; scores refer to the rest. "
+                "A larger data.size or a wider data.spacing_mm keeps them.",
             )
         )
         for item in fitted
@@ -68,7 +68,7 @@ def of_crop(fitted: SliceSet) -> list[dict[str, Any]]:
 
 
 def find(slices: SliceSet, sides: Split | None = None) -> list[findings.Finding]:
-    """All that the slices tell, and the sides if they are given; errors first. About 0.05 ms per slice of 256 x 256."""
+    """The findings in the slices, and in the split if it is given; errors first. About 0.05 ms per slice of 256 x 256."""
     return findings.ranked(
         [
             *_copied_images(slices),
@@ -84,7 +84,7 @@ def find(slices: SliceSet, sides: Split | None = None) -> list[findings.Finding]
 
 
 def alike(keys: Iterable[Hashable | None]) -> list[list[int]]:
-    """Positions that share a key, two or more; None is no key."""
+    """Groups of two or more positions with the same key; positions with the key None belong to no group."""
     groups: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
         if key is not None:
@@ -102,7 +102,9 @@ def _is_constant(item: Slice) -> bool:
 
 
 def _copied_images(slices: SliceSet) -> Iterator[findings.Finding]:
-    coarse = alike((item.image.shape, item.image[::8, ::8].tobytes()) for item in slices)  # the whole only where these agree
+    coarse = alike(
+        (item.image.shape, item.image[::8, ::8].tobytes()) for item in slices
+    )  # whole images are compared only where these agree
     for candidates in coarse:
         varied = [slices[index] for index in candidates if not _is_constant(slices[index])]
         for group in alike(item.image.tobytes() for item in varied):
@@ -117,7 +119,8 @@ def _copied_image(first: Slice, item: Slice) -> findings.Finding:
         message = f"{same}{_where(first)}. Is one a copy in the wrong place?"
         return findings.Finding("warning", "duplicate_image", item.patient, item.frame, None, message)
     message = (
-        f"{same}patient {first.patient}, {_where(first)}. If the two are one person, give them one name; if not, restore it."
+        f"{same}patient {first.patient}, {_where(first)}. If the two are one person, give them one name; if not, restore the "
+        "image."
     )
     return findings.Finding("error", "duplicate_image", item.patient, item.frame, None, message)
 
@@ -142,15 +145,15 @@ def _masks(slices: SliceSet) -> Iterator[findings.Finding]:
             message = f"the image of {_where(item)} has the single value {item.image.flat[0]:g}. Replace it by the original."
             yield findings.Finding("warning", "constant_image", item.patient, item.frame, None, message)
         if 0 < (n := np.count_nonzero(item.mask)) < TINY_PX:
-            message = f"on {_where(item)} the structure has {n} of {item.mask.size} pixels. Is it drawn as it should be?"
+            message = f"on {_where(item)} the structure has {n} of {item.mask.size} pixels. Is it drawn correctly?"
             yield findings.Finding("warning", "tiny", item.patient, item.frame, None, message)
 
 
 def _polarity(slices: SliceSet) -> Iterator[findings.Finding]:
-    """Masks whose structure looks like a background: it fills most of the image's border, and most of the image.
+    """Masks in which the structure may be the background: it fills most of the image's border and most of the image.
 
-    A structure that images are cropped to fills most of them, and no more of the border than where it touches that. So what
-    counts is the border; an image that is full of the structure may be a part of it, and is inverted only if most look so.
+    In images that are cropped to the structure it also fills most of the image, but little of the border, so the border
+    decides. It is an error only if at least half of the masks look inverted, since single images may lie inside the structure.
     """
     shown = [item for item in slices if item.mask.any()]
     border = np.array([_on_border(item.mask) for item in shown])
@@ -163,26 +166,26 @@ def _polarity(slices: SliceSet) -> Iterator[findings.Finding]:
         named = "; ".join(f"patient {item.patient}, {_where(item)}" for item in at[:3]) + ("; ..." if len(at) > 3 else "")
         message = (
             f"on {len(at)} of {len(shown)} slices the structure fills most of the image's border (on average "
-            f"{border.mean():.0%} of all borders and {area.mean():.0%} of all images are structure; {named}). If its pixels "
-            "are 0 there, invert these masks."
+            f"{border.mean():.0%} of all borders and {area.mean():.0%} of all images are structure; {named}). If the "
+            "value 0 marks the structure there, invert these masks."
         )
         only = {item.patient for item in at}
         yield findings.Finding(severity, "polarity", only.pop() if len(only) == 1 else None, None, None, message)
     elif len(shown) and (area > HALF).mean() > HALF:
         message = (
             f"on {np.count_nonzero(area > HALF)} of {len(shown)} slices the structure is more than half of the image (on "
-            f"average {area.mean():.0%}), and less of its border ({border.mean():.0%}), as in images that are cropped to it."
+            f"average {area.mean():.0%}) and less of its border ({border.mean():.0%}), as in images that are cropped to it."
         )
         yield findings.Finding("note", "polarity", None, None, None, message)
 
 
 def _on_border(mask: NDArray[np.bool_]) -> float:
-    """The share of the pixels at the image's border that are in the structure."""
+    """The fraction of the border's pixels that belong to the structure."""
     return float(np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]).mean())
 
 
 def _patients(slices: SliceSet) -> Iterator[findings.Finding]:
-    """What concerns a patient as a whole: slices without the structure, spacing that changes."""
+    """Findings about a patient as a whole: slices without the structure, spacing that changes."""
     of: dict[str, list[Slice]] = {}
     for item in slices:
         of.setdefault(item.patient, []).append(item)
@@ -192,7 +195,7 @@ def _patients(slices: SliceSet) -> Iterator[findings.Finding]:
             frame = without[0].frame if len({item.frame for item in without}) == 1 else None
             message = (
                 f"{len(without)} of {len(mine)} slices show no structure ({at}). If it should be there, draw it; "
-                "data.empty=drop leaves such slices of volumes out."
+                "data.empty=drop leaves out such slices of volumes."
             )
             yield findings.Finding("warning", "empty", patient, frame, None, message)
         spacings = np.array([(*item.spacing_mm, item.gap_mm or 0.0) for item in mine])
@@ -202,25 +205,26 @@ def _patients(slices: SliceSet) -> Iterator[findings.Finding]:
             low, high = spacings[:, column].min(), spacings[:, column].max()
             name = ("rows", "columns", "slices")[column]
             message = (
-                f"the distance of neighbouring {name} is from {low:g} to {high:g} mm. Are all files of one scan? Correct it."
+                f"the distance of neighbouring {name} varies from {low:g} to {high:g} mm. Do all files belong to one scan? "
+                "Correct the headers."
             )
             yield findings.Finding("warning", "spacing", patient, None, None, message)
 
 
 def _planes(slices: SliceSet) -> Iterator[findings.Finding]:
-    """Pixels and planes that speak of a wrong slice axis: one of the sides of such a plane counts slices."""
-    cure = "If the slices lie along another axis of the files, say which (data.slice_axis)"
+    """Pixels and planes with one side so long or short that the slice axis may be wrong."""
+    cure = "If the slices lie along another axis of the files, name it with data.slice_axis"
     widest = max((min(item.image.shape) for item in slices), default=0)
     for mine in slices.by_patient():
         stretch, item = max(((max(one.spacing_mm) / min(one.spacing_mm), one) for one in mine), key=lambda pair: pair[0])
         if stretch > STRETCHED:
             sides = " x ".join(f"{mm:.4g}" for mm in item.spacing_mm)
-            message = f"pixels of {sides} mm are stretched by {stretch:.3g} to 1. {cure}; if not, correct the spacing."
+            message = f"pixels of {sides} mm have sides of {stretch:.3g} to 1. {cure}; if not, correct the spacing."
             yield findings.Finding("warning", "stretched", item.patient, None, None, message)
         shape = min((one.image.shape for one in mine), key=min)
         if max(shape) >= STRETCHED * min(shape) and widest >= SHORTER * min(shape):
             message = (
-                f"planes of {shape[0]} x {shape[1]} pixels are strips, while other patients' planes have {widest} and more on "
+                f"planes of {shape[0]} x {shape[1]} pixels are strips; other patients' planes have up to {widest} pixels on "
                 f"their shorter side. {cure}."
             )
             yield findings.Finding("warning", "strips", mine[0].patient, None, None, message)
@@ -228,24 +232,27 @@ def _planes(slices: SliceSet) -> Iterator[findings.Finding]:
 
 def _two_sides(slices: SliceSet, sides: Split) -> Iterator[findings.Finding]:
     for patient in splits.leaks(slices.patients, sides):
-        message = "slices of this patient train and others validate, so that the validation flatters. Choose split.by=patient."
+        message = (
+            "the patient has slices in both training and validation, so the validation scores are optimistic. Choose "
+            "split.by=patient."
+        )
         yield findings.Finding("warning", "two_sides", patient, None, None, message)
 
 
 def _unknown(slices: SliceSet) -> Iterator[findings.Finding]:
-    """What the data do not say, once for all patients whom it concerns."""
+    """What the data do not contain, in one note for all patients concerned."""
     named = {phase: {item.patient for item in slices if item.phase == phase} for phase in ("ED", "ES")}
     for kind, is_missing, message in (
         (
             "phase",
             lambda item: item.phase is None and item.patient not in named["ED"] & named["ES"],
-            "which frame is end-diastole or end-systole is not known: no ejection fraction",
+            "the frames of end-diastole and end-systole are unknown, so there is no ejection fraction",
         ),
-        ("gap", lambda item: item.gap_mm is None, "the distance from slice to slice is not known: no volume in ml"),
+        ("gap", lambda item: item.gap_mm is None, "the distance between slices is unknown, so there is no volume in ml"),
     ):
         missing = [item for item in slices if is_missing(item)]
         if patients := list(dict.fromkeys(item.patient for item in missing)):
-            cure = " data.ed and data.es say which." if kind == "phase" and any(item.volume for item in missing) else ""
+            cure = " Name them with data.ed and data.es." if kind == "phase" and any(item.volume for item in missing) else ""
             listed = ", ".join(patients[:5]) + (", ..." if len(patients) > 5 else "")
             only = patients[0] if len(patients) == 1 else None
             yield findings.Finding("note", kind, only, None, None, f"{message} (patients: {len(patients)}, {listed}).{cure}")

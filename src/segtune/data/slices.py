@@ -1,4 +1,4 @@
-"""What a reader returns: an ordered collection of labelled slices, in memory."""
+"""Labelled slices in memory, in order: what every reader returns."""
 
 import hashlib
 import logging
@@ -15,8 +15,8 @@ from segtune.errors import InputError
 log = logging.getLogger(__name__)
 
 Phase = Literal["ED", "ES"]
-SPACINGS_MM = (1e-3, 1e3)  # of pixels and slices; a header that states others is wrong
-MEMORY_FRACTION = 0.5  # of the machine's memory that images and masks may fill; the tensors made of them need the rest
+SPACINGS_MM = (1e-3, 1e3)  # smallest and largest plausible distance of pixels and slices
+MEMORY_FRACTION = 0.5  # of the machine's memory that images and masks may use; the tensors made from them need the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +28,12 @@ class Slice:
     patient: the patient's label, never a name.
     frame: the frame's number in its file name.
     slice_index: position along the heart's axis, counted as the data set counts it.
-    phase: end-diastole, end-systole, or None where the data do not tell.
-    spacing_mm: distance of neighbouring pixel centres [mm], (along rows' direction of change, along columns').
-    gap_mm: distance of neighbouring slice centres [mm], None where the data do not tell.
-    n_cut: pixels of the structure, as stored, that a crop has cut away (module.fit); they are no longer in the mask.
-    volume: what tells its volume from the patient's others of the same phase: a visit, a frame, a sequence; empty where the
-        phase alone tells. ED and ES of one visit have the same text.
+    phase: end-diastole, end-systole, or None if unknown.
+    spacing_mm: distance of neighbouring pixel centres [mm], from row to row and from column to column.
+    gap_mm: distance of neighbouring slice centres [mm], None if unknown.
+    n_cut: stored pixels of the structure that grid.resample_and_crop cut away; they are no longer in the mask.
+    volume: text that distinguishes its volume from the patient's others of the same phase (a visit, a frame, a sequence);
+        empty where the phase is enough. ED and ES of one visit have the same text.
     """
 
     image: NDArray[np.float32]
@@ -49,7 +49,7 @@ class Slice:
 
 
 class SliceSet(Sequence[Slice]):
-    """Slices in patient order; the order is the data set's and the index into it is what splits speak of."""
+    """Slices in the data set's order, patient by patient. Splits are indices into it."""
 
     def __init__(self, slices: Iterable[Slice]) -> None:
         self._slices = tuple(slices)
@@ -88,7 +88,7 @@ class SliceSet(Sequence[Slice]):
         for item in self._slices:
             about: tuple[object, ...] = (
                 *(item.patient, item.frame, item.slice_index, item.phase, item.spacing_mm, item.gap_mm),
-                *([item.volume] if item.volume else []),  # only where it tells: the others keep the fingerprint that they had
+                *([item.volume] if item.volume else []),  # left out if empty, which keeps older fingerprints valid
             )
             digest.update(repr((about, item.image.shape)).encode())
             digest.update(item.image.astype("<f4").tobytes())
@@ -97,9 +97,9 @@ class SliceSet(Sequence[Slice]):
 
 
 def collected(slices: Iterable[Slice], *, empty: str) -> SliceSet:
-    """The slices that a reader of whole volumes finds: all, or those that show the structure.
+    """The slices of a reader of whole volumes: all of them, or those that show the structure.
 
-    Args: empty: "keep" or "drop", for slices on whose mask no pixel is True.
+    Args: empty: "keep" or "drop" slices with an empty mask.
     Raises: InputError if nothing shows the structure, if a patient would be left without a slice, or if memory is short.
     """
     if empty not in ("keep", "drop"):
@@ -119,8 +119,8 @@ def collected(slices: Iterable[Slice], *, empty: str) -> SliceSet:
         if n_bytes > limit:
             cure = " data.empty=drop leaves out slices without the structure." if empty == "keep" else ""
             raise InputError(
-                f"the slices up to patient {item.patient} alone take {n_bytes / 1e9:.1f} GB, and data live in memory as a "
-                f"whole: more than {MEMORY_FRACTION:.0%} of this machine's. Give fewer patients.{cure}"
+                f"the slices up to patient {item.patient} alone need {n_bytes / 1e9:.1f} GB of memory, more than "
+                f"{MEMORY_FRACTION:.0%} of this machine's; all data are kept in memory. Give fewer patients.{cure}"
             )
     if not any(shown.values()):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which slices train and which validate. Pure functions of the slices' patients; the same seed gives the same split."""
+"""Splits into training and validation slices: pure functions of the slices' patients; the same seed gives the same split."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Indices into a SliceSet, each side in the set's order. No patient lies on both sides by patient, kfold and nested."""
+    """Indices into a SliceSet, each side in the set's order. With patient, kfold and nested no patient is on both sides."""
 
     train: Indices
     val: Indices
 
 
 def by_patient(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """Patients in random order, cut where the share of validation IMAGES is nearest to val_fraction.
+    """Patients in random order, cut where the validation images are nearest to val_fraction of all images.
 
     Args: patients: the patient of each slice. val_fraction: in (0, 1). seed: of the order.
-    Raises: InputError when that cut leaves a side without a patient.
+    Raises: InputError if that leaves one side without a patient.
     """
     names, counts = np.unique(np.asarray(patients), return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
@@ -41,16 +41,17 @@ def by_patient(patients: Sequence[str], *, val_fraction: float, seed: int) -> Sp
 
 
 def kfold(patients: Sequence[str], *, n_folds: int, fold: int, seed: int) -> Split:
-    """Fold `fold` of n_folds validates: each patient is in exactly one fold, and folds are balanced in images.
+    """One of n_folds folds is the validation side. Each patient is in exactly one fold; folds are balanced in images.
 
-    Patients in random order, then the largest first, each to the fold that has the fewest images so far.
+    Patients are sorted by number of images, largest first, those with equal numbers in random order; each goes to the fold
+    that has the fewest images so far.
 
     Args: patients: the patient of each slice. n_folds: from 2 to the number of patients. fold: from 0. seed: of the order.
-    Raises: InputError when there are not enough patients.
+    Raises: InputError if there are too few patients, or no such fold.
     """
     names, counts = np.unique(np.asarray(patients), return_counts=True)
     if not 2 <= n_folds <= len(names):
-        raise InputError(f"split.n_folds={n_folds}: {len(names)} patients can make from 2 to {len(names)} folds.")
+        raise InputError(f"split.n_folds={n_folds}: {len(names)} patients can be split into 2 to {len(names)} folds.")
     if not 0 <= fold < n_folds:
         raise InputError(f"split.fold={fold}: the folds of split.n_folds={n_folds} are 0 to {n_folds - 1}.")
     order = np.random.default_rng(seed).permutation(len(names))
@@ -63,23 +64,23 @@ def kfold(patients: Sequence[str], *, n_folds: int, fold: int, seed: int) -> Spl
     return Split(train=np.flatnonzero(~is_val), val=np.flatnonzero(is_val))
 
 
-TEST_FRACTION = 0.2
+TEST_FRACTION = 0.2  # of the images, on the validation side of `nested`
 
 
 def nested(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """The same patients validate at every share, about TEST_FRACTION of the images; what varies is who trains.
+    """The validation patients are the same for every val_fraction, with about TEST_FRACTION of the images.
 
-    The others, in random order, train up to the patient where their share of ALL images is nearest to 1 - val_fraction, so
-    that a smaller training side is part of every larger one; the rest is on no side. Where by_patient changes the test
-    patients with the size of the training side, this holds them fixed.
+    The other patients, in random order, train up to the one where their images are nearest to 1 - val_fraction of all images;
+    the rest is unused. A smaller training side is therefore part of every larger one. With by_patient, in contrast, the
+    validation patients change with the size of the training side.
 
-    Args: as in by_patient, whose validation side at TEST_FRACTION this is; val_fraction from TEST_FRACTION on.
-    Raises: InputError when a side would have no patient.
+    Args: as in by_patient; val_fraction is at least TEST_FRACTION.
+    Raises: InputError if a side would have no patient.
     """
     if val_fraction < TEST_FRACTION:
         raise InputError(
-            f"split.val_fraction={val_fraction:g} with split.by=nested: its test side is {TEST_FRACTION:g} of the images at "
-            f"every share, so at most {1 - TEST_FRACTION:g} can train. Choose {TEST_FRACTION:g} or more."
+            f"split.val_fraction={val_fraction:g} with split.by=nested: its validation side is always {TEST_FRACTION:g} of "
+            f"the images, so at most {1 - TEST_FRACTION:g} can train. Choose {TEST_FRACTION:g} or more."
         )
     val = by_patient(patients, val_fraction=TEST_FRACTION, seed=seed).val
     names, counts = np.unique(np.asarray(patients), return_counts=True)
@@ -92,16 +93,16 @@ def nested(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
 
 
 def contiguous(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """As published: in patient order, the first int(n - val_fraction * n) images train. One patient can lie on both sides.
+    """As published: in patient order, the first int(n - val_fraction * n) images train. One patient can be on both sides.
 
-    Args: as in by_patient; seed plays no part.
+    Args: as in by_patient; seed has no effect.
     """
     n_train = _n_train(len(patients), val_fraction)
     return Split(train=np.arange(n_train), val=np.arange(n_train, len(patients)))
 
 
 def by_image(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """Images in random order, cut as in `contiguous`. Leaks on purpose: nearly every patient lies on both sides."""
+    """Images in random order, cut as in `contiguous`. Leaks on purpose: nearly every patient is on both sides."""
     n_train = _n_train(len(patients), val_fraction)
     order = np.random.default_rng(seed).permutation(len(patients))
     return Split(train=np.sort(order[:n_train]), val=np.sort(order[n_train:]))
@@ -117,7 +118,7 @@ RULES: dict[str, Callable[..., Split]] = {
 
 
 def leaks(patients: Sequence[str], split: Split) -> list[str]:
-    """Patients that lie on both sides, sorted."""
+    """The patients on both sides, sorted."""
     names = np.asarray(patients)
     return sorted(str(name) for name in np.intersect1d(names[split.train], names[split.val]))
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from segtune.data import names
 from segtune.data.formats import contours, dicom, files
+from segtune.data.readers import ContourFile, Reader
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
 
@@ -59,8 +60,8 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     return SliceSet(item for number in sorted(link) for item in _read_patient(folder, number, link[number], target, rasterise))
 
 
-def contour_files(root: str | os.PathLike[str]) -> Iterator[tuple[str, int, str, Path, Path | None]]:
-    """Every contour file: patient, frame, target, the file, and its image (None where there is none). Opens link.csv alone.
+def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
+    """The contour files of both targets. Opens link.csv alone.
 
     Raises: InputError as `read`, for what the names alone tell.
     """
@@ -71,7 +72,7 @@ def contour_files(root: str | os.PathLike[str]) -> Iterator[tuple[str, int, str,
         outlines = _outlines(folder / "contourfiles", folder, link[number])
         for target, kind in TARGETS.items():
             for frame, path in sorted(outlines[kind].items()):
-                yield link[number], frame, target, path, images.get(frame)
+                yield ContourFile(link[number], frame, target, path, images.get(frame))
 
 
 def _opened(root: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
@@ -225,3 +226,14 @@ def _phases(areas: dict[int, float], epicardial: Iterable[int]) -> dict[int, Pha
     systole = others.pop() if len(others) == 1 else None
     called: dict[int | None, Phase | None] = {} if diastole is None else {systole: "ES", diastole: "ED"}
     return {frame: called.get(phase) for frame, phase in at.items()}
+
+
+READER = Reader(
+    name="sunnybrook",
+    kind="sunnybrook",
+    targets=tuple(TARGETS),
+    same_structures={"endocardium": {"acdc": "lv"}},
+    image_code=dicom.IMAGE_CODE,
+    contour_files=contour_files,
+    first_px=FIRST_PX,
+)

@@ -1,8 +1,6 @@
 """The tables of a report: lists of rows, which the page shows and tables/*.csv hold unrounded."""
 
 import math
-import re
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any

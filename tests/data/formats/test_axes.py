@@ -12,13 +12,13 @@ from scipy.ndimage import binary_dilation
 import volumes
 from segtune.config import entry
 from segtune.data import acdc, images, nnunet
-from segtune.data.formats import axes, nifti
+from segtune.data.formats import axes, label_images, nifti
 from segtune.data.formats.axes import Axis, Grid
 from segtune.errors import InputError
 from segtune.metrics.score import Pair, score_pairs
 
 SHAPE, SPACING = (64, 56, 4), (1.5, 1.4, 8.0)
-LABELS = nifti.Labels(frozenset(range(4)), frozenset({1}), "ACDC")
+LABELS = label_images.Labels(frozenset(range(4)), frozenset({1}), "ACDC")
 
 
 def moved(array, spacing, axis):

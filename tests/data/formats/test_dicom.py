@@ -10,7 +10,7 @@ from pydicom import uid
 from pydicom.dataelem import RawDataElement
 
 from conftest import write_dicom
-from segtune.data.formats import dicom
+from segtune.data.formats import dicom, dicom_pixels
 from segtune.errors import InputError
 
 IMAGE = np.arange(20 * 16).reshape(20, 16)
@@ -105,7 +105,10 @@ DAMAGE = {
     "no decoder": (encapsulated(uid.JPEGLSLossless, b"\xff\xd8\xff\xf7" + bytes(99)), "JPEG-LS .*install a decoder: pip"),
     "no JPEG": (encapsulated(uid.JPEGBaseline8Bit, b"\xff\xd8\xff\xe0" + bytes(99)), "its pixels cannot be decoded"),
     "an unknown syntax": (encapsulated("1.2.3.4.5", bytes(99)), "in a way that DICOM does not name, which is not read"),
-    "a JPEG 2000 file without end": (encapsulated(uid.JPEG2000Lossless, dicom.JP2 + bytes(99)), "a whole JPEG 2000 file"),
+    "a JPEG 2000 file without end": (
+        encapsulated(uid.JPEG2000Lossless, dicom_pixels.JP2 + bytes(99)),
+        "a whole JPEG 2000 file",
+    ),
     "an RLE bomb": (rle(65535, 65535, 10**4), "65535 x 65535 pixels; more than 17 million are not read. Crop or resample"),
     "RLE beyond its pixels": (rle(20, 16, 10**5), "holds more than the 20 x 16 pixels of its header. Copy it again"),
     "deflated": (deflate, r"its header is compressed, too \(deflated\), which is not read. Store it uncompressed"),

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import volumes
-from segtune.data.formats import nifti
+from segtune.data.formats import label_images, nifti
 from segtune.errors import InputError
 
-LABELS = nifti.Labels(frozenset({0, 1, 2, 3}), frozenset({1}), "dataset.json")
+LABELS = label_images.Labels(frozenset({0, 1, 2, 3}), frozenset({1}), "dataset.json")
 
 
 def slices(image, label, **settings):
-    return nifti.read_slices(image, label, **{"labels": LABELS, "patient": "P1", "phase": "ED", "frame": 4, **settings})
+    return label_images.read_slices(image, label, **{"labels": LABELS, "patient": "P1", "phase": "ED", "frame": 4, **settings})
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_label_that_rounding_moved_from_its_whole_number_is_that_number(tmp_pa
     label = volumes.write(tmp_path / "b.nii.gz", array, **fields)
     assert not np.array_equal(nifti.read(label).voxels.T, volumes.labels()) or fields
     for value in (1, 2, 3):
-        wanted = nifti.Labels(LABELS.known, frozenset({value}), "dataset.json")
+        wanted = label_images.Labels(LABELS.known, frozenset({value}), "dataset.json")
         for found, expected in zip(slices(pair[0], label, labels=wanted), slices(*pair, labels=wanted), strict=True):
             assert np.array_equal(found.mask, expected.mask)
 
@@ -133,7 +133,7 @@ def test_labels_that_the_header_scales_to_fractions_are_refused_with_the_slope_a
 
 
 def test_several_values_may_be_the_structure(pair):
-    both = nifti.Labels(frozenset(range(4)), frozenset({1, 3}), "dataset.json")
+    both = label_images.Labels(frozenset(range(4)), frozenset({1, 3}), "dataset.json")
     assert slices(*pair, labels=both)[1].mask.sum() == 16
 
 
@@ -289,7 +289,7 @@ def test_members_of_gzip_are_one_file_and_what_follows_them_is_looked_at_no_furt
 
 
 def test_many_labels_make_no_endless_message(pair):
-    many = nifti.Labels(frozenset(range(10, 60000)), frozenset({11}), "dataset.json")
+    many = label_images.Labels(frozenset(range(10, 60000)), frozenset({11}), "dataset.json")
     with pytest.raises(InputError, match=r"holds the label 0, .* \(only 10, 11, .*, 29, ...\). Correct one"):
         slices(*pair, labels=many)
 

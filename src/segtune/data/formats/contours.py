@@ -120,19 +120,27 @@ def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.boo
     Returns: (H, W) bool.
     Raises: InputError when a vertex lies outside the image or no pixel centre lies inside the contour.
     """
-    _check_inside(contour, shape)
+    check_inside(contour, shape)
+    inside: NDArray[np.bool_] = winding(contour, shape) % 2 == 1
+    if not inside.any():
+        raise InputError("the contour encloses no pixel centre: it is smaller than a pixel, or its points lie on a line.")
+    return inside
+
+
+def winding(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """How often a polygon goes around each pixel centre; inside one that does not cross itself, 1 or -1, by its direction.
+
+    Args: contour: (N, 2) x y. shape: (H, W), the centre of the pixel in row r and column c is (c, r).
+    """
     height, width = shape
     x, y = contour.T
     next_x, next_y = np.roll(contour, -1, axis=0).T
     rows = np.arange(height)[:, None]
     row, edge = np.nonzero((y <= rows) != (next_y <= rows))  # the edges that the line through a row's centres crosses
     crossing = x[edge] + (row - y[edge]) * (next_x[edge] - x[edge]) / (next_y[edge] - y[edge])
-    n_left = np.zeros((height, width + 1), dtype=np.int64)  # crossings between one centre and the next
-    np.add.at(n_left, (row, np.clip(np.ceil(crossing).astype(int), 0, width)), 1)
-    inside: NDArray[np.bool_] = np.cumsum(n_left[:, :width], axis=1) % 2 == 1
-    if not inside.any():
-        raise InputError("the contour encloses no pixel centre: it is smaller than a pixel, or its points lie on a line.")
-    return inside
+    turns = np.zeros((height, width + 1), dtype=np.int64)  # crossings between one centre and the next, with their direction
+    np.add.at(turns, (row, np.clip(np.ceil(crossing).astype(int), 0, width)), np.where(next_y > y, 1, -1)[edge])
+    return np.cumsum(turns[:, :width], axis=1)
 
 
 def mask_pil(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -143,7 +151,7 @@ def mask_pil(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np
 
     Args, Returns, Raises: as `mask`.
     """
-    _check_inside(contour, shape)
+    check_inside(contour, shape)
     height, width = shape
     canvas = Image.new("L", (width, height), 0)
     ImageDraw.Draw(canvas).polygon([(x, y) for x, y in contour.tolist()], fill=1, outline=1)
@@ -196,7 +204,7 @@ def rasteriser(masks: str | None) -> Rasteriser:
     return RASTERISERS[masks]
 
 
-def _check_inside(contour: NDArray[np.float64], shape: tuple[int, int]) -> None:
+def check_inside(contour: NDArray[np.float64], shape: tuple[int, int]) -> None:
     """Raises: InputError when a vertex lies outside the image."""
     height, width = shape
     low, high = contour.min(axis=0), contour.max(axis=0)

@@ -7,9 +7,7 @@ functional groups.
 
 import logging
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -17,17 +15,19 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import get_decoder, iter_pixels
-from pydicom.pixels.decoders.base import Decoder
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes
+from pydicom.pixels import iter_pixels
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from segtune.data import names
 from segtune.data.formats import grey
+from segtune.data.formats.dicom_errors import explained
+from segtune.data.formats.dicom_pixels import check_grey, check_pixels, decoder_of
 from segtune.data.slices import SPACINGS_MM
 from segtune.errors import InputError
 
 logging.getLogger("pydicom").propagate = False  # it logs tracebacks, and warnings that quote headers, which may hold names
 
+IMAGE_CODE = "pydicom.dcmread(path).pixel_array"  # for a model card
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # a later one replaces an earlier one's tags
 TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "PixelData"),
@@ -50,12 +50,9 @@ TIMES = ("NominalCardiacTriggerDelayTime", "TriggerTime")  # of an image in the 
 ORDERS = ("TemporalPositionIndex", *TIMES)  # what a dimension may count that orders the phases
 ACQUIRED = ("FrameType", "ComplexImageComponent", "StackID", "EffectiveEchoTime", "DiffusionBValue", "InversionTimes")
 
-PYLIBJPEG = "pylibjpeg - requires "  # how pydicom begins what it says of the decoders that pip installs everywhere
-MAX_PIXELS = 2**24  # of one image: 4096 x 4096
 MAX_BYTES = 2**27  # of one image's file: such an image at 32 bits, and as much again of all else
 MAX_FILM_BYTES = 2**30  # of a file of several frames
 MAX_POSITION_MM = 1e6
-JP2 = b"\0\0\0\x0cjP  "  # begins a JPEG 2000 file; pydicom can look for the pixels in one without end
 
 
 class Header(NamedTuple):
@@ -111,7 +108,7 @@ def read_places(path: Path) -> list[Place]:
     """
     names.check_file(path)
     dataset = _dataset(path, [*PLACE, *WHOSE], stop_before_pixels=True)
-    with _explained(path):
+    with explained(path):
         kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
         if kind.name != kind and "Image Storage" not in kind.name:  # known: a directory, a report, raw data
             return []
@@ -122,11 +119,11 @@ def read_places(path: Path) -> list[Place]:
         image = _hash(dataset.get("SOPInstanceUID")) or hash(path)  # not told: the file's own
     if len(shape) != 2:
         raise InputError(f"{path}: the header gives no size (Rows, Columns), so there is no image in it. Move it elsewhere.")
-    _check_grey(path, dataset)
+    check_grey(path, dataset)
     n_frames, places = _n_frames(path, dataset), []
     for frame in range(n_frames):
         tags = _tags_of(path, dataset, frame)
-        with _explained(path):
+        with explained(path):
             trigger_ms = next((value for name in TIMES for value in _numbers(tags, name)), math.inf)
             instance = (*_numbers(dataset, "InstanceNumber"), math.inf)[0]
             is_enhanced = any(name in dataset for name in GROUPS)
@@ -154,18 +151,18 @@ def _counted(dataset: pydicom.Dataset, tags: pydicom.Dataset) -> list[float]:
 
 def _dataset(path: Path, tags: list[str], *, stop_before_pixels: bool = False) -> pydicom.FileDataset:
     """What the file says under these tags. Raises: InputError naming the file."""
-    with _explained(path):
+    with explained(path):
         meta = pydicom.filereader.read_file_meta_info(path)
         is_deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     if is_deflated:  # pydicom would inflate all of it, however much that is
         raise InputError(f"{path}: its header is compressed, too (deflated), which is not read. Store it uncompressed.")
-    with _explained(path):
+    with explained(path):
         return pydicom.dcmread(path, specific_tags=tags, stop_before_pixels=stop_before_pixels)
 
 
 def _n_frames(path: Path, dataset: pydicom.FileDataset) -> int:
     """How many images there are. Raises: InputError for several of which the file does not say where each one lies."""
-    with _explained(path):
+    with explained(path):
         n = int(dataset.get("NumberOfFrames") or 1)
         n_told = len(dataset.get(GROUPS[1]) or [])
     if n != 1 and n_told == 0:
@@ -185,7 +182,7 @@ def _tags_of(path: Path, dataset: pydicom.Dataset, frame: int) -> pydicom.Datase
     if not any(name in dataset for name in GROUPS):
         return dataset
     found = pydicom.Dataset()
-    with _explained(path):
+    with explained(path):
         for element in dataset:
             if element.keyword not in (*GROUPS, "PixelData"):
                 found[element.tag] = element
@@ -203,114 +200,25 @@ def _images(
     path: Path, dataset: pydicom.FileDataset, frames: Sequence[int]
 ) -> Iterator[tuple[int, NDArray[np.float32], Header]]:
     n_frames = _n_frames(path, dataset)
-    shape = _check_pixels(path, dataset, n_frames)
-    with _explained(path):
+    shape = check_pixels(path, dataset, n_frames)
+    with explained(path):
         syntax = dataset.file_meta.TransferSyntaxUID
         is_little_endian = syntax.is_little_endian
         decoded = iter_pixels(dataset, indices=list(frames) if n_frames > 1 else None, allow_excess_frames=False)
-    _, missing = _decoder(path, syntax)
+    _, missing = decoder_of(path, syntax)
     for frame in frames:
-        with _explained(path, missing):
+        with explained(path, missing):
             pixels = next(decoded)
         if pixels.shape != shape:
             raise InputError(f"{path}: its pixels are not the {shape[0]} x {shape[1]} of its header. Copy it again.")
         tags = _tags_of(path, dataset, frame)
-        with _explained(path):
+        with explained(path):
             image = grey.values(path, pixels, tags, little_endian=is_little_endian)
         yield frame, image, _header(path, tags)
 
 
-def _check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tuple[int, int]:
-    """(H, W) of the images. What fills the file up behind the last one is cut off.
-
-    All is checked before anything is decoded, which can take any amount of memory. Raises: InputError for what is not grey.
-    """
-    with _explained(path):
-        rows, columns, bits = (int(dataset[name].value) for name in ("Rows", "Columns", "BitsAllocated"))
-        content, syntax = bytes(dataset.PixelData or b""), dataset.file_meta.TransferSyntaxUID
-        stored, high = (int(dataset.get(name) or usual) for name, usual in (("BitsStored", bits), ("HighBit", 0)))
-    _check_grey(path, dataset)
-    if rows * columns > MAX_PIXELS:
-        raise InputError(
-            f"{path}: {rows} x {columns} pixels; more than {MAX_PIXELS / 1e6:.0f} million are not read. Crop or resample it."
-        )
-    if high and high != stored - 1:
-        raise InputError(
-            f"{path}: its pixels have {stored} bits of which the highest is number {high}, not {stored - 1}, which is not read "
-            "(BitsStored, HighBit). Store it again."
-        )
-    if syntax in JPEG2000TransferSyntaxes and JP2 in content:
-        raise InputError(f"{path}: its pixels are a whole JPEG 2000 file, which DICOM does not allow. Store it uncompressed.")
-    n_bytes = math.ceil(rows * columns * bits * n_frames / 8)
-    _check_decoder(path, syntax)
-    if syntax.is_compressed:
-        is_too_long = len(content) >= 1.1 * n_bytes + 2**16
-    else:
-        padding = content[n_bytes:]  # what is less than a row or a column, or one byte over and over
-        is_too_long = len(padding) >= min(rows, columns) * bits / 8 and padding.count(padding[:1]) < len(padding)
-        if padding and not is_too_long:
-            with _explained(path):
-                dataset.PixelData = content[:n_bytes]
-    if is_too_long:
-        images = f"{n_frames} images of " if n_frames > 1 else ""
-        raise InputError(f"{path}: it holds more than the {images}{rows} x {columns} pixels of its header. Copy it again.")
-    return rows, columns
-
-
-def _check_decoder(path: Path, syntax: UID) -> None:
-    """Raises: InputError for pixels that nothing installed can decode."""
-    decoder, missing = _decoder(path, syntax)
-    what = f"as {syntax.name}" if decoder or syntax.name != syntax else "in a way that DICOM does not name"
-    if decoder is None:
-        raise InputError(f"{path}: its pixels are stored {what}, which is not read. Store it uncompressed.")
-    if not decoder.is_available:
-        raise InputError(f"{path}: its pixels are stored {what}; to read them, install a decoder: {missing}.")
-
-
-def _decoder(path: Path, syntax: UID) -> tuple[Decoder | None, str]:
-    """What decodes such pixels, if pydicom knows; and the command that installs what more could, empty if nothing could."""
-    with _explained(path):
-        try:
-            decoder = get_decoder(syntax)
-        except NotImplementedError:
-            return None, ""
-        needed = [line for line in decoder.missing_dependencies if line.startswith(PYLIBJPEG)]
-    packages = [f'"{name}"' for line in needed for name in line.removeprefix(PYLIBJPEG).split(" and ")]
-    return decoder, " ".join(["pip install", *packages]) if packages else ""
-
-
-def _check_grey(path: Path, dataset: pydicom.FileDataset) -> None:
-    with _explained(path):
-        is_grey = int(dataset.get("SamplesPerPixel") or 1) == 1 and dataset.get("PhotometricInterpretation") in grey.KINDS
-    if not is_grey:
-        raise InputError(f"{path}: expected one grey image ({' or '.join(grey.KINDS)}), not colours. Convert it.")
-
-
-@contextmanager
-def _explained(path: Path, missing: str = "") -> Iterator[None]:
-    """What pydicom says of a file, as an InputError without the header's values, one of which may be a name.
-
-    Args: missing: see `_decoder`.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning of pydicom may quote one, too
-            yield
-    except pydicom.errors.InvalidDicomError:
-        raise InputError(f"{path}: this is not a DICOM file, whatever its name says. Replace it by the original.") from None
-    except RecursionError:
-        raise InputError(f"{path}: its header is nested without end, or nearly so. Replace it by the original.") from None
-    except InputError:
-        raise
-    except RuntimeError as error:
-        cure = f"If another program shows them, install a decoder ({missing}), else copy" if missing else "Copy"
-        raise InputError(f"{path}: its pixels cannot be decoded. {cure} the file again.") from error
-    except Exception as error:  # a damaged file makes pydicom fail in many ways, none of them a bug of ours
-        raise InputError(f"{path}: damaged or incomplete DICOM file ({type(error).__name__}). Copy it again.") from None
-
-
 def _header(path: Path, dataset: pydicom.Dataset) -> Header:
-    with _explained(path):
+    with explained(path):
         spacing_mm = _numbers(dataset, "PixelSpacing")
         gap_mm = [value for value in _numbers(dataset, "SpacingBetweenSlices") if value]  # 0: not known
         position, axes = _numbers(dataset, "ImagePositionPatient"), _numbers(dataset, "ImageOrientationPatient")

@@ -1,0 +1,162 @@
+"""DICOM images without labels, put together to patients.
+
+Files named like the RVSC's (P09-0020.dcm) are frame 20 = 20 * slice + phase of patient P09. All others are grouped by patient
+and study (by folder, where headers state neither), and then by series, as `stacks` says: P01, P02, ... in the natural order of
+their first files, frames counted from 0 in the natural order of the names, and within a file of several frames. Where headers
+do not give slices and phases, `undefined` gives the reason why there is no volume.
+"""
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from segtune.data import names, rvsc, stacks
+from segtune.data.formats import dicom
+from segtune.data.formats.dicom import Place
+from segtune.data.stacks import EVEN, SAME_PLACE_MM, Frame, Stack, along
+from segtune.data.unlabelled import Image, slice_without_label
+from segtune.errors import InputError
+
+
+@dataclass(frozen=True)
+class Patient:
+    """The DICOM images of one patient.
+
+    Attributes:
+        undefined: as in Image.
+        folder: the folder that holds them; empty if the files' names give the patient.
+    """
+
+    patient: str
+    frames: Sequence[Frame]
+    gap_mm: float | None
+    undefined: str
+    folder: str
+
+    def images(self) -> Iterator[Image]:
+        """The images, read one by one. Raises: InputError naming the file."""
+        for path, of_file in itertools.groupby(self.frames, key=lambda frame: frame.path):
+            frames = {frame.place.frame: frame for frame in of_file}
+            for index, pixels, header in dicom.read_frames(path, [*frames]):
+                frame = frames[index]
+                item = slice_without_label(
+                    pixels,
+                    patient=self.patient,
+                    frame=frame.number,
+                    slice_index=frame.slice_index,
+                    spacing_mm=header.spacing_mm,
+                    gap_mm=self.gap_mm,
+                )
+                yield Image(item, "" if self.folder else path.name, frame.phase, frame.undefined or self.undefined)
+
+
+def find(files: Sequence[Path], root: Path, left_out: Counter[str]) -> tuple[list[Patient], list[str]]:
+    """The patients of these files, and sentences on what was put together. DICOM objects without an image are counted.
+
+    Raises: InputError naming the file for headers that cannot be read, and for two files of one name.
+    """
+    named: dict[str, dict[int, tuple[Path, Place]]] = {}  # as the RVSC names them: patient -> frame -> image
+    others: list[tuple[Path, Place]] = []
+    for path in tqdm(files, desc="headers", unit="file", leave=False, disable=None):
+        places = dicom.read_places(path)
+        if not places:
+            left_out["DICOM objects that are no images"] += 1
+        elif len(places) == 1 and (match := rvsc.DICOM_NAME.fullmatch(path.name)):
+            frames, number = named.setdefault(match[1].upper(), {}), int(match[2])
+            if number in frames:
+                raise InputError(f"{path} and {frames[number][0]} have the same name: which one counts? Move one elsewhere.")
+            frames[number] = (path, places[0])
+        else:
+            others += [(path, place) for place in places]
+    others.sort(key=lambda pair: [names.natural(part) for part in Path(names.relative(pair[0].parent, root)).parts])
+    found = stacks.of_studies([Frame(path, number, place) for number, (path, place) in enumerate(others)])
+    free = (label for n in itertools.count(1) if (label := f"P{n:02}") not in named)
+    labelled = dict(zip(free, found, strict=False))
+    by_name = [_by_name(label, named[label]) for label in sorted(named, key=lambda label: int(label[1:]))]
+    return [*by_name, *(_by_place(label, stack, root) for label, stack in labelled.items())], _put_together(labelled)
+
+
+def _by_place(patient: str, stack: Stack, root: Path) -> Patient:
+    folder = Path(os.path.commonpath([frame.path.parent for frame in stack.frames]))
+    frames = [frame._replace(number=number) for number, frame in enumerate(stack.frames)]
+    return Patient(patient, frames, stack.gap_mm, stack.undefined, names.relative(folder, root))
+
+
+def _by_name(patient: str, frames: Mapping[int, tuple[Path, Place]]) -> Patient:
+    found = [
+        Frame(path, number, place, number // rvsc.PHASES_PER_SLICE, str(number % rvsc.PHASES_PER_SLICE))
+        for number, (path, place) in sorted(frames.items())
+    ]
+    gap_mm = dicom.gap_mm((frame.slice_index, frame.place.header) for frame in found)
+    if why := _why_not_as_named(found, gap_mm):
+        return Patient(patient, [frame._replace(slice_index=0, phase="") for frame in found], None, why, "")
+    return Patient(patient, found, gap_mm, "", "")
+
+
+def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
+    """How the headers contradict the slices that the files' names give; empty if they agree or state nothing."""
+    if len({(frame.place.person, frame.place.study) for frame in frames}) > 1:
+        return "its images are of several patients or studies, whatever their names say"
+    if not all(frame.place.header.position and frame.place.header.axes for frame in frames):
+        return ""
+    positions: dict[int, list[float]] = {}
+    for frame in frames:
+        positions.setdefault(frame.slice_index, []).append(along(frame.place))
+    if any(max(at) - min(at) > SAME_PLACE_MM for at in positions.values()):
+        return f"images {rvsc.PHASES_PER_SLICE} * slice + phase, by their names, are not at one place, by their headers"
+    for (here, a), (there, b) in itertools.pairwise(sorted(positions.items())):
+        if gap_mm is not None and abs(abs(b[0] - a[0]) - (there - here) * gap_mm) > EVEN * gap_mm:
+            return (
+                f"slices {here} and {there}, by their names, are {abs(b[0] - a[0]):.3g} mm apart, by their headers {gap_mm:.3g}"
+            )
+    return ""
+
+
+# Sentences on what was put together; they contain no text of a header and no name of a file
+
+
+def _put_together(labelled: Mapping[str, Stack]) -> list[str]:
+    """Which images belong to one patient according to their headers, where the folders alone do not show it."""
+    return [
+        *(sentence for label, stack in labelled.items() for sentence in _of_stack(label, stack)),
+        *_of_studies(labelled),
+        *_of_folders(labelled),
+    ]
+
+
+def _of_stack(label: str, stack: Stack) -> Iterator[str]:
+    n_folders = len({frame.path.parent for frame in stack.frames if not frame.undefined})
+    if stack.n_series > 1 or n_folders > 1:
+        yield f"{label}: {stack.n_series} series in {n_folders} folders put together, of one patient and study"
+    if stack.others:
+        yield f"{label}: images in no volume, {stacks.OTHERWISE}: {stack.others}"
+
+
+def _of_studies(labelled: Mapping[str, Stack]) -> Iterator[str]:
+    """Which labels are stacks of one study, and which studies are of one person; 0 is no study and no person."""
+    of_study: dict[int, list[str]] = {}
+    of_person: dict[int, dict[int, str]] = {}  # person -> study -> its first label
+    for label, stack in labelled.items():
+        of_study.setdefault(stack.study, []).append(label)
+        of_person.setdefault(stack.person, {}).setdefault(stack.study, label)
+    for study, labels in of_study.items():
+        if study and len(labels) > 1:
+            yield f"{', '.join(labels)}: stacks of one patient and study"
+    for person, studies in of_person.items():
+        if person and len(studies) > 1:
+            yield f"{', '.join(studies.values())}: studies of one patient"
+
+
+def _of_folders(labelled: Mapping[str, Stack]) -> list[str]:
+    """Which labels have images in one folder."""
+    folders: dict[Path, set[str]] = {}
+    for label, stack in labelled.items():
+        for frame in stack.frames:
+            folders.setdefault(frame.path.parent, set()).add(label)
+    mixed = {", ".join(sorted(labels)) for labels in folders.values() if len(labels) > 1}
+    return [f"{labels}: told apart by patient and study in one folder" for labels in sorted(mixed)]

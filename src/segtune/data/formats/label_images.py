@@ -1,0 +1,130 @@
+"""Slices of a NIfTI image together with its label image."""
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtune.data.formats import nifti
+from segtune.data.formats.nifti import Volume
+from segtune.data.formats.nifti_header import AGREE
+from segtune.data.slices import Phase, Slice
+from segtune.errors import InputError
+
+log = logging.getLogger(__name__)
+
+MOST_SHOWN = 20  # labels that a message lists
+ROUNDED, ROUNDED_FRACTION = 1e-4, 5e-7  # how far a label stored as a fraction may be from its number; and as a share of it
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The values that a label image may hold, those that are the structure, and who says so (for messages)."""
+
+    known: frozenset[int]
+    wanted: frozenset[int]
+    source: str
+
+
+def read_slices(
+    image: Path,
+    label: Path,
+    *,
+    labels: Labels,
+    patient: str,
+    phase: Phase | None,
+    frame: int,
+    channel: int = 0,
+    n_channels: int = 1,
+    slice_axis: int | None = None,
+) -> list[Slice]:
+    """All slices of one image and its label image, in the order in which they are stored, slice_index from 0.
+
+    Args: channel, n_channels: which of how many volumes along the image file's fourth axis; slice_axis: see `nifti.read`.
+    Raises: InputError naming the file for anything damaged, contradictory or not finite, and for label values not known.
+    """
+    pixels = nifti.read(image, channel=channel, n_channels=n_channels, slice_axis=slice_axis)
+    truth = nifti.read(label, slice_axis=pixels.slice_axis)
+    _check_same_grid(image, pixels, label, truth)
+    drawn = _labels(label, truth, labels)
+    wanted = sorted(labels.wanted)
+    return [
+        Slice(
+            image=nifti.finite(image, index, plane),
+            mask=np.isin(drawn[index], wanted),
+            patient=patient,
+            frame=frame,
+            slice_index=index,
+            phase=phase,
+            spacing_mm=pixels.spacing_mm,
+            gap_mm=pixels.gap_mm,
+        )
+        for index, plane in enumerate(pixels.voxels)
+    ]
+
+
+def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) -> None:
+    """The label image must be drawn on the image's own grid; an origin that differs is said, since no pixel moves by it."""
+    sizes = [
+        " x ".join(map(str, np.moveaxis(volume.voxels, 0, 2 - volume.slice_axis).shape[::-1])) for volume in (pixels, truth)
+    ]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{label}: it has {sizes[1]} pixels, its image {image.name} {sizes[0]}. Which labels belong to it?")
+    is_3d = pixels.gap_mm is not None and truth.gap_mm is not None
+    grids = [(*volume.spacing_mm, (volume.gap_mm or 0.0) if is_3d else 0.0) for volume in (pixels, truth)]
+    if not np.allclose(grids[0], grids[1], rtol=AGREE, atol=0):
+        spacings = [" x ".join(f"{distance:g}" for distance in grid) for grid in grids]
+        raise InputError(
+            f"{label}: its spacing (rows, columns, slices) is {spacings[1]} mm, that of its image {image.name} {spacings[0]} "
+            "mm. Correct the header that is wrong."
+        )
+    if pixels.affine is None or truth.affine is None:
+        return
+    directions = [volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0) for volume in (pixels, truth)]  # type: ignore[index]
+    if (directions[0] * directions[1]).sum(axis=0).min() < 0.99:
+        raise InputError(
+            f"{label}: its axes point elsewhere than those of its image {image.name}, so that pixel and label would not meet. "
+            "Store both in one orientation."
+        )
+    moved = float(np.linalg.norm(pixels.affine[:3, 3] - truth.affine[:3, 3]))
+    if moved > min(*pixels.spacing_mm, pixels.gap_mm or math.inf):
+        log.warning("%s: its origin is %.1f mm from that of its image; pixels are taken as they are stored.", label, moved)
+
+
+def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
+    """The volume's values as labels, those that storage as fractions has rounded as whole numbers.
+
+    Raises: InputError for values that are none, and for labels that are not known.
+    """
+    scaling = truth.header.get_slope_inter()
+    scaled = "" if scaling[0] is None or scaling == (1, 0) else f"scl_slope {scaling[0]:.4g}, scl_inter {scaling[1] or 0:.4g}"
+    values = np.unique(truth.voxels)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{label}: its values are not all whole numbers: some are not finite (NaN or infinite). Save them as integers."
+        )
+    whole = np.rint(values)
+    if len(between := values[np.abs(values - whole) > np.maximum(ROUNDED, ROUNDED_FRACTION * np.abs(whole))]):
+        few = ", ".join(f"{value:.4g}" for value in between[:3]) + (", ..." if len(between) > 3 else "")
+        if scaled:
+            raise InputError(
+                f"{label}: its values are not all whole numbers, as labels are ({few}), scaled by the header ({scaled}). "
+                "Save the labels as integers, unscaled (scl_slope 1, scl_inter 0), as they were before."
+            )
+        raise InputError(
+            f"{label}: its values are not all whole numbers, as labels are ({few}). If it is an image, replace it; if labels "
+            "were interpolated, resample them to the nearest; then save them as integers."
+        )
+    unknown = whole[~np.isin(whole, sorted(labels.known))]
+    if len(unknown):
+        known = [str(value) for value in sorted(labels.known)]
+        only = ", ".join(known[:MOST_SHOWN]) + (", ..." if len(known) > MOST_SHOWN else "")
+        cure = f"The header scales it ({scaled}): save the labels as integers, unscaled." if scaled else "Correct one."
+        raise InputError(
+            f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not name (only {only}). {cure}"
+        )
+    return truth.voxels if truth.voxels.dtype.kind in "iu" else np.rint(truth.voxels)

@@ -1,0 +1,123 @@
+"""The header of a NIfTI file: what is used of it, checked before a pixel is read."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from numpy.typing import NDArray
+
+from segtune.data.slices import SPACINGS_MM
+from segtune.errors import InputError
+
+HEADERS: dict[bytes, type[Nifti1Header]] = {
+    header.sizeof_hdr.to_bytes(4, order): header for header in (Nifti1Header, Nifti2Header) for order in ("little", "big")
+}
+MAX_BYTES = 2**30  # of one volume, its pixels as float32 at least: 512 x 512 x 1024
+MAX_EXTENSION_BYTES = 2**24  # between the header and the pixels; passed over, it may hold a name
+UPRIGHT = 0.99  # volume of a voxel, as a share of the product of its sides, below which its axes are not at right angles
+AGREE = 0.01  # how far two statements of one distance may differ, as a share of it
+MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+
+
+class Header(NamedTuple):
+    """What is used of a header: the stored array's shape, dtype, first byte and (slope, inter); spacing [mm] and affine."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    scale: tuple[float | None, float | None]
+    zooms: list[float]
+    affine: NDArray[np.float64] | None
+    stored: Nifti1Header
+
+
+def read(path: Path, file: io.BufferedIOBase, n_channels: int) -> Header:
+    """The header, from which the file is read on. Raises: InputError for one that cannot be."""
+    first = file.read(4)
+    kind = HEADERS.get(first)
+    if kind is None:
+        raise InputError(f"{path}: this is not a NIfTI file, whatever its name says. Replace it by the original.")
+    block = first + exactly(file, kind.sizeof_hdr - 4)
+    try:
+        header = kind(block, check=False)
+        shape = tuple(int(n) for n in header.get_data_shape())
+        dtype, offset, scale = header.get_data_dtype(), header.get_data_offset(), header.get_slope_inter()
+        unit = MM[header.get_xyzt_units()[0]]
+        zooms = [float(zoom) * unit for zoom in header.get_zooms()[:3]]
+        stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            affine = np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine() if stated else None
+        single = header["magic"].item().startswith(b"n+")
+    except Exception as error:  # a damaged header makes nibabel fail in many ways, none of them a bug of ours
+        raise InputError(f"{path}: damaged NIfTI header ({type(error).__name__}). Copy the file again.") from None
+    if not single:
+        raise InputError(f"{path}: the header is not that of a single .nii file. Convert it to one.")
+    while len(shape) > (4 if n_channels > 1 else 3) and shape[-1] == 1:
+        shape = shape[:-1]
+    _check_shape(path, shape, n_channels)
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise InputError(f"{path}: its pixels are {dtype}, not plain numbers. Convert it to a grey image.")
+    n_pixels = math.prod(shape[:3])
+    if n_pixels * max(dtype.itemsize, 4) > MAX_BYTES:
+        raise InputError(
+            f"{path}: the header announces {' x '.join(map(str, shape))} pixels of {dtype}; a volume of more than "
+            f"{MAX_BYTES / 2**30:g} GiB is not read. If it is so large, crop or resample it first; if not, copy it again."
+        )
+    if not kind.sizeof_hdr <= offset <= kind.sizeof_hdr + MAX_EXTENSION_BYTES:
+        raise InputError(f"{path}: the header says that pixels begin at byte {offset}, which cannot be. Copy the file again.")
+    _check_geometry(path, zooms, affine)
+    return Header(shape, dtype, offset, scale, zooms, affine, header)
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], n_channels: int) -> None:
+    size = " x ".join(map(str, shape))
+    if len(shape) < 2 or min(shape) < 1:
+        raise InputError(f"{path}: an image of {size or 'no'} pixels is none. Copy the file again.")
+    if n_channels > 1 and (len(shape) != 4 or shape[3] != n_channels):
+        raise InputError(
+            f"{path}: an array of {size}, but dataset.json names {n_channels} channels, which would make a fourth axis of "
+            f"{n_channels}. Correct dataset.json or the file."
+        )
+    if n_channels == 1 and len(shape) > 3:
+        raise InputError(
+            f"{path}: an array of {size} with {len(shape)} axes where one 3-D volume is expected. Give one frame alone."
+        )
+
+
+def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] | None) -> None:
+    """Spacing must be distances; an affine, where the header states one, must say the same."""
+    if not all(SPACINGS_MM[0] <= zoom <= SPACINGS_MM[1] for zoom in zooms):
+        raise InputError(
+            f"{path}: the header gives the spacing as {' x '.join(f'{zoom:g}' for zoom in zooms)} mm (pixdim), without which "
+            "nothing is known in mm. Restore it."
+        )
+    if affine is None:
+        return
+    with np.errstate(all="ignore"):
+        columns = affine[:3, :3]
+        lengths = np.sqrt((columns**2).sum(axis=0))
+        volume = abs(np.linalg.det(columns / lengths)) if np.isfinite(affine).all() and lengths.all() else 0.0
+    if not volume > 0.5:
+        raise InputError(f"{path}: the affine is not that of an image: its axes do not span a space. Restore the header.")
+    if volume < UPRIGHT:
+        raise InputError(
+            f"{path}: the affine is sheared: its axes are not at right angles, so that the sizes of a pixel tell neither "
+            "distances nor volumes. Resample it onto an upright grid."
+        )
+    if not np.allclose(lengths[: len(zooms)], zooms, rtol=AGREE, atol=0):
+        raise InputError(
+            f"{path}: the affine gives the spacing as {' x '.join(f'{length:g}' for length in lengths)} mm, pixdim as "
+            f"{' x '.join(f'{zoom:g}' for zoom in zooms)} mm: which one counts? Correct the header."
+        )
+
+
+def exactly(file: io.BufferedIOBase, n_bytes: int) -> bytes:
+    """The next n_bytes of the file. Raises: EOFError if it ends before."""
+    content = file.read(n_bytes)
+    if len(content) < n_bytes:
+        raise EOFError
+    return content

@@ -1,0 +1,189 @@
+"""NIfTI images without labels: each file is a volume, and each a patient with the file's name.
+
+If all names end in _0000, as nnU-Net's do, that ending is left out: CASE_0000.nii.gz is CASE. A fourth axis is time: each of
+its frames, counted from 0, is a volume and a phase of that patient.
+
+A folder with an Info.cfg has ACDC's layout: the folder is the patient, frames are counted from 1, and Info.cfg says which are
+ED and ES. No frame is read twice: of a film (_4d) and single frames of it (_frame01), one is read and the other left out.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from segtune.data import acdc, names, nnunet
+from segtune.data.formats import nifti
+from segtune.data.slices import Phase
+from segtune.data.unlabelled import Image, slice_without_label
+from segtune.errors import InputError
+
+LABEL_FOLDERS = (nnunet.LABELS, "labelsTs")
+IMAGE_FOLDERS = (nnunet.IMAGES, "imagesTs")
+FIRST_CHANNEL, SECOND_CHANNEL = "_0000", "_0001"
+FILM = "_4d"  # how the name of ACDC's films ends
+FRAME = re.compile("_frame([0-9]{1,4})$")
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """One NIfTI file, or one frame of a film.
+
+    Attributes:
+        name: the name in results, which no other file has; it may contain folders.
+        n_frames: number of volumes along a fourth axis; index: which of them this is.
+        first: number of the film's first frame.
+        phases: number of a frame -> ED or ES, where Info.cfg says so.
+    """
+
+    path: Path
+    name: str
+    patient: str
+    frame: int
+    phase: str
+    n_frames: int = 1
+    index: int = 0
+    first: int = 0
+    phases: Mapping[int, str] = field(default_factory=dict)
+
+    def frames(self) -> list["VolumeFile"]:
+        """Each frame of a film; the file itself if it is a single volume."""
+        if self.n_frames == 1:
+            return [self]
+        return [
+            replace(self, index=index, frame=number, phase=self.phases.get(number, str(number)))
+            for index, number in enumerate(range(self.first, self.first + self.n_frames))
+        ]
+
+    def read(self, slice_axis: int | None = None) -> nifti.Volume:
+        """The volume. Args: slice_axis: as in nifti.read. Raises: InputError naming the file."""
+        return nifti.read(self.path, channel=self.index, n_channels=self.n_frames, slice_axis=slice_axis)
+
+    def images(self, volume: nifti.Volume) -> Iterator[Image]:
+        """The slices of the volume that `read` returned. Raises: InputError for pixels that are not finite."""
+        known: dict[str, Phase] = {"ED": "ED", "ES": "ES"}
+        for index, plane in enumerate(volume.voxels):
+            item = slice_without_label(
+                nifti.finite(self.path, index, plane),
+                patient=self.patient,
+                frame=self.frame,
+                slice_index=index,
+                phase=known.get(self.phase),
+                spacing_mm=volume.spacing_mm,
+                gap_mm=volume.gap_mm,
+            )
+            yield Image(item, self.path.name, self.phase, "")
+
+
+class _Folder(NamedTuple):
+    """The NIfTI files of one folder by their names without ending; phases: as Info.cfg has them, None without that file."""
+
+    path: Path
+    files: Mapping[str, Path]
+    phases: Mapping[int, str] | None
+
+
+def find(files: Sequence[Path], root: Path, left_out: Counter[str]) -> list[VolumeFile]:
+    """The volumes in these files. Label images, and films or frames that are read elsewhere, are counted in left_out.
+
+    Raises: InputError naming the file for volumes that cannot be told apart or are not what they should be.
+    """
+    folders = _folders(files, root)
+    images = [(folder, stem) for folder in folders for stem in _images(folder, left_out)]
+    is_nnunet = all(stem.endswith(FIRST_CHANNEL) and stem != FIRST_CHANNEL for _, stem in images)
+    cases = [stem.removesuffix(FIRST_CHANNEL) if is_nnunet else stem for _, stem in images]
+    long = [f"{names.relative(folder.path, root)}/{case}" for case, (folder, _) in zip(cases, images, strict=True)]
+    called = _distinct(cases, [name.removeprefix("./") for name in long])
+    hearts = [folder.path for folder in folders if folder.phases is not None]
+    patients = _distinct([path.resolve().name for path in hearts], [names.relative(path, root) for path in hearts])
+    patient_of = dict(zip(hearts, patients, strict=True))
+    return [
+        _volume(folder, folder.files[stem], name, patient_of.get(folder.path, name), case)
+        for name, case, (folder, stem) in zip(called, cases, images, strict=True)
+    ]
+
+
+def _folders(files: Sequence[Path], root: Path) -> list[_Folder]:
+    inside: dict[Path, list[Path]] = {}
+    for path in files:
+        inside.setdefault(path.parent, []).append(path)
+    return [_Folder(path, nifti.by_stem(of), _phases(path) if root.is_dir() else None) for path, of in inside.items()]
+
+
+def _phases(folder: Path) -> dict[int, str] | None:
+    """Number of a frame -> ED or ES, as the folder's Info.cfg says; None without that file."""
+    info = folder / "Info.cfg"
+    return {frame: phase for phase, frame in acdc.read_info(info).items()} if info.is_file() else None
+
+
+def _images(folder: _Folder, left_out: Counter[str]) -> list[str]:
+    """The stems of the images that are read; what is left out is counted."""
+    _check_one_channel(folder)
+    read_elsewhere = _read_elsewhere(folder)
+    kept = []
+    for stem in folder.files:
+        if _is_label(folder, stem):
+            left_out["label images"] += 1
+        elif stem in read_elsewhere:
+            left_out["films (_4d)" if stem.endswith(FILM) else "frames of films (_4d)"] += 1
+        else:
+            kept.append(stem)
+    return kept
+
+
+def _is_label(folder: _Folder, stem: str) -> bool:
+    is_beside_image = folder.phases is not None or stem.removesuffix("_gt") in folder.files
+    return folder.path.name in LABEL_FOLDERS or (stem.endswith("_gt") and is_beside_image)
+
+
+def _read_elsewhere(folder: _Folder) -> set[str]:
+    """The stems of films if the single frames suffice, and otherwise of single frames that a film contains."""
+    found: set[str] = set()
+    for film in (stem for stem in folder.files if stem.endswith(FILM)):
+        frames = {
+            int(match[1]): stem for stem in folder.files if (match := FRAME.search(stem)) and FRAME.sub(FILM, stem) == film
+        }
+        n = nifti.n_frames(folder.files[film]) if frames else 0
+        if frames and folder.phases is not None and (folder.phases.keys() <= frames.keys() or n < max(folder.phases)):
+            found.add(film)
+        elif n > 1:
+            found.update(frames.values())
+    return found
+
+
+def _check_one_channel(folder: _Folder) -> None:
+    if folder.path.name not in IMAGE_FOLDERS:
+        return
+    for stem, path in folder.files.items():
+        if stem.endswith(FIRST_CHANNEL) and stem.removesuffix(FIRST_CHANNEL) + SECOND_CHANNEL in folder.files:
+            raise InputError(
+                f"{path}: this case has further channels beside it ({SECOND_CHANNEL}). Give a folder with one channel alone."
+            )
+
+
+def _volume(folder: _Folder, path: Path, name: str, patient: str, case: str) -> VolumeFile:
+    """One file as a volume. Raises: InputError for a film that is none, or that lacks a frame of Info.cfg."""
+    n_frames = nifti.n_frames(path)
+    if n_frames > 1 and folder.path.name in IMAGE_FOLDERS:
+        raise InputError(
+            f"{path}: in a folder {folder.path.name} a fourth axis (of {n_frames}) counts channels, not time. "
+            "Give a folder with one channel alone, or, if it is a film, a folder of another name."
+        )
+    if folder.phases is None:
+        return VolumeFile(path, name, patient, frame=0, phase="", n_frames=n_frames)
+    if n_frames > 1 and (beyond := max(folder.phases)) > n_frames:
+        raise InputError(
+            f"{path}: it has {n_frames} frames, but Info.cfg says that frame {beyond} is {folder.phases[beyond]}. "
+            "Correct one of them."
+        )
+    match = FRAME.search(case)
+    frame = int(match[1]) if match else 0
+    phase = str(folder.phases.get(frame, frame))
+    return VolumeFile(path, name, patient, frame, phase, n_frames, first=1, phases=folder.phases)
+
+
+def _distinct(short: list[str], long: list[str]) -> list[str]:
+    """The short names if no two of them are equal, otherwise the long ones."""
+    return short if len({*short}) == len(short) else long

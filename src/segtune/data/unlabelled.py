@@ -1,0 +1,38 @@
+"""One image without a label, as prediction reads it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtune.data.slices import Phase, Slice
+
+
+class Image(NamedTuple):
+    """An image as a Slice with an empty mask.
+
+    Attributes:
+        file: the file's name without its folder; empty for DICOM files with other names than the RVSC's, which may contain a
+            person's name.
+        phase: ED, ES, the number of a phase or frame, or empty where there is only one.
+        undefined: the reason why slice_index and phase are unknown (they are then 0 and empty); empty if they are known.
+    """
+
+    item: Slice
+    file: str
+    phase: str
+    undefined: str
+
+
+def slice_without_label(
+    pixels: NDArray[np.float32],
+    *,
+    patient: str,
+    frame: int,
+    slice_index: int,
+    phase: Phase | None = None,
+    spacing_mm: tuple[float, float],
+    gap_mm: float | None,
+) -> Slice:
+    """The image (H, W) as a Slice with an empty mask."""
+    return Slice(pixels, np.zeros(pixels.shape, bool), patient, frame, slice_index, phase, spacing_mm, gap_mm)

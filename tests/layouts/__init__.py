@@ -1,0 +1,1 @@
+"""Tiny data sets in the layout of each reader, written for tests, and tiny data in memory."""
