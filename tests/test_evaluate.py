@@ -15,10 +15,11 @@ from conftest import TINY, resign, unsign, write_patient
 from segtune import evaluate
 from segtune.config import entry
 from segtune.config.explain import explain
+from segtune.data import readers
 from segtune.errors import InputError
 from segtune.inference import models as inference_models
 from segtune.inference.models import WHICH, load
-from segtune.inference.origin import _is_same_folder, _may_be_alike, origin, with_target
+from segtune.inference.origin import _is_same_folder, _may_be_alike, comparable_data, origin
 from segtune.inference.score import by_phase, evaluation_table, mean_and_sd
 from segtune.metrics.score import Pair, score_pairs
 from segtune.runs import identity, layout
@@ -154,25 +155,25 @@ def test_a_structure_of_the_same_name_is_compared_with_a_word_and_an_unknown_one
     printed, _ = evaluated(runs[0], "data=sunnybrook", f"data.root={tmp_path / 'data'}")
     assert "compared with the endocardium (sunnybrook)" in printed
     assert "may be another heart chamber in data=sunnybrook" in caplog.text
-    cfg = entry.compose(["run=x", "data=acdc", "data.root=x"], "evaluate")
+    data = entry.plain(entry.compose(["run=x", "data=acdc", "data.root=x"], "evaluate"))["data"]
     origins = [origin(load(runs[0]))._replace(data={"target": "epicardium"})]
-    with pytest.raises(InputError, match=r"looks for the epicardium \(phantom\).*one of rv, myocardium, lv"):
-        with_target(cfg, origins)
+    with pytest.raises(InputError, match=r"the epicardium \(phantom\).*one of rv, myocardium, lv"):
+        comparable_data(data, origins)
 
 
 def test_the_right_ventricle_s_other_contour_is_refused(runs, evaluated):
-    with pytest.raises(InputError, match="data.target=epicardium: run .* looks for the endocardium of such data"):
+    with pytest.raises(InputError, match="data.target=epicardium: run .* endocardium of such data"):
         evaluated(runs[0], *OWN, "data.target=epicardium")
 
 
 @pytest.mark.parametrize("typed", ["size=64", "spacing_mm=1", "larger=crop", "normalize=zscore"])
 def test_how_images_reach_the_network_is_not_for_the_command_to_say(runs, evaluated, typed):
-    with pytest.raises(InputError, match=f"^data.{typed}: .*is the run's to say. Leave data.{typed.partition('=')[0]} out"):
+    with pytest.raises(InputError, match=f"^data.{typed}: .*the run decides.* Leave data.{typed.partition('=')[0]} out"):
         evaluated(runs[0], *OWN, f"data.{typed}")
 
 
 def test_data_have_to_be_named(runs, evaluated):
-    with pytest.raises(InputError, match="say which data .* one of data=acdc, data=folder, .*data=sunnybrook"):
+    with pytest.raises(InputError, match="name the data .* one of data=acdc, data=folder, .*data=sunnybrook"):
         evaluated(runs[0])
 
 
@@ -215,7 +216,7 @@ def test_of_a_run_that_recorded_no_images_the_names_of_training_patients_are_tol
 
 def test_the_training_s_own_folder_is_known_whatever_else_is_chosen(runs, tmp_path):
     about = {"reader": {"_target_": "segtune.data.acdc.read"}, "root": str(tmp_path / "a")}
-    one = origin(load(runs[0]))._replace(reader="acdc", data=about)
+    one = origin(load(runs[0]))._replace(reader=readers.of(about), data=about)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").symlink_to("a")
     assert _is_same_folder(one, about | {"root": str(tmp_path / "b"), "empty": "drop"})

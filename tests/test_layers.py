@@ -30,7 +30,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.training.build": {
         *("segtune.training", "segtune.data", "segtune.metrics", "segtune.nets", "segtune.runs", "segtune.config"),
     },
-    "segtune.sweeps": {"segtune.sweeps", "segtune.runs", "segtune.config", "segtune.training.process"},
+    "segtune.sweeps": {"segtune.sweeps", "segtune.runs", "segtune.config", "segtune.data.readers", "segtune.training.process"},
     "segtune.sweeps.execute": {"segtune.sweeps", "segtune.runs", "segtune.config", "segtune.training"},
     "segtune.inference": {
         *("segtune.inference", "segtune.data", "segtune.metrics", "segtune.runs", "segtune.plots"),

@@ -11,6 +11,7 @@ from segtune.config import overrides as config_overrides
 from segtune.config.explain import explain
 from segtune.config.overrides import _searched, as_axes, at_home, groups, has_key, quote_numbers
 from segtune.data import splits
+from segtune.data import readers
 from segtune.errors import InputError
 
 
@@ -121,7 +122,9 @@ def test_a_share_composes_in_every_form_a_person_types(value):
 )
 def test_values_that_cannot_be_are_refused_by_key(overrides, message):
     with pytest.raises(InputError) as caught:
-        rules.check(entry.plain(entry.compose(overrides)))
+        config = entry.plain(entry.compose(overrides))
+        rules.check(config)
+        readers.check_target(config["data"])
     assert str(caught.value).startswith(message)
 
 
@@ -150,7 +153,9 @@ def test_values_that_cannot_be_are_refused_by_key(overrides, message):
 )
 def test_values_that_cannot_be_beside_each_other_are_refused_by_key(overrides, message):
     with pytest.raises(InputError) as caught:
-        rules.check(entry.plain(entry.compose(overrides)))
+        config = entry.plain(entry.compose(overrides))
+        rules.check(config)
+        readers.check_target(config["data"])
     assert str(caught.value).startswith(message)
 
 

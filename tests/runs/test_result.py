@@ -603,7 +603,7 @@ def test_a_file_that_is_too_large_or_none_is_refused_before_it_is_read(tmp_path)
             read(tmp_path)
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(InputError, match=f"{name}: damaged \\(is no file"):
+        with pytest.raises(InputError, match=f"{name}: cannot be read \\(not a regular file"):
             read(tmp_path)
         path.unlink()
     os.mkfifo(tmp_path / layout.STATUS)

@@ -1,4 +1,4 @@
-"""What a configuration must fulfil: each key by itself, and beside the others."""
+"""Validation rules for configuration values: each key by itself, then keys that contradict each other."""
 
 import math
 import re
@@ -65,7 +65,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data.seed": _whole(0, 2**32 - 1),
     "data.n_patients": _whole(2, 99),
-    "data.target": (  # see TARGETS
+    "data.target": (  # the structures that a reader knows are checked by data.readers.check_target
         lambda v: isinstance(v, str | int) and not isinstance(v, bool) and bool(str(v).strip()),
         "the name of a structure, or its value",
     ),
@@ -159,9 +159,6 @@ NULLABLE = {
 }
 
 
-TARGETS = dict.fromkeys(("phantom", "rvsc", "sunnybrook"), ("endocardium", "epicardium")) | {
-    "acdc": ("rv", "myocardium", "lv")
-}  # the structures of a reader's data; those of nnunet and folder are in the data
 NESTED_FROM = 0.2  # the least split.val_fraction of split.by=nested: splits.TEST_FRACTION, without its imports
 
 
@@ -186,9 +183,6 @@ def check_for_calibration(config: Mapping[str, Any]) -> None:
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     """Values that cannot be beside each other."""
     data, split, loss, reg, model = (config.get(group) or {} for group in ("data", "split", "loss", "reg", "model"))
-    names = TARGETS.get(str((data.get("reader") or {}).get("_target_")).split(".")[-2:][0], ())
-    if names and data["target"] not in names:
-        yield f"data.target={data['target']}: must be one of {', '.join(names)}."
     if (ed := data.get("ed")) is not None and ed == data.get("es"):
         yield f"data.ed={ed} and data.es={ed}: ED and ES are two phases of a beat. Name a volume for each."
     by, given = split.get("by"), sorted({*split} - {"by", "seed"})

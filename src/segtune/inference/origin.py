@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omegaconf import DictConfig
-
-from segtune.config import rules
-from segtune.data import recognition
+from segtune.data import readers, recognition
+from segtune.data.readers import Reader
 from segtune.data.slices import SliceSet
 from segtune.errors import InputError, printable
 from segtune.runs import identity as runs_identity
@@ -21,17 +19,6 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from segtune.inference.models import Trained
 
 log = logging.getLogger(__name__)
-OF_THE_RUN = ("size", "spacing_mm", "larger", "normalize")  # of cfg.data: how its network wants its images
-PHANTOM_PX = (32, 512)  # the sizes that the phantom can be had in
-SAME = {  # kind of data, structure -> other kind -> what the same structure is called there
-    ("rvsc", "endocardium"): {"acdc": "rv"},
-    ("acdc", "rv"): {"rvsc": "endocardium"},
-    ("sunnybrook", "endocardium"): {"acdc": "lv"},
-    ("acdc", "lv"): {"sunnybrook": "endocardium"},
-}
-
-
-# What goes with what
 
 
 class Origin(NamedTuple):
@@ -43,7 +30,7 @@ class Origin(NamedTuple):
     run_id: str
     cell_id: str
     label: str
-    reader: str
+    reader: Reader
     data: Mapping[str, Any]
     fingerprint: str
     trained: frozenset[str]
@@ -58,12 +45,14 @@ def origin(model: "Trained") -> Origin:
             run_id=str(result["run_id"]),
             cell_id=runs_identity.cell_id(result["config"], str(result["data"]["fingerprint"])),
             label=runs_identity.label(result["config"]),
-            reader=reader_of(result["config"]["data"]),
+            reader=readers.of(result["config"]["data"]),
             data=result["config"]["data"],
             fingerprint=str(result["data"]["fingerprint"]),
             trained=frozenset(map(str, result["data"]["patients"]["train"])),
             codes=_codes(model.folder, result),
         )
+    except InputError:
+        raise
     except (LookupError, TypeError, AttributeError, ValueError):
         raise InputError(f"{model.folder / layout.RESULT}: damaged. Copy the run's folder again.") from None
 
@@ -77,46 +66,39 @@ def _codes(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, str]] | N
     return [(row["code"], row["patient"]) for row in rows if row["side"] == "train"]
 
 
-def reader_of(data: Mapping[str, Any]) -> str:
-    """The name of the reader, which is that of its option: rvsc."""
-    return str(data["reader"]["_target_"]).split(".")[-2]
+def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[str, Any]:
+    """The settings of cfg.data that make other data comparable with the runs: the target, and for the phantom the image size.
 
+    A target that the user named stays. Otherwise it is the runs' own in data of the same kind, the same structure under the
+    name that it has in these data, or a structure of the same name, which is logged.
 
-def with_target(cfg: DictConfig, origins: Sequence[Origin]) -> DictConfig:
-    """cfg with the structure to be compared, and the phantom in the size that the run had it in.
-
-    If none was said: the runs' own, the one that is the SAME in other data, or one of the same name, which is told.
-
-    Raises: InputError if there is none of these, or for another structure of the same kind of data.
+    Raises: InputError if no structure fits, or if the user named another structure of the same kind of data.
     """
-    cfg = cfg.copy()
-    here, there, own, asked = reader_of(cfg.data), origins[0].reader, origins[0].data["target"], cfg.data.target
-    names, run = rules.TARGETS.get(here, ()), f"run {origins[0].run_id} looks for the {own}"
-    if _kind(here) == _kind(there):
-        if names and asked not in (None, own):
+    here, there, own, asked = readers.of(data), origins[0].reader, origins[0].data["target"], data["target"]
+    run = f"run {origins[0].run_id} segments the {own}"
+    if here.kind == there.kind:
+        if here.targets and asked not in (None, own):
             raise InputError(f"data.target={asked}: {run} of such data. Leave data.target out.")
-        cfg.data.target = own if asked is None else asked
-    elif asked is None and (same := SAME.get((_kind(there), own), {}).get(_kind(here))):
-        cfg.data.target = same
-    elif asked is None and own in names:
+        target = own if asked is None else asked
+    elif asked is not None:
+        target = asked
+    elif same := there.same_structures.get(own, {}).get(here.kind):
+        target = same
+    elif own in here.targets:
         log.warning(
             "%s (%s), which may be another heart chamber in data=%s: compared all the same.",
-            *map(printable, (run, there, here)),
+            *map(printable, (run, there.name, here.name)),
         )
-        cfg.data.target = own
-    elif asked is None:
-        known = f"one of {', '.join(names)}" if names else "its name or value"
+        target = own
+    else:
+        known = f"one of {', '.join(here.targets)}" if here.targets else "its name or value"
         raise InputError(
-            f"data.target: {run} ({there}); say which structure of data={here} that is, data.target=... ({known})."
+            f"data.target: {run} ({there.name}). Say which structure of data={here.name} that is: data.target=... ({known})."
         )
-    if here == "phantom":
-        low, high = PHANTOM_PX
-        cfg.data.size = min(max([low, *(int(one.data["size"]) for one in origins)]), high)
-    return cfg
-
-
-def _kind(reader: str) -> str:
-    return "rvsc" if reader == "phantom" else reader
+    if not here.sizes:
+        return {"target": target}
+    low, high = here.sizes
+    return {"target": target, "size": min(max([low, *(int(one.data["size"]) for one in origins)]), high)}
 
 
 def trained_on(
@@ -189,10 +171,14 @@ def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin])
 def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:
     """Whether a run had its data from this very folder, be it with other settings of the reader."""
     roots = [where.get("root") for where in (one.data, data)]
-    return one.reader == reader_of(data) and None not in roots and len({os.path.realpath(str(root)) for root in roots}) == 1
+    return (
+        one.reader.name == readers.of(data).name
+        and None not in roots
+        and len({os.path.realpath(str(root)) for root in roots}) == 1
+    )
 
 
 def _may_be_alike(one: Origin, data: Mapping[str, Any]) -> bool:
     """Whether two data sets may hold the same patients: of one kind, and not phantoms of different seeds."""
     seeds = {one.data.get("seed"), data.get("seed")}
-    return _kind(one.reader) == _kind(reader_of(data)) and (None in seeds or len(seeds) == 1)
+    return one.reader.kind == readers.of(data).kind and (None in seeds or len(seeds) == 1)

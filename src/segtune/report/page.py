@@ -18,7 +18,7 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 import segtune
-from segtune.errors import InputError
+from segtune.errors import InputError, printable
 from segtune.plots import style
 from segtune.report import formats, stats, tables
 from segtune.report.analysis import Analysis
@@ -28,7 +28,7 @@ from segtune.report.drawings import MOST_PANELS, QUANTITIES, draw
 from segtune.report.provenance import provenance
 from segtune.report.sentences import alarms, power_sentence, sentences
 from segtune.report.tables import Row
-from segtune.runs.files import write_atomically, write_files
+from segtune.runs.files import make_folder, write_atomically, write_files
 
 CURVES = ("train_loss", "val_loss", "train_dice", "val_dice")
 MARKS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?"}
@@ -60,13 +60,17 @@ class Images:
     alts: Mapping[str, str]
 
 
+def _without_controls(value: Any) -> Any:
+    """A text from a run's folder without characters that would steer the terminal of whoever looks at the page's source."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def write(analysis: Analysis, out: Path, *, name: str) -> Path:
     """Write report.html, tables/*.csv and figures/*.{svg,png} into `out`, each file atomically. Returns: report.html."""
     out.mkdir(parents=True, exist_ok=True)
     rows = tables.build(analysis)
     for table, of in rows.items():
-        (out / "tables").mkdir(exist_ok=True)
-        write_atomically(out / "tables" / f"{table}.csv", tables.csv_of(of).encode())
+        write_atomically(make_folder(out / "tables") / f"{table}.csv", tables.csv_of(of).encode())
     images = _write_figures(analysis, out, name)
     _remove_old_claims(out, rows, images)
     page = render(analysis, rows, images, out, name)
@@ -78,7 +82,7 @@ def _write_figures(analysis: Analysis, out: Path, name: str) -> Images:
     urls, alts = {}, {}
     for stem, (make, alt) in tqdm(draw(analysis, name).items(), desc="figures", disable=None):
         drawing = style.rendered(make())
-        write_files(out / "figures" / stem, drawing)
+        write_files(make_folder(out / "figures") / stem, drawing)
         urls[stem] = "data:image/svg+xml;base64," + base64.b64encode(drawing[".svg"]).decode()
         alts[stem] = alt
     return Images(urls, alts)
@@ -96,7 +100,11 @@ def _remove_old_claims(out: Path, rows: Mapping[str, list[Row]], images: Images)
 def render(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images, out: Path, name: str) -> str:
     """The page as HTML, with every value escaped. Args: out: the folder of the page, which links are relative to."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("segtune.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("segtune.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=_without_controls,
     )
     environment.filters |= {
         "num": formats.number,

@@ -1,17 +1,20 @@
 """Reading and writing files safely: whole or not at all, never over what another process wrote, of bounded size."""
 
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from segtune.errors import InputError
 from segtune.runs import layout
@@ -20,10 +23,34 @@ DAY_S = 86_400.0  # the age from which a temporary file is a dead process's, whe
 LARGEST_JSON = 2**26  # bytes of a JSON file that is read
 
 
+def open_regular(path: Path, mode: str = "rb") -> BinaryIO:
+    """Open a file of a run's or a sweep's folder, which may come from somebody else: links and pipes are refused.
+
+    A link could lead to any file of the reader's, and a pipe or device may never end.
+
+    Args: mode: rb to read, ab to append to it and make it if it is not there.
+    Raises: OSError.
+    """
+    flags = os.O_RDONLY if mode == "rb" else os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return cast(BinaryIO, os.fdopen(descriptor, mode))
+
+
+def make_folder(path: Path) -> Path:
+    """A folder within a run's or a sweep's folder, made if it is not there. Raises: InputError if it is a link."""
+    if path.is_symlink():
+        raise InputError(f"{path}: this is a link, and nothing is written where it leads. Remove it.")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 of a file's content, as hexadecimal digits. Raises: OSError."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
 
 guards: dict[str, Callable[[], None]] = {}  # absolute folder -> raises if this process must not write there any more
@@ -197,10 +224,8 @@ def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """A file's bytes. Raises: OSError; ValueError for one that is larger than any of ours, or that is no file."""
-    if path.exists() and not path.is_file():
-        raise ValueError("is no file")
-    with path.open("rb") as file:
+    """The content of a file in a run's or a sweep's folder. Raises: OSError; ValueError if it is larger than `most` bytes."""
+    with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"larger than {most >> 20} MB")

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from segtune.errors import printable
 from segtune.runs.files import sha256
 
 VERSIONED = {"segtune", "torch", "monai", "torchmetrics", "pytorch_lightning", "numpy", *sys.stdlib_module_names}  # by version
@@ -73,8 +74,8 @@ def modules(target: str) -> dict[str, str]:
 
 
 def describe_changes(names: list[str]) -> str:
-    """Say what has changed, by the names of `changed`: data is the set that the reader reads."""
-    own = ", ".join(name for name in names if name != "data")
+    """A sentence on what has changed. names: of `changed_inputs`; they may come from a checkpoint of somebody else's."""
+    own = printable(", ".join(name for name in names if name != "data"))
     return " and ".join(
         (["its data have changed"] if "data" in names else []) + ([f"its code has changed ({own})"] if own else [])
     )

@@ -15,7 +15,16 @@ from typing import Any
 
 from segtune.errors import InputError, printable
 from segtune.runs import layout
-from segtune.runs.files import LARGEST_JSON, as_list, guards, read_bytes, remove_if_stale, to_json, write_atomically
+from segtune.runs.files import (
+    LARGEST_JSON,
+    as_list,
+    guards,
+    open_regular,
+    read_bytes,
+    remove_if_stale,
+    to_json,
+    write_atomically,
+)
 from segtune.runs.result import is_done, read_result
 
 BEAT_S = 10.0  # how often a working process touches status.json
@@ -47,7 +56,7 @@ def lock(folder: Path, *, waiting: Callable[[BusyError], None] | None = None) ->
     Raises: BusyError, which names the other process.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / layout.LOCK).open("ab") as file:
+    with open_regular(folder / layout.LOCK, "ab") as file:
         while (busy := _occupied(folder, file.fileno(), fcntl.LOCK_EX)) is not None:
             if waiting is None:
                 raise busy
@@ -200,7 +209,7 @@ def _alive(folder: Path, status: Mapping[str, Any]) -> bool:
     if status.get("host") != socket.gethostname():
         return _beats(folder, status)
     try:
-        with (folder / layout.LOCK).open("rb") as file:
+        with open_regular(folder / layout.LOCK) as file:
             return _occupied(folder, file.fileno(), fcntl.LOCK_SH) is not None
     except OSError:
         return _beats(folder, status)
@@ -231,8 +240,8 @@ def _lives(pid: int) -> bool:
 
 
 def epochs_done(folder: Path) -> int:
-    """How many epochs history.csv holds."""
+    """The number of epochs in history.csv."""
     try:
-        return max((folder / layout.HISTORY).read_bytes().count(b"\n") - 1, 0)
-    except OSError:
+        return max(read_bytes(folder / layout.HISTORY, LARGEST_JSON).count(b"\n") - 1, 0)
+    except (OSError, ValueError):
         return 0

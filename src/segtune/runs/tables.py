@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from segtune.errors import InputError
 from segtune.runs import layout
-from segtune.runs.files import check_owner, naming, read_bytes, write_atomically
+from segtune.runs.files import check_owner, naming, open_regular, read_bytes, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np  # a tenth of a second that reading results does without
-LARGEST_TABLE, LARGEST_PICTURES = 2**27, 2**30  # bytes of a file that is read; of pictures: unpacked
+LARGEST_TABLE, LARGEST_PICTURES = 2**27, 2**28  # the most bytes of a file that is read; of pictures: unpacked
+LARGEST_SIDE = 2048  # pixels of a picture
+MOST_COLUMNS = 256  # of a table
 
 
 def append_history(folder: Path, row: Mapping[str, float]) -> None:
@@ -24,8 +26,8 @@ def append_history(folder: Path, row: Mapping[str, float]) -> None:
     path = folder / layout.HISTORY
     text = csv_text(layout.HISTORY_COLUMNS, [row], header=not path.exists())
     check_owner(path)
-    with naming(path), path.open("a", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with naming(path), open_regular(path, "ab") as file:
+        file.write(text.encode())
 
 
 def cut_history(folder: Path, epochs: int) -> bool:
@@ -62,11 +64,15 @@ def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
 
     path = folder / layout.PICTURES
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_PICTURES:
-                raise ValueError(f"more than {LARGEST_PICTURES} bytes")
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with open_regular(path) as opened:
+            with zipfile.ZipFile(opened) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > LARGEST_PICTURES:
+                    raise ValueError(f"more than {LARGEST_PICTURES >> 20} MB")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                pictures = dict(file)
+        _check_pictures(pictures)
+        return pictures
     except FileNotFoundError:
         raise
     except (
@@ -80,6 +86,17 @@ def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
         zipfile.BadZipFile,
     ) as error:
         raise InputError(f"{path}: damaged. Remove {folder / layout.RESULT} and start the run's command again.") from error
+
+
+def _check_pictures(pictures: "Mapping[str, np.ndarray]") -> None:
+    """Raises: KeyError or ValueError unless each patient has images and masks of one shape, which a run can have written."""
+    for which in ("best", "median", "worst"):
+        image, true, predicted = (pictures[f"{which}_{part}"] for part in ("image", "true", "pred"))
+        n, *sides = image.shape
+        if not (image.shape == true.shape == predicted.shape and len(sides) == 2 and n == len(pictures[f"{which}_frame"]) > 0):
+            raise ValueError(f"{which}: images, masks and frames do not fit each other")
+        if not (image.dtype.kind == "u" and true.dtype == predicted.dtype == bool and max(sides) <= LARGEST_SIDE):
+            raise ValueError(f"{which}: no images and masks of at most {LARGEST_SIDE} pixels")
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, header: bool = True) -> str:
@@ -101,6 +118,7 @@ class _Lines(list[str]):
 
 # How a cell begins that a spreadsheet computes, and what `cell` has made of one; full-width signs are signs to some.
 FORMULA = re.compile("'*([\\s\0\ufeff]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
+CONTROLS = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # they steer a terminal, as `cat` on a table does
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|nan)", re.IGNORECASE | re.ASCII)
 
 
@@ -109,9 +127,10 @@ def safe_cell(value: Any) -> Any:
 
     Numbers stay as they are, and so does a text that is one.
     """
-    if not isinstance(value, str) or not FORMULA.match(value) or NUMBER.fullmatch(value):
+    if not isinstance(value, str):
         return value
-    return f"'{value}"
+    value = CONTROLS.sub("?", value)
+    return f"'{value}" if FORMULA.match(value) and not NUMBER.fullmatch(value) else value
 
 
 def _uncelled(value: Any) -> Any:
@@ -123,6 +142,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     try:
         content = read_bytes(path, LARGEST_TABLE).decode()
         rows = csv.DictReader(io.StringIO(content, newline=""))
+        if len(rows.fieldnames or ()) > MOST_COLUMNS:  # each row would have them all, however short it is
+            raise ValueError(f"more than {MOST_COLUMNS} columns")
         return [{column: _uncelled(value) for column, value in row.items()} for row in rows]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Has the run started?") from error

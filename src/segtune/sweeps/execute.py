@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from segtune.config.explain import explain, out_of_memory
 from segtune.errors import Interrupted, NotFiniteError
 from segtune.runs import inputs, layout
 from segtune.runs import state as runs_state
+from segtune.runs.files import open_regular
 from segtune.runs.result import damaged_files, is_done, read_result, set_aside, set_aside_damaged
 from segtune.runs.state import BusyError, LostError, lock, refuse_another, working, write_status
 from segtune.sweeps.plan import Changed, Run
@@ -107,7 +109,8 @@ def describe_failure(error: BaseException) -> dict[str, str]:
 @contextlib.contextmanager
 def log_file(folder: Path) -> Iterator[None]:
     """What segtune logs goes to the run's own file too, all attempts one after another; so does why the block failed."""
-    handler = logging.FileHandler(folder / layout.LOG, encoding="utf-8")
+    stream = io.TextIOWrapper(open_regular(folder / layout.LOG, "ab"), encoding="utf-8", line_buffering=True)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("segtune")
     level = logger.level
@@ -126,6 +129,7 @@ def log_file(folder: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
+        stream.close()
 
 
 def report_failure(run: Run, failed: dict[str, str], halt: Path | None) -> dict[str, str]:

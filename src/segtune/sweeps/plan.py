@@ -139,6 +139,8 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
     A finished run whose data or code differ now is `changed`: it is not done. One that was made from the same data in another
     folder is done.
     """
+    from segtune.data import readers
+
     runs: dict[str, Run] = {}
     ignored: set[str] = set()
     changed = Changed()
@@ -146,6 +148,7 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
         cfg, overrides = _compose(job, compose, ignored)
         config = entry.plain(cfg)
         rules.check(config)
+        readers.check_target(config["data"])
         run_id = identity.run_id(config)
         if run_id in runs:
             continue

@@ -15,7 +15,7 @@ from torch import nn
 
 from segtune import nets
 from segtune.config.entry import plain
-from segtune.data import contour_files, findings, recognition, slice_checks, splits
+from segtune.data import contour_files, findings, readers, recognition, slice_checks, splits
 from segtune.data.grid import resample_and_crop
 from segtune.data.slices import SliceSet
 from segtune.data.splits import Split
@@ -82,6 +82,7 @@ def experiment(cfg: DictConfig) -> Experiment:
 
 def slices(cfg: DictConfig) -> SliceSet:
     """The data set as it is stored, read by the reader that cfg.data names. Raises: InputError."""
+    readers.check_target(cfg.data)
     try:
         return instantiate(cfg.data.reader)
     except InstantiationException as error:

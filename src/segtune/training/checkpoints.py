@@ -1,8 +1,10 @@
 """Checkpoints of a run: writing them whole, resuming from them, the best epoch and early stopping."""
 
+import errno
 import io
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from segtune.errors import InputError
 from segtune.runs import identity, layout
-from segtune.runs.files import check_owner, write_atomically
+from segtune.runs.files import check_owner, make_folder, open_regular, write_atomically
 from segtune.runs.inputs import changed_inputs, describe_changes
 from segtune.runs.result import set_aside
 from segtune.runs.tables import cut_history, read_history
@@ -24,7 +26,14 @@ ONLY_LAST = (*OPTIMIZER, "callbacks")
 
 def attempts_of(last: Path) -> list[dict[str, Any]]:
     """The attempts so far, by the last checkpoint; those of before have recorded none."""
-    return list(torch.load(last, weights_only=True, map_location="cpu").get("attempts", []))
+    return list(load(last).get("attempts", []))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU. It may be somebody else's: nothing in it is run, and a link or a pipe is refused (OSError)."""
+    with open_regular(path) as file:
+        checkpoint: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+    return checkpoint
 
 
 def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
@@ -41,7 +50,7 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
         set_aside(folder, "interrupted")
         return 0
     try:
-        checkpoint = torch.load(last, weights_only=True, map_location="cpu")
+        checkpoint = load(last)
         epochs, other = int(checkpoint["epoch"]) + 1, identity.run_id(checkpoint["hyper_parameters"])
         legacy = {**inputs, "data": checkpoint.get("data_fingerprint")}  # of checkpoints that knew of nothing else
         changed = changed_inputs(checkpoint.get("inputs", legacy), inputs)
@@ -58,7 +67,7 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
         save({key: checkpoint[key] for key in checkpoint if key not in ONLY_LAST}, best)
     else:
         try:
-            whole = torch.load(best, weights_only=True, map_location="cpu")["epoch"] + 1 == best_epoch
+            whole = load(best)["epoch"] + 1 == best_epoch
         except Exception:
             whole = False
         if not whole:
@@ -98,7 +107,9 @@ class WholeFiles(TorchCheckpointIO):
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """torch.save through memory, so that a full disk is an OSError and not a damaged archive."""
     check_owner(path)
-    path.parent.mkdir(exist_ok=True)  # without its parents: a run's folder that was removed stays so
+    if not path.parent.parent.is_dir():  # a run's folder that was removed is not made again
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent.parent))
+    make_folder(path.parent)
     content = io.BytesIO()
     torch.save(checkpoint, content)
     write_atomically(path, content.getvalue())
@@ -106,7 +117,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 def drop_optimizer(path: Path) -> int:
     """Drop the optimiser's state, for finished runs are never resumed; returns the number of epochs that were trained."""
-    checkpoint = torch.load(path, weights_only=True)
+    checkpoint = load(path)
     for key in OPTIMIZER:
         checkpoint.pop(key, None)
     save(checkpoint, path)
