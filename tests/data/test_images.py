@@ -628,7 +628,7 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_it_read_once(tmp_pat
     (inside / "circle").unlink()
     for target in (tmp_path / "elsewhere", tmp_path / "elsewhere/a.nii.gz", tmp_path / "nothing"):
         (inside / "out").symlink_to(target)
-        with pytest.raises(InputError, match="out: this link leads out of .*in, where nothing is read"):
+        with pytest.raises(InputError, match="out: this link leads out of .*in;"):
             images.find(inside)
         (inside / "out").unlink()
     (tmp_path / "way").symlink_to(inside)
