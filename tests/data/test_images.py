@@ -450,11 +450,11 @@ def test_images_that_are_there_twice_are_no_two_phases(tmp_path):
         ([{"TriggerTime": 0}] * 3, ""),
         (
             [{"TriggerTime": None, "InstanceNumber": None}] * 3,
-            "its headers do not tell the order of the images at one position (TriggerTime, InstanceNumber)",
+            "its headers do not give the order of the images at one position (TriggerTime, InstanceNumber)",
         ),
         (
             [{"TriggerTime": 5, "InstanceNumber": 1}] * 3,
-            "its headers do not tell the order of the images at one position (TriggerTime, InstanceNumber)",
+            "its headers do not give the order of the images at one position (TriggerTime, InstanceNumber)",
         ),
         ([{"InstanceNumber": None}] * 3, ""),
     ],

@@ -79,9 +79,9 @@ def read(
     if not images:
         raise InputError(f"{folder / 'images'}: no PNG or TIFF file in it. Add the images.")
 
-    said = names.parse(images, patient, ("visit", "phase", "frame", "slice"))
-    number = names.numbers(said)
-    files = _by_volume(said, images, named=cases.name_frames(ed, es))
+    parsed = names.parse(images, patient, ("visit", "phase", "frame", "slice"))
+    number = names.numbers(parsed)
+    files = _by_volume(parsed, images, named=cases.name_frames(ed, es))
     structure = colours.Structure(value)
 
     def slices(volume: cases.Volume) -> Iterator[Slice]:
@@ -91,7 +91,7 @@ def read(
                 sizes = [" x ".join(map(str, array.shape)) for array in (mask, image)]
                 raise InputError(f"{masks[name]}: it has {sizes[0]} pixels, its image {sizes[1]}. Which mask belongs to it?")
             _finite(masks[name], mask)
-            one = said[name]
+            one = parsed[name]
             yield Slice(
                 image=_finite(images[name], image),
                 mask=structure.mask(masks[name], mask, palette),
@@ -106,13 +106,13 @@ def read(
     return collected(cases.arrange({volume: volume for volume in files}, slices, ed=ed, es=es), empty=empty)
 
 
-def _by_volume(said: Mapping[str, names.Name], images: Mapping[str, Path], *, named: bool) -> dict[cases.Volume, list[str]]:
+def _by_volume(parsed: Mapping[str, names.Name], images: Mapping[str, Path], *, named: bool) -> dict[cases.Volume, list[str]]:
     """Volume -> the names of its pairs, both in the order given. Raises: InputError for a slice that a volume has twice."""
-    places = [(one.patient, one.visit, one.phase, one.frame) for one in said.values()]
-    by_frame = named or len({*places}) < len(places) or any(one.slice is not None for one in said.values())
+    places = [(one.patient, one.visit, one.phase, one.frame) for one in parsed.values()]
+    by_frame = named or len({*places}) < len(places) or any(one.slice is not None for one in parsed.values())
     found: dict[cases.Volume, list[str]] = {}
     at: dict[tuple[cases.Volume, int], str] = {}
-    for name, one in said.items():
+    for name, one in parsed.items():
         volume = cases.Volume(one.patient, one.visit or "", one.phase, one.frame if by_frame else None)
         found.setdefault(volume, []).append(name)
         if one.slice is not None and (other := at.setdefault((volume, one.slice), name)) != name:

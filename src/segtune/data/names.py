@@ -146,21 +146,21 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
             )
         pattern = "(?P<patient>.+)"
     expression = _compiled(pattern, {"patient", *groups})
-    found = {name: _said(name, expression) for name in names}
+    found = {name: _parsed(name, expression) for name in names}
 
     def place(name: str) -> tuple[object, ...]:
-        said = found[name]
-        what = (natural(said.visit or ""), said.phase or "", said.frame or 0, said.slice or 0)
-        return natural(said.patient), *what, natural(name)
+        parsed = found[name]
+        what = (natural(parsed.visit or ""), parsed.phase or "", parsed.frame or 0, parsed.slice or 0)
+        return natural(parsed.patient), *what, natural(name)
 
     return {name: found[name] for name in sorted(names, key=place)}
 
 
-def numbers(said: Mapping[str, Name]) -> dict[str, int]:
+def numbers(parsed: Mapping[str, Name]) -> dict[str, int]:
     """The position of each name among the names of its patient, from 0, in the given order."""
     count: dict[str, int] = {}
     found = {}
-    for name, one in said.items():
+    for name, one in parsed.items():
         found[name] = count[one.patient] = count.get(one.patient, -1) + 1
     return found
 
@@ -181,11 +181,11 @@ def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
     return expression
 
 
-def _said(name: str, expression: re.Pattern[str]) -> Name:
+def _parsed(name: str, expression: re.Pattern[str]) -> Name:
     match = expression.match(name)
     if not match:
         raise InputError(f"data.patient={expression.pattern}: does not match the name {name}. Change the pattern or the name.")
-    said = match.groupdict()
+    parsed = match.groupdict()
     fits = {
         "patient": lambda text: bool(text.strip()),
         "visit": lambda text: bool(text.strip()),
@@ -193,18 +193,18 @@ def _said(name: str, expression: re.Pattern[str]) -> Name:
         "frame": lambda text: bool(re.fullmatch("[0-9]{1,9}", text)),
         "slice": lambda text: bool(re.fullmatch("[0-9]{1,9}", text)),
     }
-    for group, text in said.items():
+    for group, text in parsed.items():
         if text is None or not fits[group](text):
             raise InputError(
                 f"data.patient={expression.pattern}: in the name {name} the group {group} is {text!r}, not {FORMS[group]}. "
                 "Change the pattern or the name."
             )
     return Name(
-        patient=said["patient"],
-        phase=cast(Phase, said["phase"].upper()) if "phase" in said else None,
-        frame=int(said["frame"]) if "frame" in said else None,
-        slice=int(said["slice"]) if "slice" in said else None,
-        visit=said.get("visit"),
+        patient=parsed["patient"],
+        phase=cast(Phase, parsed["phase"].upper()) if "phase" in parsed else None,
+        frame=int(parsed["frame"]) if "frame" in parsed else None,
+        slice=int(parsed["slice"]) if "slice" in parsed else None,
+        visit=parsed.get("visit"),
     )
 
 

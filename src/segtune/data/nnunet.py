@@ -86,8 +86,8 @@ def read(
     axis = nifti.slice_axes({path: n_along for path, _, n_along in files.values()}.items(), slice_axis)
     labels = label_images.Labels(frozenset({0}).union(*about.labels.values()), wanted, "dataset.json")
 
-    said = names.parse(truths, patient, ("visit", "phase", "frame"))
-    number = names.numbers(said)
+    parsed = names.parse(truths, patient, ("visit", "phase", "frame"))
+    number = names.numbers(parsed)
 
     def slices(case: str) -> list[Slice]:
         path, along, n_along = files[case]
@@ -95,9 +95,9 @@ def read(
             path,
             truths[case],
             labels=labels,
-            patient=said[case].patient,
-            phase=said[case].phase,
-            frame=number[case] if (frame := said[case].frame) is None else frame,
+            patient=parsed[case].patient,
+            phase=parsed[case].phase,
+            frame=number[case] if (frame := parsed[case].frame) is None else frame,
             channel=along,
             n_channels=n_along,
             slice_axis=axis[path],
@@ -105,7 +105,7 @@ def read(
 
     volumes = {
         case: cases.Volume(one.patient, one.visit or "", one.phase, one.frame, cases.rest(case, one.patient))
-        for case, one in said.items()
+        for case, one in parsed.items()
     }
     return collected(cases.arrange(volumes, slices, ed=ed, es=es), empty=empty)
 
@@ -249,8 +249,8 @@ def _channel(about: About, channel: str | int | None) -> int:
     if channel is not None and given in numbers:
         return numbers.index(given)
     listed = _listed([f"{index} ({name})" for index, name in enumerate(about.channels)])
-    said = "there are several channels" if channel is None else f"data.channel={channel}: there is no such channel"
-    raise InputError(f"{said}. Choose data.channel: {listed}.")
+    parsed = "there are several channels" if channel is None else f"data.channel={channel}: there is no such channel"
+    raise InputError(f"{parsed}. Choose data.channel: {listed}.")
 
 
 def _check_cases(path: Path, folder: Path, about: About, there: Any) -> None:

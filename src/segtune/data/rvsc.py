@@ -3,9 +3,9 @@
 Both layouts are read: a folder per patient (patient09/P09list.txt, P09dicom/, P09contours-manual/) and the flat copies.
 Files are identified by their names: P09-0020.dcm is frame 20 of patient P09, and frame = 20 * slice + phase.
 
-Phase. A patient is expected to be contoured at exactly two of its 20 cardiac phases: end-diastole is the one whose
-contours enclose the larger area (on average over the slices contoured at both; the earlier one if equal), end-systole
-the other. A patient that does not fit, with one phase or more than two, has phase None throughout.
+Phase. A patient is expected to be contoured at exactly two of its 20 cardiac phases: end-diastole is the one with contours of
+larger area (on average over the slices contoured at both; the earlier one if equal), end-systole is the other. A patient with
+contours at one phase or more than two has phase None throughout.
 
 Contours with names in -auto are computed (segtune.predict writes them). They are read, with a warning, only if there is no
 contour with a name in -manual; list files, which name manual contours, are then ignored.
@@ -86,7 +86,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
 def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
     """The contour files of both targets. Opens no file.
 
-    Raises: InputError as `read`, for what the names alone tell.
+    Raises: InputError as `read`, for errors in the names.
     """
     dicoms, outlines, _, _ = _find(_opened(root), root)
     targets = {kind: target for target, kind in TARGETS.items()}

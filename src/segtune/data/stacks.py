@@ -190,7 +190,7 @@ def _why_no_phases(slices: Sequence[Sequence[Frame]]) -> str:
         if len(times - {math.inf}) < len(at) and len(times) > 1:
             return "several images at one position have the same time, or some have none (TriggerTime)"
         if len(at) > 1 and len(times) == 1 and len(numbers - {math.inf}) < len(at):
-            return "its headers do not tell the order of the images at one position (TriggerTime, InstanceNumber)"
+            return "its headers do not give the order of the images at one position (TriggerTime, InstanceNumber)"
     return ""
 
 

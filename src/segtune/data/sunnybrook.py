@@ -15,8 +15,8 @@ direction alone.
 
 Phase. The epicardium was drawn at end-diastole only. So, if all epicardial contours of a patient are of one phase, that
 is end-diastole, and the other phase with contours of the target is end-systole, if it is only one. Without epicardial
-contours, or with some at several phases, end-diastole is that of exactly two phases whose contours of the target enclose
-the larger area (contours.end_diastole). Frames that this does not decide have phase None.
+contours, or with some at several phases, there must be exactly two phases with contours of the target; end-diastole is the
+one with contours of larger area (contours.end_diastole). Frames that this does not decide have phase None.
 """
 
 import csv
@@ -63,7 +63,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
 def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
     """The contour files of both targets. Opens link.csv alone.
 
-    Raises: InputError as `read`, for what the names alone tell.
+    Raises: InputError as `read`, for errors in the names.
     """
     folder, link = _opened(root)
     for number in sorted(link):

@@ -58,19 +58,20 @@ def of_set(grids: Mapping[Path, Grid], chosen: int | None = None) -> dict[Path, 
                 raise InputError(f"{path}: a single plane, which has no axis {chosen} of slices. Remove {KEY} or the file.")
         return dict.fromkeys(grids, chosen)
     found = {path: of_volume(path, grid) for path, grid in grids.items()}
-    told = {one.axis for one in found.values() if one.decided_by == "spacing"}
+    by_spacing = {one.axis for one in found.values() if one.decided_by == "spacing"}
     axes = {path: one.axis for path, one in found.items()}
-    if untold := [path for path, one in found.items() if one.decided_by == "nothing"]:
-        if len(told) > 1:
+    if undecided := [path for path, one in found.items() if one.decided_by == "nothing"]:
+        if len(by_spacing) > 1:
             raise InputError(
-                f"{untold[0]}: its spacing does not show which axis counts the slices, and in other files it is axis "
-                f"{' or '.join(map(str, sorted(told)))}. Store all volumes with their slices along the last, or give {KEY}."
+                f"{undecided[0]}: its spacing does not show which axis counts the slices, and in other files it is axis "
+                f"{' or '.join(map(str, sorted(by_spacing)))}. Store the slices of all volumes along the last, or give "
+                f"{KEY}."
             )
-        axes |= dict.fromkeys(untold, next(iter(told), LAST))
+        axes |= dict.fromkeys(undecided, next(iter(by_spacing), LAST))
         log.warning(
             "%d of %d volumes have about the same spacing along all axes (the first is %s), so it is unclear which axis "
             "counts the slices: axis %d (of 0, 1 and 2) is assumed. Choose another one with %s.",
-            *(len(untold), len(axes), untold[0].name, axes[untold[0]], KEY),
+            *(len(undecided), len(axes), undecided[0].name, axes[undecided[0]], KEY),
         )
     if others := [path for path, axis in axes.items() if axis != LAST]:
         by_shape = sum(found[path].decided_by == "shape" for path in others)

@@ -97,10 +97,10 @@ class Structure:
             if len(seen) > 1:
                 (one, where), (other, _) = [*seen.items()][:2]
                 kind = "values" if max(one, other) < COLOUR else "colours"
-                told = (
+                message = (
                     f"data.target=foreground, but masks hold the {kind} {shown(one)} ({where.name}) and {shown(other)} beside 0"
                 )
-                raise InputError(f"{path}: {told}. {_cure(one, other, values[-1])}")
+                raise InputError(f"{path}: {message}. {_cure(one, other, values[-1])}")
         return taken
 
     def _refuse(self, path: Path, where: Path, why: str) -> None:

@@ -1,5 +1,5 @@
-"""DICOM images and the few tags that are used. Headers may contain names: only TAGS, PLACE and WHOSE are read, and no text of
-them is stored or logged.
+"""DICOM images and the few tags that are used. Headers may contain names: only TAGS, PLACE and IDENTITY are read, and none of
+their text is stored or logged.
 
 A file contains one image or, in Enhanced MR, several frames. Each frame is an image with its own tags in its functional
 groups.
@@ -40,7 +40,7 @@ PLACE = [  # tags for `read_places`, which reads no pixels
     *(tag for tag in TAGS if tag != "PixelData"),
 ]
 PERSON, STUDY = ("PatientID", "PatientName", "PatientBirthDate"), "StudyInstanceUID"
-WHOSE = [*PERSON, STUDY]  # compared as hashes, never stored
+IDENTITY = [*PERSON, STUDY]  # compared as hashes, never stored
 OF_A_FRAME = (  # the functional groups that are read; their tags are those of the frame
     *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence"),
     *("FrameContentSequence", "CardiacSynchronizationSequence", "TemporalPositionSequence", "MRImageFrameTypeSequence"),
@@ -110,7 +110,7 @@ def read_places(path: Path) -> list[Place]:
     Raises: InputError as `read`, except for errors in the pixels.
     """
     names.check_file(path)
-    dataset = _dataset(path, [*PLACE, *WHOSE], stop_before_pixels=True)
+    dataset = _dataset(path, [*PLACE, *IDENTITY], stop_before_pixels=True)
     with explained(path):
         kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
         if kind.name != kind and "Image Storage" not in kind.name:  # a known kind, such as a directory, a report or raw data
