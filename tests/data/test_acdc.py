@@ -113,10 +113,10 @@ DAMAGE = {
     "no ED": (info("ES: 12\n"), r"Info.cfg: no line `ED: ...` with the number of that frame. Add it"),
     "no ES": (info("ED: 1\n"), "Info.cfg: no line `ES: ...`"),
     "an empty Info.cfg": (info(""), "Info.cfg: no line `ED: ...`"),
-    "a word for a frame": (info("ED: first\nES: 12"), "Info.cfg, line 1: 'first' is not the number of a frame"),
-    "frame 0": (info("ES: 12\nED: 0"), "Info.cfg, line 2: '0' is not the number of a frame, from 1. Write `ED: 1`"),
+    "a word for a frame": (info("ED: first\nES: 12"), "Info.cfg, line 1: 'first' is not the number"),
+    "frame 0": (info("ES: 12\nED: 0"), "Info.cfg, line 2: '0' is not the number of a frame.* Write `ED: 1`"),
     "a path for a frame": (info("ED: ../../x\nES: 12"), "Info.cfg, line 1: '../../x' is not the number"),
-    "ED twice": (info("ED: 1\nES: 12\nED: 2"), "Info.cfg, line 3: ED was given before"),
+    "ED twice": (info("ED: 1\nES: 12\nED: 2"), "Info.cfg, line 3: ED "),
     "ED equal to ES": (info("ED: 7\nES: 7"), "Info.cfg: ED and ES are both frame 7"),
     "a frame that is not there": (
         info("ED: 2\nES: 12"),
@@ -141,8 +141,8 @@ DAMAGE = {
     ),
     "an image elsewhere": (linked(f"{ONE}.nii.gz"), f"{ONE}.nii.gz: this link leads out of"),
     "Info.cfg elsewhere": (linked("Info.cfg"), "Info.cfg: this link leads out of"),
-    "another folder": (lambda f: (f.parent / "results").mkdir(), "results: not named like the folder of a patient"),
-    "no patients": (shutil.rmtree, r"no folder of a patient \(like patient001\)"),
+    "another folder": (lambda f: (f.parent / "results").mkdir(), "results: .*patient001"),
+    "no patients": (shutil.rmtree, r"data.root=.* \(like patient001\)"),
 }
 
 
@@ -190,13 +190,13 @@ def test_a_link_may_lead_to_what_lies_beside_training(tmp_path):
 
 FIVE = "patient001_frame05"
 LOST = {
-    "labels in another format": (f"patient001/{FIVE}_gt.nrrd", "of this patient only files like"),
-    "a pair in another format": (f"patient001/{FIVE}.img", "of this patient only files like"),
-    "another patient's frame": ("patient001/patient002_frame01.nii.gz", "of this patient only files like"),
-    "a frame one folder below": ("patient001/more/patient001_frame05_gt.nii.gz", "of this patient only files like"),
-    "labels of a frame that is no phase": (f"patient001/{FIVE}_gt.nii.gz", "calls this frame neither ED nor ES"),
-    "a packed patient": ("patient003.zip", "it is not in the folder of a patient"),
-    "frames without a folder": ("patient003_frame01.nii.gz", "it is not in the folder of a patient"),
+    "labels in another format": (f"patient001/{FIVE}_gt.nrrd", "only files like patient001_frame01"),
+    "a pair in another format": (f"patient001/{FIVE}.img", "only files like patient001_frame01"),
+    "another patient's frame": ("patient001/patient002_frame01.nii.gz", "only files like patient001_frame01"),
+    "a frame one folder below": ("patient001/more/patient001_frame05_gt.nii.gz", "only files like patient001_frame01"),
+    "labels of a frame that is no phase": (f"patient001/{FIVE}_gt.nii.gz", "Info.cfg names this frame neither ED nor ES"),
+    "a packed patient": ("patient003.zip", "it would be lost"),
+    "frames without a folder": ("patient003_frame01.nii.gz", "it would be lost"),
 }
 
 
@@ -214,7 +214,7 @@ def test_a_frame_that_would_be_lost_is_refused_by_name(tmp_path, name):
 def test_a_patient_beside_training_is_refused(tmp_path):
     write_patient(tmp_path / "training", 1)
     write_patient(tmp_path, 2)
-    with pytest.raises(InputError, match="patient002: beside training, where alone patients are read"):
+    with pytest.raises(InputError, match="patient002: .* beside the folder training"):
         read(tmp_path)
 
 

@@ -159,7 +159,7 @@ DAMAGE = {
     "no JPEG whatever its name": (lambda i, m: i.rename(i.with_suffix(".jpg")), "a_2.jpg: damaged, cut off, or no JPEG file"),
     "a mask in a JPEG file": (
         lambda i, m: (m.unlink(), save(m.with_suffix(".jpg"), square())),
-        "a_2.jpg: a mask in a JPEG file, whose lossy compression changes values at every edge. Store masks as PNG",
+        "a_2.jpg: a mask in a JPEG file.* Store masks as PNG",
     ),
     "a JPEG mask whatever its name": (lambda i, m: Image.fromarray(square()).save(m, "JPEG"), "a_2.png: a mask in a JPEG file"),
     "a JPEG in a TIFF mask": (lambda i, m: lossy_tiff(m), "a_2.tif: a mask in a JPEG file"),
@@ -168,7 +168,7 @@ DAMAGE = {
         "a_2.jpg: its pixels are of the kind RGB, not grey values. Convert it to grey",
     ),
     "a JPEG whatever its name": (lambda i, m: Image.fromarray(grey(0)).save(i, "JPEG"), "a_2.png: damaged, cut off, or no PNG"),
-    "a name twice": (lambda i, m: shutil.copy(i, i.with_suffix(".TIF")), "have the same name: which one counts"),
+    "a name twice": (lambda i, m: shutil.copy(i, i.with_suffix(".TIF")), "have the same name"),
     "folders in folders": (lambda i, m: (i.parent / "x" / "y").mkdir(parents=True), "x/y: not a PNG or TIFF file"),
     "colours": (lambda i, m: save(i, np.stack([grey(0)] * 3, axis=2)), "a_2.png: its pixels are of the kind RGB, not grey"),
     "a mask in two colours": (
@@ -285,7 +285,7 @@ def test_transparency_that_contradicts_the_colours_is_refused(tmp_path, kind):
     pixels = {"white behind": [full, square()], "half transparent": [square(), full // 2], "black drawn": [0 * full, square()]}
     write(tmp_path)
     save(tmp_path / "masks" / "a_2.png", np.stack(pixels[kind], axis=2))
-    with pytest.raises(InputError, match="a_2.png: its transparency does not say what its colours say"):
+    with pytest.raises(InputError, match="a_2.png: its transparency contradicts its colours"):
         read(tmp_path)
 
 
@@ -332,14 +332,14 @@ def test_colours_of_16_bits_and_files_stored_turned_are_refused(tmp_path):
     content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     root = write(tmp_path)
     (root / "masks" / "a_2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    with pytest.raises(InputError, match="masks/a_2.png: its colours are of 16 bits, of which half would be lost"):
+    with pytest.raises(InputError, match="masks/a_2.png: its colours have 16 bits"):
         read(root)
     for suffix in (".png", ".jpg"):
         exif = Image.Exif()
         exif[274] = 3
         (root / "images" / "a_2.png").unlink()
         Image.fromarray(grey(0)).save(root / "images" / f"a_2{suffix}", exif=exif)
-        with pytest.raises(InputError, match=f"a_2{suffix}: it is stored turned, to be shown upright by its EXIF"):
+        with pytest.raises(InputError, match=f"a_2{suffix}: it is stored .* EXIF"):
             read(root)
 
 

@@ -1,10 +1,10 @@
-"""Reader of the Automated Cardiac Diagnosis Challenge's files (ACDC, MICCAI 2017): NIfTI images and labels at two phases.
+"""Reader of the Automated Cardiac Diagnosis Challenge (ACDC, MICCAI 2017): NIfTI images and labels at two phases.
 
-    training/patient001/Info.cfg                       ED: 1, ES: 12, ...: which frames are end-diastole and end-systole
+    training/patient001/Info.cfg                       ED: 1, ES: 12, ...: the frames of end-diastole and end-systole
     training/patient001/patient001_frame01.nii.gz      the image of one frame
     training/patient001/patient001_frame01_gt.nii.gz   its labels: 1 right ventricle, 2 myocardium, 3 left ventricle (cavity)
 
-A patient is called by its folder; of Info.cfg only the two frames are kept. The film (patient001_4d.nii.gz) is not read.
+A patient has the name of its folder. Of Info.cfg only the two frames are used. The film (patient001_4d.nii.gz) is not read.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from segtune.data import names
 from segtune.data.formats import label_images, nifti
-from segtune.data.formats.files import is_lost, is_text, tell
+from segtune.data.formats.files import is_lost, is_text, log_not_read
 from segtune.data.readers import Reader
 from segtune.data.slices import Phase, Slice, SliceSet, collected
 from segtune.errors import InputError
@@ -40,13 +40,13 @@ class _Frame(NamedTuple):
 
 
 def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = None, empty: str = "keep") -> SliceSet:
-    """Every slice of the two labelled frames, patients in order of their number, end-diastole first, slices as stored.
+    """Every slice of the two labelled frames: patients by number, end-diastole first, slices in the stored order.
 
     Args:
-        root: the folder of the patients, or the one that holds it as `training`. Nothing outside it is read.
+        root: the folder of the patients, or its parent, in which it is called training. Nothing outside it is read.
         target: "rv" (right ventricle), "myocardium" or "lv" (left ventricle's cavity).
         slice_axis: the axis of the stored arrays that counts the slices; None: see axes.
-        empty: "keep" or "drop" slices on which the target is not.
+        empty: "keep" or "drop" slices without the target.
     Raises: InputError naming the file, and line where there is one, for anything missing, damaged or contradictory.
     """
     if target not in TARGETS:
@@ -55,7 +55,10 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
     around = names.entries(folder, top)
     if any(path.name == "training" and path.is_dir() for path in around):
         if outside := next((path for path in around if path.is_dir() and PATIENT.fullmatch(path.name)), None):
-            raise InputError(f"{outside}: beside training, where alone patients are read. Move it into training or elsewhere.")
+            raise InputError(
+                f"{outside}: a patient beside the folder training; only those inside it are read. Move it into training or "
+                "elsewhere."
+            )
         left = [path for path in around if path.name not in PARTS]
         folder = folder / "training"
         around = names.entries(folder, top)
@@ -64,20 +67,20 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
     patients = [path for path in around if path.is_dir()]
     if not patients:
         raise InputError(
-            f"data.root={root}: no folder of a patient (like patient001) in {folder}. Give the folder that holds them, or its "
+            f"data.root={root}: no patient's folder (like patient001) in {folder}. Give the folder that holds them, or its "
             "parent."
         )
     for path in patients:
         if not PATIENT.fullmatch(path.name):
             raise InputError(
-                f"{path}: not named like the folder of a patient, patient001. Give the right data.root or move it."
+                f"{path}: a patient's folder must have a name like patient001. Correct data.root, or move the folder elsewhere."
             )
     files = [path for path in around if path not in patients]
     left += files
     _check_no_patient(left, {path.name for path in patients})
     labels = label_images.Labels(frozenset(range(4)), frozenset({TARGETS[target]}), "ACDC")
     frames = [frame for path in patients for frame in _frames(path, top, left)]
-    tell(left, top)
+    log_not_read(left, top)
     axis = nifti.slice_axes(((frame.image, 1) for frame in frames), slice_axis)
 
     def slices() -> Iterator[Slice]:
@@ -96,31 +99,31 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
 
 
 def _check_no_patient(files: list[Path], patients: set[str]) -> None:
-    """Raises: InputError for a file that is a patient's, who has no folder, or a frame that is in none."""
+    """Raises: InputError for a file of a patient without a folder, and for a frame outside its patient's folder."""
     for path in files:
         name = PATIENT_FILE.match(path.name)
         if name and not is_text(path) and (name[1] not in patients or ANY_FRAME.match(path.name)):
             raise InputError(
-                f"{path}: it is not in the folder of a patient, so that it would be lost. Put it, unpacked, into the folder "
+                f"{path}: it is not in its patient's folder, so it would be lost. Put it, unpacked, into the folder "
                 f"{name[1]}, or move it elsewhere."
             )
 
 
 def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
-    """The two frames of one patient; what is not taken is added to `left`.
+    """The two frames of one patient; files that are not read are added to `left`.
 
-    Raises: InputError where something is missing, or a labelled frame would be lost.
+    Raises: InputError if a file is missing, or if a labelled frame would be lost.
     """
     found = names.entries(folder, root)
     info = next((path for path in found if path.name == "Info.cfg" and path.is_file()), None)
     if info is None:
-        raise InputError(f"{folder}: there is no Info.cfg, which tells end-diastole and end-systole. Restore it.")
+        raise InputError(f"{folder}: there is no Info.cfg, which gives the frames of end-diastole and end-systole. Restore it.")
     images = nifti.by_stem([path for path in found if path.name.startswith(f"{folder.name}_frame")])
     others = [path for path in found if path not in images.values()]
     if lost := next((path for path in others if _is_lost_frame(path, images)), None):
         raise InputError(
-            f"{lost}: of this patient only files like {folder.name}_frame01.nii.gz (or .nii), directly in it, are read, "
-            "so that this one would be lost. Convert it to .nii.gz and name it so, or move it elsewhere."
+            f"{lost}: only files like {folder.name}_frame01.nii.gz (or .nii) directly in the patient's folder are read, "
+            "so this one would be lost. Convert it to .nii.gz and rename it, or move it elsewhere."
         )
     frames = read_info(info)
     for phase, frame in frames.items():
@@ -136,8 +139,8 @@ def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
     for stem in more:
         if stem.endswith("_gt"):
             raise InputError(
-                f"{images[stem]}: these labels would be lost, since Info.cfg calls this frame neither ED nor ES. Correct "
-                "that, or move the file elsewhere."
+                f"{images[stem]}: these labels would be lost, because Info.cfg names this frame neither ED nor ES. Correct "
+                "Info.cfg, or move the file elsewhere."
             )
     left += [images[stem] for stem in more]
     left += [path for path in others if path != info and not (nifti.stem(path) or "").startswith(f"{folder.name}_4d")]
@@ -150,7 +153,7 @@ def _is_lost_frame(path: Path, taken: Collection[str]) -> bool:
 
 
 def read_info(path: Path) -> dict[Phase, int]:
-    """The frames of end-diastole and end-systole [frame, from 1], of the lines `ED: 1` and `ES: 12`. Other lines do not matter.
+    """The frames of end-diastole and end-systole [from 1], from the lines `ED: 1` and `ES: 12`. Other lines are ignored.
 
     Raises: InputError naming file and line.
     """
@@ -167,13 +170,13 @@ def read_info(path: Path) -> dict[Phase, int]:
                     f"{path}, line {number}: {value[:40]!r} is not the number of a frame, from 1. Write `{phase}: 1`."
                 )
             if phase in frames:
-                raise InputError(f"{path}, line {number}: {phase} was given before. Which one counts? Remove the other.")
+                raise InputError(f"{path}, line {number}: {phase} is given twice. Remove the wrong line.")
             frames[phase] = int(value)
     for phase in phases:
         if phase not in frames:
             raise InputError(f"{path}: no line `{phase}: ...` with the number of that frame. Add it.")
     if frames["ED"] == frames["ES"]:
-        raise InputError(f"{path}: ED and ES are both frame {frames['ED']}, but are two phases of a beat. Correct it.")
+        raise InputError(f"{path}: ED and ES are both frame {frames['ED']}, but are two phases of a heartbeat. Correct it.")
     return {phase: frames[phase] for phase in phases}
 
 

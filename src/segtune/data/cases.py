@@ -109,53 +109,54 @@ def _phases(
         for phase, values in wanted.items():
             if not values or (values[0] in SIZES and sizes is None):
                 continue
-            said = f"data.{phase.lower()}={_shown(values)}"
-            chosen = _by_size(said, values[0], at, sizes) if sizes and values[0] in SIZES else _by_name(said, values, at)
+            setting = f"data.{phase.lower()}={_shown(values)}"
+            chosen = _by_size(setting, values[0], at, sizes) if sizes and values[0] in SIZES else _by_name(setting, values, at)
             if found[chosen] not in (None, phase):
                 also = found[chosen]
                 by = "by its name" if mine[chosen].phase else f"data.{str(also).lower()}={_shown(wanted[also])}"  # type: ignore[index]
                 raise InputError(
-                    f"{said}: {_called(mine, chosen)} of {_whose(mine[chosen])} is also {also} ({by}), but ED and ES are "
+                    f"{setting}: {_name(mine, chosen)} of {_owner(mine[chosen])} is also {also} ({by}), but ED and ES are "
                     "two phases of a heartbeat. Correct one of the two."
                 )
             if other := [key for key, volume in at.items() if volume.phase == phase and key != chosen]:
                 raise InputError(
-                    f"{said}: by its name, {_called(mine, other[0])} of {_whose(mine[chosen])} is {phase}, not "
-                    f"{_called(mine, chosen)}. Leave the key out, or the group phase."
+                    f"{setting}: by its name, {_name(mine, other[0])} of {_owner(mine[chosen])} is {phase}, not "
+                    f"{_name(mine, chosen)}. Leave the key out, or the group phase."
                 )
             found[chosen] = phase
     return found
 
 
-def _by_name(said: str, values: Wanted, at: Mapping[Key, Volume]) -> Key:
+def _by_name(setting: str, values: Wanted, at: Mapping[Key, Volume]) -> Key:
     fits = [key for key, volume in at.items() if any(_is_called(volume, value) for value in values)]
     if len(fits) == 1:
         return fits[0]
-    whose, all_called = _whose(next(iter(at.values()))), ", ".join([_called(at, key) for key in fits or at][:MOST_SHOWN])
+    patient = _owner(next(iter(at.values())))
+    all_names = ", ".join([_name(at, key) for key in fits or at][:MOST_SHOWN])
     if fits:
         raise InputError(
-            f"{said}: {len(fits)} volumes of {whose} have this name ({all_called}). Name one of them. If they belong to "
+            f"{setting}: {len(fits)} volumes of {patient} have this name ({all_names}). Name one of them. If they belong to "
             "several visits, add a group visit to data.patient."
         )
     hint = "" if any(volume.number is not None for volume in at.values()) else " A number is compared with the group frame."
     more = f", ... ({len(at)})" if len(at) > MOST_SHOWN else ""
     raise InputError(
-        f"{said}: no volume of {whose} has this name; its volumes are {all_called}{more}.{hint} Name one of them (in a list, "
-        "one for each patient), or move the patient's files elsewhere."
+        f"{setting}: no volume of {patient} has this name; its volumes are {all_names}{more}.{hint} Name one of them "
+        "(in a list, one for each patient), or move the patient's files elsewhere."
     )
 
 
-def _by_size(said: str, which: int | str, at: Mapping[Key, Volume], sizes: Mapping[Key, float]) -> Key:
+def _by_size(setting: str, which: int | str, at: Mapping[Key, Volume], sizes: Mapping[Key, float]) -> Key:
     extreme = SIZES[str(which)](sizes[key] for key in at)
     first, *ties = [key for key in at if sizes[key] == extreme]
     if ties:
         raise InputError(
-            f"{said}: {_called(at, first)} and {_called(at, ties[0])} of {_whose(at[first])} have masks of the same size. "
+            f"{setting}: {_name(at, first)} and {_name(at, ties[0])} of {_owner(at[first])} have masks of the same size. "
             "Name the phase by the frame's number."
         )
     if not extreme:
         raise InputError(
-            f"{said}: {_called(at, first)} of {_whose(at[first])} does not show the structure, so its size gives no phase. "
+            f"{setting}: {_name(at, first)} of {_owner(at[first])} does not show the structure, so its size gives no phase. "
             "Name the phase by the frame's number, or move the volume elsewhere."
         )
     return first
@@ -171,11 +172,11 @@ def _shown(values: Wanted) -> str:
     return str(values[0]) if len(values) == 1 else f"[{','.join(map(str, values))}]"
 
 
-def _whose(volume: Volume) -> str:
+def _owner(volume: Volume) -> str:
     return f"patient {volume.patient}" + (f", visit {volume.visit}" if volume.visit else "")
 
 
-def _called(volumes: Mapping[Key, Volume], key: Key) -> str:
+def _name(volumes: Mapping[Key, Volume], key: Key) -> str:
     """A volume as messages name it."""
     volume = volumes[key]
     return f"frame {volume.frame}" if volume.frame is not None else volume.text or volume.phase or "its only volume"

@@ -1,4 +1,4 @@
-"""Checks of contours: what may be wrong with them. Pure: from points in memory to findings."""
+"""Checks of contours in memory: what may be wrong with them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from segtune.data.formats import contours
 from segtune.errors import InputError
 
 NESTED_FRACTION = 0.99  # of the endocardium's pixels that must lie inside the epicardium: two contours may touch
-MOST_PX = 2048  # extent up to which contours are drawn; one that is larger lies outside its image anyway
+MOST_PX = 2048  # extent up to which contours are rasterised; larger ones lie outside their image anyway
 
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """One contour file's content. points: (N, 2) x y in the image's pixels, from 0; shape: (H, W) of its image, if known."""
+    """The content of one contour file. points: (N, 2) x y [pixels, from 0]; shape: (H, W) of its image, None if unknown."""
 
     patient: str
     frame: int
@@ -27,11 +27,8 @@ class Outline:
     shape: tuple[int, int] | None
 
 
-# Of contours
-
-
 def find_in_contours(outlines: Sequence[Outline]) -> list[findings.Finding]:
-    """All that contours tell, of both targets and whatever a run would segment; errors first."""
+    """The findings in the contours of both targets, whichever of them a run segments; errors first."""
     outside = [_outside(one) for one in outlines]
     drawn = {index: _drawn(one) for index, one in enumerate(outlines) if outside[index] is None}
     nested = _nested(outlines, drawn)
@@ -46,7 +43,7 @@ def find_in_contours(outlines: Sequence[Outline]) -> list[findings.Finding]:
 
 
 class _Drawn(NamedTuple):
-    """How often a contour goes around each pixel centre, with its sign; and the row and column where that array begins."""
+    """The winding numbers of a contour, and the row and column of the image at which that array begins."""
 
     winding: NDArray[np.int64]
     row: int
@@ -54,7 +51,7 @@ class _Drawn(NamedTuple):
 
 
 def _drawn(outline: Outline) -> _Drawn | None:
-    """The contour on the smallest part of its pixel grid; None if that would be of an extent that no image has."""
+    """The contour on the smallest part of its pixel grid that contains it; None if that is larger than any image."""
     low, high = np.floor(outline.points.min(axis=0)), np.ceil(outline.points.max(axis=0))
     if (high - low > MOST_PX).any() or (np.abs(low) > 2**31).any():
         return None
@@ -72,7 +69,7 @@ def _outside(outline: Outline) -> findings.Finding | None:
 
 
 def _nested(outlines: Sequence[Outline], drawn: dict[int, _Drawn | None]) -> dict[int, float]:
-    """For each epicardium with an endocardium of the same frame: the share of the endocardium's pixels that lie inside."""
+    """For each epicardium with an endocardium of the same frame: the fraction of the endocardium's pixels inside it."""
     inner = {(one.patient, one.frame): drawn.get(index) for index, one in enumerate(outlines) if one.target == "endocardium"}
     shares = {}
     for index, outer in drawn.items():
@@ -91,14 +88,14 @@ def _nested(outlines: Sequence[Outline], drawn: dict[int, _Drawn | None]) -> dic
 def _not_nested(outer: Outline, share: float) -> Iterator[findings.Finding]:
     if share < NESTED_FRACTION:
         message = (
-            f"only {share:.0%} of the endocardium lies inside this epicardium. One of the two contours is of another frame or "
-            "another heart: restore or draw it."
+            f"only {share:.0%} of the endocardium lies inside this epicardium. One of the two contours belongs to "
+            "another frame or another heart: restore it or draw it again."
         )
         yield findings.Finding("warning", "not_nested", outer.patient, outer.frame, outer.file, message)
 
 
 def _copied_contours(outlines: Sequence[Outline], nested: dict[int, float]) -> Iterator[findings.Finding]:
-    """Of equal contours, the one that fits its endocardium best is taken for the original, else the first."""
+    """Of equal contours, the one that fits its endocardium best is taken as the original, otherwise the first."""
     for group in slice_checks.alike(_open(one.points).tobytes() for one in outlines):
         original, *copies = sorted(group, key=lambda index: -nested.get(index, 1.0))
         first = outlines[original]
@@ -125,13 +122,11 @@ def _shape(outline: Outline, contour: _Drawn | None) -> Iterator[findings.Findin
         return
     n_inside = np.count_nonzero(contour.winding)
     if n_inside < slice_checks.TINY_PX:
-        yield findings.Finding(
-            "warning", "tiny", *about, f"the {outline.target} has {n_inside} pixels. Is it drawn as it should be?"
-        )
+        yield findings.Finding("warning", "tiny", *about, f"the {outline.target} has {n_inside} pixels. Is it drawn correctly?")
     plain = max(np.count_nonzero(contour.winding == 1), np.count_nonzero(contour.winding == -1))
     if n_inside > plain:
         message = (
-            f"the {outline.target} crosses itself: it goes the other way, or twice, around {n_inside - plain} of {n_inside} "
-            "pixels. Draw it anew."
+            f"the {outline.target} crosses itself: it winds the other way, or twice, around {n_inside - plain} of {n_inside} "
+            "pixels. Draw it again."
         )
         yield findings.Finding("warning", "self_crossing", *about, message)

@@ -1,4 +1,4 @@
-"""The contour files of a data set (RVSC, Sunnybrook), all of them: what they tell concerns runs on either target."""
+"""All contour files of a data set (RVSC, Sunnybrook): findings in them concern runs on either target."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,7 +25,7 @@ def listed(data: Mapping[str, Any]) -> list[ContourFile]:
 def for_run(data: Mapping[str, Any], slices: Iterable[Slice]) -> list[Finding]:
     """The findings in the contour files of a run's data, errors first.
 
-    An error in a contour of the target that the run does not read cannot make its numbers wrong: it becomes a warning.
+    An error in a contour that the run does not read cannot make its results wrong, so it becomes a warning.
     """
     read = {(patient, frame, path.name) for patient, frame, target, path, _ in listed(data) if target == data["target"]}
     return findings.ranked(
@@ -39,8 +39,8 @@ def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool
 
     Args:
         slices: the slices as read; their images are not read again.
-        with_folders: whether files are named from data.root on, for a person's eyes; what is stored has no folders, which may
-            be called like a patient.
+        with_folders: whether files are named with their folders below data.root, for display. Stored findings have no
+            folders, because these may contain a patient's name.
     """
     files = listed(data)
     if not files:
@@ -62,7 +62,7 @@ def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool
 
 
 def _shape(image: Path | None) -> tuple[int, ...] | None:
-    """(H, W) of an image; None if it is not there, or damaged, which the reader tells."""
+    """(H, W) of an image; None if it is missing, or damaged, which the reader reports."""
     try:
         return dicom.read(image)[0].shape if image else None
     except InputError:

@@ -66,12 +66,12 @@ def joined(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]
 
 def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
     """Kind -> number of its warnings, and the first of them in words. Args: found: as slice_checks.for_run has them."""
-    told: dict[str, tuple[int, str]] = {}
+    by_kind: dict[str, tuple[int, str]] = {}
     for one in found:
         if one["severity"] == "warning":
-            n, first = told.get(one["kind"], (0, f"{place(Finding(**one))}: {one['message']}"))
-            told[one["kind"]] = (n + 1, first)
-    return told
+            n, first = by_kind.get(one["kind"], (0, f"{place(Finding(**one))}: {one['message']}"))
+            by_kind[one["kind"]] = (n + 1, first)
+    return by_kind
 
 
 def not_allowed(found: Iterable[Finding], allow: Collection[str] | None) -> list[Finding]:

@@ -1,10 +1,10 @@
 """Reader of pairs of PNG or TIFF files of the same name, one slice each: images/NAME.png and masks/NAME.png.
 
-Both folders may have one level of folders within (images/anna/01.png), which is then part of the name: anna/01. Such files
-say neither who is on them (data.patient, see names.parse) nor how large a pixel is (data.pixel_mm): the user does.
+Both folders may contain one level of folders (images/anna/01.png), which then belong to the name: anna/01. Such files state
+neither the patient nor the size of a pixel, so the user does (data.patient, see names.parse; data.pixel_mm).
 
-Images may be JPEG, in grey; masks may not, for that compression changes values at every edge. What is the structure in a
-mask is decided by colour (see colours.Structure).
+Images may be grey JPEG files; masks may not, because that compression changes values at every edge. The structure in a mask
+is found by its colour (see colours.Structure).
 """
 
 import math
@@ -21,7 +21,7 @@ from PIL.ImageFile import ImageFile
 
 from segtune.data import cases, names
 from segtune.data.formats import colours
-from segtune.data.formats.files import is_text, tell
+from segtune.data.formats.files import is_text, log_not_read
 from segtune.data.readers import Reader
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
@@ -33,7 +33,7 @@ LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # Pillow's names of compressions
 PHOTOMETRIC, SAMPLE_FORMAT, BITS, ORIENTATION = 262, 339, 258, 274  # tags of TIFF and EXIF
 GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
-MAX_BYTES = 2**25  # of one file; what a TIFF says of itself, which Pillow reads whole, can be forty times as large in memory
+MAX_BYTES = 2**25  # of one file; a TIFF file's tags, all of which Pillow reads, can need forty times as much memory
 
 
 def read(
@@ -48,25 +48,25 @@ def read(
     empty: str = "keep",
     mask_suffix: str | None = None,
 ) -> SliceSet:
-    """Every pair; patients in natural order, each one's slices by what the pattern says of them, then by name.
+    """Every pair; patients in natural order, the slices of each by the groups of the pattern, then by name.
 
-    Frame and slice_index are those in the name, if the pattern has the group, else the pair's number among the patient's.
+    Frame and slice_index are those in the name, if the pattern has the group; otherwise the pairs of a patient are counted.
 
-    A volume is what has the same patient, visit, phase and frame. But without a group `slice`, a number in each name may be
-    that of an image within its only volume, whatever the pattern calls it: then frames are volumes only if some frame has
-    several images, or if ed or es names frames.
+    Pairs with the same patient, visit, phase and frame are one volume. Exception: without a group `slice`, the group `frame`
+    may count the slices of a single volume. So frames then are volumes only if one of them has several images, or if ed or
+    es names frames.
 
     Args:
         root: the folder that holds images and masks. Nothing outside it is read.
-        target: "foreground" (all that is not black, of masks that hold a single other colour), or the structure's grey value;
-            in masks with a palette also its number there, if that is the same colour in all of them.
+        target: "foreground" (all pixels that are not black, if they have a single colour), or the structure's grey value; in
+            masks with a palette also its number in the palette, if that is the same colour in all files.
         pixel_mm: distance of neighbouring pixel centres [mm]; one number, or two: rows, columns.
-        gap_mm: distance of neighbouring slice centres [mm]; None: not known.
-        patient: regular expression on the name with a group `patient` and, where they are, `visit`, `phase`, `frame`, `slice`.
-        ed, es: which of a patient's (a visit's) volumes are end-diastole and end-systole, where names do not tell: a frame's
+        gap_mm: distance of neighbouring slice centres [mm]; None: unknown.
+        patient: regular expression for the name with a group `patient` and optional groups `visit`, `phase`, `frame`, `slice`.
+        ed, es: the end-diastolic and the end-systolic volume of each visit, where names do not give the phase: a frame's
             number, the text of the group visit, or a list of these; or "largest" or "smallest". See cases.arrange.
-        empty: "keep" or "drop" pairs on which the target is not.
-        mask_suffix: what a mask's name has more than its image's: with "_mask", x_mask.png is the mask of x.png. Then images
+        empty: "keep" or "drop" pairs without the target.
+        mask_suffix: the ending that a mask's name has in addition: with "_mask", x_mask.png is the mask of x.png. Then images
             and masks may also be in one folder: data.root itself, or folders in it.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
@@ -79,9 +79,9 @@ def read(
     if not images:
         raise InputError(f"{folder / 'images'}: no PNG or TIFF file in it. Add the images.")
 
-    said = names.parse(images, patient, ("visit", "phase", "frame", "slice"))
-    number = names.numbers(said)
-    files = _by_volume(said, images, named=cases.name_frames(ed, es))
+    parsed = names.parse(images, patient, ("visit", "phase", "frame", "slice"))
+    number = names.numbers(parsed)
+    files = _by_volume(parsed, images, named=cases.name_frames(ed, es))
     structure = colours.Structure(value)
 
     def slices(volume: cases.Volume) -> Iterator[Slice]:
@@ -91,7 +91,7 @@ def read(
                 sizes = [" x ".join(map(str, array.shape)) for array in (mask, image)]
                 raise InputError(f"{masks[name]}: it has {sizes[0]} pixels, its image {sizes[1]}. Which mask belongs to it?")
             _finite(masks[name], mask)
-            one = said[name]
+            one = parsed[name]
             yield Slice(
                 image=_finite(images[name], image),
                 mask=structure.mask(masks[name], mask, palette),
@@ -106,19 +106,19 @@ def read(
     return collected(cases.arrange({volume: volume for volume in files}, slices, ed=ed, es=es), empty=empty)
 
 
-def _by_volume(said: Mapping[str, names.Name], images: Mapping[str, Path], *, named: bool) -> dict[cases.Volume, list[str]]:
+def _by_volume(parsed: Mapping[str, names.Name], images: Mapping[str, Path], *, named: bool) -> dict[cases.Volume, list[str]]:
     """Volume -> the names of its pairs, both in the order given. Raises: InputError for a slice that a volume has twice."""
-    places = [(one.patient, one.visit, one.phase, one.frame) for one in said.values()]
-    by_frame = named or len({*places}) < len(places) or any(one.slice is not None for one in said.values())
+    places = [(one.patient, one.visit, one.phase, one.frame) for one in parsed.values()]
+    by_frame = named or len({*places}) < len(places) or any(one.slice is not None for one in parsed.values())
     found: dict[cases.Volume, list[str]] = {}
     at: dict[tuple[cases.Volume, int], str] = {}
-    for name, one in said.items():
+    for name, one in parsed.items():
         volume = cases.Volume(one.patient, one.visit or "", one.phase, one.frame if by_frame else None)
         found.setdefault(volume, []).append(name)
         if one.slice is not None and (other := at.setdefault((volume, one.slice), name)) != name:
             raise InputError(
-                f"{images[other]} and {images[name]} are both slice {one.slice} of one volume of patient {one.patient}. Tell "
-                "volumes apart by a group visit or frame in data.patient, or move one elsewhere."
+                f"{images[other]} and {images[name]} are both slice {one.slice} of one volume of patient {one.patient}. If "
+                "they are of several volumes, add a group visit or frame to data.patient; if not, move one elsewhere."
             )
     return found
 
@@ -135,7 +135,7 @@ def _spacing(pixel_mm: float | Sequence[float]) -> tuple[float, float]:
 
 
 def _value(target: str | int) -> int | None:
-    """The grey value that is the structure; None: any but 0."""
+    """The structure's grey value; None for all values except 0."""
     if target == "foreground":
         return None
     text = str(target)
@@ -145,7 +145,7 @@ def _value(target: str | int) -> int | None:
 
 
 def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and masks by name, the same names in both; what else is there is told."""
+    """Images and masks by name, with the same names in both; other files are logged."""
     suffix = "" if mask_suffix is None else names.normal(str(mask_suffix))
     if "/" in suffix or suffix.lower().endswith((*SUFFIXES, *JPEG_SUFFIXES)):
         raise InputError(f"data.mask_suffix={mask_suffix}: give the end of a name without .png, like _mask.")
@@ -175,12 +175,12 @@ def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict
             f"{there}: there is no file {name}{suffix if name in images else ''} in {parts.get(part, folder)} to go with it. "
             f"{_ending(images, masks) or 'Add it.'}"
         )
-    tell(left, folder)
+    log_not_read(left, folder)
     return images, masks
 
 
 def _ending(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
-    """The advice that cures masks whose names are all their images' with one ending; empty if they are not."""
+    """Advice for masks that are all named like their images with one additional ending; empty otherwise."""
     first = min(masks, default="")
     for end in {first.removeprefix(name) for name in images if name and first.startswith(name)} - {""}:
         if {name + end for name in images} == masks.keys():
@@ -191,7 +191,7 @@ def _ending(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
 def _files(folder: Path, root: Path, left: list[Path]) -> dict[str, Path]:
     """Name -> file: the path below the folder, without suffix, composed (NFC) however the file system has it.
 
-    Args: left: gets the files that are passed over because their names say that they are texts.
+    Args: left: receives the text files, which are ignored.
     """
     found: dict[str, Path] = {}
     inside = [(path, names.entries(path, root) if path.is_dir() else [path]) for path in names.entries(folder, root)]
@@ -203,15 +203,15 @@ def _files(folder: Path, root: Path, left: list[Path]) -> dict[str, Path]:
             raise InputError(f"{path}: not a PNG or TIFF file. Convert it or move it elsewhere.")
         name = names.normal(path.relative_to(folder).with_suffix("").as_posix())
         if name in found:
-            raise InputError(f"{path} and {found[name]} have the same name: which one counts? Move one elsewhere.")
+            raise InputError(f"{path} and {found[name]} have the same name. Move one of them elsewhere.")
         found[name] = path
     return found
 
 
 def _jpeg_mask(path: Path) -> InputError:
     return InputError(
-        f"{path}: a mask in a JPEG file, whose lossy compression changes values at every edge. Store masks as PNG with two "
-        "values, from the original drawing: to convert this file keeps what was changed."
+        f"{path}: a mask in a JPEG file, and its lossy compression changes values at every edge. Store masks as PNG with two "
+        "values, made from the original drawing: a converted JPEG file keeps the changes."
     )
 
 
@@ -221,23 +221,23 @@ def _pixels(path: Path) -> NDArray[Any]:
 
 
 def _drawing(path: Path) -> tuple[NDArray[Any], dict[int, int]]:
-    """The grey values (H, W) of a mask as stored, or its colours and palette as colours.coded has them."""
+    """The grey values (H, W) of a mask as stored, or its colours and palette as colours.coded returns them."""
     pixels, image = _loaded(path, GREY | colours.COLOURED, is_mask=True)
     return colours.coded(path, image) if image.mode in colours.COLOURED else (pixels, {})
 
 
 def _loaded(path: Path, modes: Collection[str], *, is_mask: bool = False) -> tuple[NDArray[Any], Image.Image]:
-    """An image in one of these of Pillow's modes: its values (of grey ones: as stored), and itself."""
+    """The values (H, W, ...) of an image in one of these Pillow modes, grey values as stored, and the image itself."""
     names.check_file(path, MAX_BYTES)
     formats = ("JPEG",) if path.suffix.lower() in JPEG_SUFFIXES else ("PNG", "TIFF")
     wrong = ""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes are checked here, and a warning may quote what a file says of itself
+            warnings.simplefilter("ignore")  # sizes are checked here, and a warning may quote the file
             with Image.open(path, formats=formats) as image:
                 mode, (width, height) = image.mode, image.size
                 small = width * height <= MAX_PIXELS
-                if len(image.tile) > width * height:  # parts of the file to be pasted one after the other
+                if len(image.tile) > width * height:  # parts that Pillow would paste one after the other
                     raise ValueError("more parts than pixels")
                 readable = small and mode in modes
                 wrong = _why_not_as_it_is(image) if readable else ""
@@ -251,7 +251,7 @@ def _loaded(path: Path, modes: Collection[str], *, is_mask: bool = False) -> tup
         is_jpeg = "PNG" in formats and _begins(path, JPEG_MAGIC)
         if is_jpeg and is_mask:
             raise _jpeg_mask(path) from None
-        why, cure = ("it is a JPEG file", "Name it .jpg") if is_jpeg else (type(error).__name__, "Copy it again")
+        why, cure = ("it is a JPEG file", "Rename it to .jpg") if is_jpeg else (type(error).__name__, "Copy it again")
         raise InputError(f"{path}: damaged, cut off, or no {' or '.join(formats)} file ({why}). {cure}.") from None
     if not small:
         size = f" of {height} x {width}" if width else ""
@@ -270,20 +270,20 @@ def _loaded(path: Path, modes: Collection[str], *, is_mask: bool = False) -> tup
 
 
 def _why_not_as_it_is(image: ImageFile) -> str:
-    """What keeps Pillow's pixels from being those that are meant, with the cure; empty if nothing does."""
+    """Why Pillow's pixels would not be the intended ones, with the cure; empty if they are."""
     raw = {str(tile.args if isinstance(tile.args, str) else (tile.args or [""])[0]) for tile in image.tile}
     if image.mode in colours.COLOURED and any(";16" in one for one in raw):
-        return "its colours are of 16 bits, of which half would be lost. Store it as grey, or with 8 bits."
-    if image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) not in (0, 1):  # of TIFF files Pillow follows it
-        return "it is stored turned, to be shown upright by its EXIF orientation. Store it upright, without that tag."
+        return "its colours have 16 bits, and 8 of them would be lost. Store it as grey, or with 8 bits."
+    if image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) not in (0, 1):  # Pillow applies it to TIFF files itself
+        return "it is stored rotated, with an EXIF orientation that turns it upright. Store it upright, without that tag."
     tags = getattr(image, "tag_v2", {})
     if image.format == "TIFF" and tags.get(PHOTOMETRIC) == 0 and image.mode in ("F", "I"):
-        return "its values count from white to black, of which the white one is not known. Store it with 0 as black."
+        return "its values count from white to black, and the value of black is unknown. Store it with 0 as black."
     return ""
 
 
 def _as_stored(image: ImageFile, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Grey values as a TIFF file's tags mean them, where Pillow reads bits alone: signs, and 0 as white in 16 bits."""
+    """Grey values by tags of a TIFF file that Pillow ignores: signed values, and 0 as white in 16 bits."""
     if image.format != "TIFF":
         return pixels
     tags = getattr(image, "tag_v2", {})
@@ -305,7 +305,7 @@ def _begins(path: Path, magic: bytes) -> bool:
 
 
 def _has_another(image: Image.Image) -> bool:
-    """Whether a second image follows; to count them all may take hours."""
+    """Whether a second image follows. Counting all of them may take hours."""
     try:
         image.seek(1)
     except EOFError:

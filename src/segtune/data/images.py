@@ -9,7 +9,7 @@ from pathlib import Path
 from segtune.data import dicom_images, names, nifti_images
 from segtune.data.dicom_images import Patient
 from segtune.data.formats import nifti
-from segtune.data.formats.files import is_text, tell
+from segtune.data.formats.files import is_text, log_not_read
 from segtune.data.nifti_images import VolumeFile
 from segtune.data.unlabelled import Image
 from segtune.errors import InputError
@@ -47,7 +47,7 @@ def find(source: str | os.PathLike[str]) -> Found:
     niftis = [path for path in files if nifti.stem(path) is not None]
     dicoms = [path for path in files if nifti.stem(path) is None and (root == path or _is_dicom(path))]
     others = [path for path in files if path not in {*niftis, *dicoms}]
-    tell([path for path in others if not is_text(path)], root)
+    log_not_read([path for path in others if not is_text(path)], root)
     if niftis and dicoms:
         raise InputError(
             f"input={source}: it holds DICOM ({dicoms[0].name}) and NIfTI ({niftis[0].name}). Give the folder of one of them."

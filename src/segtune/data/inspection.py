@@ -101,13 +101,13 @@ def listing(found: Sequence[Finding]) -> list[str]:
 def verdict(found: Sequence[Finding], refused: Sequence[Finding]) -> str:
     """How many findings there are of each severity, and whether a run would start."""
     counts = {severity: sum(one.severity == severity for one in found) for severity in findings.SEVERITIES}
-    told = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items())
+    counted = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items())
     if not refused:
-        return f"{told}." + (" All errors are allowed (data.allow)." if counts["error"] else "")
+        return f"{counted}." + (" All errors are allowed (data.allow)." if counts["error"] else "")
     kinds = sorted({one.kind for one in refused})
     if any(kind not in findings.ALLOWABLE for kind in kinds):
-        return f"{told}. Cure the errors first."
-    return f"{told}. Cure the errors, or go on all the same with data.allow=[{','.join(kinds)}]."
+        return f"{counted}. Cure the errors first."
+    return f"{counted}. Cure the errors, or go on all the same with data.allow=[{','.join(kinds)}]."
 
 
 def render_page(

@@ -35,7 +35,7 @@ FORMS = {
 
 
 class Name(NamedTuple):
-    """What one name says; all but the patient are None where the pattern has no such group."""
+    """The parts of one name; all but the patient are None if the pattern has no such group."""
 
     patient: str
     phase: Phase | None
@@ -45,7 +45,7 @@ class Name(NamedTuple):
 
 
 def opened(root: str | os.PathLike[str]) -> Path:
-    """data.root as a folder that is there. Raises: InputError if it is not."""
+    """data.root as an existing folder. Raises: InputError if there is none."""
     try:
         folder = Path(root).expanduser()
         is_there = folder.is_dir()
@@ -57,7 +57,7 @@ def opened(root: str | os.PathLike[str]) -> Path:
 
 
 def content(path: Path, most_bytes: int) -> bytes:
-    """A small file, whole. Raises: InputError for what is no file, cannot be read, or is larger than such a file ever is."""
+    """The content of a small file. Raises: InputError if it is no file, cannot be read, or is larger than most_bytes."""
     check_file(path, most_bytes)
     try:
         with path.open("rb") as file:
@@ -67,7 +67,7 @@ def content(path: Path, most_bytes: int) -> bytes:
 
 
 def check_file(path: Path, most_bytes: int | None = None) -> None:
-    """Raises: InputError for what is no file (to open a pipe may never end) or not to be read, and for more than most_bytes."""
+    """Raises: InputError if it is no regular file (opening a pipe may never end), unreadable, or larger than most_bytes."""
     try:
         about = path.stat()
         if not os.access(path, os.R_OK):
@@ -77,7 +77,7 @@ def check_file(path: Path, most_bytes: int | None = None) -> None:
     if not stat.S_ISREG(about.st_mode):
         raise InputError(f"{path}: cannot be read (it is not a file). Restore it.")
     if most_bytes is not None and about.st_size > most_bytes:
-        raise InputError(f"{path}: larger than {most_bytes / 2**20:g} MiB, which such a file never is. Restore it.")
+        raise InputError(f"{path}: larger than {most_bytes / 2**20:g} MiB, the limit for such a file. Restore it.")
 
 
 def check_inside(path: Path, root: Path) -> None:
@@ -87,13 +87,13 @@ def check_inside(path: Path, root: Path) -> None:
     except OSError as error:  # a link that only its owner may follow
         raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
     if not is_inside:
-        raise InputError(f"{path}: this link leads out of {root}, where nothing is read. Put a copy in its place.")
+        raise InputError(f"{path}: this link leads out of {root}; files outside are not read. Replace the link by a copy.")
 
 
 def entries(folder: Path, root: Path) -> list[Path]:
-    """What a folder below root holds, in natural order, without hidden files.
+    """The files and folders in a folder below root, in natural order, without hidden ones.
 
-    Raises: InputError for a link out of root, for what is neither file nor folder, and for a name that cannot be shown.
+    Raises: InputError for a link out of root, for a name that cannot be printed, and for anything that is no file or folder.
     """
     try:
         found = sorted(
@@ -103,7 +103,7 @@ def entries(folder: Path, root: Path) -> list[Path]:
         raise InputError(f"{folder}: this folder cannot be read ({error.strerror}). Restore it.") from error
     for path in found:
         if not path.name.isprintable():
-            raise InputError(f"{folder}: the name {path.name!a} has characters that cannot be shown. Rename it.")
+            raise InputError(f"{folder}: the name {path.name!a} has characters that cannot be printed. Rename it.")
         check_inside(path, root)
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path}: neither a file nor a folder. Move it elsewhere.")
@@ -116,51 +116,51 @@ def relative(folder: Path, root: Path) -> str:
 
 
 def normal(text: str) -> str:
-    """A name with its letters composed (NFC), so that one that a Mac took apart (NFD) is the same name."""
+    """A name with composed letters (NFC); file systems of a Mac store them decomposed (NFD)."""
     return unicodedata.normalize("NFC", text)
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts numbers within names by value: p2 before p10."""
+    """A sort key by which numbers in names are sorted by value: p2 before p10."""
     parts: list[str | int] = [*re.split("([0-9]+)", name)]
     parts[1::2] = [int(digits) for digits in parts[1::2]]
     return parts, name
 
 
 def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) -> dict[str, Name]:
-    """What each name says, by a regular expression that the user gives (data.patient); it need not reach the name's end.
+    """The parts of each name, by the user's regular expression (data.patient), which must match at the name's beginning.
 
-    Without a pattern each name is a patient, which is refused where names look as if several were of one patient: that
-    patient would be on both sides of a split.
+    Without a pattern each name is a patient. This is refused if several names look like one patient's, because that patient
+    would be on both sides of a split.
 
-    Args: groups: the named groups that the data set knows beside patient, of visit, phase, frame and slice.
-    Returns: name -> Name; patients in natural order, and each one's names by visit, phase, frame, slice and name.
+    Args: groups: the groups that the pattern may have besides patient: some of visit, phase, frame and slice.
+    Returns: name -> Name; patients in natural order, the names of each by visit, phase, frame, slice and name.
     Raises: InputError for a pattern that is no regular expression, has no group patient or an unknown group, or does not fit.
     """
     names = list(names)
     if pattern is None:
         if alike := _look_grouped(names):
             raise InputError(
-                f"{alike[0]} and {alike[1]} look like the same patient, who must not be on both sides of a split. Say what "
-                f"names a patient: {_suggested(names, alike, groups)}."
+                f"{alike[0]} and {alike[1]} look like the same patient, who must not be on both sides of a split. Say which "
+                f"part of a name is the patient: {_suggested(names, alike, groups)}."
             )
         pattern = "(?P<patient>.+)"
     expression = _compiled(pattern, {"patient", *groups})
-    found = {name: _said(name, expression) for name in names}
+    found = {name: _parsed(name, expression) for name in names}
 
     def place(name: str) -> tuple[object, ...]:
-        said = found[name]
-        what = (natural(said.visit or ""), said.phase or "", said.frame or 0, said.slice or 0)
-        return natural(said.patient), *what, natural(name)
+        parsed = found[name]
+        what = (natural(parsed.visit or ""), parsed.phase or "", parsed.frame or 0, parsed.slice or 0)
+        return natural(parsed.patient), *what, natural(name)
 
     return {name: found[name] for name in sorted(names, key=place)}
 
 
-def numbers(said: Mapping[str, Name]) -> dict[str, int]:
-    """The number of each name among its patient's, from 0, in the order given."""
+def numbers(parsed: Mapping[str, Name]) -> dict[str, int]:
+    """The position of each name among the names of its patient, from 0, in the given order."""
     count: dict[str, int] = {}
     found = {}
-    for name, one in said.items():
+    for name, one in parsed.items():
         found[name] = count[one.patient] = count.get(one.patient, -1) + 1
     return found
 
@@ -168,7 +168,7 @@ def numbers(said: Mapping[str, Name]) -> dict[str, int]:
 def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's thoughts on future syntax
+            warnings.simplefilter("ignore")  # Python's warnings about future syntax
             expression = re.compile(normal(str(pattern)))
     except (re.error, OverflowError, RecursionError) as error:
         raise InputError(f"data.patient={pattern}: not a regular expression ({error}). Write one like {EXAMPLES}.") from error
@@ -176,16 +176,16 @@ def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
         raise InputError(f"data.patient={pattern}: it has no group named patient. Write one like {EXAMPLES}.")
     for name in sorted(expression.groupindex.keys() - groups):
         raise InputError(
-            f"data.patient={pattern}: it has a group {name}; those that count here are {', '.join(sorted(groups))}."
+            f"data.patient={pattern}: it has a group {name}; the groups for these data are {', '.join(sorted(groups))}."
         )
     return expression
 
 
-def _said(name: str, expression: re.Pattern[str]) -> Name:
+def _parsed(name: str, expression: re.Pattern[str]) -> Name:
     match = expression.match(name)
     if not match:
-        raise InputError(f"data.patient={expression.pattern}: does not fit the name {name}. Change the pattern or the name.")
-    said = match.groupdict()
+        raise InputError(f"data.patient={expression.pattern}: does not match the name {name}. Change the pattern or the name.")
+    parsed = match.groupdict()
     fits = {
         "patient": lambda text: bool(text.strip()),
         "visit": lambda text: bool(text.strip()),
@@ -193,24 +193,26 @@ def _said(name: str, expression: re.Pattern[str]) -> Name:
         "frame": lambda text: bool(re.fullmatch("[0-9]{1,9}", text)),
         "slice": lambda text: bool(re.fullmatch("[0-9]{1,9}", text)),
     }
-    for group, text in said.items():
+    for group, text in parsed.items():
         if text is None or not fits[group](text):
             raise InputError(
                 f"data.patient={expression.pattern}: in the name {name} the group {group} is {text!r}, not {FORMS[group]}. "
                 "Change the pattern or the name."
             )
     return Name(
-        patient=said["patient"],
-        phase=cast(Phase, said["phase"].upper()) if "phase" in said else None,
-        frame=int(said["frame"]) if "frame" in said else None,
-        slice=int(said["slice"]) if "slice" in said else None,
-        visit=said.get("visit"),
+        patient=parsed["patient"],
+        phase=cast(Phase, parsed["phase"].upper()) if "phase" in parsed else None,
+        frame=int(parsed["frame"]) if "frame" in parsed else None,
+        slice=int(parsed["slice"]) if "slice" in parsed else None,
+        visit=parsed.get("visit"),
     )
 
 
 def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[str]) -> str:
-    """A pattern that fits these names, as a person types it: one by which two names that look alike are of one patient. Where
-    names mark nothing else, it is one by which not all are of one, if there is any."""
+    """A pattern for these names, as a person types it, by which the two names that look alike are of one patient.
+
+    If no name marks a visit, phase, frame or slice, a pattern that finds several patients is preferred.
+    """
     found, marked = [], [*_marked(alike[0], groups)]
     for pattern in (*marked, *BEGINNINGS):
         matches = [re.match(pattern, name) for name in names]
@@ -227,7 +229,7 @@ def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[
 
 
 def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
-    """Patterns for names that mark visit, phase, frame and slice as this one does: with all groups, then with fewer."""
+    """Patterns for names that mark visit, phase, frame and slice like this one: with all groups first, then with fewer."""
     marks = []
     for group in groups:
         before, value = MARKS[group]
@@ -235,7 +237,7 @@ def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
             marks.append((match.start(), match.start(1), match.end(), group))
     pattern, end, found = "(?P<patient>.+?)", 0, list[str]()
     for start, value_start, value_end, group in sorted(marks):
-        if start <= end:  # of two groups that begin alike
+        if start <= end:  # two groups that begin at the same place
             continue
         between = ".*?" if end and start > end + 1 else ""
         literal = "".join(SEPARATORS.get(letter, letter) for letter in name[start - 1 : value_start])
@@ -247,10 +249,10 @@ def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
 
 
 def _look_grouped(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two names that may be of one patient, if there are any.
+    """Two names that may be of one patient; None if there are none.
 
-    They are so if they begin alike up to a number's or a folder's end (p01_ed and p01_es, anna/1 and anna/2); or if they differ
-    in their last number only, while others begin otherwise (anna_1, anna_2, bert_1; but not la_003, la_004, la_005).
+    They are equal up to the end of a number or folder (p01_ed and p01_es, anna/1 and anna/2), or differ only in their last
+    number while other names begin differently (anna_1, anna_2, bert_1; but not la_003, la_004, la_005).
     """
     begin: dict[str, str] = {}
     for name in names:

@@ -88,7 +88,7 @@ class _Folder(NamedTuple):
 def find(files: Sequence[Path], root: Path, left_out: Counter[str]) -> list[VolumeFile]:
     """The volumes in these files. Label images, and films or frames that are read elsewhere, are counted in left_out.
 
-    Raises: InputError naming the file for volumes that cannot be told apart or are not what they should be.
+    Raises: InputError naming the file for two files of one volume, for several channels, and for a film that is none.
     """
     folders = _folders(files, root)
     images = [(folder, stem) for folder in folders for stem in _images(folder, left_out)]

@@ -5,10 +5,10 @@
     imagesTr/CASE.nii.gz            MSD: one file per case, with the channels, if there are several, along a fourth axis
     labelsTr/CASE.nii.gz            the labels
 
-dataset.json names labels and channels in either direction: {"RV": 1} and {"0": "MRI"} in nnU-Net 2, {"1": "RV"} before; a
-label of several values, [1, 2], is their union. Paths in it are not followed: files are found by their names. Whose case it
-is, only the user knows (data.patient, see names.parse): nnU-Net itself has no notion of a patient. Each of its cases is a
-volume, and a case here too: a frame, a visit, a sequence of its patient.
+dataset.json names labels and channels: {"RV": 1} and {"0": "MRI"} in nnU-Net 2, {"1": "RV"} in older files; a label with
+several values, [1, 2], is their union. Paths in it are ignored: files are found by their names. nnU-Net does not know
+patients, so the user says which cases belong to one patient (data.patient, see names.parse). Each of its cases is a volume
+of a patient: a frame, a visit or a sequence.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from segtune.data import cases, names
 from segtune.data.formats import label_images, nifti
-from segtune.data.formats.files import is_lost, is_text, tell
+from segtune.data.formats.files import is_lost, is_text, log_not_read
 from segtune.data.readers import Reader
 from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
@@ -32,7 +32,7 @@ KNOWN = ("dataset.json", IMAGES, LABELS, "imagesTs", "labelsTs", "imagesVal", "l
 
 
 class About(NamedTuple):
-    """What dataset.json says: label name -> values, channel names in order, and, if it lists or counts them, the cases."""
+    """The content of dataset.json: label name -> values, channel names in order, and the cases if it lists or counts them."""
 
     labels: dict[str, frozenset[int]]
     channels: list[str]
@@ -51,19 +51,19 @@ def read(
     slice_axis: int | None = None,
     empty: str = "keep",
 ) -> SliceSet:
-    """Every slice of every labelled case; patients in natural order, each one's cases by visit, phase, frame and name.
+    """Every slice of every labelled case; patients in natural order, the cases of each by visit, phase, frame and name.
 
-    A frame is the one in the case's name, if the pattern has the group, else the case's number among the patient's, from 0.
+    The frame is that in the case's name, if the pattern has the group; otherwise the cases of a patient are counted from 0.
 
     Args:
         root: the folder that holds dataset.json, imagesTr and labelsTr. Nothing outside it is read.
         target: the name of a label, or its value.
-        patient: regular expression on the case's name with a group `patient` and, where they are, `visit`, `phase`, `frame`.
+        patient: regular expression for the case's name with a group `patient` and optional groups `visit`, `phase`, `frame`.
         channel: name or number of the channel; None: the only one.
-        ed, es: which of a patient's (a visit's) cases are end-diastole and end-systole, where names do not tell: a frame's
+        ed, es: the end-diastolic and the end-systolic case of each visit, where names do not give the phase: a frame's
             number, the rest of the name, or a list of these; or "largest" or "smallest". See cases.arrange.
         slice_axis: the axis of the stored arrays that counts the slices; None: see axes.
-        empty: "keep" or "drop" slices on which the target is not.
+        empty: "keep" or "drop" slices without the target.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
     folder = names.opened(root)
@@ -80,14 +80,14 @@ def read(
     left = [path for name, path in there.items() if name not in KNOWN and not is_text(path)]
     for name, taken in ((LABELS, truths), (IMAGES, images)):
         left += _not_taken(there[name], folder, taken)
-    tell(left, folder)
+    log_not_read(left, folder)
     _check_cases(there["dataset.json"], there[LABELS], about, truths.keys())
     files = _images(there[IMAGES], images, truths, len(about.channels), chosen)
     axis = nifti.slice_axes({path: n_along for path, _, n_along in files.values()}.items(), slice_axis)
     labels = label_images.Labels(frozenset({0}).union(*about.labels.values()), wanted, "dataset.json")
 
-    said = names.parse(truths, patient, ("visit", "phase", "frame"))
-    number = names.numbers(said)
+    parsed = names.parse(truths, patient, ("visit", "phase", "frame"))
+    number = names.numbers(parsed)
 
     def slices(case: str) -> list[Slice]:
         path, along, n_along = files[case]
@@ -95,9 +95,9 @@ def read(
             path,
             truths[case],
             labels=labels,
-            patient=said[case].patient,
-            phase=said[case].phase,
-            frame=number[case] if (frame := said[case].frame) is None else frame,
+            patient=parsed[case].patient,
+            phase=parsed[case].phase,
+            frame=number[case] if (frame := parsed[case].frame) is None else frame,
             channel=along,
             n_channels=n_along,
             slice_axis=axis[path],
@@ -105,26 +105,26 @@ def read(
 
     volumes = {
         case: cases.Volume(one.patient, one.visit or "", one.phase, one.frame, cases.rest(case, one.patient))
-        for case, one in said.items()
+        for case, one in parsed.items()
     }
     return collected(cases.arrange(volumes, slices, ed=ed, es=es), empty=empty)
 
 
 def _not_taken(folder: Path, root: Path, taken: dict[str, Path]) -> list[Path]:
-    """What the folder holds besides NIfTI files. Raises: InputError where an image or a label would be lost with it."""
+    """The files in the folder that are not NIfTI. Raises: InputError if one of them may be an image or a label."""
     left = [path for path in names.entries(folder, root) if nifti.stem(path) is None]
     if lost := [path for path in left if is_lost(path, taken)]:
         what = "label" if folder.name == LABELS else "image"
         more = f" It is the first of {len(lost)} such files." if len(lost) > 1 else ""
         raise InputError(
-            f"{lost[0]}: only files that end in {' or '.join(nifti.ENDINGS)}, directly in {folder.name}, are read, so that "
+            f"{lost[0]}: only files that end in {' or '.join(nifti.ENDINGS)}, directly in {folder.name}, are read, so "
             f"this case would be lost. If it is a {what}, convert it to .nii.gz there; if not, move it elsewhere.{more}"
         )
     return left
 
 
 def read_json(path: Path) -> About:
-    """What dataset.json says, in the form of nnU-Net 2, nnU-Net 1 or the MSD. Raises: InputError naming file and key."""
+    """The content of dataset.json in the form of nnU-Net 2, nnU-Net 1 or the MSD. Raises: InputError naming file and key."""
     content = names.content(path, MAX_JSON_BYTES)
     try:
         data = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
@@ -136,7 +136,7 @@ def read_json(path: Path) -> About:
         raise InputError(f"{path}: not an object of keys like labels and channel_names. Restore it.")
     if "dataset" in data:
         raise InputError(
-            f"{path}, key dataset: files elsewhere are not read. Put them into {IMAGES} and {LABELS}, remove the key."
+            f"{path}, key dataset: files elsewhere are not read. Put them into {IMAGES} and {LABELS} and remove the key."
         )
     ending = data.get("file_ending", ".nii.gz")
     if ending not in nifti.ENDINGS:
@@ -164,7 +164,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether this can be shown in one line."""
+    """Whether this is text that fits into one line of a message."""
     return isinstance(value, str) and value.isprintable() and len(value) <= MAX_NAME
 
 
@@ -178,7 +178,7 @@ def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
         raise InputError(f'{path}, key labels: names no label. Write "labels": {{"background": 0, "RV": 1}}.')
     labels: dict[str, frozenset[int]] = {}
     for key, value in given.items():
-        name, values = (value, key) if isinstance(value, str) else (key, value)  # nnU-Net 1 and MSD the one way, 2 the other
+        name, values = (value, key) if isinstance(value, str) else (key, value)  # nnU-Net 1 and MSD; nnU-Net 2
         values = values if isinstance(values, list) else [values]
         if isinstance(value, str) and key.isascii() and key.isdigit() and len(key) < 9:
             values = [int(key)]
@@ -195,7 +195,7 @@ def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
             raise InputError(f"{path}, key labels: {name[:40]!r} is there twice. Give each label a name of its own.")
         labels[name] = frozenset(values)
     if "ignore" in labels:
-        raise InputError(f"{path}, key labels: ignore: every pixel is learnt from here. Label those pixels and remove the key.")
+        raise InputError(f"{path}, key labels: ignore: segtune trains on every pixel. Label those pixels and remove the key.")
     return labels
 
 
@@ -235,7 +235,7 @@ def _wanted(about: About, target: str | int) -> frozenset[int]:
         values = next((one for one in about.labels.values() if one == {int(str(target)[:9])}), None)
     if values is None or 0 in values:
         known = _listed([name for name, one in about.labels.items() if 0 not in one])
-        raise InputError(f"data.target={target}: no structure of dataset.json, which has {known or 'none'}.")
+        raise InputError(f"data.target={target}: not a structure in dataset.json, which has {known or 'none'}.")
     return values
 
 
@@ -249,12 +249,12 @@ def _channel(about: About, channel: str | int | None) -> int:
     if channel is not None and given in numbers:
         return numbers.index(given)
     listed = _listed([f"{index} ({name})" for index, name in enumerate(about.channels)])
-    said = "there are several channels" if channel is None else f"data.channel={channel}: there is no such channel"
-    raise InputError(f"{said}. Choose data.channel: {listed}.")
+    parsed = "there are several channels" if channel is None else f"data.channel={channel}: there is no such channel"
+    raise InputError(f"{parsed}. Choose data.channel: {listed}.")
 
 
 def _check_cases(path: Path, folder: Path, about: About, there: Any) -> None:
-    """No case that dataset.json promises may be missing, none be there that it does not know."""
+    """Raises: InputError if a case of dataset.json is missing, or if there is a case that it does not list."""
     if not there:
         raise InputError(f"{folder}: no label image (like CASE.nii.gz) in it. Add them.")
     if about.cases is not None:
@@ -275,7 +275,7 @@ def _check_cases(path: Path, folder: Path, about: About, there: Any) -> None:
 def _images(
     folder: Path, images: dict[str, Path], truths: dict[str, Path], n_channels: int, channel: int
 ) -> dict[str, tuple[Path, int, int]]:
-    """case -> image file, and which of how many channels it holds is the one that was chosen."""
+    """Case -> image file, the index of the chosen channel in it, and its number of channels."""
     found: dict[str, tuple[Path, int, int]] = {}
     of_a_case: set[str] = set()
     for case in truths:
@@ -283,7 +283,7 @@ def _images(
         of_a_case |= {case, *(f"{case}_{index:04d}" for index in range(n_channels))}
         if case in images and one_each in images:
             raise InputError(
-                f"{images[case]} and {images[one_each]} are both of case {case}: which one counts? Move one elsewhere."
+                f"{images[case]} and {images[one_each]} are both images of case {case}. Move one of them elsewhere."
             )
         if case not in images and one_each not in images:
             raise InputError(

@@ -44,9 +44,10 @@ def write(folder: Path, *, seed: int, n_patients: int, size: int) -> None:
 def read(
     *, seed: int, n_patients: int, size: int, target: str, masks: str | None = None, cache: Path | None = None
 ) -> SliceSet:
-    """The phantom's labelled slices, written on first use into the cache folder (default: the user's own).
+    """The phantom's labelled slices, written into the cache folder on first use.
 
-    Args: as `write`; target: "endocardium" or "epicardium"; masks: see contours.RASTERISERS.
+    Args: as in `write`; target: "endocardium" or "epicardium"; masks: see contours.RASTERISERS; cache: by default the user's
+        cache folder for segtune.
     """
     _check(seed=seed, n_patients=n_patients, size=size)
     code = Path(__file__).read_bytes() + Path(phantom_images.__file__).read_bytes()
@@ -60,21 +61,21 @@ def read(
             write(part, seed=seed, n_patients=n_patients, size=size)
             part.rename(whole)
         except OSError:
-            if not whole.is_dir():  # else another process was faster, and its set is the same
+            if not whole.is_dir():  # otherwise another process was faster and wrote the same data
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
     try:
         return rvsc.read(whole, target=target, masks=masks)
     except InputError as error:
-        raise InputError(f"{error} It belongs to the phantom: remove {whole} and it is written anew.") from error
+        raise InputError(f"{error} The file belongs to the phantom: remove {whole}, and it is written again.") from error
 
 
 def _check(*, seed: int, n_patients: int, size: int) -> None:
     if not isinstance(n_patients, int) or not 1 <= n_patients <= 99:
-        raise InputError(f"data.n_patients={n_patients}: give a whole number from 1 to 99 (16 is the study's).")
+        raise InputError(f"data.n_patients={n_patients}: give a whole number from 1 to 99 (the study has 16).")
     if not isinstance(size, int) or size % 16 or not SIZES[0] <= size <= SIZES[1]:
-        raise InputError(f"data.size={size}: give a multiple of 16 from 32 to 512 (256 is the study's).")
+        raise InputError(f"data.size={size}: give a multiple of 16 from 32 to 512 (the study has 256).")
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"data.seed={seed}: give a whole number, 0 or more.")
 

@@ -20,21 +20,21 @@ Array = NDArray[np.floating[Any]]
 
 FIELD_MM = 179.2  # long side of the field of view [mm]: 0.70 mm per pixel at 256
 SHORT_SIDE = 27 / 32  # short side / long side of the image
-RESOLUTION_MM = 1.1  # what the scanner resolves [mm]; finer pixels are interpolated, as on the real scanner
+RESOLUTION_MM = 1.1  # the scanner's resolution [mm]; finer pixels are interpolated, as on a real scanner
 LABELLED = (15, 14, 16, 15, 17, 13, 16, 15, 14, 16, 15, 17, 14, 15, 16, 15)  # frames per patient, 243 in 16
 LANDSCAPE_DEG = 78.0  # a landscape patient's scene is turned by this angle [degrees]
 WAVES = ((110.0, 2.2), (70.0, 1.2), (40.0, 0.8), (24.0, 0.4), (14.0, 0.2))  # the warp: wavelength, amplitude [mm]
 BREATH_MM = 1.3  # standard deviation of a slice's position
 BODY_MM = 150.0  # radius of the chest
-RV_ALONG = (-0.4, 0, 0.15, 1, 1.4)  # positions base to apex at which the next two hold
+RV_ALONG = (-0.4, 0, 0.15, 1, 1.4)  # positions from base to apex of the next two profiles
 RV_WIDTH = (0.7, 1, 1, 0.64, 0.1)  # relative to the base
 RV_HEIGHT = (0.75, 1, 1, 0.6, 0.1)
 
 
 class Patient:
-    """All that differs between patients. In mm, radians, signals relative to blood; `gain` in grey levels.
+    """The anatomy and the scan of one patient, in mm, radians and signals relative to blood; `gain` in grey levels.
 
-    Nothing but shape and pixel_mm depends on size, so that the same hearts exist at every resolution.
+    Only shape and pixel_mm depend on size, so the same hearts exist at every resolution.
     """
 
     def __init__(self, seed: int, number: int, size: int) -> None:
@@ -89,7 +89,7 @@ class Patient:
 
 
 class Plane:
-    """One slice at one phase: where its pixels lie in the scene, how far the heart is contracted, its texture."""
+    """One slice at one phase: the positions of its pixels in the scene, the heart's contraction, the texture."""
 
     def __init__(self, p: Patient, rng: np.random.Generator, index: int, phase: int) -> None:
         self.index = index
@@ -221,7 +221,7 @@ def _paint_fat(p: Patient, plane: Plane, image: Array, heart: Array, depth: Arra
 
 
 def _paint_abdomen(p: Patient, plane: Plane, image: Array, vessels: Array, folds: Array) -> None:
-    """What lies below the heart and behind it: liver, stomach and gut in fat, spine, aorta."""
+    """Organs below and behind the heart: liver, stomach and gut in fat, spine, aorta."""
     x, y, edge, fat = plane.x, plane.y, plane.edge_mm, _fat(p, plane)
     top = p.lv_outer + p.liver_gap
     liver = _ellipse(x + 20, y - (top + 90), 110, 90)

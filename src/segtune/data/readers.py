@@ -31,7 +31,7 @@ class Reader:
 
     Attributes:
         name: the reader's option: rvsc for segtune.data.rvsc.read.
-        kind: the reader in whose format the data are: "rvsc" for the phantom, the name for all others.
+        kind: the format of the data: "rvsc" for the phantom, the name for all others.
         targets: the values that data.target may have; empty where the data define the structures.
         same_structures: target -> kind of other data -> the name of the same structure in those data.
         image_code: Python code, for the model card, that gives the pixels of the image file `path`; empty if unknown.

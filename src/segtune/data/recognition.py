@@ -1,9 +1,9 @@
-"""Codes by which an image is known again in other files: whatever its name, container, number format, scale or orientation.
+"""Codes by which an image is recognised in other files, independent of name, format, number type, scale and orientation.
 
-A code is a grid of GRID x GRID bits: whether the image's mean over a cell is above that over the four cells beside it. The
-image is clipped to its 1st and 99th percentile before, and blank rows and columns around it are cut off. A scale and an offset
-change no bit, 8 bits instead of 16 change a few, a flip or a turn only moves them. Two images are one if at most SAME of their
-bits differ, in the best of the eight orientations. What these shares are for which change: tests/test_recognition.py.
+A code is a grid of GRID x GRID bits: whether the image's mean over a cell is above that over the four neighbouring cells. First
+the image is clipped to its 1st and 99th percentile, and blank rows and columns around it are removed. Scale and offset change
+no bit, 8 bits instead of 16 change a few, a flip or a rotation only moves them. Two images are the same if at most SAME of
+their bits differ, in the best of eight orientations. tests/data/test_recognition.py measures this for several changes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,15 +16,15 @@ from segtune.data.slices import Slice
 GRID = 24
 SAME = 0.25  # the share of bits that may differ
 PERCENTILES = (1, 99)
-BLANK = 2 / 255  # of the clipped range: a row that is below everywhere is blank
-TELLING = 0.2  # the least share of ones, and of zeros, of a code that tells images apart: a black one has no such code
-CHUNK = 512  # codes that are compared at a time
+BLANK = 2 / 255  # of the clipped range; a row that is darker everywhere is blank
+TELLING = 0.2  # least share of ones, and of zeros, in a usable code; a black image has none
+CHUNK = 512  # codes that are compared at once
 
 Bits = NDArray[np.bool_]
 
 
 def code(image: NDArray[np.float32]) -> str:
-    """The code of an image (H, W) in hexadecimal digits; empty for an image with too little in it to be known again."""
+    """The code of an image (H, W) in hexadecimal digits; empty for an image with too little content."""
     values = image.astype(np.float64)
     low, high = np.percentile(values, PERCENTILES)
     if not high > low:
@@ -46,9 +46,9 @@ def codes(slices: Iterable[Slice]) -> list[str]:
 
 
 def known_again(seen: Sequence[str], known: Sequence[str]) -> list[int]:
-    """For each code that is seen, which of the known ones is of the same image: the index of the nearest, or -1 if none is.
+    """For each seen code, the index of the nearest known code of the same image; -1 if there is none.
 
-    What is no code, such as an empty one, is of no image.
+    Texts that are no codes, such as empty ones, match nothing.
     """
     found = [-1] * len(seen)
     at = [index for index, text in enumerate(known) if _is_code(text)]
@@ -67,7 +67,7 @@ def known_again(seen: Sequence[str], known: Sequence[str]) -> list[int]:
 
 
 def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(H, W) to (GRID, W): the mean over each of GRID equal parts of the rows, of which a part may begin within a row."""
+    """(H, W) to (GRID, W): the mean over each of GRID equal parts of the rows; a part may begin within a row."""
     edges = np.linspace(0, len(values), GRID + 1)
     whole = np.minimum(edges.astype(int), len(values) - 1)
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])

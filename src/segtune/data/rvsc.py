@@ -1,14 +1,14 @@
-"""Reader of the Right Ventricle Segmentation Challenge's files (RVSC, MICCAI 2012): DICOM images, contours as text.
+"""Reader of the Right Ventricle Segmentation Challenge (RVSC, MICCAI 2012): DICOM images, contours as text.
 
 Both layouts are read: a folder per patient (patient09/P09list.txt, P09dicom/, P09contours-manual/) and the flat copies.
-Everything is keyed on file names: P09-0020.dcm is frame 20 of patient P09, and frame = 20 * slice + phase.
+Files are identified by their names: P09-0020.dcm is frame 20 of patient P09, and frame = 20 * slice + phase.
 
-Phase. A patient is expected to be contoured at exactly two of its 20 cardiac phases: end-diastole is the one whose
-contours enclose the larger area (on average over the slices contoured at both; the earlier one if equal), end-systole
-the other. A patient that does not fit, with one phase or more than two, has phase None throughout.
+Phase. A patient is expected to be contoured at exactly two of its 20 cardiac phases: end-diastole is the one with contours of
+larger area (on average over the slices contoured at both; the earlier one if equal), end-systole is the other. A patient with
+contours at one phase or more than two has phase None throughout.
 
-Contours whose names end in -auto are computed ones (segtune.predict writes them). They are read only where there is none that
-ends in -manual, with a warning; list files, which name manual ones, then do not matter.
+Contours with names in -auto are computed (segtune.predict writes them). They are read, with a warning, only if there is no
+contour with a name in -manual; list files, which name manual contours, are then ignored.
 """
 
 import logging
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from segtune.data import names
 from segtune.data.formats import contours, dicom
-from segtune.data.formats.files import is_companion, is_dicom, is_text, tell
+from segtune.data.formats.files import is_companion, is_dicom, is_text, log_not_read
 from segtune.data.readers import ContourFile, Reader
 from segtune.data.slices import Phase, Slice, SliceSet
 from segtune.errors import InputError
@@ -42,7 +42,7 @@ Outline = tuple[str, int, str]  # patient, frame, i or o
 
 
 def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None) -> SliceSet:
-    """Every frame that has a contour of the target, patients in order of their number, frames in order of theirs.
+    """Every frame that has a contour of the target, patients and frames in the order of their numbers.
 
     Args:
         root: the folder TrainingSet, or its parent.
@@ -63,7 +63,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     top = names.opened(root)
     around = [] if folder == top or not os.access(top, os.R_OK) else sorted(top.iterdir())
     beside = [path for path in around if not BESIDE.fullmatch(path.name)]
-    tell([*beside, *left], top)
+    log_not_read([*beside, *left], top)
     kind = TARGETS[target]
     wanted = {(patient, frame) for patient, frame, letter in outlines if letter == kind}
     for patient in sorted({patient for patient, _ in dicoms} - {patient for patient, _ in wanted}):
@@ -74,7 +74,9 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     for patient, list_file in lists.items():
         listed = set(_listed(list_file, patient, kind, dicoms, outlines))
         if listed and (extra := {key for key in wanted if key[0] == patient} - listed):
-            log.warning("%s does not list %s; read all the same.", list_file, ", ".join(_name(*key) for key in sorted(extra)))
+            log.warning(
+                "%s does not list %s; they are read anyway.", list_file, ", ".join(_name(*key) for key in sorted(extra))
+            )
         wanted |= listed
     return SliceSet(
         item for patient in _by_number(wanted) for item in _read_patient(patient, dicoms, outlines, kind, rasterise)
@@ -84,7 +86,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
 def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
     """The contour files of both targets. Opens no file.
 
-    Raises: InputError as `read`, for what the names alone tell.
+    Raises: InputError as `read`, for errors in the names.
     """
     dicoms, outlines, _, _ = _find(_opened(root), root)
     targets = {kind: target for target, kind in TARGETS.items()}
@@ -100,7 +102,7 @@ def _opened(root: str | os.PathLike[str]) -> Path:
 
 
 class _Files(NamedTuple):
-    """The files of a data set by what their names say; outlines: patient, frame and kind (i or o) -> contour."""
+    """The files of a data set by their names; outlines: patient, frame and kind (i or o) -> contour."""
 
     dicoms: dict[Key, Path]
     outlines: dict[Outline, Path]
@@ -121,7 +123,7 @@ def _find(folder: Path, root: str | os.PathLike[str]) -> _Files:
 
     def add(table: dict[Any, Path], key: Any, path: Path) -> None:
         if key in table:
-            raise InputError(f"{path} and {table[key]} have the same name: which one counts? Move one elsewhere.")
+            raise InputError(f"{path} and {table[key]} have the same name. Move one of them elsewhere.")
         names.check_inside(path, Path(root).expanduser())
         table[key] = path
 
@@ -163,25 +165,27 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _check_lost(path: Path, images: Collection[Key], drawn: Collection[Outline]) -> None:
-    """Raises: InputError for an image or contour whose name or format is not the RVSC's; a second file of one that is taken
-    (P09-0020.png beside P09-0020.dcm) loses nothing, and letters that only look like a contour's name are no contour's."""
+    """Raises: InputError for an image or contour that is not read because of its name or format.
+
+    A second file of an image that is read (P09-0020.png beside P09-0020.dcm) is no loss.
+    """
     match = FRAME_NAME.match(path.name)
     key = (match[1].upper(), int(match[2])) if match else None
     if CONTOUR_LIKE.search(path.name) and path.name.isascii() and path.suffix.lower() not in ARCHIVES:
         if not (match and match[3] and key and (*key, match[3].lower()) in drawn):
             raise InputError(
-                f"{path}: a contour that would be lost, for it is not named like P09-0020-icontour-manual.txt (`x y` per "
+                f"{path}: a contour that would be lost, because it has no name like P09-0020-icontour-manual.txt (`x y` per "
                 "line). Convert or rename it, or move it elsewhere."
             )
     elif (is_dicom(path) or (match and not is_text(path))) and key not in images:
         raise InputError(
-            f"{path}: an image that would be lost, for it is not named like P09-0020.dcm, and DICOM. Convert or rename it, or "
-            "move it elsewhere."
+            f"{path}: an image that would be lost, because it is not a DICOM file with a name like P09-0020.dcm. Convert or "
+            "rename it, or move it elsewhere."
         )
 
 
 def _listed(list_file: Path, patient: str, kind: str, dicoms: dict[Key, Path], outlines: dict[Outline, Path]) -> Iterable[Key]:
-    """Frames for which a list file names a contour of this kind; each must be there, and its image too."""
+    """The frames for which a list file names a contour of this kind. Raises: InputError if it or its image is missing."""
     lines = names.content(list_file, MAX_LIST_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         name = line.strip().replace("\\", "/").rsplit("/", 1)[-1]

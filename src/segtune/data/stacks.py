@@ -1,10 +1,9 @@
-"""Which DICOM images make one stack: those of one patient and study, their series put together by where and when they lie.
+"""DICOM images of one patient and study as stacks: series are put together by position and time.
 
-Slices are ordered by their position along the normal, and the images at one position by their time in the beat or, where that
-is not told, by their number: those are its phases. Series are put together where they are of one size, spacing and
-orientation and make a stack that none of them contradicts: a series for each slice, or one for each moment of the beat.
-Series at the same positions that are no beat are several acquisitions: each is a stack if it has a folder of its own, else
-none of them is.
+Slices are ordered by their position along the normal. The images at one position are its phases, ordered by trigger time or,
+where that is missing, by instance number. Series are put together if they have one size, spacing and orientation and form a
+consistent stack: one series for each slice, or one for each moment of the heartbeat. Series at the same positions that form no
+heartbeat are several acquisitions: each is a stack if it has its own folder; otherwise none of them is.
 """
 
 import math
@@ -16,14 +15,14 @@ import numpy as np
 
 from segtune.data.formats.dicom import Place
 
-SAME_PLACE_MM = 0.1  # positions along the normal that are nearer than this are one slice
-EVEN = 0.1  # distances of slices that differ by less than this share of them are one distance; steps of time likewise
-MOMENTS = 3  # series that are moments of a beat are at least so many: a pair may be rest and stress
+SAME_PLACE_MM = 0.1  # images closer than this along the normal are one slice
+EVEN = 0.1  # relative difference up to which distances of slices, and steps of time, are equal
+MOMENTS = 3  # least number of series that are moments of a heartbeat: two may be rest and stress
 OTHERWISE = "of other series, which do not lie as its stack does"
 
 
 class Frame(NamedTuple):
-    """One DICOM image: its number in the patient, and where it lies. undefined: why that is not known; empty if it is."""
+    """One DICOM image: its number in the patient and its place. undefined: why the place is unknown; empty if it is known."""
 
     path: Path
     number: int
@@ -34,9 +33,9 @@ class Frame(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Images with their slices and phases, in the order in which they came; with `undefined` they have none.
+    """Images with their slices and phases, in their original order; if `undefined` gives a reason, they have none.
 
-    study: 0 if the headers do not tell; n_series: that make it up; others: how many images beside it are in no volume.
+    person, study: 0 if unknown; n_series: number of series in it; others: number of further images that are in no volume.
     """
 
     frames: list[Frame]
@@ -52,7 +51,7 @@ class Stack(NamedTuple):
 
 
 def of_studies(frames: Sequence[Frame]) -> list[Stack]:
-    """The stacks of all these images, in the order of their first ones. A study's images that make none go to its largest."""
+    """The stacks of these images, in the order of their first images. Images in no stack are added to the study's largest."""
     studies: dict[tuple[object, ...], list[Frame]] = {}
     for frame in frames:
         place = frame.place
@@ -64,7 +63,7 @@ def of_studies(frames: Sequence[Frame]) -> list[Stack]:
 
 def _of_study(frames: Sequence[Frame]) -> list[Stack]:
     person, study = frames[0].place.person, frames[0].place.study
-    found = [stack for alike in _alike(frames) for stack in _resolved(alike, is_told=bool(study))]
+    found = [stack for alike in _alike(frames) for stack in _resolved(alike, is_known=bool(study))]
     if study and len(found) > 1:
         hearts = sorted((stack for stack in found if stack.is_heart()), key=lambda stack: -len(stack.frames))
         found = [*hearts] if hearts else [_stacked(frames)]
@@ -82,7 +81,7 @@ def _of_study(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def _series(frame: Frame) -> object:
-    """Differs between series; where the header does not tell, between folders."""
+    """A key that differs between series, or between folders where the header states no series."""
     return frame.place.series or frame.path.parent
 
 
@@ -96,7 +95,7 @@ def _grouped(frames: Iterable[Frame], depth: int | None = None) -> list[list[Fra
 
 
 def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Series that lie as each other do, together; one whose own images do not, alone."""
+    """Series on the same grid together; a series with images on several grids alone."""
     found: list[list[Frame]] = []
     alone: list[list[Frame]] = []
     for series in _grouped(frames):
@@ -111,27 +110,27 @@ def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
     return [*found, *alone]
 
 
-def _resolved(frames: Sequence[Frame], *, is_told: bool) -> list[Stack]:
-    """Images that lie alike as one stack or, where that is none or the study is not told, as those of their folders."""
+def _resolved(frames: Sequence[Frame], *, is_known: bool) -> list[Stack]:
+    """Images on one grid as one stack or, if they form none or the study is unknown, as the stacks of their folders."""
     frames = sorted(frames, key=lambda frame: frame.number)
     whole = _stacked(frames)
     folders = _below_first(frames)
     if len(folders) == 1:
         return [whole] if not whole.undefined else _apart(frames) or [whole]
-    if not whole.undefined and (is_told or not any(_stacked(part).is_heart() for part in folders)):
+    if not whole.undefined and (is_known or not any(_stacked(part).is_heart() for part in folders)):
         return [whole]
-    found = [stack for part in folders for stack in _resolved(part, is_told=is_told)]
-    return found if not is_told or any(stack.is_heart() for stack in found) else [whole]
+    found = [stack for part in folders for stack in _resolved(part, is_known=is_known)]
+    return found if not is_known or any(stack.is_heart() for stack in found) else [whole]
 
 
 def _below_first(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """The frames of each folder at the first depth at which they are in several."""
+    """The frames of each folder, at the first depth at which there are several folders."""
     depth = max(len(frame.path.parent.parts) for frame in frames)
     return next((parts for n in range(1, depth + 1) if len(parts := _grouped(frames, n)) > 1), [list(frames)])
 
 
 def _apart(frames: Sequence[Frame]) -> list[Stack]:
-    """Each series of one folder as a stack, if one is a heart and none has a position that another has; else nothing."""
+    """Each series of one folder as a stack, if one is a heart and no two have an image at one position; otherwise nothing."""
     found = [_stacked(series) for series in _grouped(frames)]
     if len(found) < 2 or not any(stack.is_heart() for stack in found):
         return []
@@ -143,7 +142,7 @@ def _apart(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def _stacked(frames: Sequence[Frame]) -> Stack:
-    """Slices and phases by what the headers tell; where they do not, the stack is `undefined`."""
+    """Slices and phases according to the headers; if they are insufficient, the stack has a reason in `undefined`."""
     frames = list(frames)
     if why := _why_no_stack([frame.place for frame in frames]):
         return Stack(frames, None, why)
@@ -166,7 +165,7 @@ def _stacked(frames: Sequence[Frame]) -> Stack:
 
 
 def _why_no_stack(places: Sequence[Place]) -> str:
-    """What keeps images from being parallel slices on one grid; empty if nothing does."""
+    """Why images are not parallel slices on one grid; empty if they are."""
     first = places[0]
     if not all(place.header.position and place.header.axes for place in places):
         return "the images do not say where they lie (ImagePositionPatient, ImageOrientationPatient)"
@@ -180,7 +179,7 @@ def _why_no_stack(places: Sequence[Place]) -> str:
 
 
 def _why_no_phases(slices: Sequence[Sequence[Frame]]) -> str:
-    """What keeps the images at one position from being one beat; empty if nothing does."""
+    """Why the images at one position do not form one heartbeat; empty if they do."""
     places = [[frame.place for frame in at] for at in slices]
     if any(len({place.image for place in at}) < len(at) for at in places):
         return "the same image (SOPInstanceUID) is there twice"
@@ -191,12 +190,12 @@ def _why_no_phases(slices: Sequence[Sequence[Frame]]) -> str:
         if len(times - {math.inf}) < len(at) and len(times) > 1:
             return "several images at one position have the same time, or some have none (TriggerTime)"
         if len(at) > 1 and len(times) == 1 and len(numbers - {math.inf}) < len(at):
-            return "its headers do not tell the order of the images at one position (TriggerTime, InstanceNumber)"
+            return "its headers do not give the order of the images at one position (TriggerTime, InstanceNumber)"
     return ""
 
 
 def _are_moments(places: Sequence[Sequence[Place]]) -> bool:
-    """Whether each series is one moment of the beat: an image at each position, all of one order, at even steps of time."""
+    """Whether each series is one moment of the heartbeat: an image at each position, in one order, at even time steps."""
     orders = set()
     for at in places:
         at = sorted(at, key=lambda place: place.trigger_ms)
@@ -208,13 +207,13 @@ def _are_moments(places: Sequence[Sequence[Place]]) -> bool:
 
 
 def along(place: Place) -> float:
-    """Where an image lies along its own normal [mm]."""
+    """The position of an image along its normal [mm]."""
     across, down = np.array(place.header.axes).reshape(2, 3)
     return float(np.dot(np.cross(across, down), np.array(place.header.position)))
 
 
 def _slices(frames: Iterable[Frame]) -> list[list[Frame]]:
-    """The images of each slice, slices along the normal, the images of one in the order of time."""
+    """The images of each slice, slices along the normal, the images of a slice in order of time."""
     found: list[list[Frame]] = []
     for frame in sorted(frames, key=lambda frame: along(frame.place)):
         if found and along(frame.place) - along(found[-1][0].place) < SAME_PLACE_MM:

@@ -1,22 +1,22 @@
 """Reader of the Sunnybrook Cardiac Data (left ventricle, MICCAI challenge of 2009): DICOM images, contours as text.
 
-    link.csv                                               patient_id,original_id: which two folders are one patient
+    link.csv                                               patient_id,original_id: the two folders of each patient
     dicoms/SCD0000101/59.dcm                               <patient_id>/<frame>.dcm
     contourfiles/SC-HF-I-1/i-contours/IM-0001-0059-icontour-manual.txt                    <original_id>, frame, i or o
 
-Everything is keyed on these names, nothing on headers. A patient is called by the original_id, the name under which the
-data were published, which tells the group too (HF-I: heart failure with infarction). Frames count from 1 and a slice has
+Files are identified by these names, not by headers. A patient is called by the original_id, the name under which the data
+were published, which includes the group (HF-I: heart failure with infarction). Frames count from 1 and a slice has
 20 of them: slice = (frame - 1) // 20, phase = (frame - 1) % 20.
 
-Contours. They count pixels from 1, so 1 is subtracted from x and y. The files do not say so, the images do: the mean gradient
-along the endocardial contours of five patients (96 frames), relative to the gradient of the whole image, is 2.11, 2.36,
-2.11, 1.71 and 1.50 with the contours moved by -2, -1, 0, 1 and 2 pixels in x and y; it is largest at -1 in each
-direction on its own, too.
+Contours count pixels from 1, so 1 is subtracted from x and y. The files do not state this, the images show it: the mean
+gradient along the endocardial contours of five patients (96 frames), relative to the gradient of the whole image, is 2.11,
+2.36, 2.11, 1.71 and 1.50 with the contours moved by -2, -1, 0, 1 and 2 pixels in x and y; it is also largest at -1 in each
+direction alone.
 
 Phase. The epicardium was drawn at end-diastole only. So, if all epicardial contours of a patient are of one phase, that
 is end-diastole, and the other phase with contours of the target is end-systole, if it is only one. Without epicardial
-contours, or with some at several phases, end-diastole is that of exactly two phases whose contours of the target enclose
-the larger area (contours.end_diastole). Frames for which this decides nothing have phase None.
+contours, or with some at several phases, there must be exactly two phases with contours of the target; end-diastole is the
+one with contours of larger area (contours.end_diastole). Frames that this does not decide have phase None.
 """
 
 import csv
@@ -34,7 +34,7 @@ from segtune.errors import InputError
 TARGETS = {"endocardium": "i", "epicardium": "o"}
 PHASES_PER_SLICE = 20
 MAX_LINK_BYTES = 2**16  # of link.csv: 2,000 patients
-FIRST_PX = 1.0  # what the contour files call the centre of the first pixel
+FIRST_PX = 1.0  # coordinate of the first pixel's centre in the contour files
 COLUMNS = ["patient_id", "original_id"]
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # the name of a folder, never a path
 IMAGE_NAME = re.compile(r"([0-9]+)\.dcm", re.IGNORECASE)
@@ -44,7 +44,7 @@ CONTOUR_NAME = {kind: re.compile(rf"IM-[0-9]{{4}}-([0-9]{{4}})-{kind}contour-man
 
 
 def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None) -> SliceSet:
-    """Every frame that has a contour of the target, patients in the order of their patient_id, frames of their number.
+    """Every frame that has a contour of the target, patients by patient_id, frames by number.
 
     Args:
         root: the folder that holds link.csv, dicoms and contourfiles. Nothing outside it is read.
@@ -56,14 +56,14 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
         raise InputError(f"data.target={target}: Sunnybrook has the contours {' and '.join(TARGETS)}.")
     rasterise = contours.rasteriser(masks)
     folder, link = _opened(root)
-    _look_at_others(folder, link)
+    _check_others(folder, link)
     return SliceSet(item for number in sorted(link) for item in _read_patient(folder, number, link[number], target, rasterise))
 
 
 def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
     """The contour files of both targets. Opens link.csv alone.
 
-    Raises: InputError as `read`, for what the names alone tell.
+    Raises: InputError as `read`, for errors in the names.
     """
     folder, link = _opened(root)
     for number in sorted(link):
@@ -97,7 +97,7 @@ def _link(path: Path) -> dict[str, str]:
     if not rows or rows[0][1] != COLUMNS:
         raise InputError(f"{path}, line 1: the file must begin with the line {','.join(COLUMNS)}.")
     if not rows[1:]:
-        raise InputError(f"{path}: it names no patient. Restore it.")
+        raise InputError(f"{path}: it names no patient. Restore the file.")
     link: dict[str, str] = {}
     taken: tuple[set[str], set[str]] = set(), set()
     for number, row in rows[1:]:
@@ -108,14 +108,14 @@ def _link(path: Path) -> dict[str, str]:
             )
         for name, others in zip(row, taken, strict=True):
             if name in others:
-                raise InputError(f"{path}, line {number}: {name} was named before. Which of the two counts? Remove the other.")
+                raise InputError(f"{path}, line {number}: {name} is named twice. Remove the wrong line.")
             others.add(name)
         link[row[0]] = row[1]
     return link
 
 
 def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> dict[int, Path]:
-    """Frame -> file, by the name; other kinds of files are passed over, but one of this kind must be named as they are."""
+    """Frame -> file, by the names. Raises: InputError for a file with the example's ending but another kind of name."""
     found: dict[int, Path] = {}
     for path in names.entries(folder, root):
         if path.suffix.lower() != Path(example).suffix:
@@ -124,13 +124,13 @@ def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> 
         if not match or not path.is_file() or int(match[1]) < 1:
             raise InputError(f"{path}: not a file named like {example}, with frames counted from 1. Move it elsewhere.")
         if int(match[1]) in found:
-            raise InputError(f"{path} and {found[int(match[1])]} are of the same frame: which one counts? Move one elsewhere.")
+            raise InputError(f"{path} and {found[int(match[1])]} are of the same frame. Move one of them elsewhere.")
         found[int(match[1])] = path
     return found
 
 
 def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Path]]:
-    """i and o -> frame -> contour file of one patient; a folder that is not there holds none."""
+    """i and o -> frame -> contour file of one patient; empty for folders that do not exist."""
     patient = folder / original
     there = {path.name for path in names.entries(patient, root)} if patient.is_dir() else set()
     return {
@@ -141,9 +141,11 @@ def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Pa
     }
 
 
-def _look_at_others(folder: Path, link: dict[str, str]) -> None:
-    """Tell which files are not taken. Raises: InputError for an image or contour among them that would be lost; a second file
-    of one that is taken (59.png beside 59.dcm) loses nothing."""
+def _check_others(folder: Path, link: dict[str, str]) -> None:
+    """Log the files that are not read. Raises: InputError if an image or contour among them would be lost.
+
+    A second file of an image that is read (59.png beside 59.dcm) is no loss.
+    """
     images: dict[Path, dict[int, Path]] = {}
     drawn: dict[tuple[Path, str], dict[int, Path]] = {}
     for number, original in link.items():
@@ -159,7 +161,7 @@ def _look_at_others(folder: Path, link: dict[str, str]) -> None:
             frame = CONTOUR_FRAME.match(path.name)
             if not frame or int(frame[1]) not in drawn.get((path.parent, like[1].lower()), {}):
                 raise InputError(
-                    f"{path}: a contour that would be lost, for it is not called like "
+                    f"{path}: a contour that would be lost, because its name is not like "
                     "i-contours/IM-0001-0059-icontour-manual.txt (`x y` per line) in the folder of its patient. Convert, "
                     "rename or move it there, or move it elsewhere."
                 )
@@ -168,10 +170,10 @@ def _look_at_others(folder: Path, link: dict[str, str]) -> None:
         is_image = files.is_dicom(path) or (path.parent in images and not files.is_text(path))
         if is_image and not is_beside:
             raise InputError(
-                f"{path}: an image that would be lost, for it is not called like dicoms/SCD0000101/59.dcm, and DICOM. Convert, "
-                "rename or move it there, or move it elsewhere."
+                f"{path}: an image that would be lost, because it is no DICOM file named like dicoms/SCD0000101/59.dcm. "
+                "Convert, rename or move it there, or move it elsewhere."
             )
-    files.tell(left, folder)
+    files.log_not_read(left, folder)
 
 
 def _read_patient(root: Path, number: str, original: str, target: str, rasterise: contours.Rasteriser) -> Iterator[Slice]:

@@ -1,4 +1,4 @@
-"""Slices as tensors that live whole on the training device; a batch is an index."""
+"""All slices as tensors on the training device; a batch is an index into them."""
 
 from collections.abc import Callable, Iterator
 
@@ -22,7 +22,7 @@ def zscore(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def divide255(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """image / 255, as published: 16-bit images end above 1."""
+    """image / 255, as published; 16-bit images exceed 1."""
     return image / np.float32(255)
 
 
@@ -48,7 +48,7 @@ def to_tensors(slices: SliceSet, *, size: int, normalize: str) -> Batch:
 
 
 class Batches:
-    """One side of the split as an iterable of n batches; `plan()` gives the indices of each, anew at every pass."""
+    """One side of the split as an iterable of n batches; `plan()` gives their indices again for every pass."""
 
     def __init__(self, data: Batch, plan: Callable[[], list[NDArray[np.int64]]], n: int) -> None:
         self._images, self._masks = data
@@ -67,14 +67,14 @@ class Batches:
 class SliceData(pl.LightningDataModule):
     """The two sides of a split, on the trainer's device.
 
-    The batch order of an epoch derives from (seed, epoch) alone, so that a run that is resumed sees what it would have
-    seen. The last batch of an epoch may be smaller; no image is left out.
+    The batch order of an epoch depends on (seed, epoch) alone, so a resumed run sees the same batches. The last batch of an
+    epoch may be smaller; no image is left out.
 
     Args:
-        size, normalize: see to_tensors.
-        batch_size: images of a batch; None: all images of one patient.
-        shuffle: False: every epoch in the data set's order, as the study's notebook had it.
-        seed: of the order.
+        size, normalize: as in to_tensors.
+        batch_size: number of images in a batch; None: all images of one patient.
+        shuffle: False: every epoch in the data set's order, as in the study's notebook.
+        seed: of the batch order.
     """
 
     def __init__(

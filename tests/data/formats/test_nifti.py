@@ -122,9 +122,7 @@ def test_a_label_that_rounding_moved_from_its_whole_number_is_that_number(tmp_pa
 
 def test_labels_that_the_header_scales_to_fractions_are_refused_with_the_slope_and_the_cure_that_helps(tmp_path, pair):
     label = volumes.write(tmp_path / "b.nii.gz", rounded(0.0275), scl_slope=0.0275, scl_inter=0)
-    with pytest.raises(
-        InputError, match=r"b.nii.gz: its values .*0.99.*scl_slope 0.0275.*Save the labels as integers"
-    ) as caught:
+    with pytest.raises(InputError, match=r"b.nii.gz: its values .*0.99.*scl_slope 0.0275.*Save .*labels as integers") as caught:
         slices(pair[0], label)
     assert "data.target" not in str(caught.value)
     label = volumes.write(tmp_path / "c.nii.gz", volumes.labels(), scl_slope=2, scl_inter=0)
@@ -170,9 +168,9 @@ IMAGES = {  # array, settings, message
     "flat affine": (volumes.pixels(1), {"srow_y": [0, 0, 0, 0]}, "its axes do not span a space"),
     "equal axes": (volumes.pixels(1), {"srow_x": [0, 0, 0, 0], "srow_y": [0.7, 0.8, 0, 0]}, "its axes do not span a space"),
     "a quaternion that is none": (volumes.pixels(1), {"sform_code": 0, "quatern_b": 5}, "damaged NIfTI header"),
-    "no axes": (volumes.pixels(1), {"dim": [0] * 8}, "an image of 0 pixels is none"),
-    "an empty axis": (volumes.pixels(1), {"dim": [3, 12, 0, 3, 1, 1, 1, 1]}, "an image of 12 x 0 x 3 pixels is none"),
-    "a negative axis": (volumes.pixels(1), {"dim": [3, 12, -10, 3, 1, 1, 1, 1]}, "an image of 12 x -10 x 3 pixels is none"),
+    "no axes": (volumes.pixels(1), {"dim": [0] * 8}, "an image of 0 pixels is empty"),
+    "an empty axis": (volumes.pixels(1), {"dim": [3, 12, 0, 3, 1, 1, 1, 1]}, "an image of 12 x 0 x 3 pixels is empty"),
+    "a negative axis": (volumes.pixels(1), {"dim": [3, 12, -10, 3, 1, 1, 1, 1]}, "an image of 12 x -10 x 3 pixels is empty"),
     "too many axes": (volumes.pixels(1), {"dim": [99, 12, 10, 3, 1, 1, 1, 1]}, "a.nii.gz: "),
     "an unknown dtype": (volumes.pixels(1), {"datatype": 999}, "damaged NIfTI header"),
     "pixels before the header's end": (volumes.pixels(1), {"vox_offset": 0}, "pixels begin at byte 0"),
@@ -207,7 +205,7 @@ TRUTHS = {
         {"pixdim": [1, 1.4, 0.8, 9, 0, 0, 0, 0], "srow_x": [-1.4, 0, 0, 0]},
         r"b.nii.gz: its spacing \(rows, columns, slices\) is 0.8 x 1.4 x 9 mm, that of its image a.nii.gz 0.8 x 0.7 x 9",
     ),
-    "a mirrored axis": (volumes.labels(), {"srow_y": [0, 0.8, 0, 0]}, "b.nii.gz: its axes point elsewhere"),
+    "a mirrored axis": (volumes.labels(), {"srow_y": [0, 0.8, 0, 0]}, "b.nii.gz: its axes .* directions"),
 }
 
 

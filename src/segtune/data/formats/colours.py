@@ -1,4 +1,4 @@
-"""Which pixels of a mask in a PNG or TIFF file are the structure: decided by colour, the same one in every file of a set."""
+"""The structure in masks stored as PNG or TIFF files: the pixels of one colour, the same in every file of a data set."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +14,12 @@ COLOURED = {"P", "PA", "RGB", "RGBA", "LA"}  # Pillow's modes that `coded` takes
 COLOUR = 1 << 32  # a colour that is not grey is COLOUR + 0xRRGGBB, above all grey values
 WHITE = 255
 NEAR = 1 / 16  # of the brightest value: how far lossy compression or smoothing moves values of a mask
-PURE = 0.95  # of a mask's pixels that are near black or near its brightest value, if it was drawn with these two
-MOST_COLOURS = 256  # in a mask up to which the colours that are not the structure are remembered
+PURE = 0.95  # of a mask's pixels near black or near its brightest value, if it was drawn with these two values
+MOST_COLOURS = 256  # in a mask, up to which the colours that are not the structure are remembered
 
 
 def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, int]]:
-    """Colours as numbers: of grey ones their value, of others COLOUR + 0xRRGGBB. And, of an image with a palette, which
-    number in the palette has which colour, of those that are in use.
+    """Colours as numbers: grey ones by value, others as COLOUR + 0xRRGGBB; and, of an image with a palette, number -> colour.
 
     Raises: InputError naming the file if the palette gives one colour two numbers, or if transparency contradicts the colours.
     """
@@ -30,8 +29,8 @@ def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, 
     codes = np.where(is_grey, red, COLOUR + (red << 16 | green << 8 | blue))
     if (alpha < WHITE).any() and not ((alpha == np.where(codes == 0, 0, WHITE)).all()):
         raise InputError(
-            f"{path}: its transparency does not say what its colours say, which would be black where it is transparent and "
-            "nowhere else. Store the mask as a grey PNG without transparency, 0 outside the structure."
+            f"{path}: its transparency contradicts its colours: it should be black exactly where it is transparent. "
+            "Store the mask as a grey PNG without transparency, 0 outside the structure."
         )
     if not image.mode.startswith("P"):
         return codes, {}
@@ -40,35 +39,35 @@ def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, 
     for number, code in palette.items():
         if same := [other for other, its in palette.items() if its == code and other < number]:
             raise InputError(
-                f"{path}: its palette gives the numbers {same[0]} and {number} the same colour, {shown(code)}, so that they "
-                "cannot be told apart. Store the mask as a grey PNG."
+                f"{path}: its palette gives the numbers {same[0]} and {number} the same colour, {shown(code)}, so they "
+                "cannot be distinguished. Store the mask as a grey PNG."
             )
     return codes, palette
 
 
 def shown(code: float) -> str:
-    """A colour for a person: 255, or #ff0000."""
+    """A colour as messages show it: 255, or #ff0000."""
     return f"#{int(code) - COLOUR:06x}" if code >= COLOUR else f"{code:g}"
 
 
 class Structure:
-    """The structure in the masks of one set, file after file.
+    """The structure in the masks of one data set, file after file.
 
-    value: None: all that is not black, which must be a single colour in all files. Else its grey value or, in masks with a
-    palette, also its number there, as long as that is one colour in all files.
+    value: the structure's grey value or, in masks with a palette, its number there if that is one colour in all files. None:
+    all pixels that are not black, which must have a single colour in all files.
     """
 
     def __init__(self, value: int | None) -> None:
         self.value = value
-        self._taken: dict[float, Path] = {}  # colours that are the structure, and where they were seen first
-        self._left: dict[float, Path] = {}  # those that are not
+        self._taken: dict[float, Path] = {}  # colours of the structure, and the first file with each
+        self._left: dict[float, Path] = {}  # other colours
 
     def mask(self, path: Path, pixels: NDArray[Any], palette: Mapping[int, int]) -> NDArray[np.bool_]:
-        """Where the structure is. Args: pixels, palette: as `coded` returns them, or grey values and an empty palette.
+        """The mask (H, W) of the structure. Args: pixels, palette: as from `coded`, or grey values and an empty palette.
 
-        Raises: InputError naming the file for values or colours of which it is not clear whether they are the structure.
+        Raises: InputError naming the file if it is unclear whether a value or colour is the structure.
         """
-        if pixels.dtype == bool:  # one bit: white, which is 255 and the bit 1
+        if pixels.dtype == bool:  # one bit per pixel: white, which is 255 or 1
             return pixels if self.value in (None, 1, WHITE) else np.zeros_like(pixels)
         values, counts = np.unique(pixels, return_counts=True)
         self._check_lossy(path, values, counts)
@@ -78,7 +77,7 @@ class Structure:
             if where := self._left.get(code):
                 self._refuse(path, where, f"the colour {shown(code)} is the structure in one and not in the other")
             self._taken.setdefault(code, path)
-        if len(self._taken) > 1:  # only of a number in palettes; _foreground has seen to its own
+        if len(self._taken) > 1:  # only by a number in palettes; _foreground has checked its own
             (one, where), (other, _) = [*self._taken.items()][:2]
             self._refuse(path, where, f"the structure is {shown(other)} in one and {shown(one)} in the other")
         if len(used) <= MOST_COLOURS:
@@ -90,7 +89,7 @@ class Structure:
         return np.isin(pixels, taken)
 
     def _foreground(self, path: Path, values: NDArray[Any]) -> list[float]:
-        """All but black; a second colour is another structure, or the edge of a smoothed drawing."""
+        """All colours but black. Raises: InputError for a second one: another structure, or the edge of a smoothed drawing."""
         taken: list[float] = values[values != 0][:2].tolist()
         seen = dict(self._taken)
         for code in taken:
@@ -98,10 +97,10 @@ class Structure:
             if len(seen) > 1:
                 (one, where), (other, _) = [*seen.items()][:2]
                 kind = "values" if max(one, other) < COLOUR else "colours"
-                told = (
+                message = (
                     f"data.target=foreground, but masks hold the {kind} {shown(one)} ({where.name}) and {shown(other)} beside 0"
                 )
-                raise InputError(f"{path}: {told}. {_cure(one, other, values[-1])}")
+                raise InputError(f"{path}: {message}. {_cure(one, other, values[-1])}")
         return taken
 
     def _refuse(self, path: Path, where: Path, why: str) -> None:
@@ -111,8 +110,10 @@ class Structure:
         )
 
     def _check_lossy(self, path: Path, values: NDArray[Any], counts: NDArray[Any]) -> None:
-        """Raises: InputError for values that scatter about black and white. A value of its own that data.target names is
-        refused only where both scatter: then the structure's other pixels would be lost."""
+        """Raises: InputError for values that scatter around black and white, as lossy compression leaves them.
+
+        A value that data.target names is refused only if both scatter, because then pixels of the structure would be lost.
+        """
         top = values[-1]
         if not (3 <= len(values) <= MOST_COLOURS and WHITE / 4 <= top <= WHITE and values[0] == 0):
             return
@@ -128,7 +129,7 @@ class Structure:
 
 
 def _valued(path: Path, value: int, values: NDArray[Any], palette: Mapping[int, int]) -> list[float]:
-    """The colour that data.target=value names; none where this file does not have it."""
+    """The colour that data.target=value names; empty if this file does not contain it."""
     taken = {float(code) for code in (value if value in values else None, palette.get(value)) if code is not None}
     if len(taken) > 1:
         raise InputError(
@@ -145,7 +146,7 @@ def _valued(path: Path, value: int, values: NDArray[Any], palette: Mapping[int, 
 
 
 def _cure(one: float, other: float, top: float) -> str:
-    """What to do about these two values of a set, of which the last file goes up to `top`."""
+    """Advice for two different values in a data set. Args: top: the largest value of the last file."""
     if max(one, other, top) >= COLOUR:
         return (
             "Store masks as grey PNG with a value for each structure and give that as data.target, or masks of one structure "

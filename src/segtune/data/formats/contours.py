@@ -14,8 +14,8 @@ from segtune.errors import InputError
 
 Rasteriser = Callable[[NDArray[np.float64], tuple[int, int]], NDArray[np.bool_]]
 
-MAX_BYTES, MAX_POINTS = 2**20, 10_000  # of a contour file; drawn by hand it has a few hundred points
-FAR_PX = 1e6  # no image has a point that far away
+MAX_BYTES, MAX_POINTS = 2**20, 10_000  # of a contour file; contours drawn by hand have a few hundred points
+FAR_PX = 1e6  # largest plausible coordinate [pixels]
 EDGE_PX = 1.0  # how far outside the outermost pixel centres a vertex may lie [pixels]
 
 
@@ -23,8 +23,8 @@ def read(path: Path) -> NDArray[np.float64]:
     """Vertices of the contour in a text file, one `x y` pair per line, closed or not.
 
     Returns: (N, 2) float64, N >= 3, columns x (column) and y (row) [pixels].
-    Raises: InputError naming file and line for anything that is not two numbers, for fewer than 3 points or too many, and for
-        a second contour, whose points would be joined to the first one's.
+    Raises: InputError naming file and line for lines that are not two numbers, for fewer than 3 points or too many, and for
+        a second contour in the file.
     """
     lines = names.content(path, MAX_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     points, at = [], []
@@ -36,7 +36,7 @@ def read(path: Path) -> NDArray[np.float64]:
             x, y = (float(field) for field in fields)
         except ValueError:
             x = y = np.nan
-        is_plain = all(field.isascii() and "_" not in field for field in fields)  # 1_0 is a number to Python alone
+        is_plain = all(field.isascii() and "_" not in field for field in fields)  # Python would accept 1_0
         if not (is_plain and abs(x) < FAR_PX and abs(y) < FAR_PX):
             shown = line.strip()[:40]
             raise InputError(f"{path}, line {number}: {shown!r} is not a point; write two finite numbers, `x y`, in pixels.")
@@ -51,13 +51,13 @@ def read(path: Path) -> NDArray[np.float64]:
 
 
 def _check_single(path: Path, points: Sequence[tuple[float, float]], at: Sequence[int]) -> None:
-    """Raises: InputError for points that are two contours: with an empty line between, or closed before the end.
+    """Raises: InputError for points that are two contours: separated by an empty line, or closed before the last point.
 
-    Args: at: each point's line. Fewer than 3 points are no contour of their own, so that empty lines among them separate none.
+    Fewer than 3 points are no contour, so empty lines among them are ignored. Args: at: each point's line in the file.
     """
     cure = (
-        "A file holds one contour. If the structure has two parts, give masks as images (data=folder); if it has one, remove "
-        "what is not of it"
+        "A file holds one contour. If the structure has two parts, provide masks as images (data=folder); if it has one, "
+        "remove the other points"
     )
     parts: list[list[int]] = []
     for index, line in enumerate(at):
@@ -76,8 +76,8 @@ def _check_single(path: Path, points: Sequence[tuple[float, float]], at: Sequenc
         distinct.add(point)
     if len({*points[closed:]}) >= 3:
         raise InputError(
-            f"{path}, line {at[closed + 1]}: the contour was closed at line {at[closed]} and goes on, as a second one or the "
-            f"same again. {cure}."
+            f"{path}, line {at[closed + 1]}: the contour was closed at line {at[closed]} and goes on, as a second one or as a "
+            f"repetition. {cure}."
         )
 
 
@@ -91,10 +91,10 @@ def area(contour: NDArray[np.float64]) -> float:
 
 
 def end_diastole(areas: Mapping[tuple[int, int], float]) -> int | None:
-    """Of two contoured cardiac phases the one with the larger contours, on average over the slices that have both.
+    """The one of two contoured cardiac phases with the larger contours, on average over the slices that have both.
 
     Args: areas: (slice, phase) -> area of one patient's contour there [pixels^2].
-    Returns: the phase, the earlier one if both are equal; None unless exactly two are contoured.
+    Returns: the phase, the earlier one if both are equal; None unless exactly two phases are contoured.
     """
     at: dict[int, dict[int, float]] = {}
     for (index, phase), value in areas.items():
@@ -108,7 +108,7 @@ def end_diastole(areas: Mapping[tuple[int, int], float]) -> int | None:
 
 
 def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels whose centre lies inside the polygon (even-odd rule).
+    """Pixels with their centre inside the polygon (even-odd rule).
 
     The centre of the pixel in row r and column c is the point (x, y) = (c, r): no offset of half a pixel. A drawn
     polygon (PIL) gains or loses its outline, which is 18 % of a small structure; the centre test has no such bias as
@@ -128,7 +128,7 @@ def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.boo
 
 
 def winding(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """How often a polygon goes around each pixel centre; inside one that does not cross itself, 1 or -1, by its direction.
+    """How often a polygon winds around each pixel centre: 1 or -1 (by its direction) inside one that does not cross itself.
 
     Args: contour: (N, 2) x y. shape: (H, W), the centre of the pixel in row r and column c is (c, r).
     """
@@ -157,19 +157,19 @@ def mask_pil(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np
     ImageDraw.Draw(canvas).polygon([(x, y) for x, y in contour.tolist()], fill=1, outline=1)
     painted: NDArray[np.bool_] = np.asarray(canvas) > 0
     if not painted.any():
-        raise InputError("the contour has no pixel in the image: it lies beyond its edge.")
+        raise InputError("the contour covers no pixel: it lies outside the image.")
     return painted
 
 
 def enclosed(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, int]:
-    """What one contour can enclose of a mask (H, W): its largest component with the holes filled; all False for an empty one.
+    """The part of a mask (H, W) that one contour can enclose: its largest component, with holes filled.
 
-    Pixels are neighbours if they share an edge; of components of one size the first counts. A gap between two pixels that
+    Pixels are neighbours if they share an edge; of equally large components the first counts. A gap between two pixels that
     share a corner does not open a hole.
 
-    Returns: the (H, W) mask, and how many pixels were dropped from the given one and filled in.
+    Returns: the mask (H, W), and the numbers of pixels removed and filled in. An empty mask stays empty.
     """
-    from scipy import ndimage  # a quarter of a second that reading contours does without
+    from scipy import ndimage  # takes a quarter of a second to import
 
     components, n = ndimage.label(mask)
     largest = components == 1 + np.argmax(np.bincount(components.ravel(), minlength=n + 1)[1:]) if n else mask
@@ -178,10 +178,10 @@ def enclosed(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, int]:
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """The closed lines between the True and the False pixels of a mask (H, W), through the middle between their centres.
+    """The closed lines between the True and the False pixels of a mask (H, W), halfway between their centres.
 
-    Those of a component that `enclosed` returns are a single one, of which `mask` makes that very component again, at the
-    image's edge and of a single pixel too.
+    A mask from `enclosed` has a single line, from which `mask` makes the same mask again, also at the image's edge and for a
+    single pixel.
 
     Returns: (N, 2) each, x y [pixels], in steps of a half; the last point is the first one.
     """
@@ -190,7 +190,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
 
 def text(contour: NDArray[np.float64]) -> str:
-    """A contour as the RVSC's files have it, which `read` reads: `x y` per line, two decimals, CRLF."""
+    """A contour as text in the RVSC's format: `x y` per line, two decimals, CRLF."""
     return "".join(f"{x:.2f} {y:.2f}\r\n" for x, y in contour.tolist())
 
 
@@ -198,7 +198,7 @@ RASTERISERS: dict[str | None, Rasteriser] = {None: mask, "pil": mask_pil}
 
 
 def rasteriser(masks: str | None) -> Rasteriser:
-    """The function that makes masks of contours: None: `mask`, by pixel centres; "pil": `mask_pil`, as published."""
+    """The function that makes masks from contours. None: `mask`, by pixel centres; "pil": `mask_pil`, as published."""
     if masks not in RASTERISERS:
         raise InputError(f"data.masks={masks}: choose null (a pixel belongs if its centre is inside) or pil (as published).")
     return RASTERISERS[masks]

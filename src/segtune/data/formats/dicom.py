@@ -1,8 +1,8 @@
-"""DICOM images and the few tags that are used. Headers may hold names: only TAGS, PLACE and WHOSE are read, and no text
-of them is stored or logged.
+"""DICOM images and the few tags that are used. Headers may contain names: only TAGS, PLACE and IDENTITY are read, and none of
+their text is stored or logged.
 
-A file holds one image or, as Enhanced MR, several frames, each of which is an image with tags of its own: those of its
-functional groups.
+A file contains one image or, in Enhanced MR, several frames. Each frame is an image with its own tags in its functional
+groups.
 """
 
 import logging
@@ -25,32 +25,32 @@ from segtune.data.formats.dicom_pixels import check_grey, check_pixels, decoder_
 from segtune.data.slices import SPACINGS_MM
 from segtune.errors import InputError
 
-logging.getLogger("pydicom").propagate = False  # it logs tracebacks, and warnings that quote headers, which may hold names
+logging.getLogger("pydicom").propagate = False  # its log quotes headers, which may contain names
 
 IMAGE_CODE = "pydicom.dcmread(path).pixel_array"  # for a model card
-GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # a later one replaces an earlier one's tags
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # tags of the second replace those of the first
 TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "PixelData"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelSpacing", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"),
     *(*grey.TAGS, *GROUPS),
 ]
-PLACE = [  # of `read_places`, which reads no pixels
+PLACE = [  # tags for `read_places`, which reads no pixels
     *("TriggerTime", "InstanceNumber", "SeriesInstanceUID", "SOPInstanceUID", "DimensionIndexSequence"),
     *(tag for tag in TAGS if tag != "PixelData"),
 ]
 PERSON, STUDY = ("PatientID", "PatientName", "PatientBirthDate"), "StudyInstanceUID"
-WHOSE = [*PERSON, STUDY]  # compared, as hashes; never kept
-OF_A_FRAME = (  # the functional groups that are read: what they hold is a frame's as if it were an image's own
+IDENTITY = [*PERSON, STUDY]  # compared as hashes, never stored
+OF_A_FRAME = (  # the functional groups that are read; their tags are those of the frame
     *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence"),
     *("FrameContentSequence", "CardiacSynchronizationSequence", "TemporalPositionSequence", "MRImageFrameTypeSequence"),
     *("CTImageFrameTypeSequence", "MREchoSequence", "MRDiffusionSequence", "MRModifierSequence"),
 )
-TIMES = ("NominalCardiacTriggerDelayTime", "TriggerTime")  # of an image in the beat [ms]
-ORDERS = ("TemporalPositionIndex", *TIMES)  # what a dimension may count that orders the phases
+TIMES = ("NominalCardiacTriggerDelayTime", "TriggerTime")  # of an image in the heartbeat [ms]
+ORDERS = ("TemporalPositionIndex", *TIMES)  # dimensions that order the phases
 ACQUIRED = ("FrameType", "ComplexImageComponent", "StackID", "EffectiveEchoTime", "DiffusionBValue", "InversionTimes")
 
-MAX_BYTES = 2**27  # of one image's file: such an image at 32 bits, and as much again of all else
+MAX_BYTES = 2**27  # of a file with one image: such an image at 32 bits, and as much again for everything else
 MAX_FILM_BYTES = 2**30  # of a file of several frames
 MAX_POSITION_MM = 1e6
 
@@ -65,10 +65,13 @@ class Header(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an image belongs among others. shape: (H, W). trigger_ms: in the beat; instance: its number; inf where not told.
+    """The place of an image among others.
 
-    person, study, series, image: differ between these; they tell nothing else, and are 0 where the header does not tell them
-    (image: never). frame: in its file, from 0.
+    Attributes:
+        shape: (H, W).
+        trigger_ms: time in the heartbeat [ms]; instance: the image's number; both inf if unknown.
+        person, study, series, image: hashes that differ between persons and so on; 0 if unknown (image: never).
+        frame: index in the file, from 0.
     """
 
     header: Header
@@ -85,7 +88,7 @@ class Place(NamedTuple):
 def read(path: Path) -> tuple[NDArray[np.float32], Header]:
     """The only image of a file (H, W), larger values brighter (see `grey`), and the few header tags that are used.
 
-    Raises: InputError naming the file for anything that is no single grey image with a usable geometry.
+    Raises: InputError naming the file if it is not a single grey image with a usable geometry.
     """
     names.check_file(path, MAX_BYTES)
     dataset = _dataset(path, TAGS)
@@ -102,21 +105,21 @@ def read_frames(path: Path, frames: Sequence[int]) -> Iterator[tuple[int, NDArra
 
 
 def read_places(path: Path) -> list[Place]:
-    """What tells where a file's images belong, without their pixels; empty for an object that says that it is no image.
+    """The places of a file's images, without reading pixels; empty for a DICOM object that is no image.
 
-    Raises: InputError as `read`, but for what the pixels alone tell.
+    Raises: InputError as `read`, except for errors in the pixels.
     """
     names.check_file(path)
-    dataset = _dataset(path, [*PLACE, *WHOSE], stop_before_pixels=True)
+    dataset = _dataset(path, [*PLACE, *IDENTITY], stop_before_pixels=True)
     with explained(path):
         kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
-        if kind.name != kind and "Image Storage" not in kind.name:  # known: a directory, a report, raw data
+        if kind.name != kind and "Image Storage" not in kind.name:  # a known kind, such as a directory, a report or raw data
             return []
         shape = tuple(int(n) for name in ("Rows", "Columns") for n in _numbers(dataset, name))
         person, study, series = (
             _hash(*(dataset.get(name) for name in tags)) for tags in (PERSON, [STUDY], ["SeriesInstanceUID"])
         )
-        image = _hash(dataset.get("SOPInstanceUID")) or hash(path)  # not told: the file's own
+        image = _hash(dataset.get("SOPInstanceUID")) or hash(path)  # without the tag, each file is an image of its own
     if len(shape) != 2:
         raise InputError(f"{path}: the header gives no size (Rows, Columns), so there is no image in it. Move it elsewhere.")
     check_grey(path, dataset)
@@ -136,13 +139,13 @@ def read_places(path: Path) -> list[Place]:
 
 
 def _hash(*values: object) -> int:
-    """Differs between values, but for their case and what fills them up; 0 if all are empty."""
+    """A hash of the values that ignores case and padding; 0 if all are empty."""
     texts = tuple("" if value is None else str(value).upper().rstrip("^ \0").strip() for value in values)
     return hash(texts) or 1 if any(texts) else 0
 
 
 def _counted(dataset: pydicom.Dataset, tags: pydicom.Dataset) -> list[float]:
-    """A frame's number among the phases, where one of the file's dimensions counts them."""
+    """A frame's number among the phases, if one of the file's dimensions counts them; else empty."""
     wanted = [pydicom.datadict.tag_for_keyword(name) for name in ORDERS]
     pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
     indices = _numbers(tags, "DimensionIndexValues")
@@ -150,35 +153,35 @@ def _counted(dataset: pydicom.Dataset, tags: pydicom.Dataset) -> list[float]:
 
 
 def _dataset(path: Path, tags: list[str], *, stop_before_pixels: bool = False) -> pydicom.FileDataset:
-    """What the file says under these tags. Raises: InputError naming the file."""
+    """The file's values of these tags. Raises: InputError naming the file."""
     with explained(path):
         meta = pydicom.filereader.read_file_meta_info(path)
         is_deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-    if is_deflated:  # pydicom would inflate all of it, however much that is
-        raise InputError(f"{path}: its header is compressed, too (deflated), which is not read. Store it uncompressed.")
+    if is_deflated:  # pydicom would inflate all of it, of any size
+        raise InputError(f"{path}: its header is compressed (deflated); such files are not read. Store it uncompressed.")
     with explained(path):
         return pydicom.dcmread(path, specific_tags=tags, stop_before_pixels=stop_before_pixels)
 
 
 def _n_frames(path: Path, dataset: pydicom.FileDataset) -> int:
-    """How many images there are. Raises: InputError for several of which the file does not say where each one lies."""
+    """The number of images. Raises: InputError for several images without a position for each."""
     with explained(path):
         n = int(dataset.get("NumberOfFrames") or 1)
-        n_told = len(dataset.get(GROUPS[1]) or [])
-    if n != 1 and n_told == 0:
+        n_described = len(dataset.get(GROUPS[1]) or [])
+    if n != 1 and n_described == 0:
         raise InputError(
-            f"{path}: expected one grey image, not {n} frames (NumberOfFrames) of which the header does not say where each "
-            "lies, as that of Enhanced MR does (PerFrameFunctionalGroupsSequence). Store each frame as a file of its own."
+            f"{path}: expected one grey image, not {n} frames (NumberOfFrames) without the position of each, as "
+            "Enhanced MR has it (PerFrameFunctionalGroupsSequence). Store each frame as a file of its own."
         )
-    if n_told not in (0, n):
+    if n_described not in (0, n):
         raise InputError(
-            f"{path}: NumberOfFrames is {n}, but {n_told} are described (PerFrameFunctionalGroupsSequence). Copy it again."
+            f"{path}: NumberOfFrames is {n}, but {n_described} are described (PerFrameFunctionalGroupsSequence). Copy it again."
         )
     return n
 
 
 def _tags_of(path: Path, dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
-    """The tags of one image: the file's own and, for a frame, those of its functional groups."""
+    """The tags of one image: those of the file and, for a frame, those of its functional groups."""
     if not any(name in dataset for name in GROUPS):
         return dataset
     found = pydicom.Dataset()
@@ -220,22 +223,22 @@ def _images(
 def _header(path: Path, dataset: pydicom.Dataset) -> Header:
     with explained(path):
         spacing_mm = _numbers(dataset, "PixelSpacing")
-        gap_mm = [value for value in _numbers(dataset, "SpacingBetweenSlices") if value]  # 0: not known
+        gap_mm = [value for value in _numbers(dataset, "SpacingBetweenSlices") if value]  # 0: unknown
         position, axes = _numbers(dataset, "ImagePositionPatient"), _numbers(dataset, "ImageOrientationPatient")
     if len(spacing_mm) != 2 or not all(SPACINGS_MM[0] <= value <= SPACINGS_MM[1] for value in spacing_mm):
-        raise InputError(f"{path}: the header has no usable PixelSpacing, without which nothing is known in mm. Restore it.")
+        raise InputError(f"{path}: the header has no usable PixelSpacing, so distances in mm are unknown. Restore it.")
     if not (gap_mm == [] or (len(gap_mm) == 1 and SPACINGS_MM[0] <= gap_mm[0] <= SPACINGS_MM[1])):
         raise InputError(f"{path}: SpacingBetweenSlices is {gap_mm}, not a distance in mm. Restore it or remove the tag.")
     is_near = all(abs(value) <= MAX_POSITION_MM for value in position) and all(abs(value) < 1.01 for value in axes)
     if len(position) not in (0, 3) or len(axes) not in (0, 6) or not is_near:
         raise InputError(
-            f"{path}: ImagePositionPatient (3 numbers) or ImageOrientationPatient (6) is not usable. Restore or remove them."
+            f"{path}: ImagePositionPatient (3 numbers) or ImageOrientationPatient (6) is unusable. Restore or remove them."
         )
     return Header((spacing_mm[0], spacing_mm[1]), gap_mm[0] if gap_mm else None, position, axes)
 
 
 def _numbers(header: pydicom.Dataset, name: str) -> list[float]:
-    """A tag's values; empty if it is absent or empty."""
+    """A tag's values; an empty list if it is absent or empty."""
     value = header.get(name)
     if value is None or value == "":
         return []
@@ -243,9 +246,9 @@ def _numbers(header: pydicom.Dataset, name: str) -> list[float]:
 
 
 def gap_mm(headers: Iterable[tuple[int, Header]]) -> float | None:
-    """Distance of neighbouring slice centres [mm]: the tag for it, else from the positions; None where neither tells.
+    """Distance of neighbouring slice centres [mm]: from its tag, otherwise from the positions; None if unknown.
 
-    Args: headers: of one patient's images, each with the number of its slice.
+    Args: headers: slice index and header of each image of one patient.
     """
     headers = list(headers)
     stated = [header.gap_mm for _, header in headers if header.gap_mm is not None]

@@ -12,18 +12,18 @@ from segtune.errors import InputError
 
 @contextmanager
 def explained(path: Path, missing: str = "") -> Iterator[None]:
-    """What pydicom says of a file, as an InputError without the header's values, one of which may be a name.
+    """Turn an error of pydicom into an InputError without values of the header, which may contain a name.
 
-    Args: missing: see dicom_pixels.decoder_of.
+    Args: missing: the command that installs further decoders, see dicom_pixels.decoder_of.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning of pydicom may quote one, too
+            warnings.simplefilter("ignore")  # a warning of pydicom may quote a value, too
             yield
     except pydicom.errors.InvalidDicomError:
         raise InputError(f"{path}: this is not a DICOM file, whatever its name says. Replace it by the original.") from None
     except RecursionError:
-        raise InputError(f"{path}: its header is nested without end, or nearly so. Replace it by the original.") from None
+        raise InputError(f"{path}: its header is nested too deeply. Replace it by the original.") from None
     except InputError:
         raise
     except RuntimeError as error:

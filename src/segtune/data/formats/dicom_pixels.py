@@ -12,15 +12,15 @@ from segtune.data.formats import grey
 from segtune.data.formats.dicom_errors import explained
 from segtune.errors import InputError
 
-PYLIBJPEG = "pylibjpeg - requires "  # how pydicom begins what it says of the decoders that pip installs everywhere
+PYLIBJPEG = "pylibjpeg - requires "  # how pydicom begins its text on decoders that pip can install
 MAX_PIXELS = 2**24  # of one image: 4096 x 4096
-JP2 = b"\0\0\0\x0cjP  "  # begins a JPEG 2000 file; pydicom can look for the pixels in one without end
+JP2 = b"\0\0\0\x0cjP  "  # begins a JPEG 2000 file, in which pydicom may search for pixels forever
 
 
 def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tuple[int, int]:
-    """(H, W) of the images. What fills the file up behind the last one is cut off.
+    """(H, W) of the images. Padding behind the last one is removed.
 
-    All is checked before anything is decoded, which can take any amount of memory. Raises: InputError for what is not grey.
+    Raises: InputError if they are not grey, too large, or not as the header describes.
     """
     with explained(path):
         rows, columns, bits = (int(dataset[name].value) for name in ("Rows", "Columns", "BitsAllocated"))
@@ -33,17 +33,17 @@ def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tup
         )
     if high and high != stored - 1:
         raise InputError(
-            f"{path}: its pixels have {stored} bits of which the highest is number {high}, not {stored - 1}, which is not read "
-            "(BitsStored, HighBit). Store it again."
+            f"{path}: its pixels have {stored} bits, and the highest is number {high} instead of {stored - 1} "
+            "(BitsStored, HighBit); such files are not read. Store it again."
         )
     if syntax in JPEG2000TransferSyntaxes and JP2 in content:
-        raise InputError(f"{path}: its pixels are a whole JPEG 2000 file, which DICOM does not allow. Store it uncompressed.")
+        raise InputError(f"{path}: its pixels are a whole JPEG 2000 file, which DICOM does not permit. Store it uncompressed.")
     n_bytes = math.ceil(rows * columns * bits * n_frames / 8)
     _check_decoder(path, syntax)
     if syntax.is_compressed:
         is_too_long = len(content) >= 1.1 * n_bytes + 2**16
     else:
-        padding = content[n_bytes:]  # what is less than a row or a column, or one byte over and over
+        padding = content[n_bytes:]  # less than a row or a column, or the same byte throughout
         is_too_long = len(padding) >= min(rows, columns) * bits / 8 and padding.count(padding[:1]) < len(padding)
         if padding and not is_too_long:
             with explained(path):
@@ -55,7 +55,7 @@ def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tup
 
 
 def _check_decoder(path: Path, syntax: UID) -> None:
-    """Raises: InputError for pixels that nothing installed can decode."""
+    """Raises: InputError for pixels that no installed package can decode."""
     decoder, missing = decoder_of(path, syntax)
     what = f"as {syntax.name}" if decoder or syntax.name != syntax else "in a way that DICOM does not name"
     if decoder is None:
@@ -65,7 +65,7 @@ def _check_decoder(path: Path, syntax: UID) -> None:
 
 
 def decoder_of(path: Path, syntax: UID) -> tuple[Decoder | None, str]:
-    """What decodes such pixels, if pydicom knows; and the command that installs what more could, empty if nothing could."""
+    """The decoder for these pixels, None if pydicom has none; and the command that installs further ones, or empty."""
     with explained(path):
         try:
             decoder = get_decoder(syntax)

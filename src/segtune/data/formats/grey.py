@@ -1,8 +1,8 @@
-"""What the stored numbers of a DICOM image mean: the values of the modality, where larger is brighter.
+"""Grey values of a DICOM image: from stored numbers to the values of the modality, where larger is brighter.
 
-Applied, as pydicom.pixels does it: ModalityLUTSequence, or else RescaleSlope and RescaleIntercept; then the inversion that
-MONOCHROME1 or PresentationLUTShape INVERSE asks for. Pixels of PixelPaddingValue are no image: they become its darkest value.
-Not applied: what chooses a window for the display (WindowCenter, VOILUTSequence) or a unit (RealWorldValueMappingSequence).
+Applied as in pydicom.pixels: ModalityLUTSequence, or RescaleSlope and RescaleIntercept; then the inversion by MONOCHROME1 or
+PresentationLUTShape INVERSE. Pixels with PixelPaddingValue are outside the image and get its darkest value. Not applied:
+windows for display (WindowCenter, VOILUTSequence) and units (RealWorldValueMappingSequence).
 """
 
 import math
@@ -24,10 +24,10 @@ KINDS = ("MONOCHROME2", "MONOCHROME1")
 
 
 def values(path: Path, pixels: NDArray[Any], header: Dataset, *, little_endian: bool) -> NDArray[np.float32]:
-    """The image (H, W) that the stored pixels stand for; the pixels themselves where no tag says otherwise.
+    """The image (H, W) of these stored pixels; without such tags, the pixels themselves.
 
-    Args: header: the tags of this image (or frame) alone. little_endian: how the file stores the entries of a table.
-    Raises: InputError naming the tag where it is not clear what is meant.
+    Args: header: the tags of this image (or frame). little_endian: byte order of the entries of a table.
+    Raises: InputError naming the tag if its meaning is unclear.
     """
     table = _table(path, header, "ModalityLUTSequence", pixels, little_endian)
     slope, intercept = (_number(path, header, name, usual) for name, usual in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
@@ -35,7 +35,7 @@ def values(path: Path, pixels: NDArray[Any], header: Dataset, *, little_endian: 
         raise InputError(f"{path}: RescaleSlope is 0, which makes every pixel the same. Restore the tag.")
     is_scaled = (slope, intercept) != (1, 0)
     if table is not None and is_scaled:
-        raise InputError(f"{path}: ModalityLUTSequence and RescaleSlope are both given: which one counts? Remove the other.")
+        raise InputError(f"{path}: ModalityLUTSequence and RescaleSlope are both given. Remove the wrong one.")
     is_inverted = _is_inverted(path, header)
     _check_other_tables(
         path, header, pixels, slope if table is None else float(table[1][-1]) - float(table[1][0]), little_endian
@@ -63,21 +63,19 @@ def values(path: Path, pixels: NDArray[Any], header: Dataset, *, little_endian: 
 
 
 def _is_inverted(path: Path, header: Dataset) -> bool:
-    """Whether the smallest value is to be shown white."""
+    """Whether the smallest value is shown as white."""
     shape = str(header.get("PresentationLUTShape") or "IDENTITY").strip().upper()
     is_black_white = header.get("PhotometricInterpretation") == "MONOCHROME1"
     if shape not in ("IDENTITY", "INVERSE"):
-        raise InputError(
-            f"{path}: PresentationLUTShape is neither IDENTITY nor INVERSE, the two that are read. Correct the tag."
-        )
+        raise InputError(f"{path}: PresentationLUTShape is neither IDENTITY nor INVERSE; others are not read. Correct the tag.")
     if is_black_white and shape == "IDENTITY" and header.get("PresentationLUTShape"):
         raise InputError(
             f"{path}: the smallest value is white by MONOCHROME1 (PhotometricInterpretation) and black by IDENTITY "
-            "(PresentationLUTShape): which one counts? Correct one of the tags."
+            "(PresentationLUTShape). Correct one of the tags."
         )
     if header.get("PresentationLUTSequence"):
         raise InputError(
-            f"{path}: its grey values are bent by a PresentationLUTSequence, which is not read. Convert the image."
+            f"{path}: its grey values are changed by a PresentationLUTSequence, which is not read. Convert the image."
         )
     return is_black_white or shape == "INVERSE"
 
@@ -92,21 +90,19 @@ def _number(path: Path, header: Dataset, name: str, usual: float) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(
-            f"{path}: {name} is not one finite number, so the values of its pixels are not known. Restore the tag."
-        )
+        raise InputError(f"{path}: {name} is not one finite number, so the values of its pixels are unknown. Restore the tag.")
     return number
 
 
 def _table(
     path: Path, header: Dataset, name: str, pixels: NDArray[Any], little_endian: bool
 ) -> tuple[int, NDArray[Any]] | None:
-    """The first stored value that a sequence's only table maps, and what it and those after it become; None without a table."""
+    """The first stored value of a sequence's only table, and the entries for it and the following values; None without one."""
     items = header.get(name) or []
     if not items:
         return None
     if len(items) > 1:
-        raise InputError(f"{path}: {name} has {len(items)} tables: which one counts? Keep one.")
+        raise InputError(f"{path}: {name} has {len(items)} tables. Keep the right one.")
     return _entries(path, items[0], name, pixels, little_endian)
 
 
@@ -129,16 +125,14 @@ def _entries(path: Path, item: Dataset, name: str, pixels: NDArray[Any], little_
 
 
 def _check_other_tables(path: Path, header: Dataset, pixels: NDArray[Any], direction: float, little_endian: bool) -> None:
-    """Tables that are not applied must not turn dark and bright round.
+    """Raises: InputError if a table that is not applied would invert the image.
 
-    Args: direction: more than 0 if a larger stored value is a larger value of the modality, less than 0 if a smaller one.
+    Args: direction: above 0 if a larger stored value is a larger value of the modality, below 0 if it is a smaller one.
     """
     for item in header.get("VOILUTSequence") or []:
         _, entries = _entries(path, item, "VOILUTSequence", pixels, little_endian)
         if entries[-1] < entries[0]:
-            raise InputError(
-                f"{path}: VOILUTSequence shows dark as bright: which is meant? Convert the image, or remove the tag."
-            )
+            raise InputError(f"{path}: VOILUTSequence shows dark as bright. Convert the image, or remove the tag.")
     for item in header.get("RealWorldValueMappingSequence") or []:
         slope = _number(path, item, "RealWorldValueSlope", 0)
         if table := item.get("RealWorldValueLUTData"):
@@ -147,7 +141,7 @@ def _check_other_tables(path: Path, header: Dataset, pixels: NDArray[Any], direc
         if slope * direction < 0:
             raise InputError(
                 f"{path}: by RealWorldValueMappingSequence larger values are smaller ones of the modality (RescaleSlope): "
-                "which is meant? Convert the image, or remove the tag that is wrong."
+                "it contradicts that tag. Convert the image, or remove the wrong tag."
             )
 
 
@@ -156,9 +150,9 @@ def _numbers(value: Any) -> Sequence[float]:
 
 
 def _padding(pixels: NDArray[Any], header: Dataset, *, is_black: bool) -> NDArray[np.bool_] | None:
-    """Where the pixels are padding, which is outside the image; None if nothing is, or if all is.
+    """Where the pixels are padding outside the image; None if no pixel is, or if all are.
 
-    Args: is_black: whether 0, where it is the smallest stored value, is the darkest, as it is in images without padding, too.
+    Args: is_black: whether the smallest stored value is the darkest. Then padding with 0 needs no replacement.
     """
     ends = [header.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     n_bits = int(header.get("BitsStored") or 8 * pixels.dtype.itemsize)
@@ -172,6 +166,6 @@ def _padding(pixels: NDArray[Any], header: Dataset, *, is_black: bool) -> NDArra
 
 
 def _stored(value: int, n_bits: int, *, is_signed: bool) -> int:
-    """The number as pixels hold it: signed and unsigned ones are often confused."""
+    """The value in the pixels' number type; headers often confuse signed and unsigned values."""
     value %= 2**n_bits
     return value - 2**n_bits if is_signed and value >= 2 ** (n_bits - 1) else value

@@ -18,12 +18,12 @@ from segtune.errors import InputError
 log = logging.getLogger(__name__)
 
 MOST_SHOWN = 20  # labels that a message lists
-ROUNDED, ROUNDED_FRACTION = 1e-4, 5e-7  # how far a label stored as a fraction may be from its number; and as a share of it
+ROUNDED, ROUNDED_FRACTION = 1e-4, 5e-7  # how far a stored label may be from its whole number, absolute and relative
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The values that a label image may hold, those that are the structure, and who says so (for messages)."""
+    """The values that a label image may contain, those of the structure, and their source (for messages)."""
 
     known: frozenset[int]
     wanted: frozenset[int]
@@ -42,10 +42,10 @@ def read_slices(
     n_channels: int = 1,
     slice_axis: int | None = None,
 ) -> list[Slice]:
-    """All slices of one image and its label image, in the order in which they are stored, slice_index from 0.
+    """All slices of one image and its label image, in the stored order, slice_index from 0.
 
-    Args: channel, n_channels: which of how many volumes along the image file's fourth axis; slice_axis: see `nifti.read`.
-    Raises: InputError naming the file for anything damaged, contradictory or not finite, and for label values not known.
+    Args: channel, n_channels, slice_axis: as in `nifti.read`, for the image file.
+    Raises: InputError naming the file if it is damaged, contradictory or not finite, and for unknown labels.
     """
     pixels = nifti.read(image, channel=channel, n_channels=n_channels, slice_axis=slice_axis)
     truth = nifti.read(label, slice_axis=pixels.slice_axis)
@@ -68,12 +68,14 @@ def read_slices(
 
 
 def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) -> None:
-    """The label image must be drawn on the image's own grid; an origin that differs is said, since no pixel moves by it."""
+    """Raises: InputError if the label image has another grid. Another origin is logged only, because no pixel is moved."""
     sizes = [
         " x ".join(map(str, np.moveaxis(volume.voxels, 0, 2 - volume.slice_axis).shape[::-1])) for volume in (pixels, truth)
     ]
     if sizes[0] != sizes[1]:
-        raise InputError(f"{label}: it has {sizes[1]} pixels, its image {image.name} {sizes[0]}. Which labels belong to it?")
+        raise InputError(
+            f"{label}: it has {sizes[1]} pixels, its image {image.name} {sizes[0]}. Restore the file that is wrong."
+        )
     is_3d = pixels.gap_mm is not None and truth.gap_mm is not None
     grids = [(*volume.spacing_mm, (volume.gap_mm or 0.0) if is_3d else 0.0) for volume in (pixels, truth)]
     if not np.allclose(grids[0], grids[1], rtol=AGREE, atol=0):
@@ -87,18 +89,18 @@ def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) ->
     directions = [volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0) for volume in (pixels, truth)]  # type: ignore[index]
     if (directions[0] * directions[1]).sum(axis=0).min() < 0.99:
         raise InputError(
-            f"{label}: its axes point elsewhere than those of its image {image.name}, so that pixel and label would not meet. "
+            f"{label}: its axes and those of its image {image.name} have other directions, so labels and pixels do not match. "
             "Store both in one orientation."
         )
     moved = float(np.linalg.norm(pixels.affine[:3, 3] - truth.affine[:3, 3]))
     if moved > min(*pixels.spacing_mm, pixels.gap_mm or math.inf):
-        log.warning("%s: its origin is %.1f mm from that of its image; pixels are taken as they are stored.", label, moved)
+        log.warning("%s: its origin is %.1f mm from that of its image; pixels are used as stored.", label, moved)
 
 
 def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
-    """The volume's values as labels, those that storage as fractions has rounded as whole numbers.
+    """The volume's values as labels; values that were rounded by storage as fractions become whole numbers.
 
-    Raises: InputError for values that are none, and for labels that are not known.
+    Raises: InputError for values that are no whole numbers, and for unknown labels.
     """
     scaling = truth.header.get_slope_inter()
     scaled = "" if scaling[0] is None or scaling == (1, 0) else f"scl_slope {scaling[0]:.4g}, scl_inter {scaling[1] or 0:.4g}"
@@ -113,7 +115,7 @@ def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
         if scaled:
             raise InputError(
                 f"{label}: its values are not all whole numbers, as labels are ({few}), scaled by the header ({scaled}). "
-                "Save the labels as integers, unscaled (scl_slope 1, scl_inter 0), as they were before."
+                "Save the original labels as integers, unscaled (scl_slope 1, scl_inter 0)."
             )
         raise InputError(
             f"{label}: its values are not all whole numbers, as labels are ({few}). If it is an image, replace it; if labels "

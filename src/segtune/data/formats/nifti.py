@@ -33,9 +33,13 @@ GRID = (  # the header's fields that say where its pixels lie
 
 
 class Volume(NamedTuple):
-    """voxels: (K, H, W) slices, rows, columns, any real dtype. affine: (4, 4) in mm, None where the header states none.
+    """One 3-D volume.
 
-    header: as stored, for `encode`. Its texts may hold names. slice_axis: which axis of the stored array became the first.
+    Attributes:
+        voxels: (K, H, W) slices, rows, columns, of any real dtype.
+        affine: (4, 4) [mm], None if the header has none.
+        header: as stored, for `encode`; its texts may contain names.
+        slice_axis: the axis of the stored array that became the first.
     """
 
     voxels: NDArray[Any]
@@ -47,13 +51,13 @@ class Volume(NamedTuple):
 
 
 def stem(path: Path) -> str | None:
-    """The file's name without .nii.gz or .nii, its letters composed; None if it is not named as NIfTI."""
+    """The file's name without .nii.gz or .nii, with composed letters; None if it has neither ending."""
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     return names.normal(path.name[: -len(ending)]) if ending else None
 
 
 def by_stem(paths: list[Path]) -> dict[str, Path]:
-    """stem -> file; files of other kinds are passed over. Raises: InputError where name.nii and name.nii.gz are both there."""
+    """Stem -> file; other files are ignored. Raises: InputError if name.nii and name.nii.gz both exist."""
     found: dict[str, Path] = {}
     for path in paths:
         if (name := stem(path)) is None:
@@ -67,9 +71,9 @@ def by_stem(paths: list[Path]) -> dict[str, Path]:
 
 
 def slice_axes(files: Iterable[tuple[Path, int]], chosen: int | None = None) -> dict[Path, int]:
-    """The slice axis of each file of a data set, by axes.of_set; only headers are read.
+    """The slice axis of each file of a data set, by axes.of_set. Only headers are read.
 
-    Args: files: file, and how many channels it holds along a fourth axis. chosen: what the user says (data.slice_axis).
+    Args: files: file, and its number of channels along a fourth axis. chosen: data.slice_axis.
     """
     grids = {}
     for path, n_channels in files:
@@ -80,13 +84,14 @@ def slice_axes(files: Iterable[tuple[Path, int]], chosen: int | None = None) -> 
 
 
 def read(path: Path, *, channel: int = 0, n_channels: int = 1, slice_axis: int | None = None) -> Volume:
-    """One 3-D volume, and of its header only what is used: sizes, spacing, affine, scaling.
+    """One 3-D volume with its spacing and affine.
 
-    No byte is read that the header does not announce, and no volume that is larger than MAX_BYTES, so that neither a
-    header nor a compressed file can claim more memory than that.
+    Only the bytes that the header announces are read, and no volume larger than MAX_BYTES, so neither a header nor a
+    compressed file can make it use more memory.
 
-    Args: channel: which volume of n_channels along the fourth axis; a file of one channel must have three axes (or two).
-        slice_axis: the stored axis that counts the slices, as slice_axes found it; None: by this file alone.
+    Args:
+        channel: index of the volume among n_channels along the fourth axis; with one channel the file has 3 axes (or 2).
+        slice_axis: the stored axis that counts the slices, from slice_axes; None: found from this file alone.
     Raises: InputError naming the file.
     """
     with _opened(path) as file:
@@ -103,7 +108,7 @@ def read(path: Path, *, channel: int = 0, n_channels: int = 1, slice_axis: int |
 
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
-    """The file, unpacked if it is compressed. Raises: InputError for all that goes wrong while it is read."""
+    """The file, unpacked if it is compressed. Raises: InputError for every error of reading inside the with block."""
     names.check_file(path)
     try:
         with path.open("rb") as raw:
@@ -117,9 +122,9 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def n_frames(path: Path) -> int:
-    """How many volumes a file holds along its fourth axis; 1 where the header is such that `read` refuses it.
+    """The number of volumes along the file's fourth axis; 1 if `read` will refuse the header.
 
-    Raises: InputError for a file that is none, and for a film of more than MAX_BYTES pixels.
+    Raises: InputError if it is no file, and for a film of more than MAX_BYTES pixels.
     """
     names.check_file(path)
     try:
@@ -127,7 +132,7 @@ def n_frames(path: Path) -> int:
             block = file.read(max(kind.sizeof_hdr for kind in HEADERS.values()))
         kind = HEADERS[block[:4]]
         shape = tuple(int(n) for n in kind(block[: kind.sizeof_hdr], check=False).get_data_shape())
-    except Exception:  # what is wrong with it is for `read` to say
+    except Exception:  # `read` will report the error
         return 1
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -146,22 +151,22 @@ def _words(error: Exception) -> str:
 
 
 def _voxels(path: Path, file: io.BufferedIOBase, about: Header, channel: int, n_channels: int) -> NDArray[Any]:
-    """The pixels, scaled, with the stored axes in reverse. Of the file the header has been read, and nothing else."""
+    """The scaled pixels, with the stored axes reversed. The file must be open just behind the header."""
     shape, dtype = about.shape, about.dtype
     n_bytes = math.prod(shape[:3]) * dtype.itemsize
     too_long = f"{path}: it holds more than the {' x '.join(map(str, shape))} pixels of its header. Copy it again."
     if path.stat().st_size > 1.1 * (about.offset + n_channels * n_bytes) + CHUNK_BYTES:
-        raise InputError(too_long)  # before gzip looks at each byte of what follows
+        raise InputError(too_long)  # before gzip reads all that follows
     _pass_over(file, about.offset - int(about.stored.sizeof_hdr) + channel * n_bytes)
     content = exactly(file, n_bytes)
     _pass_over(file, (n_channels - 1 - channel) * n_bytes)
-    if file.read(1):  # reading to the end is also what makes gzip compare its checksum
+    if file.read(1):  # gzip compares its checksum only when it reaches the end
         raise InputError(too_long)
     rows, columns, n_slices = shape[1], shape[0], shape[2] if len(shape) > 2 else 1
     voxels: NDArray[Any] = np.frombuffer(content, dtype).reshape(n_slices, rows, columns)
     slope, inter = about.scale
     if slope is not None and (slope, inter) != (1, 0):
-        with np.errstate(over="ignore"):  # what becomes infinite is refused later
+        with np.errstate(over="ignore"):  # infinite values are refused later
             voxels = voxels.astype(np.float32)
             voxels *= np.float32(slope)
             voxels += np.float32(inter or 0)
@@ -169,9 +174,9 @@ def _voxels(path: Path, file: io.BufferedIOBase, about: Header, channel: int, n_
 
 
 def encode(mask: NDArray[np.bool_], like: Nifti1Header, slice_axis: int = axes.LAST) -> bytes:
-    """A .nii.gz file of a mask (K, H, W) as 0 and 1, on the grid of this header, of which nothing else is kept.
+    """A .nii.gz file of a mask (K, H, W) as 0 and 1 on the grid of this header; nothing else of the header is kept.
 
-    Args: slice_axis: the stored axis that K counts, as Volume has it.
+    Args: slice_axis: as in Volume: the stored axis that K counts.
     """
     mask = np.moveaxis(mask, -3, -1 - slice_axis)
     header = type(like)()
@@ -184,7 +189,7 @@ def encode(mask: NDArray[np.bool_], like: Nifti1Header, slice_axis: int = axes.L
 
 
 def _pass_over(file: io.BufferedIOBase, n_bytes: int) -> None:
-    """Read on without keeping anything; a seek in a file that was cut off would not be noticed."""
+    """Read and discard. A seek would not notice that the file was cut off."""
     while n_bytes > 0:
         n_bytes -= len(exactly(file, min(n_bytes, CHUNK_BYTES)))
 

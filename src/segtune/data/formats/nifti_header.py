@@ -1,4 +1,4 @@
-"""The header of a NIfTI file: what is used of it, checked before a pixel is read."""
+"""The header of a NIfTI file, checked before any pixel is read."""
 
 import io
 import math
@@ -16,15 +16,15 @@ from segtune.errors import InputError
 HEADERS: dict[bytes, type[Nifti1Header]] = {
     header.sizeof_hdr.to_bytes(4, order): header for header in (Nifti1Header, Nifti2Header) for order in ("little", "big")
 }
-MAX_BYTES = 2**30  # of one volume, its pixels as float32 at least: 512 x 512 x 1024
-MAX_EXTENSION_BYTES = 2**24  # between the header and the pixels; passed over, it may hold a name
-UPRIGHT = 0.99  # volume of a voxel, as a share of the product of its sides, below which its axes are not at right angles
-AGREE = 0.01  # how far two statements of one distance may differ, as a share of it
+MAX_BYTES = 2**30  # of one volume with at least 4 bytes per pixel: 512 x 512 x 1024
+MAX_EXTENSION_BYTES = 2**24  # between header and pixels; it is skipped because it may contain a name
+UPRIGHT = 0.99  # volume of a voxel / product of its sides, below which its axes are not at right angles
+AGREE = 0.01  # relative difference up to which two distances agree
 MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 
 
 class Header(NamedTuple):
-    """What is used of a header: the stored array's shape, dtype, first byte and (slope, inter); spacing [mm] and affine."""
+    """The used part of a header: the stored array's shape, dtype, first byte and (slope, inter); spacing [mm] and affine."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -36,7 +36,7 @@ class Header(NamedTuple):
 
 
 def read(path: Path, file: io.BufferedIOBase, n_channels: int) -> Header:
-    """The header, from which the file is read on. Raises: InputError for one that cannot be."""
+    """The header; the file is then positioned behind it. Raises: InputError for an unusable header."""
     first = file.read(4)
     kind = HEADERS.get(first)
     if kind is None:
@@ -49,7 +49,7 @@ def read(path: Path, file: io.BufferedIOBase, n_channels: int) -> Header:
         unit = MM[header.get_xyzt_units()[0]]
         zooms = [float(zoom) * unit for zoom in header.get_zooms()[:3]]
         stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-        with np.errstate(all="ignore"):  # what is not finite is refused below
+        with np.errstate(all="ignore"):  # infinite values are refused below
             affine = np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine() if stated else None
         single = header["magic"].item().startswith(b"n+")
     except Exception as error:  # a damaged header makes nibabel fail in many ways, none of them a bug of ours
@@ -76,7 +76,7 @@ def read(path: Path, file: io.BufferedIOBase, n_channels: int) -> Header:
 def _check_shape(path: Path, shape: tuple[int, ...], n_channels: int) -> None:
     size = " x ".join(map(str, shape))
     if len(shape) < 2 or min(shape) < 1:
-        raise InputError(f"{path}: an image of {size or 'no'} pixels is none. Copy the file again.")
+        raise InputError(f"{path}: an image of {size or 'no'} pixels is empty. Copy the file again.")
     if n_channels > 1 and (len(shape) != 4 or shape[3] != n_channels):
         raise InputError(
             f"{path}: an array of {size}, but dataset.json names {n_channels} channels, which would make a fourth axis of "
@@ -89,11 +89,11 @@ def _check_shape(path: Path, shape: tuple[int, ...], n_channels: int) -> None:
 
 
 def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] | None) -> None:
-    """Spacing must be distances; an affine, where the header states one, must say the same."""
+    """Raises: InputError if the spacing is unusable, or if the header's affine contradicts it."""
     if not all(SPACINGS_MM[0] <= zoom <= SPACINGS_MM[1] for zoom in zooms):
         raise InputError(
-            f"{path}: the header gives the spacing as {' x '.join(f'{zoom:g}' for zoom in zooms)} mm (pixdim), without which "
-            "nothing is known in mm. Restore it."
+            f"{path}: the header gives the spacing as {' x '.join(f'{zoom:g}' for zoom in zooms)} mm (pixdim), which is "
+            "unusable, so distances in mm are unknown. Restore it."
         )
     if affine is None:
         return
@@ -102,16 +102,16 @@ def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] 
         lengths = np.sqrt((columns**2).sum(axis=0))
         volume = abs(np.linalg.det(columns / lengths)) if np.isfinite(affine).all() and lengths.all() else 0.0
     if not volume > 0.5:
-        raise InputError(f"{path}: the affine is not that of an image: its axes do not span a space. Restore the header.")
+        raise InputError(f"{path}: the affine is unusable: its axes do not span a space. Restore the header.")
     if volume < UPRIGHT:
         raise InputError(
-            f"{path}: the affine is sheared: its axes are not at right angles, so that the sizes of a pixel tell neither "
+            f"{path}: the affine is sheared: its axes are not at right angles, so the sizes of a pixel give neither "
             "distances nor volumes. Resample it onto an upright grid."
         )
     if not np.allclose(lengths[: len(zooms)], zooms, rtol=AGREE, atol=0):
         raise InputError(
             f"{path}: the affine gives the spacing as {' x '.join(f'{length:g}' for length in lengths)} mm, pixdim as "
-            f"{' x '.join(f'{zoom:g}' for zoom in zooms)} mm: which one counts? Correct the header."
+            f"{' x '.join(f'{zoom:g}' for zoom in zooms)} mm. Correct the header."
         )
 
 
