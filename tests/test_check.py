@@ -2,25 +2,27 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.errors import InstantiationException
 from PIL import Image
 
 from layouts.sunnybrook import REAL, write_patient
 from segtune import check
 from segtune.config import entry
-from segtune.data import contour_files, findings, inspection, phantom, slice_checks
+from segtune.data import contour_files, examination, findings, inspection, phantom, slice_checks
 from segtune.data.formats import dicom
 from segtune.errors import InputError
+from segtune.training import build
 
 FRAMES = (20, 40, 60)
 
 
 def examine(*overrides):
-    return check.examine(entry.compose(overrides, "check"))
+    cfg = entry.compose(overrides, "check")
+    return examination.examine(entry.plain(cfg)["data"], partial(build.slices, cfg), partial(build.split, cfg))
 
 
 def run(capsys, *overrides) -> tuple[int, str, str]:
@@ -204,7 +206,7 @@ def test_other_readers_are_checked_by_their_slices(tmp_path):
 
 
 def test_bad_data_of_other_readers_are_one_sentence(tmp_path):
-    with pytest.raises(InstantiationException, match="there is no folder images in it"):  # entry makes one sentence of it
+    with pytest.raises(InputError, match="there is no folder images in it"):  # entry makes one sentence of it
         examine("data=folder", f"data.root={tmp_path}", "data.pixel_mm=1")
 
 
@@ -289,8 +291,6 @@ def test_the_nine_wrong_epicardia_among_the_real_patients_are_found(capsys):
 
 def found_by_a_run(root, *overrides):
     """As train and evaluate ask."""
-    from segtune.training import build
-
     cfg = entry.compose([*data(root), *overrides])
     slices = build.slices(cfg)
     drawn = contour_files.for_run(entry.plain(cfg)["data"], slices)

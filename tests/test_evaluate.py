@@ -386,3 +386,14 @@ def test_every_volume_of_a_patient_has_its_own_line_and_is_not_pooled_with_the_o
     at = lines.index(["phase", "not", "known"])
     assert [line[:4] for line in lines[at + 2 : at + 4]] == [["P1", "frame", "1", "2"], ["P1", "frame", "12", "2"]]
     assert ["mean", "of", "volumes"] in [line[:3] for line in lines]
+
+
+def test_a_label_s_number_is_compared_with_a_word_of_warning(runs, caplog):
+    """What label 1 is may differ between two data sets."""
+    about = {"reader": {"_target_": "segtune.data.nnunet.read"}, "root": "a", "target": "1"}
+    one = origin(load(runs[0]))._replace(reader=readers.of(about), data=about)
+    assert comparable_data(about | {"target": None}, [one]) == {"target": "1"}
+    assert "label 1 is compared here too" in caplog.text
+    caplog.clear()
+    comparable_data(about | {"target": None}, [one._replace(data=about | {"target": "RV"})])
+    assert not caplog.text

@@ -10,8 +10,7 @@ from segtune.config import entry, rules
 from segtune.config import overrides as config_overrides
 from segtune.config.explain import explain
 from segtune.config.overrides import _searched, as_axes, at_home, groups, has_key, quote_numbers
-from segtune.data import splits
-from segtune.data import readers
+from segtune.data import readers, splits
 from segtune.errors import InputError
 
 
@@ -121,8 +120,8 @@ def test_a_share_composes_in_every_form_a_person_types(value):
     ],
 )
 def test_values_that_cannot_be_are_refused_by_key(overrides, message):
-    with pytest.raises(InputError) as caught:
-        config = entry.plain(entry.compose(overrides))
+    config = entry.plain(entry.compose(overrides))
+    with pytest.raises(InputError) as caught:  # noqa: PT012 -- either of the two
         rules.check(config)
         readers.check_target(config["data"])
     assert str(caught.value).startswith(message)
@@ -152,8 +151,8 @@ def test_values_that_cannot_be_are_refused_by_key(overrides, message):
     ],
 )
 def test_values_that_cannot_be_beside_each_other_are_refused_by_key(overrides, message):
-    with pytest.raises(InputError) as caught:
-        config = entry.plain(entry.compose(overrides))
+    config = entry.plain(entry.compose(overrides))
+    with pytest.raises(InputError) as caught:  # noqa: PT012 -- either of the two
         rules.check(config)
         readers.check_target(config["data"])
     assert str(caught.value).startswith(message)

@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from segtune.report import drawings, reading, tables
 from segtune.report.__main__ import report_sweeps, study_of
 from segtune.report.analysis import Analysis
 from segtune.report.penalties import lambda_series
-from segtune.report.sentences import sentences
+from segtune.report.sentences import sentences, unlike_code
 from segtune.runs import identity, layout
 from segtune.runs.state import write_status
 from segtune.runs.sweep import read_sweep
@@ -489,3 +490,17 @@ def test_claims_and_comparisons_are_two_families(tmp_path):
     expected = multipletests(p, method="holm")[1]
     assert [float(row["p_holm"]) for row in found] == pytest.approx(list(expected), rel=1e-12)
     assert not any(row["kind"] == "claim" for row in rows(folder, "comparisons"))
+
+
+def test_runs_of_one_configuration_that_were_made_with_different_code_are_named(tmp_path):
+    """They differ in the content of a module of the user's own, which no version of segtune tells."""
+    sweep = reading.read([grid(tmp_path, seeds=range(4), losses=("bce",))])
+    alike = sweep.cells[0].records
+    assert len(alike) == 4
+    records = [
+        replace(record, result={**record.result, "inputs": {"data": "d", "mylosses": "old" if number < 3 else "new"}})
+        for number, record in enumerate(alike)
+    ]
+    assert not [line for line in unlike_code(sweep.records) if "mylosses" in line]
+    (line,) = [line for line in unlike_code(records) if "mylosses" in line]
+    assert "2 versions of mylosses (3, 1 runs)" in line

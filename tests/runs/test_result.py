@@ -39,7 +39,17 @@ from segtune.runs.tables import append_history, csv_text, cut_history, read_hist
 
 ROW = dict.fromkeys(layout.HISTORY_COLUMNS, 0.5)
 SLICE = dict.fromkeys(layout.SLICE_COLUMNS, 1)
-PICTURES = {"best_image": np.zeros((2, 4, 4), dtype=np.uint8), "best_patient": np.array("P01")}
+PICTURES = {
+    f"{which}_{part}": value
+    for which in ("best", "median", "worst")
+    for part, value in {
+        "image": np.zeros((2, 4, 4), dtype=np.uint8),
+        "true": np.zeros((2, 4, 4), dtype=bool),
+        "pred": np.zeros((2, 4, 4), dtype=bool),
+        "frame": np.array([1, 2]),
+        "patient": np.array("P01"),
+    }.items()
+}
 
 
 def config(*overrides):

@@ -76,6 +76,12 @@ def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[
     """
     here, there, own, asked = readers.of(data), origins[0].reader, origins[0].data["target"], data["target"]
     run = f"run {origins[0].run_id} segments the {own}"
+    if asked is None and not there.targets and str(own).isdigit():
+        log.warning(
+            "%s, which is the number of a label: label %s is compared here too, whatever it is called in these data. "
+            "If it is another one, say data.target=...",
+            *(printable(run), own),
+        )
     if here.kind == there.kind:
         if here.targets and asked not in (None, own):
             raise InputError(f"data.target={asked}: {run} of such data. Leave data.target out.")

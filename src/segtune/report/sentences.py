@@ -9,6 +9,7 @@ from segtune.report.comparisons import CANNOT_TELL, DECLARED, Judged
 from segtune.report.formats import count
 from segtune.report.records import Record
 from segtune.report.tables import finding_rows
+from segtune.runs import identity
 
 
 def sentences(analysis: Analysis) -> list[str]:
@@ -129,8 +130,26 @@ def unlike_code(records: Sequence[Record]) -> list[str]:
         if len(runs_of) > 1:
             each = ", ".join(f"{version} ({len(runs)} runs)" for version, runs in sorted(runs_of.items()))
             found.append(f"Runs of more than one {name} are compared: {each}. A difference may be due to the code.")
+    found += _unlike_inputs(records)
     if dirty:
         found.append(
             f"{len(dirty)} of {len(records)} runs come from a checkout with uncommitted changes, so their code is not known."
         )
     return found
+
+
+def _unlike_inputs(records: Sequence[Record]) -> list[str]:
+    """Warnings if runs of one configuration were made with different versions of the user's own code or files."""
+    versions: dict[tuple[str, str], dict[str, int]] = {}
+    for record in records:
+        inputs = record.result.get("inputs")
+        for name, digest in inputs.items() if isinstance(inputs, dict) else ():
+            if name != "data":
+                of = versions.setdefault((identity.cell_id(record.config, record.fingerprint), str(name)), {})
+                of[str(digest)] = of.get(str(digest), 0) + 1
+    unlike = {name: sorted(of.values(), reverse=True) for (_, name), of in versions.items() if len(of) > 1}
+    return [
+        f"Runs of one configuration were made with {len(counts)} versions of {name} ({', '.join(map(str, counts))} runs): they "
+        "are no replicates of each other, although they are pooled here. Run the older ones again."
+        for name, counts in sorted(unlike.items())
+    ]

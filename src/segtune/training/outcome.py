@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segtune import nets, regularizers
 from segtune.data import splits
+from segtune.data.display import grey
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
 from segtune.metrics.score import Pair, Row, Scores, score_pairs, summarize
@@ -161,17 +162,15 @@ def pictures(slices: list[Slice], rows: list[Row], last: Predictions) -> dict[st
         where = [index for index, item in enumerate(slices) if item.patient == patient]
         found[f"{name}_patient"] = np.array(patient)
         found[f"{name}_frame"] = np.array([slices[index].frame for index in where])
-        found[f"{name}_image"] = np.stack([grey(slices[index].image, last.predicted.shape[-1]) for index in where])
+        found[f"{name}_image"] = np.stack([padded_grey(slices[index].image, last.predicted.shape[-1]) for index in where])
         found[f"{name}_true"] = last.true[where, 0].numpy()
         found[f"{name}_pred"] = last.predicted[where, 0].numpy()
     return found
 
 
-def grey(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
-    """The image with its 1st to 99th percentile on 0 ... 255, padded at bottom and right to size x size."""
-    low, high = np.percentile(image, [1, 99])
-    scaled = np.rint(255 * np.clip((image - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
-    return np.pad(scaled, [(0, size - side) for side in image.shape])
+def padded_grey(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
+    """The image as grey levels, padded at bottom and right to size x size."""
+    return np.pad(grey(image), [(0, size - side) for side in image.shape])
 
 
 def weight_sums(module: Segmenter) -> dict[str, float]:

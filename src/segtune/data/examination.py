@@ -1,0 +1,42 @@
+"""Examine a data set for segtune.check: read it, split it and collect every finding, even where its reader refuses it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from segtune.data import contour_files, findings, slice_checks
+from segtune.data.findings import Finding
+from segtune.data.slices import SliceSet
+from segtune.data.splits import Split
+from segtune.errors import InputError
+
+
+def examine(
+    data: Mapping[str, Any], read: Callable[[], SliceSet], split: Callable[[SliceSet], Split]
+) -> tuple[SliceSet, list[Finding]]:
+    """The data set and all findings in it. If its reader refuses it, it is empty, but every contour file is still checked.
+
+    Args:
+        data: cfg.data as a mapping.
+        read, split: read the data set, and split it as a run would.
+
+    Raises: InputError if the reader refuses data that have no contour files to check one by one.
+    """
+    slices, refusal = SliceSet(()), ""
+    try:
+        slices = read()
+    except InputError as error:
+        if not contour_files.listed(data):
+            raise
+        refusal = str(error)
+    found = contour_files.find(data, slices, with_folders=True)
+    known = {place for one in found for place in (one.file, one.message) if one.severity == "error" and place}
+    if refusal and not any(place in refusal for place in known):
+        found.append(Finding("error", "unreadable", None, None, None, refusal))
+    if not len(slices):
+        return slices, findings.ranked(found)
+    sides = None
+    try:
+        sides = split(slices)
+    except InputError as error:
+        found.append(Finding("warning", "split", None, None, None, str(error)))
+    return slices, findings.joined(found, slice_checks.find(slices, sides))
