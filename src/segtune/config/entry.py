@@ -1,4 +1,4 @@
-"""The one way into Hydra for all verbs: overrides as a person types them, a run's id, errors in one sentence."""
+"""The entry point of all commands: overrides as people type them, the run_id resolver, errors in one sentence."""
 
 import functools
 import logging
@@ -21,9 +21,9 @@ from segtune.runs import identity
 
 
 def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
-    """Run a verb under Hydra. What a user can put right ends as one message and exit code 1; a bug keeps its traceback."""
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as Hydra reads it
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print; it is explained here
+    """Run a command under Hydra. Errors that a user can fix end in one message and exit code 1; bugs keep their traceback."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the same rule as Hydra's
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors, which are explained here, instead of printing them
     failures: list[Exception] = []
 
     @functools.wraps(task)
@@ -32,19 +32,19 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
             task(with_home(cfg))
         except Exception as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
-                raise  # the sweep goes on and its sweeper explains
-            failures.append(error)  # past Hydra, which would announce it in a line of its own
+                raise  # the sweeper explains it, and the sweep continues
+            failures.append(error)  # raised later, because Hydra would print a line of its own
 
-    if config_name != "config":  # runs see to their signals themselves (workers)
+    if config_name != "config":  # runs handle signals themselves
         signal.signal(signal.SIGTERM, _interrupt)
-    logging.raiseExceptions = False  # a line that a closed pipe or a full disk does not take is lost, without a traceback
+    logging.raiseExceptions = False  # log lines that cannot be written are dropped without a traceback
     try:
         sys.argv[1:] = arguments(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
         if failures:
             raise failures[0]
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads the output has seen enough, as `| head` has
+    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes when it ends
         sys.exit(128 + signal.SIGPIPE)
     except (KeyboardInterrupt, Interrupted) as stop:
@@ -65,13 +65,13 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
-    """The configuration that these overrides give on the command line; for tests and notebooks."""
+    """Compose a configuration as the command line would; for tests and notebooks."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose(config_name, [quote_numbers(at_home(override)) for override in overrides])
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration without Hydra's own node, resolved, as plain dicts."""
+    """The resolved configuration as plain dicts, without Hydra's own node."""
     keys = [str(key) for key in cfg if key != "hydra"]
     container = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
@@ -79,7 +79,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def with_home(cfg: DictConfig) -> DictConfig:
-    """The configuration with a path's leading ~ written out, wherever a value begins with one."""
+    """The configuration with a leading ~ of its values expanded."""
     found = OmegaConf.create(_at_home(OmegaConf.to_container(cfg)))
     assert isinstance(found, DictConfig)
     OmegaConf.set_struct(found, True)
@@ -87,7 +87,7 @@ def with_home(cfg: DictConfig) -> DictConfig:
 
 
 def _at_home(value: Any) -> Any:
-    """A value, or every value in it, with a leading ~ or ~user written out as that home folder."""
+    """The value, or every value in it, with a leading ~ or ~user expanded."""
     if isinstance(value, dict):
         return {key: _at_home(item) for key, item in value.items()}
     if isinstance(value, list):

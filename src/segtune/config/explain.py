@@ -1,4 +1,4 @@
-"""Errors in one sentence: what went wrong and how the user can cure it."""
+"""Explain errors in one sentence: what went wrong and how the user can fix it."""
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -10,13 +10,11 @@ from omegaconf.errors import OmegaConfBaseException
 from segtune.config.overrides import CONF, as_number, dotted_keys, groups, has_key, option_file
 from segtune.errors import InputError
 
-# Errors in one sentence
-
 NOT_OF_A_DISK = (BlockingIOError, ChildProcessError, ConnectionError, InterruptedError, ProcessLookupError, TimeoutError)
 
 
 def explain(error: BaseException, config_name: str = "config") -> str | None:
-    """What went wrong and how to cure it, if that is for the user to do; None for a bug."""
+    """What went wrong and how the user can fix it; None for a bug in the program."""
     chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, InputError):
@@ -42,7 +40,7 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
     if str(error).startswith("Ambiguous value for argument '"):
         return f"{str(error).split(chr(39))[1]}: several values make a sweep: add -m."
     if isinstance(error, InstantiationException) and not _is_call(error.__cause__):
-        return None  # what was called failed of itself
+        return None  # the called function failed, not the call
     if isinstance(error, HydraException | OmegaConfBaseException):
         said = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".split("\n")]
         return "; ".join(
@@ -52,12 +50,12 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
 
 
 def _is_call(error: BaseException | None) -> bool:
-    """Whether this is about the call itself: a target that is not there, an argument too many or too few."""
+    """Whether the error is about the call itself: an unknown target, or a wrong argument."""
     return not isinstance(error, Exception) or isinstance(error, ImportError | AttributeError) or "argument" in str(error)
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What to do if this is a lack of memory, of the GPU or not; None if it is something else. Does not import torch."""
+    """Advice if the error is a lack of memory, of the GPU or of the machine; None for other errors. Imports no torch."""
     text = str(error).strip()
     told = isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
     if not (told or isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__):
@@ -70,7 +68,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what caused it, what caused that, and so on; each once, for an error may be raised again as its own cause."""
+    """The error and its chain of causes, each once: an error that is raised again may be its own cause."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error
@@ -94,7 +92,9 @@ def _unknown_key(key: str, config_name: str) -> str:
     owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
     if owners:
         return f"{key}: the chosen {group} has no {name}; only {group}={', '.join(owners)}. Choose one or leave it out."
-    beginning = {"config": "", "calibrate": "", "check": "", "evaluate": "data."}.get(config_name)  # of the run's keys it has
+    beginning = {"config": "", "calibrate": "", "check": "", "evaluate": "data."}.get(
+        config_name
+    )  # the run's keys that this verb accepts
     of_a_run = [name for name in _run_keys() if name.startswith(beginning)] if beginning is not None else []
     known = sorted({*_own_keys(config_name), *of_a_run})
     module = "segtune" if config_name == "config" else f"segtune.{config_name}"
@@ -102,7 +102,7 @@ def _unknown_key(key: str, config_name: str) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """All that is known, the most similar first: a number's neighbours by value, all else by spelling."""
+    """The known names, the most similar first: numbers by value, others by spelling."""
     number = as_number(name)
     numbers = [option for option in known if as_number(option) is not None]
     if number is not None and numbers:

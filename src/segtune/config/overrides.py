@@ -23,19 +23,17 @@ CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / 
 
 
 def expanded(text: str) -> str:
-    """The text with a leading ~ or ~user written out; a Path would change other texts too, and refuse an unknown user."""
+    """The text with a leading ~ or ~user expanded. Path.expanduser would also change other texts and refuse unknown users."""
     return os.path.expanduser(text)  # noqa: PTH111
 
 
-# The command line: Hydra's flags, overrides, and options that look like numbers
-
-_searched: list[Path] = [CONF]  # where config groups are found: of this command
+_searched: list[Path] = [CONF]  # the folders in which this command looks for config groups
 
 
 def arguments(typed: Sequence[str]) -> list[str]:
-    """The command line as Hydra takes it: its flags first, then the overrides, with options that look like numbers quoted.
+    """The command line in the form that Hydra accepts: flags first, then overrides with number-like options in quotes.
 
-    Hydra's own parser decides what is a flag and what is a flag's value, wherever among the overrides they stand.
+    Hydra's own parser decides which words are flags and their values, wherever they stand among the overrides.
     """
     parser = get_args_parser()
     said = parser.parse_intermixed_args(typed)
@@ -54,13 +52,13 @@ HOME = re.compile(r"""(^|[,\[(:]\s*)(["']?)(~[\w.-]*)(?=$|[/,"'\])])""")
 
 
 def at_home(override: str) -> str:
-    """The override with a leading ~ or ~user of its values written out: Hydra's grammar has no such character."""
+    """The override with a leading ~ or ~user of its values expanded, because Hydra's grammar has no ~."""
     key, sign, value = override.partition("=")
     return key + sign + HOME.sub(lambda match: match[1] + match[2] + expanded(match[3]), value)
 
 
 def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path]:
-    """The folders that Hydra looks for options in: its primary one, --config-dir, and hydra.searchpath of the command line."""
+    """The folders in which Hydra looks for options: its primary one, --config-dir, and hydra.searchpath on the command line."""
     places = [said.config_path or CONF, *([said.config_dir] if said.config_dir else [])]
     for override in overrides:
         key, _, value = override.partition("=")
@@ -78,7 +76,7 @@ def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path
 
 
 def groups() -> dict[str, list[str]]:
-    """Config groups and the names of their options, those of the user's own folders of options among them."""
+    """Config groups and the names of their options, including those in the user's own config folders."""
     known = {path.parent.relative_to(_searched[0]) for path in _searched[0].rglob("*.yaml")} - {Path()}
     own = {path.relative_to(top) for top in _searched[1:] if top.is_dir() for path in top.iterdir() if path.is_dir()}
     found = {group.as_posix(): sorted({path.stem for top in _searched for path in (top / group).glob("*.yaml")})
@@ -87,7 +85,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def option_file(group: str, option: str) -> Path | None:
-    """The file of an option; the first of the folders that has it counts, as in Hydra."""
+    """The file of an option in the first search folder that has it, as in Hydra."""
     return next((path for top in _searched if (path := top / group / f"{option}.yaml").is_file()), None)
 
 
@@ -95,11 +93,11 @@ BARE = {ord(bracket): None for bracket in "[]"}
 
 
 def quote_numbers(override: str) -> str:
-    """The override with options that look like numbers in quotes: Hydra takes split=0.6 for a number and refuses it.
+    """The override with number-like options in quotes, because Hydra reads split=0.6 as a number and refuses it.
 
-    Hydra's own parser decides what is a list; other overrides come back as they are.
+    Hydra's own parser decides what is a list. Other overrides are returned unchanged.
 
-    Raises: InputError for what does not parse, and for a list in brackets.
+    Raises: InputError if the override does not parse, or for a list in brackets.
     """
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -131,9 +129,9 @@ def quote_numbers(override: str) -> str:
 
 
 def as_axes(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a sweep, in which a key that only some options of its group have is an axis of one value.
+    """The arguments of a sweep, with keys that only some options of a group have turned into an axis of one value.
 
-    Hydra composes its base from all that is no axis, and there reg.lambda=auto fails where the grid is to choose reg=l2.
+    Hydra composes its base configuration without the axes; there reg.lambda=auto fails if only the grid chooses reg=l2.
     """
     chosen = {group: name.strip("'\"") for group, _, name in (arg.partition("=") for arg in arguments)}
 
@@ -150,7 +148,7 @@ def as_axes(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted(value: Any, options: Sequence[str]) -> str:
-    """One option's name in Hydra's quotes: a number by the option of that value (0.60 is '0.6'), null as none."""
+    """An option's name in quotes: for a number the option of that value (0.60 is '0.6'), for null the option none."""
     text = "none" if value is None else value.text if isinstance(value, QuotedString) else str(value)
     number = as_number(text)
     if number is not None:

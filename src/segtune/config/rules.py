@@ -45,7 +45,7 @@ def _which_volume() -> tuple[Callable[[Any], bool], str]:
     )
 
 
-VERBS = ("runs", "calibrate", "check", "evaluate", "export")  # folders below outputs that are not a sweep's
+VERBS = ("runs", "calibrate", "check", "evaluate", "export")  # folders below outputs that are not sweeps
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -159,11 +159,11 @@ NULLABLE = {
 }
 
 
-NESTED_FROM = 0.2  # the least split.val_fraction of split.by=nested: splits.TEST_FRACTION, without its imports
+NESTED_FROM = 0.2  # the smallest split.val_fraction of split.by=nested; equals splits.TEST_FRACTION, without its imports
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Raises: InputError naming the first key whose value cannot be, by itself or beside the others, and what it must be."""
+    """Raises: InputError that names the first key with an invalid or contradictory value, and the valid ones."""
     for key, (fulfils, requirement) in RULES.items():
         group, _, name = key.rpartition(".")
         values = (config.get(group) or {}) if group else config
@@ -174,14 +174,14 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def check_for_calibration(config: Mapping[str, Any]) -> None:
-    """The same for segtune.calibrate, where reg.ratio goes with any lambda, because another lambda is what it looks for."""
+    """The same for segtune.calibrate, where reg.ratio may stand beside any reg.lambda, because a new lambda is measured."""
     reg = config.get("reg") or {}
     check({"reg": {"ratio": reg.get("ratio")}})
     check({**config, "reg": {**reg, "ratio": None}})
 
 
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
-    """Values that cannot be beside each other."""
+    """A message for each pair of values that contradict each other."""
     data, split, loss, reg, model = (config.get(group) or {} for group in ("data", "split", "loss", "reg", "model"))
     if (ed := data.get("ed")) is not None and ed == data.get("es"):
         yield f"data.ed={ed} and data.es={ed}: ED and ES are two phases of a beat. Name a volume for each."

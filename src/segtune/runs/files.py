@@ -1,4 +1,4 @@
-"""Reading and writing files safely: whole or not at all, never over what another process wrote, of bounded size."""
+"""Safe files: atomic writes that never replace another process's work, and reads of bounded size."""
 
 import errno
 import fcntl
@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, cast
 from segtune.errors import InputError
 from segtune.runs import layout
 
-DAY_S = 86_400.0  # the age from which a temporary file is a dead process's, where its lock cannot be seen
-LARGEST_JSON = 2**26  # bytes of a JSON file that is read
+DAY_S = 86_400.0  # a temporary file of this age [s] is abandoned, if locks do not work
+LARGEST_JSON = 2**26  # the most bytes of a JSON file
 
 
 def open_regular(path: Path, mode: str = "rb") -> BinaryIO:
@@ -53,13 +53,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
 
-guards: dict[str, Callable[[], None]] = {}  # absolute folder -> raises if this process must not write there any more
+guards: dict[
+    str, Callable[[], None]
+] = {}  # absolute folder -> a function that raises if this process may no longer write there
 
 
 def check_owner(path: Path) -> None:
     """Raise LostError unless this process still owns the run's folder in which it is about to write this file.
 
-    A process that works on no run (state.working) has nothing to check.
+    A process that is not working on a run (state.working) has nothing to check.
     """
     for folder in path.parent.resolve(), path.parent.resolve().parent:
         if (guard := guards.get(str(folder))) is not None:
@@ -67,12 +69,12 @@ def check_owner(path: Path) -> None:
 
 
 def as_list(value: Any) -> list[Any]:
-    """The value, if it is a list; else an empty one."""
+    """The value if it is a list, otherwise an empty list."""
     return value if isinstance(value, list) else []
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """The file appears whole or not at all, whatever happens in between. durable: and is on the disk before this returns."""
+    """Write a file that appears whole or not at all. durable: wait until it is on the disk."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         if durable:
@@ -82,7 +84,7 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> No
 
 
 def write_files(stem: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Files of one name and several suffixes, a figure's say: contents by suffix. The folder is made if it is not there."""
+    """Write files of one name with several suffixes, such as a figure as .svg and .png. Makes the folder if it is missing."""
     check_owner(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in contents]
@@ -92,7 +94,7 @@ def write_files(stem: Path, contents: Mapping[str, bytes]) -> list[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    """Wait until a file's content, or a folder's list of names, is on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -102,7 +104,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error of the disk in this block names the file: a full disk is noticed while writing, where nothing says of what."""
+    """Add the file's name to an OSError of this block: a full disk is noticed in a write, which does not know the name."""
     try:
         yield
     except OSError as error:
@@ -112,9 +114,9 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not.
+    """A temporary file beside `path` that replaces it if the block succeeds and is removed if it fails.
 
-    Raises: LostError if `path` is in a run's folder that this process does not own any more.
+    Raises: LostError if `path` is in the folder of a run that another process has taken over.
     """
     check_owner(path)
     with _partial(path, is_folder=False) as temporary:
@@ -127,9 +129,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes it when the block ends well, and vanishes when it does not.
+    """A temporary folder beside `path` that is renamed to it if the block succeeds and is removed if it fails.
 
-    Raises: InputError, before the block, if there is something already but an empty folder; after it, if there is by then.
+    Raises: InputError, before or after the block, if `path` exists and is not an empty folder.
     """
     _refuse_existing(path)
     where = path.resolve()
@@ -144,13 +146,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """A new file or folder beside `path`, locked while this process works on it; removed at the end if it is still there.
+    """A new, locked, temporary file or folder beside `path`; removed at the end if it is still there.
 
-    Those that dead processes have left beside it are removed first.
+    Temporary files of processes that have died are removed first.
     """
     for stale in path.parent.glob(f".*{layout.PARTIAL}"):
         remove_if_stale(stale)
-    start = path.name.encode()[:100].decode(errors="ignore")  # a file system counts bytes
+    start = path.name.encode()[:100].decode(errors="ignore")  # file systems limit the length in bytes
     while True:
         if is_folder:
             temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{start}.", suffix=layout.PARTIAL))
@@ -160,7 +162,7 @@ def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
             temporary = Path(name)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if temporary.exists():  # nobody took it for stale before it was locked
+        if temporary.exists():  # no other process removed it before it was locked
             break
         os.close(handle)
     try:
@@ -171,14 +173,14 @@ def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
 
 
 def remove_if_stale(path: Path) -> None:
-    """Remove a temporary file or folder whose writer is dead: its lock is free or, without locks, it is a day old."""
+    """Remove a temporary file or folder whose writer has died: its lock is free or, without locks, it is a day old."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(path)
         except BlockingIOError:
-            pass  # its writer lives
+            pass  # its writer is alive
         except OSError:
             if time.time() - os.fstat(handle).st_mtime > DAY_S:
                 _remove(path)
@@ -203,7 +205,7 @@ def to_json(value: Any) -> bytes:
 
 
 def json_text(value: Any) -> bytes:
-    """As JSON, which knows no NaN: it is null."""
+    """The value as JSON, with NaN as null."""
     return to_json(_without_nan(value))
 
 
@@ -216,7 +218,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
-    """The first of stem-1, stem-2, ... that is not taken."""
+    """The first of the paths stem-1, stem-2, ... that does not exist."""
     number = 1
     while (folder / f"{stem}-{number}{suffix}").exists():
         number += 1

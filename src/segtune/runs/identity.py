@@ -7,9 +7,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")  # where and how, not what
-PATHS = ("data.root", "data.reader.root")  # where the data lie, which says nothing of what they are
-REPLICATE = ("seed", "split.fold")  # what tells the runs of one cell apart
+BOOKKEEPING = (
+    "hydra",
+    "outputs",
+    "name",
+    "figures",
+    "on_failure",
+    "dry_run",
+    "trainer.devices",
+)  # keys that say where and how a run is made, not what it is
+PATHS = ("data.root", "data.reader.root")  # where the data are stored, which does not say what they are
+REPLICATE = ("seed", "split.fold")  # keys in which replicates of one configuration differ
 
 Config = Mapping[str, Any]
 
@@ -17,29 +25,29 @@ Config = Mapping[str, Any]
 def run_id(config: Config) -> str:
     """12 hex digits of a SHA-256 over the configuration without bookkeeping and without null or empty keys.
 
-    Key order does not count, nor how a number is written (1, 1.0), so that a new option which defaults to null orphans
-    no run.
+    The order of keys and the way a number is written (1, 1.0) do not matter. A new option that defaults to null changes no
+    run id.
     """
     return _hash(config, without=BOOKKEEPING)
 
 
 def cell_id(config: Config, data: str | None = None) -> str:
-    """The run id without the seed, the fold and where the data lie: replicates of a cell share it.
+    """A hash of the configuration without seed, fold and data folder: all replicates of a configuration share it.
 
-    Args: data: the fingerprint of its data, which says what they are wherever they lie.
+    Args: data: the fingerprint of the data, which identifies them wherever they are stored.
     """
     return _hash({**config, "fingerprint": data}, without=(*BOOKKEEPING, *REPLICATE, *PATHS))
 
 
 def placeless_id(config: Config) -> str:
-    """The run id without where the data lie: runs of the same data in different folders share it."""
+    """A hash of the configuration without the data folder: runs on copies of the same data share it."""
     return _hash(config, without=(*BOOKKEEPING, *PATHS))
 
 
 def axes(config: Config) -> dict[str, str]:
-    """What a run is called on the axes of a sweep: loss, split, reg, batch, by their options' names and values."""
+    """The run's value on each axis of a sweep: the names of its loss, split, regulariser and batch."""
     reg = config.get("reg") or {}
-    strengths = ",".join(
+    lambdas = ",".join(
         f"{value:g}" if value != "auto" else f"auto {reg.get('ratio') or 1:g}"
         for key, value in reg.items()
         if key.startswith("lambda")
@@ -47,13 +55,13 @@ def axes(config: Config) -> dict[str, str]:
     return {
         "loss": _called(config["loss"]["_target_"]),
         "split": f"{share:g}" if (share := config["split"].get("val_fraction")) is not None else config["split"]["by"],
-        "reg": f"{_called(reg['penalty']['_target_'])}({strengths})" if reg.get("penalty") else "none",
+        "reg": f"{_called(reg['penalty']['_target_'])}({lambdas})" if reg.get("penalty") else "none",
         "batch": str(config["batch"]["size"]),
     }
 
 
 def _called(target: str) -> str:
-    """What a function is called: one of segtune by its name, any other by all of its path, for lab.bce is not bce."""
+    """The name of a function: short for segtune's own, the full path for others, because lab.bce is not bce."""
     return target.rpartition(".")[2] if target.startswith("segtune.") else target
 
 
@@ -63,7 +71,7 @@ def label(config: Config) -> str:
 
 
 def differences(configs: Sequence[Config]) -> list[str]:
-    """A word for each configuration on where it departs from the others, beyond what its label says."""
+    """For each configuration, the settings in which it differs from the others and that its label does not show."""
     named = (
         *(*BOOKKEEPING, "loss._target_", "loss._partial_", "reg.penalty", "reg.lambda", "reg.lambda_l1", "reg.lambda_l2"),
         *("reg.ratio", "batch.size", "split.val_fraction", "data.reader"),
@@ -73,14 +81,14 @@ def differences(configs: Sequence[Config]) -> list[str]:
     for one in flat:
         for key in values:
             values[key].add(repr(one.get(key)))
-    # a key of loss or reg that only some options have, and have alike, is no difference beyond the option's name
+    # a key that only some losses or regularisers have, with one value, adds nothing to the option's name
     alike = {key for key in values if key.startswith(("loss.", "reg.")) and len(values[key] - {"None"}) < 2}
     varying = sorted(key for key in values if len(values[key]) > 1 and key not in alike)
     return [", ".join(f"{key}={one[key]}" for key in varying if key in one) for one in flat]
 
 
 def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
-    """Dotted keys to values, as the run id sees them; replicates=False: as the cell id does."""
+    """Dotted keys and values as the run id hashes them; with replicates=False, as the cell id does."""
     return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE, *PATHS))
 
 
@@ -89,7 +97,7 @@ def _hash(config: Config, *, without: tuple[str, ...]) -> str:
 
 
 def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
-    """Dotted keys to values, whole floats as ints; no null, no empty mapping or list, nothing of or below `without`."""
+    """Dotted keys and values: whole floats as ints, without null, empty values and the keys in `without`."""
     found: dict[str, Any] = {}
 
     def visit(key: str, value: Any) -> None:

@@ -1,8 +1,9 @@
-"""What a run is made of besides its configuration and its data: the user's own code and files, by their content.
+"""Content hashes of the user's own code and files, on which a run depends besides its configuration and its data.
 
-A `_target_` that is not of segtune or of its own libraries names code of the user's. Its module, the packages that it is in,
-and every module of the same package or the same folder that one of these imports are hashed, from their source files alone:
-nothing is imported or run to find them. What is imported by a name that is computed is not seen.
+A `_target_` outside segtune and the libraries below names the user's code. Its module, the packages around it and all modules
+of the same package or folder that it imports are hashed from their source files; nothing is imported or run to find them.
+Limits: modules in other folders of the Python path, imports whose name is computed, and data files that the code opens by
+itself are not seen.
 """
 
 import ast
@@ -19,15 +20,23 @@ from typing import Any
 from segtune.errors import printable
 from segtune.runs.files import sha256
 
-VERSIONED = {"segtune", "torch", "monai", "torchmetrics", "pytorch_lightning", "numpy", *sys.stdlib_module_names}  # by version
-LIBRARIES = {"site-packages", "dist-packages"}  # folders in which only what is of the same package is the user's own
-STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # the groups in which a value may name a file
+VERSIONED = {
+    "segtune",
+    "torch",
+    "monai",
+    "torchmetrics",
+    "pytorch_lightning",
+    "numpy",
+    *sys.stdlib_module_names,
+}  # libraries that are identified by their versions
+LIBRARIES = {"site-packages", "dist-packages"}  # in these folders only modules of the same package are followed
+STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # config groups in which a value may be the path of a file
 
 
 def content_hashes(config: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> SHA-256 of each module of the user's own that the configuration calls, and of each file that it names.
+    """Name -> SHA-256 of each of the user's modules that the configuration calls and of each file that it names.
 
-    A file, such as the weights that a network starts from, is called by its key: model.weights.
+    A file, such as initial weights, is named by its key: model.weights.
     """
     found: dict[str, str] = {}
     for key, value in _leaves(config):
@@ -46,15 +55,15 @@ def missing_modules(config: Mapping[str, Any]) -> list[str]:
 
 
 def changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The names of what is not what it was, not there any more, or new."""
+    """The names of inputs that changed, disappeared or are new."""
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 @functools.cache
 def modules(target: str) -> dict[str, str]:
-    """Module -> SHA-256 of the source of a `_target_` and of what it imports from beside it.
+    """Module -> SHA-256 of the source of a `_target_` and of the modules beside it that it imports.
 
-    Cached, for a process imports a module once: what it has imported is what it runs, whatever becomes of the file.
+    Cached, because a process imports a module only once and keeps running that version if the file changes.
     """
     top = target.partition(".")[0]
     if top in VERSIONED or (root := _root(top)) is None:
@@ -82,7 +91,7 @@ def describe_changes(names: list[str]) -> str:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value, with its dotted key."""
+    """Every value with its dotted key."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _leaves(item, f"{key}.{name}" if key else str(name))
@@ -96,14 +105,14 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _file(value: str) -> Path | None:
     try:
         return Path(value) if ("/" in value or "." in value) and Path(value).is_file() else None
-    except (OSError, ValueError):  # too long for a path, or with a null character: no file
+    except (OSError, ValueError):  # too long for a path, or with a null character
         return None
 
 
 def _root(top: str) -> Path | None:
-    """The folder on Python's path in which a module or package lies; None for what is not there, or not in a file."""
+    """The folder on Python's path that holds a module or package; None if there is no such file."""
     try:
-        spec = importlib.util.find_spec(top)  # of a name without a dot, which imports nothing
+        spec = importlib.util.find_spec(top)  # finding a name without a dot imports nothing
     except (ImportError, ValueError):
         return None
     places = [*(spec.submodule_search_locations or [])] if spec else []
@@ -120,7 +129,7 @@ def _is_there(top: str) -> bool:
 
 
 def _version(top: str) -> str | None:
-    """Of an installed library that is called like its package."""
+    """The version of an installed library that has the name of its package."""
     try:
         return importlib.metadata.version(top)
     except (importlib.metadata.PackageNotFoundError, ValueError):
@@ -128,20 +137,20 @@ def _version(top: str) -> str | None:
 
 
 def _existing(root: Path, dotted: str) -> list[str]:
-    """The modules that a dotted name leads through, as far as there are any: lab, lab.nets of lab.nets.Mine."""
+    """The existing modules along a dotted name: lab and lab.nets for lab.nets.Mine."""
     parts = dotted.split(".")
     names = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return [name for name in names if _source(root, name) or (root / name.replace(".", "/")).is_dir()]
 
 
 def _is_beside(root: Path, top: str, module: str) -> bool:
-    """Whether a module is of the same package, or a module of the user's own in the same folder."""
+    """Whether a module belongs to the same package, or is the user's own in the same folder."""
     first = module.partition(".")[0]
     return first == top or (not LIBRARIES & {*root.parts} and first not in VERSIONED)
 
 
 def _source(root: Path, name: str) -> Path | None:
-    """The file of a module or of a package."""
+    """The file of a module or package."""
     place = root / name.replace(".", "/")
     candidates = [place / "__init__.py", place.with_name(f"{place.name}.py")]
     candidates += [place.with_name(place.name + suffix) for suffix in importlib.machinery.EXTENSION_SUFFIXES]
@@ -149,10 +158,10 @@ def _source(root: Path, name: str) -> Path | None:
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:
-    """What a module's source imports, anywhere in it, as absolute names."""
+    """The absolute names that a module's source imports anywhere in it."""
     try:
         tree = ast.parse(path.read_bytes()) if path.suffix == ".py" else ast.Module([], [])
-    except (SyntaxError, ValueError, RecursionError):  # Python says so itself when it imports this
+    except (SyntaxError, ValueError, RecursionError):  # Python reports it when it imports the module
         return
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):

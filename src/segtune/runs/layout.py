@@ -1,11 +1,11 @@
-"""The names of the files and columns that a run, and a sweep, leave on disk."""
+"""The names of the files that a run and a sweep write, and the columns of the tables."""
 
 HISTORY, SLICES, CASES, PATIENTS, PICTURES, IMAGES, RESULT, SWEEP, CURVES, SIDES = (
     *("history.csv", "slices.csv", "cases.csv", "patients.csv", "pictures.npz", "images.csv"),
     *("result.json", "sweep.json", "curves", "sides"),
 )
 STATUS, LOG, LOCK, JOBS = "status.json", "segtune.log", ".lock", "jobs.json"
-PARTIAL = ".partial"  # ends the name of a file that is being written
+PARTIAL = ".partial"  # the suffix of a file that is being written
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 HISTORY_COLUMNS = (
     *("epoch", "lr", "train_loss", "train_data_loss", "train_penalty", "train_soft_dice", "train_dice"),
@@ -26,6 +26,13 @@ PATIENT_COLUMNS = (
     *("stroke_volume_true_ml", "stroke_volume_pred_ml", "stroke_volume_error_ml"),
     *("ejection_fraction_true", "ejection_fraction_pred", "ejection_fraction_error", "undefined"),
 )
-TABLES = {SLICES: SLICE_COLUMNS, CASES: CASE_COLUMNS, PATIENTS: PATIENT_COLUMNS}  # what is scored, by file
+TABLES = {SLICES: SLICE_COLUMNS, CASES: CASE_COLUMNS, PATIENTS: PATIENT_COLUMNS}  # the tables of scores and their columns
 IMAGE_COLUMNS = ("patient", "side", "code")
-FILES = (HISTORY, *TABLES, PICTURES, IMAGES, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}")  # whose hashes result.json has
+FILES = (
+    HISTORY,
+    *TABLES,
+    PICTURES,
+    IMAGES,
+    f"{CHECKPOINTS}/{LAST}",
+    f"{CHECKPOINTS}/{BEST}",
+)  # the files whose size and hash result.json lists

@@ -1,23 +1,22 @@
-"""The seam between computing and reporting: what a run is, and what it leaves on disk. Imports no torch.
+"""result.json, which marks a run as done. The runs package is the seam between training and reporting: it imports no torch.
 
-A run is its configuration: run_id(config) names its folder, outputs/runs/<run_id>/. There
+A run's id is a hash of its configuration and names its folder, outputs/runs/<run_id>/, which holds
 
-    status.json     queued, running, completed, failed or interrupted; who works on it (attempt); its age is the heartbeat
-    segtune.log     what the run said, with times, over all its attempts
+    status.json     queued, running, completed, failed or interrupted; the attempt that owns it; its age is the heartbeat
+    segtune.log     the log of all attempts
     history.csv     one row per epoch, appended as epochs end
     slices.csv      one row per validation slice, for the best and for the last epoch
     cases.csv       one row per validation case (a volume of a patient), 3-D over its slices: distances in mm, volumes in ml
     patients.csv    one row per validation patient: means over its cases, stroke volume, ejection fraction
     pictures.npz    image, expert's and predicted mask of the best, median and worst validation patient (last epoch)
-    images.csv      a code of each image, by which evaluate knows it again (data/recognition.py), and its side
-    checkpoints/    last.ckpt (from which a run that was cut off goes on), best.ckpt (by validation Dice)
-    result.json     the rest, with size and hash of the files above, written last and atomically: where it is and matches,
-                    the run is done
+    images.csv      a code of each image, by which evaluate recognises it (data/recognition.py), and its side
+    checkpoints/    last.ckpt (from which an interrupted run resumes), best.ckpt (by validation Dice)
+    result.json     everything else, with size and hash of the files above. It is written last and atomically: a run whose
+                    result.json is there and matches its files is done
     curves.png/svg  the study's figure
     .lock           held by the process that works here, for as long as it lives
 
-and a sweep's folder, outputs/<study>/, holds sweep.json: the command and its runs; and jobs.json: which Slurm job has which
-run. Other modules take the names from here.
+A sweep's folder, outputs/<study>/, holds sweep.json (the command and its runs) and jobs.json (the Slurm job of each run).
 """
 
 import hashlib
@@ -47,12 +46,12 @@ MEASURED = ("seconds", "peak_memory_mb", "attempts", "files", "sha256")
 
 
 def is_done(folder: Path, run: str) -> bool:
-    """Whether the folder holds the whole result of this run: result.json as it was written, and the files that it lists."""
+    """Whether the folder holds the complete result of this run: result.json and the files that it lists, unchanged."""
     return not why_not_done(folder, run)
 
 
 def why_not_done(folder: Path, run: str) -> str:
-    """What keeps the folder from holding the whole result of this run; empty if nothing does."""
+    """Why the folder does not hold the complete result of this run; empty if it does."""
     try:
         result = read_result(folder)
         damaged = damaged_files(folder, result)
@@ -65,9 +64,9 @@ def why_not_done(folder: Path, run: str) -> str:
 
 
 def set_aside(folder: Path, why: str, names: Iterable[str] | None = None) -> Path | None:
-    """Move what a run left in its folder to a folder <why>-N in there; nothing is deleted. None if it had left nothing.
+    """Move a run's files into a new folder <why>-N within its folder, so that nothing is deleted. None if there are no files.
 
-    Args: names: of the files to move; None: all.
+    Args: names: the files to move; None for all.
     """
     check_owner(folder / layout.RESULT)
     left = [
@@ -80,15 +79,17 @@ def set_aside(folder: Path, why: str, names: Iterable[str] | None = None) -> Pat
         return None
     aside = first_free(folder, why)
     aside.mkdir()
-    for path in sorted(left, key=lambda path: path.name != layout.RESULT):  # the result first: the rest alone is not done
+    for path in sorted(
+        left, key=lambda path: path.name != layout.RESULT
+    ):  # result.json first: without it, the rest does not count as done
         path.rename(aside / path.name)
     return aside
 
 
 def set_aside_damaged(folder: Path) -> tuple[Path, str] | None:
-    """Move a result that does not count any more out of the way; where it is now and what is wrong with it, or None.
+    """Move a damaged result aside. Returns its new folder and what is wrong with it, or None if there is no result.json.
 
-    Where history and checkpoints are as result.json lists them, they stay: what is derived from them is made anew.
+    History and checkpoints stay if they are undamaged, because everything else can be computed from them again.
     """
     path = folder / layout.RESULT
     if not path.exists():
@@ -107,17 +108,14 @@ def set_aside_damaged(folder: Path) -> tuple[Path, str] | None:
     return aside, why
 
 
-# What a result says of its files
-
-
 def damaged_files(folder: Path, result: Mapping[str, Any], *, names: Iterable[str] = (), contents: bool = False) -> list[str]:
-    """The files of `files` in result.json that are not there or not what the run wrote, by their names in the folder.
+    """The names of files listed in result.json that are missing or have changed since.
 
-    Sizes are compared, and the contents of those that were changed after result.json was written. Results of before have no
-    `files`: nothing is known of theirs.
+    Sizes are compared, and the content of files with a later time stamp than result.json. Results of early versions list no
+    files and pass.
 
-    Args: names: of the files to look at; none: all. contents: compare the contents of all of these.
-    Raises: InputError for a list that is none.
+    Args: names: the files to check; empty for all. contents: compare the content of each file.
+    Raises: InputError if the list itself is damaged.
     """
     listed = result.get("files") or {}
     if not isinstance(listed, Mapping) or not all(isinstance(about, Mapping) for about in listed.values()):
@@ -148,13 +146,13 @@ def verify_files(folder: Path, result: Mapping[str, Any], names: Iterable[str]) 
 
 
 def listed_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each of FILES that is there."""
+    """Size and SHA-256 of each of FILES that exists."""
     paths = {name: folder / name for name in layout.FILES if (folder / name).exists()}
     return {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in paths.items()}
 
 
 def signed(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result with the hash of its own content. It tells damage; whoever wants to deceive can write another one."""
+    """The result with a hash of its own content. It detects damage, not forgery."""
     return {**result, "sha256": _own_hash(result)}
 
 
@@ -164,10 +162,10 @@ def _own_hash(result: Mapping[str, Any]) -> str:
 
 
 def _is_as_written(result: Mapping[str, Any]) -> bool:
-    """Whether result.json still says what the run wrote; those of before do not tell."""
+    """Whether result.json is unchanged since the run wrote it; results of early versions have no hash and pass."""
     try:
         return "sha256" not in result or result["sha256"] == _own_hash(result)
-    except RecursionError:  # deeper than anything that a run writes
+    except RecursionError:  # nested deeper than any result of a run
         return False
 
 
@@ -187,10 +185,10 @@ def check_history(folder: Path, epochs: int) -> dict[str, list[float]]:
 def write_result(
     folder: Path, *, result: Mapping[str, Any], tables: Mapping[str, Iterable[Mapping[str, Any]]], pictures: Mapping[str, Any]
 ) -> None:
-    """Write what a finished run leaves: the TABLES and pictures.npz, then, last of all, result.json (NaN as null).
+    """Write the tables, pictures.npz and, last, result.json (NaN as null).
 
-    result.json lists size and SHA-256 of history, tables, pictures and checkpoints, which are on the disk by then, and of
-    its own content.
+    result.json lists size and SHA-256 of history, tables, pictures and checkpoints, which are on the disk by then, and a hash
+    of its own content.
     """
     import numpy as np
 
@@ -207,7 +205,7 @@ def write_result(
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """result.json of a finished run. Raises: InputError if it is not there, not whole, or not what the run wrote."""
+    """The content of result.json. Raises: InputError if it is missing, incomplete or has changed since the run wrote it."""
     result = read_json(folder / layout.RESULT, "The run has not finished; start its command again.")
     if not _is_as_written(result):
         raise InputError(
@@ -218,7 +216,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def without_measurements(value: Any) -> Any:
-    """A result less MEASURED, at any depth: what a repeated run gives again."""
+    """A result without MEASURED keys at any depth: the part that a repeated run reproduces."""
     if not isinstance(value, Mapping):
         return value
     return {key: without_measurements(item) for key, item in value.items() if key not in MEASURED}

@@ -1,4 +1,4 @@
-"""Who works on a run and what became of it: status.json, the lock, the heartbeat."""
+"""The state of a run (status.json) and the ownership of its folder (lock and heartbeat)."""
 
 import fcntl
 import functools
@@ -27,33 +27,30 @@ from segtune.runs.files import (
 )
 from segtune.runs.result import is_done, read_result
 
-BEAT_S = 10.0  # how often a working process touches status.json
-STALE_S = 60.0  # after how long without a touch it is taken for dead, where its lock cannot be seen
-STATES = ("queued", "running", "completed", "failed", "interrupted")  # that status.json may say
-KINDS = {  # of what status.json may say; a value of another kind is as if it were not there
+BEAT_S = 10.0  # interval at which a working process touches status.json
+STALE_S = 60.0  # without a touch for this long, a process counts as dead if its lock cannot be seen
+STATES = ("queued", "running", "completed", "failed", "interrupted")  # possible values of `state` in status.json
+KINDS = {  # the types of the entries of status.json; entries of another type are ignored
     **dict.fromkeys(("state", "since", "host", "job", "signal", "run_id", "attempt"), str),
     **{"pid": int, "overrides": list, "config": dict, "error": dict},
 }
 
 
-# Who works on a run, and what became of it
-
-
 class BusyError(InputError):
-    """Another process works on this run."""
+    """Another process is working on this run."""
 
 
 class LostError(InputError):
-    """This process does not own the run's folder any more, and must not write into it."""
+    """This process no longer owns the run's folder and must not write into it."""
 
 
 @contextmanager
 def lock(folder: Path, *, waiting: Callable[[BusyError], None] | None = None) -> Iterator[None]:
-    """The sole right to write into a run's (or sweep's) folder. The kernel takes it from a process that dies.
+    """Hold the exclusive lock on a run's or a sweep's folder. The kernel releases it if the process dies.
 
-    Args: waiting: called once if another process has it, which is then waited for. None: raise at once.
+    Args: waiting: called once before waiting for another process to release it; None: raise instead of waiting.
 
-    Raises: BusyError, which names the other process.
+    Raises: BusyError, which names the other process; OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open_regular(folder / layout.LOCK, "ab") as file:
@@ -64,11 +61,11 @@ def lock(folder: Path, *, waiting: Callable[[BusyError], None] | None = None) ->
             while _occupied(folder, file.fileno(), fcntl.LOCK_EX) is not None:
                 time.sleep(0.5)
             break
-        yield  # closing the file gives the lock back
+        yield  # closing the file releases the lock
 
 
 def _occupied(folder: Path, file: int, kind: int) -> BusyError | None:
-    """Take the lock, or say who has it. Some network file systems keep a lock to one machine: there the heartbeat counts."""
+    """Take the lock, or return an error that names its owner. Between machines without shared locks, the heartbeat decides."""
     status = read_status(folder) or {}
     host = printable(status.get("host", "another machine"))
     busy = BusyError(f"{folder}: process {status.get('pid', '?')} on {host} works on it.")
@@ -82,7 +79,7 @@ def _occupied(folder: Path, file: int, kind: int) -> BusyError | None:
 
 
 def _beats(folder: Path, status: Mapping[str, Any]) -> bool:
-    """Whether its status was touched a moment ago; a time in the future, which a copied folder may have, is no such moment."""
+    """Whether status.json was touched within STALE_S; a time in the future, as in a copied folder, does not count."""
     try:
         return status.get("state") == "running" and abs(time.time() - (folder / layout.STATUS).stat().st_mtime) < STALE_S
     except OSError:
@@ -90,26 +87,23 @@ def _beats(folder: Path, status: Mapping[str, Any]) -> bool:
 
 
 def write_status(folder: Path, state: str, **about: Any) -> None:
-    """status.json: the state, since when, and what else is known of this attempt."""
+    """Write status.json: the state, its time, and further entries about this attempt."""
     status = {"state": state, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about}
     write_atomically(folder / layout.STATUS, to_json(status))
 
 
 def write_queued(folder: Path, *, if_queued: bool = False, **about: Any) -> None:
-    """Say that a run waits its turn, unless somebody works on it. if_queued: only where it already says so."""
+    """Mark a run as queued, unless a process is working on it. if_queued: only if it is marked so already."""
     try:
         with lock(folder):
             if not if_queued or (read_status(folder) or {}).get("state") == "queued":
                 write_status(folder, "queued", **{"host": socket.gethostname(), "pid": os.getpid(), **about})
     except (BusyError, OSError):
-        pass  # it is running; or nothing can be written there, which the run itself will say
+        pass  # it is running, or the folder cannot be written, which the run itself will report
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """status.json, or None where there is none that can be read: what it says can be found out without it.
-
-    What is not of its kind (KINDS) is left out.
-    """
+    """The content of status.json without entries of a wrong type, or None if it cannot be read."""
     try:
         status = json.loads(read_bytes(folder / layout.STATUS, LARGEST_JSON))
     except (OSError, ValueError, RecursionError):
@@ -126,10 +120,10 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def working(folder: Path, **about: Any) -> Iterator[str]:
-    """Say `running` in status.json and keep touching it, from a thread of its own, until the block ends.
+    """Mark a run as running and touch status.json from a thread until the block ends. The lock must be held.
 
-    Within the block nothing is written into the folder once it is another process's (files.check_owner). Half-written files
-    of a process that was killed here are removed; the lock must be held. Gives the attempt's name, for the status that ends it.
+    Within the block, files.check_owner refuses to write once another process owns the folder. Temporary files of a process
+    that was killed here are removed. Yields the name of this attempt, which end_attempt needs.
     """
     for path in [*folder.glob(f".*{layout.PARTIAL}"), *(folder / layout.CHECKPOINTS).glob(f".*{layout.PARTIAL}")]:
         remove_if_stale(path)
@@ -144,7 +138,7 @@ def working(folder: Path, **about: Any) -> Iterator[str]:
                 if (read_status(folder) or {}).get("attempt") == attempt:
                     os.utime(folder / layout.STATUS)
             except OSError:
-                continue  # a file system that is away for a moment; a longer absence shows as stale
+                continue  # the file system may be away for a moment; a longer absence shows as stale
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -160,8 +154,7 @@ def working(folder: Path, **about: Any) -> Iterator[str]:
 def _check_attempt(folder: Path, attempt: str) -> None:
     """Raise LostError unless status.json still names this attempt.
 
-    A process that was suspended may wake after another one took its run over, and a folder may have been removed: status.json
-    then names another attempt, or is not there.
+    While this process was suspended, another one may have taken over its run, or the folder may have been removed.
     """
     status = read_status(folder)
     if status is None or status.get("attempt") != attempt:
@@ -173,16 +166,16 @@ def _check_attempt(folder: Path, attempt: str) -> None:
 
 
 def end_attempt(folder: Path, attempt: str, state: str, **about: Any) -> None:
-    """An attempt's final status, unless the folder is gone or another process's by now."""
+    """Write an attempt's final status, unless the folder was removed or another process owns it."""
     if (read_status(folder) or {}).get("attempt") == attempt:
         write_status(folder, state, **about, attempt=attempt)
 
 
 def state_of(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
-    """A run's state, and its status.json.
+    """A run's state and the content of its status.json.
 
-    completed (its result.json is there and whole), running (somebody works on it), stale (somebody did, and died),
-    queued, failed, interrupted, or missing (never begun). The files decide, not what a dead process said of itself.
+    completed (result.json is there and matches its files), running, stale (its process died), queued, failed, interrupted,
+    or missing (never started). The files decide, not the last status of a process that died.
     """
     status = read_status(folder) or {}
     if is_done(folder, run):
@@ -190,7 +183,7 @@ def state_of(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
     said = status.get("state")
     if said not in STATES:
         return "missing", status
-    if said == "completed":  # its result has been damaged or removed since
+    if said == "completed":  # its result has been damaged or removed
         return "interrupted", status
     if (
         said == "queued"
@@ -198,7 +191,7 @@ def state_of(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
         and status.get("host") == socket.gethostname()
         and not _lives(status.get("pid", 0))
     ):
-        begun = (folder / layout.CHECKPOINTS / layout.LAST).exists()  # whoever was to start it is gone
+        begun = (folder / layout.CHECKPOINTS / layout.LAST).exists()  # the process that was to start it is gone
         return "interrupted" if begun else "missing", status
     if said == "running":
         return ("running" if _alive(folder, status) else "stale"), status
@@ -216,7 +209,7 @@ def _alive(folder: Path, status: Mapping[str, Any]) -> bool:
 
 
 def refuse_another(folder: Path, run: str) -> None:
-    """Raises: InputError if the folder holds another run than this one: it is never written into."""
+    """Raises: InputError if the folder holds another run, which must not be overwritten."""
     found = {(read_status(folder) or {}).get("run_id")}
     with suppress(InputError):  # no result, or a damaged one
         found.add(read_result(folder).get("run_id"))
@@ -228,14 +221,14 @@ def refuse_another(folder: Path, run: str) -> None:
 
 
 def _lives(pid: int) -> bool:
-    if pid <= 0:  # which would be a group of processes
+    if pid <= 0:  # 0 and negative numbers mean groups of processes
         return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        pass  # somebody else's
+        pass  # another user's process
     return True
 
 

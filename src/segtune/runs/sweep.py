@@ -1,4 +1,4 @@
-"""sweep.json, the runs of a sweep and its command, and jobs.json, the Slurm jobs of its runs."""
+"""sweep.json (the command and the runs of a sweep) and jobs.json (the Slurm job of each run)."""
 
 import re
 import time
@@ -11,14 +11,12 @@ from segtune.runs import layout
 from segtune.runs.files import as_list, first_free, read_json, to_json, write_atomically
 from segtune.runs.state import lock
 
-# Sweeps
-
 
 def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]], elsewhere: bool = False) -> Path:
-    """Write sweep.json, which says what command asked for which runs, and return the folder that it is in.
+    """Write sweep.json with the command and its runs; returns its folder.
 
-    Args: elsewhere: where the folder holds the sweep.json of other runs, take the first of <folder>-2, <folder>-3, ... that
-        does not. Otherwise that earlier file keeps a name of its own in the folder.
+    Args: elsewhere: if the folder holds the sweep.json of other runs, use the first of <folder>-2, <folder>-3, ... that does
+        not. Otherwise the earlier sweep.json is renamed.
     """
     asked, number = {run["run_id"] for run in runs}, 1
     while True:
@@ -36,7 +34,7 @@ def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]],
 
 
 def _runs_of(folder: Path) -> set[str] | None:
-    """The ids of the runs that sweep.json lists; None for a damaged file, which is nobody's."""
+    """The ids of the runs in sweep.json; None if the file is damaged."""
     try:
         return {run["run_id"] for run in read_sweep(folder)["runs"]}
     except InputError:
@@ -44,7 +42,7 @@ def _runs_of(folder: Path) -> set[str] | None:
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """sweep.json: command, and runs (run_id, overrides, axes). Raises: InputError if the folder is none of a sweep."""
+    """The content of sweep.json: command, and runs (run_id, overrides, axes). Raises: InputError."""
     cure = "sweep= names the folder of a sweep, like sweep=outputs/grid; starting its command again writes the file anew."
     about = read_json(folder / layout.SWEEP, cure)
     runs = about.get("runs")
@@ -59,7 +57,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether this can be a folder's name, and not a way out of the folder."""
+    """Whether the value is a plain name of a folder that cannot lead out of its parent."""
     return isinstance(value, str) and value.isprintable() and 0 < len(value) < 256 and Path(value).name == value != ".."
 
 
@@ -70,7 +68,7 @@ def write_jobs(folder: Path, jobs: Mapping[str, str]) -> None:
 
 
 def read_jobs(folder: Path) -> dict[str, str]:
-    """jobs.json; empty where there is none."""
+    """The content of jobs.json; empty if there is none."""
     if not (folder / layout.JOBS).exists():
         return {}
     cure = "Remove it; runs that Slurm has already are then submitted again, which does no harm."

@@ -13,14 +13,14 @@ from segtune.runs import layout
 from segtune.runs.files import check_owner, naming, open_regular, read_bytes, write_atomically
 
 if TYPE_CHECKING:
-    import numpy as np  # a tenth of a second that reading results does without
+    import numpy as np  # its import takes a tenth of a second, which reading results can do without
 LARGEST_TABLE, LARGEST_PICTURES = 2**27, 2**28  # the most bytes of a file that is read; of pictures: unpacked
 LARGEST_SIDE = 2048  # pixels of a picture
 MOST_COLUMNS = 256  # of a table
 
 
 def append_history(folder: Path, row: Mapping[str, float]) -> None:
-    """Add an epoch's row to history.csv; its keys are HISTORY_COLUMNS."""
+    """Append an epoch's row, with the keys HISTORY_COLUMNS, to history.csv."""
     if set(row) != set(layout.HISTORY_COLUMNS):
         raise ValueError(f"history row with {sorted(set(row) ^ set(layout.HISTORY_COLUMNS))} missing or unknown")
     path = folder / layout.HISTORY
@@ -31,7 +31,7 @@ def append_history(folder: Path, row: Mapping[str, float]) -> None:
 
 
 def cut_history(folder: Path, epochs: int) -> bool:
-    """Keep the first epochs of history.csv (a run goes on from its checkpoint); False if they are not all there."""
+    """Keep the first epochs of history.csv, up to the checkpoint from which a run resumes; False if one is missing."""
     try:
         rows = [row for row in read_csv(folder / layout.HISTORY) if None not in row.values()][:epochs]
         numbers = [[float(row[column]) for column in layout.HISTORY_COLUMNS] for row in rows]
@@ -44,7 +44,7 @@ def cut_history(folder: Path, epochs: int) -> bool:
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:
-    """history.csv by column, as far as it got."""
+    """The columns of history.csv, for the epochs so far."""
     path = folder / layout.HISTORY
     rows = read_csv(path)
     try:
@@ -54,12 +54,12 @@ def read_history(folder: Path) -> dict[str, list[float]]:
 
 
 def read_table(folder: Path, name: str) -> list[dict[str, str]]:
-    """One of the TABLES, a dict per row. Raises: InputError if it is not there (early runs have slices.csv alone)."""
+    """The rows of a table as dicts. Raises: InputError if it is missing (runs of early versions have slices.csv only)."""
     return read_csv(folder / name)
 
 
 def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
-    """pictures.npz: {best,median,worst}_{image,true,pred,frame,patient}."""
+    """The arrays of pictures.npz: {best,median,worst}_{image,true,pred,frame,patient}. Raises: InputError."""
     import numpy as np
 
     path = folder / layout.PICTURES
@@ -100,7 +100,7 @@ def _check_pictures(pictures: "Mapping[str, np.ndarray]") -> None:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, header: bool = True) -> str:
-    """The rows as CSV; a key that a row lacks, or None, is empty, NaN is nan. Text is text to a spreadsheet too (cell)."""
+    """The rows as CSV. A missing key or None becomes an empty cell, NaN becomes nan, and formulas become text (safe_cell)."""
     lines = _Lines()
     writer: csv.DictWriter[str] = csv.DictWriter(lines, columns, lineterminator="\r\n", restval="")
     if header:
@@ -110,22 +110,22 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, heade
 
 
 class _Lines(list[str]):
-    """Lines of a table, which end in \\n. Where the writer is told \\r\\n, it puts a text with either of these in quotes."""
+    """Collects lines that end in \\n. The csv writer is given \\r\\n, so that it quotes texts that contain either character."""
 
     def write(self, line: str) -> None:
         self.append(line.removesuffix("\r\n") + "\n")
 
 
-# How a cell begins that a spreadsheet computes, and what `cell` has made of one; full-width signs are signs to some.
+# The beginning of a cell that a spreadsheet would compute, with or without the ' of safe_cell. Some accept full-width signs.
 FORMULA = re.compile("'*([\\s\0\ufeff]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 CONTROLS = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # they steer a terminal, as `cat` on a table does
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|nan)", re.IGNORECASE | re.ASCII)
 
 
 def safe_cell(value: Any) -> Any:
-    """What stands in a table for a value: a text that a spreadsheet would take for a formula gets a ' before it.
+    """A value as a cell of a table. A text that a spreadsheet would take for a formula is preceded by a '.
 
-    Numbers stay as they are, and so does a text that is one.
+    Numbers, and texts that are numbers, stay as they are. Control characters become ?.
     """
     if not isinstance(value, str):
         return value
@@ -134,7 +134,7 @@ def safe_cell(value: Any) -> Any:
 
 
 def _uncelled(value: Any) -> Any:
-    """The text for which `cell` wrote this."""
+    """The text that safe_cell has written as this."""
     return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
 
 

@@ -16,10 +16,10 @@ from segtune.training.module import Segmenter
 
 
 class Keeper(pl.Callback):
-    """At each epoch's end: its row of history.csv, then last.ckpt (all that going on needs), then, if it is, best.ckpt.
+    """Writes at each epoch's end its row of history.csv, then last.ckpt, and best.ckpt if it is the best epoch so far.
 
-    In this order, so that a run that is cut off in between can be put right from what is there (resume). Then it stops
-    the run, if patience has run out.
+    `checkpoints.resume` relies on this order to repair a run that was cut off in between. Also stops the run early, if its
+    patience has run out.
     """
 
     def __init__(self, folder: Path, patience: int | None = None) -> None:
@@ -44,11 +44,11 @@ class Keeper(pl.Callback):
 
 
 class RunBar(pl.Callback):
-    """One line for the whole run: the epoch, the last validation Dice, the time left. Silent without a terminal."""
+    """A progress bar for the whole run with the epoch, the last validation Dice and the time left; only on a terminal."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.bar = tqdm(disable=True)
-        self.disable = None if enabled else True  # None: if this is no terminal
+        self.disable = None if enabled else True  # None disables it unless this is a terminal
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ ONLY_LAST = (*OPTIMIZER, "callbacks")
 
 
 def attempts_of(last: Path) -> list[dict[str, Any]]:
-    """The attempts so far, by the last checkpoint; those of before have recorded none."""
+    """The attempts that the last checkpoint records; checkpoints of early versions record none."""
     return list(load(last).get("attempts", []))
 
 
@@ -37,13 +37,13 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
-    """How many epochs this run has behind it; makes its folder ready to go on after them, or to start from nothing.
+    """Prepare a run's folder to resume or to start; returns the number of epochs already trained.
 
-    What cannot be gone on with (a damaged checkpoint, other data or code) is moved aside, not deleted.
+    A damaged checkpoint, or one made with other data or code, is moved aside, not deleted.
 
     Raises: InputError if the checkpoint is of another configuration.
     """
-    check_owner(folder / layout.RESULT)  # a folder that was removed since this attempt began stays so
+    check_owner(folder / layout.RESULT)  # a folder that was removed since this attempt began is not made again
     folder.mkdir(parents=True, exist_ok=True)
     last, best = (folder / layout.CHECKPOINTS / name for name in (layout.LAST, layout.BEST))
     if not last.exists():
@@ -52,9 +52,9 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
     try:
         checkpoint = load(last)
         epochs, other = int(checkpoint["epoch"]) + 1, identity.run_id(checkpoint["hyper_parameters"])
-        legacy = {**inputs, "data": checkpoint.get("data_fingerprint")}  # of checkpoints that knew of nothing else
+        legacy = {**inputs, "data": checkpoint.get("data_fingerprint")}  # checkpoints of early versions record the data alone
         changed = changed_inputs(checkpoint.get("inputs", legacy), inputs)
-    except Exception:  # whatever half a file makes of torch.load
+    except Exception:  # a truncated file can make torch.load raise anything
         return _anew(folder, run, "damaged", "its last checkpoint is damaged")
     if other != run:
         raise InputError(f"{last} is of run {other}, not of {run}: give this run a folder of its own.")
@@ -63,7 +63,7 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
     if not cut_history(folder, epochs):
         return _anew(folder, run, "damaged", "its history is damaged")
     best_epoch = best_of(read_history(folder)["val_dice"])
-    if best_epoch == epochs:  # it may have been cut off between the last and the best checkpoint
+    if best_epoch == epochs:  # it may have been interrupted between writing the last and the best checkpoint
         save({key: checkpoint[key] for key in checkpoint if key not in ONLY_LAST}, best)
     else:
         try:
@@ -82,12 +82,12 @@ def _anew(folder: Path, run: str, name: str, why: str) -> int:
 
 
 def best_of(val_dice: list[float]) -> int:
-    """The epoch (from 1) of the highest validation Dice, the first of several; undefined is below all."""
+    """The first epoch (counted from 1) with the highest validation Dice; an undefined Dice counts as the lowest."""
     return 1 + int(np.argmax([-1.0 if math.isnan(value) else value for value in val_dice]))
 
 
 def stopped(folder: Path, patience: int | None) -> bool:
-    """Whether the validation loss has not fallen below its lowest for this many epochs. The history alone decides."""
+    """Whether, by history.csv, the validation loss has had no new minimum for `patience` epochs."""
     if patience is None:
         return False
     val_loss = read_history(folder)["val_loss"]
@@ -95,7 +95,7 @@ def stopped(folder: Path, patience: int | None) -> bool:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's checkpoints with what else is known of a run (about), of which no half one can be left behind."""
+    """Lightning's checkpoint writer, made atomic, with further entries (about) in each checkpoint."""
 
     def __init__(self, about: dict[str, Any] | None = None) -> None:
         self.about = about or {}
@@ -105,7 +105,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
-    """torch.save through memory, so that a full disk is an OSError and not a damaged archive."""
+    """Save atomically and through memory, so that a full disk raises OSError instead of leaving a damaged archive."""
     check_owner(path)
     if not path.parent.parent.is_dir():  # a run's folder that was removed is not made again
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent.parent))
@@ -116,7 +116,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def drop_optimizer(path: Path) -> int:
-    """Drop the optimiser's state, for finished runs are never resumed; returns the number of epochs that were trained."""
+    """Drop the optimiser's state, because finished runs are never resumed; returns the number of epochs trained."""
     checkpoint = load(path)
     for key in OPTIMIZER:
         checkpoint.pop(key, None)

@@ -19,22 +19,22 @@ from segtune.training.experiment import Experiment, Penalty
 from segtune.training.module import Segmenter
 
 log = logging.getLogger(__name__)
-PENALTY_SEEDS = 100  # fresh networks whose penalty is measured
-SEEDS, GRADIENT_SEEDS = 20, 5  # of them, those whose loss, and whose gradients are measured too
-LEAST_IMAGES = 15  # that a measurement of the loss sees per seed
-STEPS = 100  # of a short training, of one image each
-RATIOS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the table
-TRIED = (0.01, 0.1, 1.0, 10.0)  # those whose lambda is tried in a short training
-ALONE = 1e4  # the ratio at which the loss has no say
-COLLAPSED = 0.8  # weights collapse that shrink at more than this share of the rate at which they do under the penalty alone
+PENALTY_SEEDS = 100  # number of fresh networks whose penalty is measured
+SEEDS, GRADIENT_SEEDS = 20, 5  # of these, networks whose loss, and whose gradients, are measured too
+LEAST_IMAGES = 15  # images per network in a measurement of the loss
+STEPS = 100  # of a short training, with one image each
+RATIOS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # ratios in the table
+TRIED = (0.01, 0.1, 1.0, 10.0)  # ratios whose lambda is tried in a short training
+ALONE = 1e4  # a ratio at which the penalty alone determines the weights
+COLLAPSED = 0.8  # weights collapse if they shrink faster than this share of the rate under the penalty alone
 
 
 @dataclass(frozen=True)
 class Start:
-    """What the first step of a run sees: means over SEEDS fresh networks, each on training images of its own.
+    """Measurements at the first step of training: means over SEEDS fresh networks, each with other training images.
 
-    loss: the data loss; loss_sd: its standard deviation over the networks, which a single run's ratio shares. penalty:
-    without lambda. loss_gradient, penalty_gradient: Euclidean norms, with respect to the regularised parameters.
+    loss: the data loss; loss_sd: its standard deviation over networks, which also applies to a single run. penalty: without
+    lambda. loss_gradient, penalty_gradient: Euclidean norms, with respect to the regularised parameters.
     """
 
     loss: float
@@ -199,9 +199,9 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 
 
 def collapsed(trial: Trial, free: Trial, alone: Trial) -> bool:
-    """Whether the weights shrink with this lambda nearly as fast as under the penalty alone: the data no longer hold them.
+    """Whether the weights shrink with this lambda nearly as fast as under the penalty alone.
 
-    Rates are logarithms of the penalty after the training over what it is without a lambda.
+    A rate is the logarithm of the penalty after the training, divided by the penalty after a training without lambda.
     """
     rate, fastest = (math.log(one.penalty[-1] / free.penalty[-1]) for one in (trial, alone))
     return rate < COLLAPSED * fastest < 0

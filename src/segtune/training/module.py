@@ -1,4 +1,4 @@
-"""The experiment's training step, loss(net(x), y) + lambda * penalty(parameters), and one row of numbers per epoch."""
+"""The training step, loss(net(x), y) + lambda * penalty(parameters), and the epoch's row of history.csv."""
 
 import time
 from collections import defaultdict
@@ -30,9 +30,9 @@ class Segmenter(pl.LightningModule):
         seed: of dropout; an epoch's random numbers derive from (seed, epoch) alone.
         hyperparameters: a plain dict for the checkpoints to carry.
 
-    After each epoch `row` holds its history. Training values are means over the epoch's images while the weights move
-    (with dropout, as published); validation values are of the weights at its end. train_penalty is without lambda:
-    train_loss - train_data_loss is the weighted penalty. Soft Dice and Dice are means over images.
+    After each epoch `row` holds its history. Training values are means over the epoch's images while the weights change (with
+    dropout, as published); validation values are computed with the weights at its end. train_penalty excludes lambda; the
+    weighted penalty is train_loss - train_data_loss. Soft Dice and Dice are means over images.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Segmenter(pl.LightningModule):
         return self.net(image).float()
 
     def penalties(self) -> tuple[Tensor, Tensor]:
-        """The penalty without and with lambda; zeros where there is none."""
+        """The penalty without and with lambda; zeros if there is no penalty."""
         if self.penalty is None:
             zero = torch.zeros((), device=self.device)
             return zero, zero
@@ -77,7 +77,7 @@ class Segmenter(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._started = time.perf_counter()
-        self._lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])  # the scheduler steps before the epoch's end
+        self._lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])  # the scheduler steps before the end of the epoch
         torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -125,7 +125,7 @@ class Segmenter(pl.LightningModule):
 
 
 class EpochMeans(nn.Module):
-    """Means over the images of an epoch. Adding keeps tensors on the device; only taking waits for it."""
+    """Means over the images of an epoch. `add` keeps tensors on the device; only `take` waits for the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class EpochMeans(nn.Module):
             self._values[name].append(value.detach())
 
     def take(self) -> dict[str, float]:
-        """Each value's mean over the images added so far, and Dice's; begins anew."""
+        """The mean of each value, and of Dice, over the images added so far; then resets."""
         weights = torch.tensor(self._sizes, dtype=torch.float64) / sum(self._sizes)
         means = {name: float(torch.stack(values).cpu().double() @ weights) for name, values in self._values.items()}
         means["dice"] = float(self.overlap.compute()["dice"])

@@ -1,4 +1,4 @@
-"""The outcome of a run: scores, summaries and pictures of its best and last epoch."""
+"""The outcome of a run: scores, summaries and pictures of its best and last epoch, and the files that hold them."""
 
 import math
 import statistics
@@ -54,7 +54,7 @@ def score_predictions(experiment: Experiment, predictions: Predictions) -> Score
 
 
 def summary(history: dict[str, list[float]], epoch: int, scores: Scores) -> dict[str, Any]:
-    """One epoch's history, its weighted penalties, how many of its validation slices have no defined Dice, and all metrics."""
+    """The summary of one epoch: its history, weighted penalties, number of slices without a defined Dice, and all metrics."""
     at_epoch = {name: values[epoch - 1] for name, values in history.items()}
     return {
         **at_epoch,
@@ -68,7 +68,7 @@ def summary(history: dict[str, list[float]], epoch: int, scores: Scores) -> dict
 
 
 def patient_dice(rows: Iterable[Row]) -> float:
-    """The mean over patients of each one's mean Dice over its slices, as the report has it; NaN if none is defined."""
+    """The mean over patients of their mean Dice over slices, as in the report; NaN if no Dice is defined."""
     of: dict[str, list[float]] = {}
     for row in rows:
         if not math.isnan(row["dice"]):
@@ -174,6 +174,6 @@ def padded_grey(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
 
 
 def weight_sums(module: Segmenter) -> dict[str, float]:
-    """How large the kernels are after the last epoch, with a penalty or without: n, sum |w|, and sum w^2."""
+    """The size of the kernels after the last epoch: their number n, sum |w| (l1) and sum w^2 (l2)."""
     values = regularizers.vector(nets.REGULARIZED["kernels"](module.net)).detach().double()
     return {"n": len(values), "l1": values.abs().sum().item(), "l2": values.square().sum().item()}

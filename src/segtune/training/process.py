@@ -15,11 +15,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def settle_process() -> None:
-    """What has to be set before torch is imported and allocates; LOG.md has the measurements. Changes no number.
+    """Settings that speed up the process and change no result; call it before torch is imported. LOG.md has measurements.
 
-    Threads that spin long while they wait make processes on the same cores slow each other down threefold:
-    GOMP_SPINCOUNT, unless the user has set it. glibc gives each freed tensor back to the kernel, which then has to zero
-    the pages of the next one: it is told to keep them, unless SEGTUNE_MALLOC=default.
+    GOMP_SPINCOUNT (unless set by the user) limits busy waiting, which slows down processes that share cores by a factor of
+    three. glibc is told to keep freed memory (unless SEGTUNE_MALLOC=default), because returning it to the kernel makes the
+    kernel zero the pages of every new tensor.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if platform.libc_ver()[0] == "glibc" and os.environ.get("SEGTUNE_MALLOC") != "default":
@@ -30,14 +30,14 @@ def settle_process() -> None:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGUSR2 (a cluster's word that time is nearly up) end the block as Interrupted."""
+    """Turn Ctrl-C, SIGTERM and SIGUSR2 (a cluster's warning before the time limit) into Interrupted within the block."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread alone
+        yield  # only the main thread receives signals
         return
 
     def stop(number: int, frame: Any) -> None:
         for one in before:
-            signal.signal(one, lambda number, frame: None)  # a second signal does not cut the last words short
+            signal.signal(one, lambda number, frame: None)  # a second signal does not interrupt the final status
         raise Interrupted(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}

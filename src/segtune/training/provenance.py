@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: versions, commit, machine, memory."""
+"""Provenance of a run's numbers: versions, commit, machine, memory."""
 
 import functools
 import os
@@ -48,7 +48,7 @@ def peak_memory_mb() -> dict[str, float]:
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """What the run was computed on: processor, cores, GPU, system. Not its name."""
+    """The machine: processor, cores, GPU and system, but not its name."""
     model = platform.processor() or platform.machine()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
