@@ -365,3 +365,20 @@ def test_every_attempt_at_a_run_is_recorded_with_its_versions(monkeypatch, tmp_p
     said = sentences.unlike_code(reading.read([tmp_path / "outputs" / "grid"]).records)
     assert f"Runs of more than one segtune are compared: 0.0.9 (1 runs), {segtune.__version__} (1 runs)." in said[0]
     assert "torch" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "aside"),
+    [({"data": "other"}, "other-data-1"), ({"lab.losses": "other"}, "other-code-1"), ({}, None)],
+)
+def test_a_run_that_was_cut_off_starts_anew_if_its_data_or_code_have_changed(tiny_run, tmp_path, change, aside):
+    source, _ = tiny_run
+    folder = Path(shutil.copytree(source, tmp_path / source.name))
+    (folder / "result.json").unlink()
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    before = (folder / "history.csv").read_bytes()
+    run_id = identity.run_id(checkpoint["hyper_parameters"])
+    epochs = checkpoints.resume(folder, run_id, checkpoint["inputs"] | change)
+    assert epochs == (0 if change else 2)
+    assert sorted(path.name for path in folder.glob("other-*")) == ([aside] if aside else [])
+    assert (folder / (aside or "") / "history.csv").read_bytes() == before
