@@ -27,10 +27,8 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
     for cause in chain:
         if str(cause).startswith("Could not override '"):
             return _unknown_key(str(cause).split("'")[1], config_name)
-        if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, NOT_OF_A_DISK):
-            where = cause.filename2 or cause.filename or "the disk"
-            kept = "What was done is kept; cure this" if config_name == "config" else "Cure this"
-            return f"{where}: {cause.strerror}. {kept} and start the same again."
+        if message := _of_a_disk(cause, config_name):
+            return message
     if memory := out_of_memory(error):
         return memory
     if any(type(cause).__name__ == "InvalidCxxCompiler" or "Failed to find C compiler" in str(cause) for cause in chain):
@@ -47,6 +45,15 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
             dict.fromkeys(line for line in said[:6] if line and not line.startswith(("See http", "full_key", "object_")))
         )
     return None
+
+
+def _of_a_disk(error: BaseException, config_name: str) -> str:
+    """A sentence on an error of the disk, such as a full one; empty for other errors."""
+    if not isinstance(error, OSError) or not error.strerror or isinstance(error, NOT_OF_A_DISK):
+        return ""
+    where = error.filename2 or error.filename or "the disk"
+    kept = "What was done is kept; cure this" if config_name == "config" else "Cure this"
+    return f"{where}: {error.strerror}. {kept} and start the same again."
 
 
 def _is_call(error: BaseException | None) -> bool:
