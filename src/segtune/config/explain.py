@@ -17,13 +17,8 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
     """What went wrong and how the user can fix it; None for a bug in the program."""
     chain = list(causes(error))
     for cause in chain:
-        if isinstance(cause, InputError):
-            return str(cause)
-        if isinstance(cause, MissingConfigException):
-            return _unknown_option(cause)
-        if isinstance(cause, MissingMandatoryValue):
-            key = str(cause).rpartition(":")[2].strip()
-            return f"{cause.full_key or key} has no value: add {cause.full_key or key}=... to the command."
+        if message := _of_the_input(cause):
+            return message
     for cause in chain:
         if str(cause).startswith("Could not override '"):
             return _unknown_key(str(cause).split("'")[1], config_name)
@@ -45,6 +40,18 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
             dict.fromkeys(line for line in said[:6] if line and not line.startswith(("See http", "full_key", "object_")))
         )
     return None
+
+
+def _of_the_input(error: BaseException) -> str:
+    """A sentence on an error in the user's input or configuration; empty for other errors."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(error)
+    if isinstance(error, MissingMandatoryValue):
+        key = error.full_key or str(error).rpartition(":")[2].strip()
+        return f"{key} has no value: add {key}=... to the command."
+    return ""
 
 
 def _of_a_disk(error: BaseException, config_name: str) -> str:
