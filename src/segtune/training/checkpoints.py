@@ -13,8 +13,8 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from segtune.errors import InputError
-from segtune.runs import identity, layout
-from segtune.runs.files import check_owner, make_folder, open_regular, write_atomically
+from segtune.runs import archive, identity, layout
+from segtune.runs.files import check_owner, make_folder, write_atomically
 from segtune.runs.inputs import changed_inputs, describe_changes
 from segtune.runs.result import set_aside
 from segtune.runs.tables import cut_history, read_history
@@ -30,9 +30,11 @@ def attempts_of(last: Path) -> list[dict[str, Any]]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU. It may be somebody else's: nothing in it is run, and a link or a pipe is refused (OSError)."""
-    with open_regular(path) as file:
-        checkpoint: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+    """A checkpoint, on the CPU. It may be somebody else's: what torch.save does not write, links and pipes are refused.
+
+    Raises: whatever comes of a file that is no checkpoint.
+    """
+    checkpoint: dict[str, Any] = torch.load(archive.checked(path), weights_only=True, map_location="cpu")
     return checkpoint
 
 
