@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import unsign
+from conftest import resign, unsign
 from segtune.config import overrides
 from segtune.config.entry import compose, plain
 from segtune.data import tensors
@@ -36,6 +36,20 @@ def folder(tiny_run, tmp_path):
 def a_slice(shape, *, spacing_mm=(1.0, 1.0), mask=None):
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     return Slice(image, np.zeros(shape, bool) if mask is None else mask, "P1", 0, 0, None, spacing_mm, 8.0)
+
+
+def test_a_user_s_own_network_whose_code_has_changed_since_is_refused(folder, monkeypatch):
+    to_own(folder)
+    path = folder / "result.json"
+    for digest, refused in (("now", False), ("before", True)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"inputs": {"test_models": digest}}))
+        resign(folder)
+        monkeypatch.setattr(models.inputs, "modules", lambda target: {"test_models": "now"})
+        if refused:
+            with pytest.raises(InputError, match=r"result.json: the code of its network test_models.Own has changed"):
+                models.load(folder, trust=["test_models.Own"])
+        else:
+            models.load(folder, trust=["test_models.Own"])
 
 
 @pytest.mark.parametrize("which", models.WHICH)

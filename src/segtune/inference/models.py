@@ -25,7 +25,7 @@ from segtune.data.grid import resample_and_crop, restore
 from segtune.data.slices import MEMORY_FRACTION, SPACINGS_MM, Slice, SliceSet
 from segtune.errors import InputError, printable
 from segtune.inference import networks
-from segtune.runs import archive, identity, layout
+from segtune.runs import archive, identity, inputs, layout
 from segtune.runs.result import read_result, verify_files
 
 log = logging.getLogger(__name__)
@@ -136,6 +136,8 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
     result = read_result(folder)
     _well_formed(result, source)
     target, arguments = networks.checked(result["config"]["model"], source, trust)
+    if target not in networks.LISTED:
+        _check_code(target, result, source)
     verify_files(folder, result, [path.relative_to(folder).as_posix()])
     if not result.get("files"):
         log.warning("run %s is of an earlier segtune, which recorded no hashes: damage would not be seen.", folder.name)
@@ -157,6 +159,17 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
         )
     device = device or torch.device("cpu")
     return Trained(folder, which, result, net.to(device), device, pixel_bytes)
+
+
+def _check_code(target: str, result: Mapping[str, Any], source: Path) -> None:
+    """Raises: InputError if the code of a user's own network is not what it was when the run was trained."""
+    recorded = result["inputs"] if isinstance(result.get("inputs"), Mapping) else {}
+    changed = [name for name, digest in inputs.modules(target).items() if recorded.get(name, digest) != digest]
+    if changed:
+        raise InputError(
+            f"{source}: the code of its network {printable(target)} has changed since the run was trained "
+            f"({', '.join(changed)}), so its scores would be of another network. Restore that code, or train again."
+        )
 
 
 # What a folder from anybody must be
