@@ -452,7 +452,7 @@ def test_the_same_data_by_another_path_are_the_same_run_and_other_data_are_not(t
     found = reading.read([Path("outputs/grid")])
     assert [cell.seeds for cell in found.cells] == [(0,)]
     assert len(found.records) == 1
-    assert "over again, with the same data from another folder" in found.left_out[0][1]
+    assert "on the same data in another folder" in found.left_out[0][1]
 
 
 def test_a_result_whose_data_have_changed_in_their_folder_is_not_lent_to_a_copy_of_the_old_ones(tmp_path):

@@ -1,77 +1,85 @@
-"""Check a checkpoint that may come from somebody else before torch reads it, so that it can cost neither memory nor run code.
+"""The archive of a checkpoint that anybody may have made: it is checked before PyTorch sees any of it.
 
-torch.load(weights_only=True) runs no code, but it trusts sizes, and it looks at other parts of a file than Python's zipfile
-does. So the entries are checked here and handed to torch in an archive that is written anew.
+Two programs can read different contents from one zip file. PyTorch is therefore never given the file itself, but a new archive
+in memory that holds the checked entries and nothing else. This module imports no torch.
 """
 
 import io
-import pickletools
 import re
+import struct
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
+from segtune.runs import pickles
 from segtune.runs.files import open_regular
 
-NAMES = re.compile(r"collections OrderedDict|torch \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)", re.ASCII)
-NAMING = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4")
-MEMO = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")  # opcodes that remember the last value
-TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-MOST_DIMENSIONS = 64  # items of a tuple; the shape of a tensor is one
-MOST_BUILDS = 64  # objects that get attributes, each of which may copy a large dict
+ENTRY = re.compile(  # what torch.save writes: the pickle, one entry for each storage, and a few bytes about the format
+    r"([^/\x00]+)/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id|data/\d+)", re.ASCII
+)
+START = b"PK\x03\x04"
+# The records at the end of the file: torch.save writes all three, zipfile the last alone. The first and last tell the size and
+# the start of the directory; the locator tells where the first stands.
+END_64, LOCATOR, END = struct.Struct("<4s36xQQ"), struct.Struct("<4s4xQI"), struct.Struct("<4s8xIIH")
+LARGEST_DIRECTORY = 2**23  # bytes; an entry takes about 70
+LARGEST_PICKLE = 2**22  # bytes; a checkpoint takes about 150 for each tensor
 
 
 def checked(path: Path) -> io.BytesIO:
-    """A checkpoint as torch.save writes it, copied entry by entry into an archive in memory.
+    """The checkpoint as a new archive in memory, to be given to torch.load(..., weights_only=True) in place of the file.
 
-    Raises: OSError; ValueError or zipfile.BadZipFile for anything that torch.save does not write.
+    Raises: ValueError (zipfile.BadZipFile, struct.error, ... for half a file) unless the file is as torch.save writes it: an
+    archive without compression, whose pickle holds plain values and tensors that lie within their storages.
     """
     with open_regular(path) as file:
-        content = file.read()
-    copy = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as written:
-        entries = archive.infolist()
-        pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
-        is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-        if not is_stored or sum(entry.file_size for entry in entries) > len(content) or len(pickles) != 1:
-            raise ValueError("not as torch.save writes it")
-        for entry in entries:
-            data = archive.read(entry)
-            if entry is pickles[0]:
-                _check_pickle(data)
-            written.writestr(entry.filename, data)
+        size = _check_ends(file)
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            _check_entries(entries, size)
+            storages = {entry.filename.rpartition("/")[2]: entry.file_size for entry in entries if "/data/" in entry.filename}
+            (pickle,) = (entry for entry in entries if entry.filename.endswith("/data.pkl"))
+            if pickle.file_size > LARGEST_PICKLE:
+                raise ValueError(f"data.pkl has {pickle.file_size} bytes, more than {LARGEST_PICKLE}")
+            pickles.check(archive.read(pickle), storages)
+            copy = io.BytesIO()
+            with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as new:
+                for entry in entries:
+                    new.writestr(entry.filename, archive.read(entry))
     copy.seek(0)
     return copy
 
 
-def _check_pickle(data: bytes) -> None:
-    """Raises: ValueError unless the pickle holds containers, numbers, texts and tensors, and costs no more than its own size.
+def _check_ends(file: BinaryIO) -> int:
+    """The file's size in bytes. Raises: ValueError unless it is a zip archive from its first byte to its last."""
+    size = file.seek(0, io.SEEK_END)
+    n_last = min(size, END_64.size + LOCATOR.size + END.size)
+    file.seek(size - n_last)
+    last = file.read()
+    file.seek(0)
+    if n_last < END.size or file.read(len(START)) != START:
+        raise ValueError("not an archive from its first byte")
+    signature, directory, start, comment = END.unpack(last[-END.size :])
+    end = size - END.size
+    if signature != b"PK\x05\x06" or comment:
+        raise ValueError("not an archive to its last byte")
+    if last[-END.size - LOCATOR.size :].startswith(b"PK\x06\x07"):
+        end -= LOCATOR.size + END_64.size
+        _, record, _ = LOCATOR.unpack(last[-END.size - LOCATOR.size : -END.size])
+        signature, directory, start = END_64.unpack(last[: END_64.size])
+        if signature != b"PK\x06\x06" or record != end:
+            raise ValueError("the archive's records contradict each other")
+    if directory > LARGEST_DIRECTORY or start + directory != end:
+        raise ValueError("the archive's directory does not stand at its end")
+    return size
 
-    A call must have its tuple of arguments directly before it, and never one argument: OrderedDict would copy a large list in
-    each of many calls.
-    """
-    marks: list[int] = []  # heights of the stack at which the current lists of items begin
-    height, builds = 0, 0
-    length: int | None = None  # of the tuple that the last opcode has made
-    for code, argument, _ in pickletools.genops(data):
-        name, before = code.name, code.stack_before
-        if name in NAMING and not (name == "GLOBAL" and NAMES.fullmatch(str(argument))):
-            raise ValueError(f"{argument} is no part of a checkpoint")
-        if name == "REDUCE" and length in (None, 1):
-            raise ValueError("a call that no checkpoint makes")
-        builds += name == "BUILD"
-        if name == "MARK":
-            marks.append(height)
-            continue
-        if pickletools.markobject in before:
-            start = marks.pop()
-            n_items = height - start
-            height = start - before.index(pickletools.markobject) + len(code.stack_after)
-        else:
-            n_items = TUPLES.get(name, 0)
-            height += len(code.stack_after) - len(before)
-        if name == "TUPLE" or name in TUPLES:
-            length = n_items
-        elif name not in MEMO:
-            length = None
-        if builds > MOST_BUILDS or (length or 0) > MOST_DIMENSIONS:
-            raise ValueError("more than a checkpoint holds")
+
+def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Raises: ValueError unless these are the entries of one checkpoint, each once and without compression."""
+    found = [ENTRY.fullmatch(entry.filename) for entry in entries]
+    folders, names = {match and match[1] for match in found}, [match and match[2] for match in found]
+    if None in names or len(folders) != 1 or len(set(names)) < len(names) or "data.pkl" not in names:
+        raise ValueError("not the entries of a checkpoint")
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
+        raise ValueError("a compressed entry")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ValueError("entries that are larger than the file")
