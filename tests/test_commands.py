@@ -174,7 +174,11 @@ BAD_INPUT = {
     "text that is no override": (lambda: None, ["loss"], "'loss' is not of the form key=value"),
     "a list in brackets": (lambda: None, ["loss=[bce,focal]"], "for one run each write loss=bce,focal -m"),
     "half a list": (lambda: None, ["loss=bce,"], "'loss=bce,' is not of the form key=value or key=value,value"),
-    "unknown argument of Lightning": (lambda: None, [*TINY, "+trainer.foo=1"], "trainer.foo: unsupported argument of Lightning's Trainer"),
+    "unknown argument of Lightning": (
+        lambda: None,
+        [*TINY, "+trainer.foo=1"],
+        "trainer.foo: unsupported argument",
+    ),
     "unknown argument of a loss": (lambda: None, [*TINY, "+loss.foo=1"], "does not take all of these arguments: foo"),
     "unknown argument of the network": (lambda: None, [*TINY, "+model.foo=1"], "unexpected keyword argument 'foo'"),
     "no such accelerator": (lambda: None, [*TINY, "trainer.accelerator=tpuu"], "Lightning refuses this"),

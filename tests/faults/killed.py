@@ -88,7 +88,7 @@ def arm(moment: str, n: int) -> None:
                 os.truncate(folder / layout.HISTORY, (folder / layout.HISTORY).stat().st_size - 60)
                 kill()
 
-        append_history = append_half
+        replace_everywhere("append_history", append_half)
     else:
         names = {
             "inside a checkpoint write": "last.ckpt",
@@ -112,7 +112,17 @@ def arm(moment: str, n: int) -> None:
                 half_written(path, content, names[moment])
             whole(path, content, **how)
 
-        write_atomically = write
+        replace_everywhere("write_atomically", write)
+
+
+def replace_everywhere(name: str, function: Callable[..., Any]) -> None:
+    """Put a function in the place of one of segtune's in all modules that a run imports, each of which may hold its name."""
+    import segtune.training.run  # noqa: F401 -- imports the others
+
+    modules = [module for key, module in sys.modules.items() if key.startswith("segtune.") and hasattr(module, name)]
+    assert modules
+    for module in modules:
+        setattr(module, name, function)
 
 
 def table(outputs: Path) -> str:
