@@ -9,10 +9,7 @@ import dataclasses
 import logging
 import math
 import os
-import pickletools
-import re
 import stat
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +25,7 @@ from segtune.data.grid import resample_and_crop, restore
 from segtune.data.slices import MEMORY_FRACTION, SPACINGS_MM, Slice, SliceSet
 from segtune.errors import InputError, printable
 from segtune.inference import networks
-from segtune.runs import identity, layout
+from segtune.runs import archive, identity, layout
 from segtune.runs.result import read_result, verify_files
 
 log = logging.getLogger(__name__)
@@ -39,9 +36,6 @@ PIXELS = 2**20  # that a network is given at a time: 16 images of 256 x 256
 LARGEST = 4096  # pixels of the side of an image as the network sees it
 COPIES = 6  # of a network's widest layer that its answer to an image may take in memory
 MOST_VALUES = 100_000  # of the configuration in a checkpoint, which can hold one value in a thousand places
-TENSORS = re.compile(  # all that the pickle in a checkpoint may name: containers, tensors and what they are stored in
-    r"collections OrderedDict|torch \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)|torch Size", re.ASCII
-)
 OTHER_SCALE = 1.25  # from this factor on, pixels of another size than those of the training are told
 
 
@@ -217,8 +211,7 @@ def _is_spacing(value: Any) -> bool:
 def _weights(path: Path, result: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The network's weights, by name. Raises: InputError for a file that is no checkpoint of this run."""
     try:
-        _check_archive(path)
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        checkpoint = torch.load(archive.checked(path), weights_only=True, map_location="cpu")
         weights = {str(name).removeprefix("net."): value for name, value in checkpoint["state_dict"].items()}
         if sum(_stored_bytes(value) for value in weights.values()) > path.stat().st_size:
             raise ValueError("tensors that the file does not hold")
@@ -232,20 +225,6 @@ def _weights(path: Path, result: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     if other != result["run_id"]:
         raise InputError(f"{path} is of run {other}, but {layout.RESULT} beside it is of {result['run_id']}. Which one counts?")
     return weights
-
-
-def _check_archive(path: Path) -> None:
-    """Raises: ValueError unless the file is as torch.save writes it: nothing compressed, and a pickle of TENSORS alone."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
-        if sum(entry.file_size for entry in entries) > path.stat().st_size or len(pickles) != 1:
-            raise ValueError("not as torch.save writes it")
-        with archive.open(pickles[0]) as file:
-            for code, argument, _ in pickletools.genops(file):
-                named = code.name in ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4")
-                if named and not (code.name == "GLOBAL" and TENSORS.fullmatch(str(argument))):
-                    raise ValueError(f"{argument} is no part of a checkpoint")
 
 
 def _stored_bytes(value: Any) -> int:

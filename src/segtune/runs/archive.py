@@ -1,0 +1,83 @@
+"""The archive of a checkpoint that anybody may have made: it is checked before PyTorch sees any of it.
+
+Two programs can read different contents from one zip file. PyTorch is therefore never given the file itself, but a new archive
+in memory that holds the checked entries and nothing else. This module imports no torch.
+"""
+
+import io
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+from segtune.runs import pickles
+
+ENTRY = re.compile(  # what torch.save writes: the pickle, one entry for each storage, and a few bytes about the format
+    r"([^/\x00]+)/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id|data/\d+)", re.ASCII
+)
+START = b"PK\x03\x04"
+# The records at the end of the file: torch.save writes all three, zipfile the last alone. The first and last tell the size and
+# the start of the directory; the locator tells where the first stands.
+END_64, LOCATOR, END = struct.Struct("<4s36xQQ"), struct.Struct("<4s4xQI"), struct.Struct("<4s8xIIH")
+LARGEST_DIRECTORY = 2**23  # bytes; an entry takes about 70
+LARGEST_PICKLE = 2**22  # bytes; a checkpoint takes about 150 for each tensor
+
+
+def checked(path: Path) -> io.BytesIO:
+    """The checkpoint as a new archive in memory, to be given to torch.load(..., weights_only=True) in place of the file.
+
+    Raises: ValueError (zipfile.BadZipFile, struct.error, ... for half a file) unless the file is as torch.save writes it: an
+    archive without compression, whose pickle holds plain values and tensors that lie within their storages.
+    """
+    with path.open("rb") as file:
+        size = _check_ends(file)
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            _check_entries(entries, size)
+            storages = {entry.filename.rpartition("/")[2]: entry.file_size for entry in entries if "/data/" in entry.filename}
+            (pickle,) = (entry for entry in entries if entry.filename.endswith("/data.pkl"))
+            if pickle.file_size > LARGEST_PICKLE:
+                raise ValueError(f"data.pkl has {pickle.file_size} bytes, more than {LARGEST_PICKLE}")
+            pickles.check(archive.read(pickle), storages)
+            copy = io.BytesIO()
+            with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as new:
+                for entry in entries:
+                    new.writestr(entry.filename, archive.read(entry))
+    copy.seek(0)
+    return copy
+
+
+def _check_ends(file: io.BufferedReader) -> int:
+    """The file's size in bytes. Raises: ValueError unless it is a zip archive from its first byte to its last."""
+    size = file.seek(0, io.SEEK_END)
+    n_last = min(size, END_64.size + LOCATOR.size + END.size)
+    file.seek(size - n_last)
+    last = file.read()
+    file.seek(0)
+    if n_last < END.size or file.read(len(START)) != START:
+        raise ValueError("not an archive from its first byte")
+    signature, directory, start, comment = END.unpack(last[-END.size :])
+    end = size - END.size
+    if signature != b"PK\x05\x06" or comment:
+        raise ValueError("not an archive to its last byte")
+    if last[-END.size - LOCATOR.size :].startswith(b"PK\x06\x07"):
+        end -= LOCATOR.size + END_64.size
+        _, record, _ = LOCATOR.unpack(last[-END.size - LOCATOR.size : -END.size])
+        signature, directory, start = END_64.unpack(last[: END_64.size])
+        if signature != b"PK\x06\x06" or record != end:
+            raise ValueError("the archive's records contradict each other")
+    if directory > LARGEST_DIRECTORY or start + directory != end:
+        raise ValueError("the archive's directory does not stand at its end")
+    return size
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Raises: ValueError unless these are the entries of one checkpoint, each once and without compression."""
+    found = [ENTRY.fullmatch(entry.filename) for entry in entries]
+    folders, names = {match and match[1] for match in found}, [match and match[2] for match in found]
+    if None in names or len(folders) != 1 or len(set(names)) < len(names) or "data.pkl" not in names:
+        raise ValueError("not the entries of a checkpoint")
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
+        raise ValueError("a compressed entry")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ValueError("entries that are larger than the file")
