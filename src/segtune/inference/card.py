@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segtune.data import readers
 from segtune.errors import printable
 from segtune.runs import identity, layout
 from segtune.runs.state import read_status
@@ -39,11 +40,6 @@ AGREEMENT = {  # name -> what it is called, and what it is multiplied by
     "ejection_fraction": ("ejection fraction [percentage points]", 100),
 }
 LIMITS = ("bias", "lower", "upper")
-DICOM, NIFTI = "pydicom.dcmread(path).pixel_array", "slice k is np.asarray(nibabel.load(path).dataobj)[:, :, k].T"
-IMAGES = {  # reader -> where an image comes from
-    **{"phantom": DICOM, "rvsc": DICOM, "sunnybrook": DICOM},
-    **{"acdc": NIFTI, "nnunet": NIFTI, "folder": "np.asarray(PIL.Image.open(path))"},
-}
 NORMALIZED = {  # data.normalize -> in words, and as code
     "zscore": (
         "(intensity - mean) / standard deviation over the image's own pixels",
@@ -55,56 +51,6 @@ MISSING = "not recorded"
 EARLIER = "the run is of an earlier version of segtune"
 FEW = 10  # validation patients, below which the card says what that means
 RARE = 0.05  # share of slices without the structure below which silence has hardly been tested
-
-CODE = """\
-import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-image = np.load("image.npy").astype(np.float32)  # (H, W), {source}
-{fit}
-seen = {normalized}
-height, width = seen.shape
-side = max({size}, -(-max(height, width) // 16) * 16)
-padded = np.zeros((1, 1, side, side), np.float32)
-padded[0, 0, :height, :width] = seen
-answer = session.run(["probability"], {{"image": padded}})[0][0, 0, :height, :width]
-{restore}
-mask = probability > 0.5  # (H, W), True inside the structure
-"""
-PLAIN = ("seen = image", "probability = answer")  # what comes before the network, and after it
-CROPPED = (
-    """\
-top, left = (max(0, (n - {size}) // 2) for n in image.shape)
-seen = image[top : top + {size}, left : left + {size}]""",
-    """\
-probability = np.zeros(image.shape)  # which it is where the image was cropped
-probability[top : top + height, left : left + width] = answer""",
-)
-RESAMPLED = (
-    """\
-pixel_mm = ({pixel_mm:.4g}, {pixel_mm:.4g})  # of your image: distance of its rows, and of its columns [mm]
-
-
-def axis(n, mm):  # where the pixels seen lie among the image's own, the other way round, and which of its own are seen
-    ratio = mm / {spacing_mm}
-    new = max(1, round(n * ratio))
-    kept = {kept}
-    first = (new - kept) // 2
-    own = (np.arange(n) - (n - 1) / 2) * ratio + (new - 1) / 2 - first
-    is_seen = (new == kept) | (np.abs(own - (kept - 1) / 2) <= kept / 2)
-    return (np.arange(kept) + first - (new - 1) / 2) / ratio + (n - 1) / 2, own, is_seen
-
-
-def interpolated(values, rows, columns):
-    values = np.stack([np.interp(rows, np.arange(len(values)), column) for column in values.T])
-    return np.stack([np.interp(columns, np.arange(len(values)), row) for row in values.T])
-
-
-(rows, own_rows, is_row), (columns, own_columns, is_column) = (axis(n, mm) for n, mm in zip(image.shape, pixel_mm))
-seen = interpolated(image, rows, columns)""",
-    "probability = interpolated(answer, own_rows, own_columns) * np.outer(is_row, is_column)  # 0 where not seen",
-)
 
 
 def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
@@ -132,18 +78,26 @@ def table(folder: Path, name: str, which: str) -> Rows | None:
 
 
 def code(result: Result) -> str:
-    """What gives one image's mask with numpy and onnxruntime alone, by the same steps as the run's own. A test runs it."""
+    """Code that gives one image's mask with numpy and onnxruntime alone, by the run's own steps. A test runs it.
+
+    No text of the run enters it: what is inserted is a number, or stands in this program.
+    """
+    import jinja2
+
     config = result["config"]["data"]
-    size, spacing_mm, crops = int(config["size"]), config.get("spacing_mm"), bool(config.get("larger"))
+    spacing_mm = config.get("spacing_mm")
     low, _ = result["data"].get("pixel_mm") or (1, 1)
-    fit, restore = PLAIN
-    if spacing_mm is not None:
-        kept = f"min(new, {size})" if crops else "new"
-        fit, restore = RESAMPLED[0].format(pixel_mm=float(low), spacing_mm=float(spacing_mm), kept=kept), RESAMPLED[1]
-    elif crops:
-        fit, restore = CROPPED[0].format(size=size), CROPPED[1]
-    source, normalized = IMAGES.get(reader(result), "grey values"), NORMALIZED[config["normalize"]][1]
-    return CODE.format(source=source, fit=fit, normalized=normalized, size=size, restore=restore)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("segtune.inference", "."), undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("card_code.py.j2").render(
+        source=readers.of(config).image_code or "grey values",
+        size=int(config["size"]),
+        pixel_mm=f"{float(low):.4g}",
+        spacing_mm=None if spacing_mm is None else float(spacing_mm),
+        crops=bool(config.get("larger")),
+        normalized=NORMALIZED[config["normalize"]][1],
+    )
 
 
 # The card's parts, each a list of paragraphs
@@ -177,7 +131,7 @@ def alarms(result: Result, which: str) -> Iterator[str]:
             f"{counted(n_errors, 'error')} in the data, with which the run was told to go on (see Data). Training, scores or "
             "both rest on them."
         )
-    if reader(result) == "phantom":
+    if readers.of(result["config"]["data"]).is_synthetic:
         yield "Trained on synthetic images, a phantom: it has never seen a patient. For trying out only."
     if which == "best":
         yield (
@@ -422,7 +376,7 @@ def of_slices(rows: Rows | None) -> list[str]:
 
 
 def reader(result: Result) -> str:
-    return str(result["config"]["data"]["reader"]["_target_"]).split(".")[-2]
+    return readers.of(result["config"]["data"]).name
 
 
 def structure(result: Result) -> str:
