@@ -92,12 +92,12 @@ def table(folder: Path, name: str, which: str) -> Rows | None:
 
 
 def alarms(result: Result, which: str) -> Iterator[str]:
-    """What nobody may overlook."""
+    """The warnings, which stand at the top of the card and again among its limits."""
     n_leaks, n_errors = result["data"].get("n_leaks") or 0, sum(one["severity"] == "error" for one in findings(result))
     if n_leaks:
         yield (
             f"{counted(n_leaks, 'patient')} on both sides: images of one person both train and validate. Every score here "
-            "flatters, and none tells what new patients will get."
+            "is too good, and none shows what to expect for new patients."
         )
     if n_errors:
         yield (
@@ -256,7 +256,7 @@ def by_patient(rows: Rows) -> Markdown:
 
 
 def few(result: Result, rows: Rows | None) -> str:
-    """How many patients it was scored on, and what one of them weighs."""
+    """The number of scored patients, and the influence of one of them on the mean Dice."""
     n = len(result["data"]["patients"].get("val") or [])
     told = f"Scored on {counted(n, 'patient')}."
     dice = [value for row in rows or () if math.isfinite(value := float(row["dice"] or "nan"))]
@@ -267,7 +267,7 @@ def few(result: Result, rows: Rows | None) -> str:
 
 
 def of_slices(rows: Rows | None) -> list[str]:
-    """Which phases were scored, and how many slices without the structure."""
+    """The phases that were scored, and the number of slices without the structure."""
     if not rows:
         return [f"Phases, and slices without the structure, are {MISSING}."]
     phases = Counter(row["phase"] or "not known" for row in rows)
@@ -280,7 +280,7 @@ def of_slices(rows: Rows | None) -> list[str]:
     ]
 
 
-# Facts, as they are said
+# Facts in words
 
 
 def reader(result: Result) -> str:
@@ -306,14 +306,14 @@ def leaks(result: Result) -> str:
 
 
 def described(option: Mapping[str, Any]) -> str:
-    """A part of the configuration: what it names, and with which values."""
+    """A part of the configuration: the name of its class or function, and its values."""
     name = str(option.get("_target_", "")).removeprefix("segtune.")
     values = [f"{key}={value}" for key, value in option.items() if not str(key).startswith("_") and value is not None]
     return escaped(" ".join(filter(None, [name, ", ".join(values)])))
 
 
 def pathless(override: str) -> str:
-    """The override, its value as ... if that has an absolute path in it."""
+    """The override; a value that contains an absolute path becomes ...."""
     key, _, value = override.partition("=")
     return f"{key}=..." if re.search(r"(^|[\s'\"\[{,:=])(~\w*/|/|[A-Za-z]:[\\/]|\\\\)", value) else override
 
