@@ -240,6 +240,10 @@ def test_wrong_keys_are_one_sentence(made):
 
 
 def test_a_result_with_values_of_a_wrong_kind_is_one_sentence_and_nothing_is_written(folder):
+    edited(folder, lambda result: result["last"].update(metrics=None, val_dice=0.5))
+    edited(folder, lambda result: result["last"].pop("n_undefined", None))
+    with pytest.raises(InputError, match="result.json, or a table beside it, is damaged"):
+        exported(f"run={folder}", "output=there/it")
     edited(folder, lambda result: result["last"].update(metrics="none"))
     with pytest.raises(InputError, match="result.json, or a table beside it, is damaged"):
         exported(f"run={folder}", "output=there/it")

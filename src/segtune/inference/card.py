@@ -1,10 +1,10 @@
 """The model card of a finished run, in Markdown: what it is for, on whom it was trained and scored, what is not known.
 
-All of it from the run's folder; imports no torch. Text from there is escaped, for a patient's label may hold anything. What
-is undefined is called so, never 0, and what a run of an earlier version has not written down is said to be missing.
+card.md.j2 holds the text; this module gathers the values from the run's folder, without torch. All text from that folder is
+escaped, because a patient's label may hold anything. Undefined values are called undefined, never 0, and values that an
+earlier version did not record are called missing.
 """
 
-import html
 import math
 import re
 from collections import Counter
@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segtune.errors import printable
+from segtune.data import readers
+from segtune.inference.card_code import NORMALIZED, code
+from segtune.inference.markdown import Markdown, escaped, fenced, grid, number, rendered, whole
 from segtune.runs import identity, layout
 from segtune.runs.state import read_status
 from segtune.runs.tables import read_table
@@ -39,89 +41,44 @@ AGREEMENT = {  # name -> what it is called, and what it is multiplied by
     "ejection_fraction": ("ejection fraction [percentage points]", 100),
 }
 LIMITS = ("bias", "lower", "upper")
-DICOM, NIFTI = "pydicom.dcmread(path).pixel_array", "slice k is np.asarray(nibabel.load(path).dataobj)[:, :, k].T"
-IMAGES = {  # reader -> where an image comes from
-    **{"phantom": DICOM, "rvsc": DICOM, "sunnybrook": DICOM},
-    **{"acdc": NIFTI, "nnunet": NIFTI, "folder": "np.asarray(PIL.Image.open(path))"},
-}
-NORMALIZED = {  # data.normalize -> in words, and as code
-    "zscore": (
-        "(intensity - mean) / standard deviation over the image's own pixels",
-        "(seen - seen.mean(dtype=np.float64)) / (seen.std(dtype=np.float64) or 1)",
-    ),
-    "divide255": ("intensity / 255", "seen / 255"),
-}
 MISSING = "not recorded"
 EARLIER = "the run is of an earlier version of segtune"
 FEW = 10  # validation patients, below which the card says what that means
 RARE = 0.05  # share of slices without the structure below which silence has hardly been tested
 
-CODE = """\
-import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-image = np.load("image.npy").astype(np.float32)  # (H, W), {source}
-{fit}
-seen = {normalized}
-height, width = seen.shape
-side = max({size}, -(-max(height, width) // 16) * 16)
-padded = np.zeros((1, 1, side, side), np.float32)
-padded[0, 0, :height, :width] = seen
-answer = session.run(["probability"], {{"image": padded}})[0][0, 0, :height, :width]
-{restore}
-mask = probability > 0.5  # (H, W), True inside the structure
-"""
-PLAIN = ("seen = image", "probability = answer")  # what comes before the network, and after it
-CROPPED = (
-    """\
-top, left = (max(0, (n - {size}) // 2) for n in image.shape)
-seen = image[top : top + {size}, left : left + {size}]""",
-    """\
-probability = np.zeros(image.shape)  # which it is where the image was cropped
-probability[top : top + height, left : left + width] = answer""",
-)
-RESAMPLED = (
-    """\
-pixel_mm = ({pixel_mm:.4g}, {pixel_mm:.4g})  # of your image: distance of its rows, and of its columns [mm]
-
-
-def axis(n, mm):  # where the pixels seen lie among the image's own, the other way round, and which of its own are seen
-    ratio = mm / {spacing_mm}
-    new = max(1, round(n * ratio))
-    kept = {kept}
-    first = (new - kept) // 2
-    own = (np.arange(n) - (n - 1) / 2) * ratio + (new - 1) / 2 - first
-    is_seen = (new == kept) | (np.abs(own - (kept - 1) / 2) <= kept / 2)
-    return (np.arange(kept) + first - (new - 1) / 2) / ratio + (n - 1) / 2, own, is_seen
-
-
-def interpolated(values, rows, columns):
-    values = np.stack([np.interp(rows, np.arange(len(values)), column) for column in values.T])
-    return np.stack([np.interp(columns, np.arange(len(values)), row) for row in values.T])
-
-
-(rows, own_rows, is_row), (columns, own_columns, is_column) = (axis(n, mm) for n, mm in zip(image.shape, pixel_mm))
-seen = interpolated(image, rows, columns)""",
-    "probability = interpolated(answer, own_rows, own_columns) * np.outer(is_row, is_column)  # 0 where not seen",
-)
-
 
 def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
-    """The card. Args: which: last or best, the weights it is of. checked: how model.onnx was checked, in words.
+    """The card of the weights of an epoch. Args: which: last or best. checked: how model.onnx was checked, in words.
 
     Raises: InputError for a damaged table; LookupError, TypeError, ValueError or AttributeError for values of a wrong kind.
     """
     tables = {name: table(folder, name, which) for name in layout.TABLES}
-    parts = [
-        head(result, which),
-        running(result, checked),
-        data(result),
-        training(folder, result),
-        scores(result, tables[layout.PATIENTS], which),
-        limits(result, tables, which),
-    ]
-    return "\n\n".join(paragraph for part in parts for paragraph in part) + "\n"
+    patients, config = tables[layout.PATIENTS], result["config"]["data"]
+    epochs = (which, "best" if which == "last" else "last")
+    values = {
+        "result": result,
+        "which": which,
+        "epochs": epochs,
+        "missing": MISSING,
+        "earlier": EARLIER,
+        "config": {"spacing_mm": None, "larger": None, "empty": None, **config},
+        "stops": result["config"]["trainer"].get("patience") is not None,
+        "structure": str(config["target"]),
+        "alarms": [Markdown(alarm) for alarm in alarms(result, which)],
+        "running": running(result, checked),
+        "code": fenced(code(result), "python"),
+        "facts": facts(result),
+        "sides": sides(result),
+        "findings": checks(result),
+        "training": training(result),
+        "command": again(folder, result),
+        "means": {one: means(result, one) for one in epochs},
+        "patients": None if patients is None else by_patient(patients),
+        "few": Markdown(few(result, patients)),
+        "pixels": pixels(result),
+        "slices": [Markdown(sentence) for sentence in of_slices(tables[layout.SLICES])],
+    }
+    return rendered("card.md.j2", values)
 
 
 def table(folder: Path, name: str, which: str) -> Rows | None:
@@ -131,53 +88,23 @@ def table(folder: Path, name: str, which: str) -> Rows | None:
     return [row for row in read_table(folder, name) if row["which"] == which]
 
 
-def code(result: Result) -> str:
-    """What gives one image's mask with numpy and onnxruntime alone, by the same steps as the run's own. A test runs it."""
-    config = result["config"]["data"]
-    size, spacing_mm, crops = int(config["size"]), config.get("spacing_mm"), bool(config.get("larger"))
-    low, _ = result["data"].get("pixel_mm") or (1, 1)
-    fit, restore = PLAIN
-    if spacing_mm is not None:
-        kept = f"min(new, {size})" if crops else "new"
-        fit, restore = RESAMPLED[0].format(pixel_mm=float(low), spacing_mm=float(spacing_mm), kept=kept), RESAMPLED[1]
-    elif crops:
-        fit, restore = CROPPED[0].format(size=size), CROPPED[1]
-    source, normalized = IMAGES.get(reader(result), "grey values"), NORMALIZED[config["normalize"]][1]
-    return CODE.format(source=source, fit=fit, normalized=normalized, size=size, restore=restore)
-
-
-# The card's parts, each a list of paragraphs
-
-
-def head(result: Result, which: str) -> list[str]:
-    why = {"last": "the last, which decides", "best": "the one with the best validation Dice, which flatters"}[which]
-    return [
-        f"# Model card: run {escaped(result['run_id'])}",
-        "**For research use only. Not a medical device: nothing that it says may guide the care of a patient.**",
-        *(f"> **Warning.** {alarm}" for alarm in alarms(result, which)),
-        f"A network that marks one structure, {structure(result)}, on single 2-D images. Its weights are those of epoch "
-        f"{whole(result[which]['epoch'])}: {why}.",
-        "## Intended use",
-        f"For research on this structure ({structure(result)}) in images like those of its training (see Data), by people who "
-        "look at every result. Not for diagnosis, treatment, triage or any other decision about a person; not for other "
-        "structures, views or kinds of images; not where nobody looks.",
-    ]
+# The values that the template holds
 
 
 def alarms(result: Result, which: str) -> Iterator[str]:
-    """What nobody may overlook."""
+    """The warnings, which stand at the top of the card and again among its limits."""
     n_leaks, n_errors = result["data"].get("n_leaks") or 0, sum(one["severity"] == "error" for one in findings(result))
     if n_leaks:
         yield (
             f"{counted(n_leaks, 'patient')} on both sides: images of one person both train and validate. Every score here "
-            "flatters, and none tells what new patients will get."
+            "is too good, and none shows what to expect for new patients."
         )
     if n_errors:
         yield (
             f"{counted(n_errors, 'error')} in the data, with which the run was told to go on (see Data). Training, scores or "
             "both rest on them."
         )
-    if reader(result) == "phantom":
+    if readers.of(result["config"]["data"]).is_synthetic:
         yield "Trained on synthetic images, a phantom: it has never seen a patient. For trying out only."
     if which == "best":
         yield (
@@ -186,7 +113,7 @@ def alarms(result: Result, which: str) -> Iterator[str]:
         )
 
 
-def running(result: Result, checked: str) -> list[str]:
+def running(result: Result, checked: str) -> Markdown:
     config = result["config"]["data"]
     size, spacing_mm, crops = int(config["size"]), config.get("spacing_mm"), config.get("larger")
     larger = "" if crops else "; an image that is larger, to the next multiple of 16 (in training there was none)"
@@ -204,37 +131,34 @@ def running(result: Result, checked: str) -> list[str]:
         ("after", "the same steps back; what is above 0.5 is inside"),
         ("checked", escaped(checked)),
     ]
-    return ["## Running model.onnx", grid(("", ""), rows), fenced(code(result), "python")]
+    return grid(("", ""), rows)
 
 
-def data(result: Result) -> list[str]:
-    about = result["data"]
-    patients, images = about["patients"], about.get("n_images") or {}
-    facts = [
+def facts(result: Result) -> Markdown:
+    rows = [
         ("reader", escaped(reader(result))),
-        ("structure", structure(result)),
+        ("structure", escaped(result["config"]["data"]["target"])),
         ("size of a pixel in training", pixels(result)),
-        ("fingerprint", escaped(about.get("fingerprint", MISSING))),
+        ("fingerprint", escaped(result["data"].get("fingerprint", MISSING))),
         ("patients on both sides", leaks(result)),
     ]
-    sides = [
+    return grid(("", ""), rows)
+
+
+def sides(result: Result) -> Markdown:
+    patients, images = result["data"]["patients"], result["data"].get("n_images") or {}
+    rows = [
         (name, len(labels), whole(images[side]) if side in images else "", ", ".join(map(escaped, labels)))
         for side, name in (("train", "training"), ("val", "validation"), ("unused", "unused"))
         for labels in [patients.get(side) or []]
     ]
-    return [
-        "## Data",
-        grid(("", ""), facts),
-        grid(("side", "patients", "images", "labels"), sides),
-        "The labels are the data set's own. Make sure that they are pseudonyms before you hand this card on.",
-        *checks(result),
-    ]
+    return grid(("side", "patients", "images", "labels"), rows)
 
 
-def checks(result: Result) -> list[str]:
-    """What the check of the data found, by kind."""
+def checks(result: Result) -> Markdown | None:
+    """What the check of the data found, by kind: empty if nothing, None if that is not recorded."""
     if result["data"].get("findings") is None:
-        return [f"What a check of the data would have found is {MISSING}: {EARLIER}."]
+        return None
     kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for one in findings(result):
         kinds.setdefault((one["severity"], one["kind"]), []).append(one)
@@ -247,12 +171,10 @@ def checks(result: Result) -> list[str]:
         )
         for (severity, kind), of in kinds.items()
     ]
-    if not rows:
-        return ["The check of the data found neither errors nor warnings."]
-    return ["What the check of the data found:", grid(("severity", "kind", "number", "the first"), rows)]
+    return grid(("severity", "kind", "number", "the first"), rows) if rows else Markdown()
 
 
-def training(folder: Path, result: Result) -> list[str]:
+def training(result: Result) -> Markdown:
     config, git = result["config"], result.get("git")
     axes, calibration = identity.axes(config), result.get("calibration")
     measured = f"; lambda = {number(calibration['lambda'], '.3g')}, measured" if calibration else ""
@@ -273,52 +195,27 @@ def training(folder: Path, result: Result) -> list[str]:
         ("versions", described(result.get("versions") or {}) or MISSING),
         ("git commit", escaped(commit)),
     ]
-    return ["## Training", grid(("", ""), rows), *again(folder, result)]
+    return grid(("", ""), rows)
 
 
-def again(folder: Path, result: Result) -> list[str]:
-    """The command that gives the run again; without absolute paths, which are of no use elsewhere and may hold names."""
-
+def again(folder: Path, result: Result) -> dict[str, Any] | None:
+    """The command that repeats the run, without absolute paths, which may hold names; None if it is not recorded."""
     status = read_status(folder) or {}
     overrides = status.get("overrides")
     if status.get("run_id") != result["run_id"] or not isinstance(overrides, list):
-        return [f"The command that gives the run again is {MISSING} (status.json); result.json has its whole configuration."]
+        return None
     shown = [pathless(str(one)) for one in overrides if not str(one).startswith(("outputs=", "hydra", "-"))]
-    hint = ["`...` is a path on the machine of the run: give your own."] if any(one.endswith("=...") for one in shown) else []
-    if any("_target_" in one or "${" in one for one in shown):
-        hint.append("**It runs code that it names:** start it only where you know whose that is.")
-    return ["The command that gives the run again:", fenced(identity.command(shown)), *hint]
-
-
-def scores(result: Result, patients: Rows | None, which: str) -> list[str]:
-    stopped = result["config"]["trainer"].get("patience") is not None
-    meaning = {
-        "last": "The loss on these very patients said when to stop." if stopped else "No score chose this epoch.",
-        "best": "**Optimistic:** the epoch with the best Dice on these very patients.",
+    return {
+        "block": fenced(identity.command(shown)),
+        "has_path": any(one.endswith("=...") for one in shown),
+        "has_code": any("_target_" in one or "${" in one for one in shown),
     }
-    paragraphs = [
-        "## Scores on the validation patients",
-        "Each cell: mean (defined / one mask empty / both masks empty / undefined). Where one mask is empty, an overlap is 0 "
-        "and a distance is the image's diagonal, and the mean counts it; what is undefined is left out. Low is better for HD, "
-        "HD95 and ASSD, high for all else. Agreement: predicted less the expert's, over patients (Bland-Altman).",
-    ]
-    for one in (which, "best" if which == "last" else "last"):
-        elsewhere = "" if result[one]["epoch"] == result[which]["epoch"] else ", not in model.onnx"
-        title = f"### {one.capitalize()} epoch ({whole(result[one]['epoch'])}){elsewhere}"
-        paragraphs += [title, meaning[one], *means(result, one)]
-    if patients is None:
-        return [*paragraphs, f"Scores of each patient (patients.csv) are {MISSING}: {EARLIER}."]
-    return [*paragraphs, f"### Patient by patient ({which} epoch)", by_patient(patients)]
 
 
-def means(result: Result, which: str) -> list[str]:
+def means(result: Result, which: str) -> dict[str, Markdown] | None:
     metrics = result[which].get("metrics")
     if metrics is None:
-        return [
-            f"Dice per slice: {number(result[which].get('val_dice'), '.3f')}, undefined slices: "
-            f"{whole(result[which].get('n_undefined'))}. Distances, volumes, and scores per case and patient are {MISSING}: "
-            f"{EARLIER}. The run's command in a new folder gives them."
-        ]
+        return None
     tolerance = f" at {number(result.get('tolerance_mm'), 'g')} mm"
     overall = [
         (
@@ -336,10 +233,10 @@ def means(result: Result, which: str) -> list[str]:
         for of in [metrics["agreement"][name]]
     ]
     heads = ("agreement", "bias", "lower limit (95 %)", "upper limit (95 %)", "n", "undefined")
-    return [grid(("", *LEVELS.values()), overall), grid(heads, agreement)]
+    return {"overall": grid(("", *LEVELS.values()), overall), "agreement": grid(heads, agreement)}
 
 
-def by_patient(rows: Rows) -> str:
+def by_patient(rows: Rows) -> Markdown:
     named = ("dice", "hd_mm", "hd95_mm", "assd_mm", "surface_dice")
     heads = ["patient", "cases", *(METRICS[name][0] for name in named), "one / both empty"]
     heads += ["stroke volume [ml] (the expert's)", "ejection fraction [%] (the expert's)", "undefined because"]
@@ -358,43 +255,8 @@ def by_patient(rows: Rows) -> str:
     return grid(heads, cells)
 
 
-def limits(result: Result, tables: Mapping[str, Rows | None], which: str) -> list[str]:
-    config, pixel = result["config"]["data"], f"Pixels of {pixels(result)} in training"
-    known = [
-        *(f"**{alarm}**" for alarm in alarms(result, which)),
-        few(result, tables[layout.PATIENTS]),
-        "One run, one seed: this is what one network does, and says nothing on its loss, split, penalty or batch size against "
-        "others. That takes several seeds, and `python -m segtune.report`.",
-        "No test patients: the validation patients picked the best epoch, and whoever chose this run may have seen their "
-        "scores. Score it on patients that nobody has looked at (`python -m segtune.evaluate`).",
-        f"{pixel}, to which all images are resampled: scores are on that grid, not on the images' own."
-        if config.get("spacing_mm") is not None
-        else f"{pixel}: on others, structures are of another size to it.",
-        "What the crop cuts off is never found, and is not in the scores." if config.get("larger") else "",
-        *of_slices(tables[layout.SLICES]),
-        "Slices without the structure were left out (data.empty=drop): what it does on them was neither trained nor scored."
-        if config.get("empty") == "drop"
-        else "",
-        "Sites, scanners and sequences are not recorded. Unless whoever made the data says otherwise, take it that there was "
-        "one of each.",
-    ]
-    untested = (
-        "other sites, scanners, field strengths, sequences and views",
-        "age, sex, disease and anatomy, each by itself: nothing of them is recorded",
-        "artefacts, noise, and images of a wrong kind, which it segments without a word",
-        "other experts: a score is the agreement with those who drew these contours",
-        "whether it helps anybody, or saves any time",
-    )
-    return [
-        "## Limits",
-        "\n".join(f"- {sentence}" for sentence in known if sentence),
-        "Not tested:",
-        "\n".join(f"- {one}" for one in untested),
-    ]
-
-
 def few(result: Result, rows: Rows | None) -> str:
-    """How many patients it was scored on, and what one of them weighs."""
+    """The number of scored patients, and the influence of one of them on the mean Dice."""
     n = len(result["data"]["patients"].get("val") or [])
     told = f"Scored on {counted(n, 'patient')}."
     dice = [value for row in rows or () if math.isfinite(value := float(row["dice"] or "nan"))]
@@ -405,7 +267,7 @@ def few(result: Result, rows: Rows | None) -> str:
 
 
 def of_slices(rows: Rows | None) -> list[str]:
-    """Which phases were scored, and how many slices without the structure."""
+    """The phases that were scored, and the number of slices without the structure."""
     if not rows:
         return [f"Phases, and slices without the structure, are {MISSING}."]
     phases = Counter(row["phase"] or "not known" for row in rows)
@@ -418,15 +280,11 @@ def of_slices(rows: Rows | None) -> list[str]:
     ]
 
 
-# Facts, as they are said
+# Facts in words
 
 
 def reader(result: Result) -> str:
-    return str(result["config"]["data"]["reader"]["_target_"]).split(".")[-2]
-
-
-def structure(result: Result) -> str:
-    return escaped(result["config"]["data"]["target"])
+    return readers.of(result["config"]["data"]).name
 
 
 def findings(result: Result) -> list[Mapping[str, Any]]:
@@ -448,48 +306,17 @@ def leaks(result: Result) -> str:
 
 
 def described(option: Mapping[str, Any]) -> str:
-    """A part of the configuration: what it names, and with which values."""
+    """A part of the configuration: the name of its class or function, and its values."""
     name = str(option.get("_target_", "")).removeprefix("segtune.")
     values = [f"{key}={value}" for key, value in option.items() if not str(key).startswith("_") and value is not None]
     return escaped(" ".join(filter(None, [name, ", ".join(values)])))
 
 
 def pathless(override: str) -> str:
-    """The override, its value as ... if that has an absolute path in it."""
+    """The override; a value that contains an absolute path becomes ...."""
     key, _, value = override.partition("=")
     return f"{key}=..." if re.search(r"(^|[\s'\"\[{,:=])(~\w*/|/|[A-Za-z]:[\\/]|\\\\)", value) else override
 
 
 def counted(n: int, noun: str) -> str:
     return f"{whole(n)} {noun}{'' if n == 1 else 's'}"
-
-
-# Markdown
-
-
-def number(value: Any, form: str, scale: float = 1) -> str:
-    """As a person reads it; None, empty, and what is not finite as undefined."""
-    found = math.nan if value is None or value == "" else scale * float(value)
-    return format(found, form) if math.isfinite(found) else "undefined"
-
-
-def whole(value: Any) -> str:
-    return number(value, ".0f")
-
-
-def grid(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table. Cells are Markdown already."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
-
-
-def fenced(text: str, language: str = "") -> str:
-    """A block of code, behind a fence that the text cannot close."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    lines = "\n".join(map(printable, text.rstrip().split("\n")))
-    return f"{fence}{language}\n{lines}\n{fence}"
-
-
-def escaped(value: Any) -> str:
-    """Text as it is, neither Markdown nor HTML, on one line."""
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(printable(str(value).replace("\n", " ")), quote=False))

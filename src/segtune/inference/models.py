@@ -1,4 +1,4 @@
-"""A finished run as a model, from its folder alone: its network, and how it wants its images. Needs none of its data.
+"""A finished run as a model, from its folder alone: its network and the preparation of its images.
 
 A run's folder may come from anybody. Its checkpoint is read as tensors and plain values, and nothing of its configuration is
 resolved or instantiated: the network is built from a list (networks.LISTED), or is one that the user names (trust).
@@ -25,25 +25,25 @@ from segtune.data.grid import resample_and_crop, restore
 from segtune.data.slices import MEMORY_FRACTION, SPACINGS_MM, Slice, SliceSet
 from segtune.errors import InputError, printable
 from segtune.inference import networks
-from segtune.runs import archive, identity, inputs, layout
+from segtune.inference.weights import checkpoint_weights
+from segtune.runs import identity, inputs, layout
 from segtune.runs.result import read_result, verify_files
 
 log = logging.getLogger(__name__)
 
 WHICH = ("last", "best")
-MULTIPLE = 16  # of the side of an image that every network here takes
-PIXELS = 2**20  # that a network is given at a time: 16 images of 256 x 256
+MULTIPLE = 16  # the sides of an image must be multiples of this for every network here
+PIXELS = 2**20  # the most that a network gets at a time: 16 images of 256 x 256
 LARGEST = 4096  # pixels of the side of an image as the network sees it
 COPIES = 6  # of a network's widest layer that its answer to an image may take in memory
-MOST_VALUES = 100_000  # of the configuration in a checkpoint, which can hold one value in a thousand places
-OTHER_SCALE = 1.25  # from this factor on, pixels of another size than those of the training are told
+OTHER_SCALE = 1.25  # pixel sizes that differ from the training's by this factor cause a warning
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
     """One run's network, ready to be used. result: its result.json, whose config says what its images must be.
 
-    pixel_bytes: what a pixel of an image takes in memory while the network answers; 0 where that is not known.
+    pixel_bytes: memory per pixel of an image while the network computes [bytes]; 0 if unknown.
     """
 
     folder: Path
@@ -119,10 +119,10 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
     """The run in this folder.
 
     Args:
-        which: its last epoch, which decides, or its best, which flatters.
+        which: last, the weights of the last epoch, or best, those of the epoch with the best validation Dice.
         device: None: the CPU.
-        trust: names of network classes that the user wants built, beside those of networks.LISTED.
-    Raises: InputError for a folder without a finished run, a damaged one, or one with a network that is not to be built.
+        trust: names of further network classes that may be built, beside those of networks.LISTED.
+    Raises: InputError for a folder without a finished run, a damaged one, or one with a network that may not be built.
     """
     folder, trust = Path(folder).expanduser(), networks.trusted(trust)
     if which not in WHICH:
@@ -141,7 +141,7 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
     verify_files(folder, result, [path.relative_to(folder).as_posix()])
     if not result.get("files"):
         log.warning("run %s is of an earlier segtune, which recorded no hashes: damage would not be seen.", folder.name)
-    weights = _weights(path, result)
+    weights = checkpoint_weights(path, result)
     pixel_bytes = 0.0
     try:
         net = _network(target, arguments, weights)
@@ -172,11 +172,11 @@ def _check_code(target: str, result: Mapping[str, Any], source: Path) -> None:
         )
 
 
-# What a folder from anybody must be
+# Checks of a run's folder, which may come from anybody
 
 
 def _check_own(folder: Path, path: Path) -> None:
-    """Raises: InputError for what is no file, and for a link out of the folder: what that leads to would be shown elsewhere."""
+    """Raises: InputError for anything but a file, and for a link to a file outside the folder, which could be private."""
     if not path.exists():
         return
     if not path.resolve().is_relative_to(folder.resolve()):
@@ -211,7 +211,7 @@ def _well_formed(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _is_label(value: Any) -> bool:
-    """Whether this can be the name or the value of a structure; what OmegaConf would resolve is none."""
+    """Whether this can be the name or the value of a structure. Text that OmegaConf would resolve is refused."""
     if isinstance(value, str):
         return 0 < len(value) <= 200 and "${" not in value and "}" not in value
     return type(value) is int and abs(value) < 2**31
@@ -221,43 +221,8 @@ def _is_spacing(value: Any) -> bool:
     return type(value) in (int, float) and SPACINGS_MM[0] <= value <= SPACINGS_MM[1]
 
 
-def _weights(path: Path, result: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The network's weights, by name. Raises: InputError for a file that is no checkpoint of this run."""
-    try:
-        checkpoint = torch.load(archive.checked(path), weights_only=True, map_location="cpu")
-        weights = {str(name).removeprefix("net."): value for name, value in checkpoint["state_dict"].items()}
-        if sum(_stored_bytes(value) for value in weights.values()) > path.stat().st_size:
-            raise ValueError("tensors that the file does not hold")
-        if not _is_bounded(checkpoint["hyper_parameters"]):
-            raise ValueError("a configuration without end")
-        other = identity.run_id(checkpoint["hyper_parameters"])
-    except FileNotFoundError:
-        raise InputError(f"{path}: the file is not there. Give the run's whole folder.") from None
-    except Exception:  # whatever half a file, or a file of another kind, makes of torch.load
-        raise InputError(f"{path}: damaged, or no checkpoint of a run. Copy the run's folder again.") from None
-    if other != result["run_id"]:
-        raise InputError(f"{path} is of run {other}, but {layout.RESULT} beside it is of {result['run_id']}. Which one counts?")
-    return weights
-
-
-def _stored_bytes(value: Any) -> int:
-    """Of a plain tensor. Raises: ValueError for anything else."""
-    if not (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"):
-        raise ValueError("no plain tensor")
-    return value.numel() * value.element_size()
-
-
-def _is_bounded(value: Any) -> bool:
-    """Whether a value, counted as often as it is referred to, holds no more than MOST_VALUES."""
-    waiting, n = [value], 0
-    while waiting and n <= MOST_VALUES:
-        one, n = waiting.pop(), n + 1
-        waiting += one.values() if isinstance(one, Mapping) else one if isinstance(one, list | tuple) else ()
-    return n <= MOST_VALUES
-
-
 def _network(target: str, arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """The network with its weights. Raises: whatever comes of arguments and weights that do not fit."""
+    """The network with its weights. Raises: any exception, if the arguments or the weights do not fit."""
     net = None
     if target not in networks.LISTED:  # it may compute on what it is built with, which the meta device does not have
         with contextlib.suppress(NotImplementedError, RuntimeError):
@@ -271,9 +236,9 @@ def _network(target: str, arguments: Mapping[str, Any], weights: Mapping[str, to
 
 
 def _pixel_bytes(net: nn.Module) -> float:
-    """What a pixel of an image takes in memory while this network answers, from its answer to a small one.
+    """Memory per pixel while this network computes [bytes], estimated from its layers on a small image.
 
-    Raises: ValueError if that is no probability for each pixel.
+    Raises: ValueError if the output does not have one value for each pixel.
     """
     widest = 0
 
@@ -331,7 +296,7 @@ def device(accelerator: str) -> torch.device:
 
 
 def warn_of_other_scale(models: Sequence[Trained], slices: Sequence[Slice]) -> None:
-    """Say so if pixels, as the network sees them, are of a size that its training did not have."""
+    """Warn if the pixels that the network sees have a size that did not occur in its training."""
     for model in models:
         known = model.result["data"].get("pixel_mm")
         if model.config["data"].get("spacing_mm") is not None or not known or not slices:

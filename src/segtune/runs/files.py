@@ -228,7 +228,7 @@ def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
 def read_bytes(path: Path, most: int) -> bytes:
     """The content of a file in a run's or a sweep's folder. Raises: OSError; ValueError if it is larger than `most` bytes."""
     with open_regular(path) as file:
-        content = file.read(most + 1)
+        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)  # a read reserves all that it may take
     if len(content) > most:
         raise ValueError(f"larger than {most >> 20} MB")
     return content

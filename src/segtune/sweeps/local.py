@@ -23,9 +23,7 @@ from segtune.sweeps.plan import Run
 from segtune.training.process import stopped_by_signals
 
 log = logging.getLogger(__name__)
-
-
-# Processes on this machine
+BUSY = "busy"  # another process is working on the run
 
 
 def run_in_processes(runs: Sequence[Run], sweep: Sweep, *, workers: int | None, per_gpu: int) -> Failures:
@@ -53,22 +51,19 @@ def run_in_processes(runs: Sequence[Run], sweep: Sweep, *, workers: int | None, 
                 busy = [worker for worker in crew.values() if worker.run]
                 sweep.progress.running(len(busy))
                 ready = multiprocessing.connection.wait([worker.pipe for worker in busy])
-                for index, worker in list(crew.items()):
-                    if worker.pipe not in ready:
-                        continue
-                    assert worker.run is not None
-                    run, said = worker.run, worker.take()
-                    if said == "busy":
+                for index in [index for index, worker in crew.items() if worker.pipe in ready]:
+                    worker = crew[index]
+                    run, outcome = worker.result()
+                    if outcome == BUSY:
                         queue.append((run, True))
                         continue
-                    if said is None:
-                        said = _died(run, worker)
+                    if not worker.process.is_alive():
                         crew[index] = _Worker(worker.place)
-                    if said:
-                        failures[run.run_id] = report_failure(run, said, sweep.halt)
+                    if outcome:
+                        failures[run.run_id] = report_failure(run, outcome, sweep.halt)
                     else:
                         log.info("run %s (%s) is done: %s", run.run_id, run.label, run.folder)
-                    sweep.progress.ended(failed=bool(said))
+                    sweep.progress.ended(failed=bool(outcome))
                 if sweep.halt and sweep.halt.exists():
                     queue.clear()
     finally:
@@ -96,14 +91,15 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # it died; take() finds out
             self.pipe.send((run, wait))
 
-    def take(self) -> Any:
-        """What it has to say of its run: {} (fine), a failure, "busy"; None if it died."""
-        self.run = None
+    def result(self) -> tuple[Run, Any]:
+        """The run and its outcome: {} if it is done, a failure, or BUSY."""
+        assert self.run is not None
+        run, self.run = self.run, None
         try:
-            return self.pipe.recv()
+            return run, self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            return None
+            return run, _died(run, self)
 
     def dismiss(self) -> None:
         self.pipe.close()
@@ -122,7 +118,7 @@ def _serve(pipe: Connection, place: dict[str, str]) -> None:
                 execute(run, wait=wait, bar=False)
                 pipe.send({})
             except BusyError:
-                pipe.send("busy")
+                pipe.send(BUSY)
             except Exception as error:
                 pipe.send(describe_failure(error))
 

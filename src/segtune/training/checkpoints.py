@@ -105,6 +105,9 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         save(checkpoint | self.about, Path(path))
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **how: Any) -> dict[str, Any]:
+        return load(Path(path))
+
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Save atomically and through memory, so that a full disk raises OSError instead of leaving a damaged archive."""
