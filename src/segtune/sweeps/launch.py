@@ -97,4 +97,4 @@ def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
     if count["completed"] < len(runs):
         log.info("sweep %s: %s. %s", folder, said, again)
     else:
-        log.info("sweep %s: all %d runs done. What they prove: python -m segtune.report sweep=%s", folder, len(runs), folder)
+        log.info("sweep %s: all %d runs done. What they show: python -m segtune.report sweep=%s", folder, len(runs), folder)
