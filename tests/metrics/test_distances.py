@@ -218,3 +218,11 @@ def test_a_case_of_12_slices_takes_less_than_a_tenth_of_a_second():
         measured(*volumes, (8.4, 0.7, 0.7))
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 0.1, seconds
+
+
+@pytest.mark.parametrize(("relative", "within"), [(0.0, True), (1e-12, True), (1e-6, False)])
+def test_a_distance_that_exceeds_the_tolerance_by_rounding_alone_is_within_it(relative, within):
+    """3 pixels of 0.1 mm are 0.30000000000000004 mm; one that is a millionth farther is not within 0.3 mm."""
+    distance = np.array([3 * 0.1 * (1 + relative)])
+    assert distance[0] > 0.3
+    assert surface_dice(distances.SurfaceDistances(distance, distance, 10.0), tolerance_mm=0.3) == within

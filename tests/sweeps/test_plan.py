@@ -170,7 +170,14 @@ def test_the_runs_files_decide_what_failed_not_what_the_launcher_says():
 def test_time_left_is_estimated_from_runs_of_the_same_kind():
     small, large = (entry.plain(entry.compose([f"data.size={size}", "trainer.max_epochs=10"])) for size in (64, 128))
     assert estimate([job("new", config=small)]) is None
-    for name, config, seconds in (("a", small, 10), ("b", small, 30), ("c", small, 20), ("d", large, 1000)):
+    for name, config, seconds in (
+        ("a", small, 10),
+        ("b", small, 30),
+        ("c", small, 20),
+        ("e", small, 500),
+        ("f", small, 5),
+        ("d", large, 1000),
+    ):
         finish(job(name))
         done = {"run_id": name, "config": config, "seconds": seconds}
         (Path("outputs/runs") / name / "result.json").write_text(json.dumps(done))

@@ -88,7 +88,7 @@ class _Worker:
 
     def give(self, run: Run, wait: bool) -> None:
         self.run = run
-        with contextlib.suppress(BrokenPipeError):  # it died; take() finds out
+        with contextlib.suppress(BrokenPipeError):  # it died; result() notices
             self.pipe.send((run, wait))
 
     def result(self) -> tuple[Run, Any]:
