@@ -61,13 +61,14 @@ def main() -> None:
         assert process.stdout
         memory, done = [], 0
         for line in process.stdout:
-            if "validation Dice" in line:
+            if "mean over" in line:  # the line that a finished run logs
                 done += 1
                 if done % max(1, n // 10) == 0:
                     memory.append((done, round(resident_mb(process.pid), 1)))
                     print(f"{done} runs, {time.perf_counter() - begun:.0f} s, {memory[-1][1]} MB", flush=True)
         assert process.wait() == 0
         wall = time.perf_counter() - begun
+        assert done == n, "the finished runs were not seen in the output"
         epochs = sum(sum(read_history(path.parent)["seconds"]) for path in folder.glob("o/runs/*/result.json"))
         begun = time.perf_counter()
         status = subprocess.run(

@@ -160,7 +160,7 @@ def test_pictures_that_no_run_can_have_written_are_left_out_of_the_report(folder
     with pytest.raises(InputError, match=layout.PICTURES):
         read_pictures(folder)
     page = report_sweeps([listed(folder)])
-    assert "kept no pictures" in page.read_text() or "no pictures" in page.read_text()
+    assert "The runs of the best configuration kept no pictures." in page.read_text()
 
 
 def test_pictures_that_unpack_to_more_than_a_run_writes_are_refused_before_they_do(folder):
@@ -221,3 +221,9 @@ def test_an_evaluation_does_not_wait_at_a_pipe(folder):
     swapped(folder / layout.IMAGES, "pipe")
     with pytest.raises(InputError, match=layout.IMAGES):
         evaluate.evaluate(entry.compose([f"run={folder}", "data=phantom", "data.seed=1", "outputs=out"], "evaluate"))
+
+
+def test_a_folder_that_was_removed_is_not_made_again(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        checkpoints.save({"epoch": 1}, tmp_path / "removed" / "checkpoints" / "last.ckpt")
+    assert not (tmp_path / "removed").exists()

@@ -99,7 +99,8 @@ def test_a_breach_is_caught(module, line):
 @pytest.mark.parametrize(
     "module",
     [
-        *("runs.state", "runs.sweep", "runs.inputs", "runs.tables", "config.entry", "config.rules", "metrics.distances"),
+        *("runs.state", "runs.sweep", "runs.archive"),
+        *("runs.inputs", "runs.tables", "config.entry", "config.rules", "metrics.distances"),
         *(
             "metrics.volumes",
             "sweeps.plan",

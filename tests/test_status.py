@@ -88,7 +88,7 @@ def test_the_table_says_all_of_it_in_words():
     text = overview.overview_table(overview.read_overview(have(STATES)))
     for words in (
         *("outputs/grid: 8 runs", "completed", "focal", "0.6", "time left: about", "failed, 2 (out of memory): out of memory:"),
-        *("stale: 000000000006 after 1 epochs", "interrupted: 000000000005 after 0 epochs", "SIGTERM", "nobody has begun it"),
+        *("stale: 000000000006 after 1 epochs", "interrupted: 000000000005 after 0 epochs", "SIGTERM", "it was never started"),
     ):
         assert words in text
     assert "reg" not in text  # an axis that does not vary

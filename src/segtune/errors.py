@@ -24,6 +24,11 @@ def printable(line: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in line)
 
 
+def printable_lines(text: str) -> str:
+    """A text of several lines as a terminal or a page can show it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 class Interrupted(BaseException):
     """A signal asked this process to stop. Not an Exception: nothing between here and the sweep takes it for a failure."""
 

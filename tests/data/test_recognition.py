@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from conftest import TINY
 from segtune import evaluate
@@ -49,6 +50,7 @@ ELSEWHERE = {
     "16 bits, padded, mirrored": lambda image: np.pad(image.astype(np.uint16), ((0, 30), (0, 0)))[:, ::-1],
     "JPEG": jpeg,
     "resampled": smaller,
+    "rotated by 2 degrees": lambda image: ndimage.rotate(image, 2, reshape=False, order=1, mode="nearest"),
 }
 
 

@@ -156,7 +156,10 @@ def test_a_sweep_of_one_run_and_an_unfinished_one_are_reported(tmp_path):
     ]
     folder = simulated.write_sweep(tmp_path, "one", [*runs, ("0123456789ab", ["loss=bce"])])
     write_status(
-        _made(tmp_path / "runs" / "fedcba987654"), "failed", run_id="fedcba987654", error={"kind": "data", "message": NASTY}
+        _made(tmp_path / "runs" / "fedcba987654"),
+        "failed",
+        run_id="fedcba987654",
+        error={"kind": "data", "message": f"{NASTY}\nsecond line"},
     )
     folder = simulated.write_sweep(tmp_path, "one", [*runs, ("0123456789ab", []), ("fedcba987654", [])])
     report_sweeps([folder])
@@ -164,6 +167,7 @@ def test_a_sweep_of_one_run_and_an_unfinished_one_are_reported(tmp_path):
     assert "1 of 3" in html
     assert "There is nothing to compare it with." in html
     assert "&lt;script&gt;alert" in html
+    assert "\nsecond line" in html
 
 
 def _made(path):

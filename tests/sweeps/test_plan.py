@@ -16,7 +16,7 @@ from segtune.runs.sweep import read_sweep
 from segtune.runs.tables import append_history
 from segtune.sweeps import launch as sweeps_launch
 from segtune.sweeps import plan
-from segtune.sweeps.progress import duration, estimate
+from segtune.sweeps.progress import estimate
 
 GRID = {"loss": ["bce", "focal", "bce_dice"], "split": [0.2, 0.4, 0.6, 0.8], "reg": ["none", "l1", "l2"], "batch": [10, 15]}
 
@@ -185,8 +185,3 @@ def test_time_left_is_estimated_from_runs_of_the_same_kind():
     assert estimate([job("new", config=large), job("newer", config=large)], at_once=2) == pytest.approx(1000)
     append_history(Path("outputs/runs/d"), dict.fromkeys(layout.HISTORY_COLUMNS, 1))
     assert estimate([job("d", "stale", large)]) == pytest.approx(900)
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(12, "12 s"), (90, "2 min"), (7000, "1 h 57 min")])
-def test_durations_read_well(seconds, words):
-    assert duration(seconds) == words

@@ -117,3 +117,10 @@ def test_compiling_without_a_compiler_ends_in_one_sentence():
     env = os.environ | {"PATH": "", "CXX": "no-such-compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
     assert said.stdout.startswith("trainer.compile: torch.compile needs a C++ compiler"), said.stdout + said.stderr[-3000:]
+
+
+def test_a_lambda_that_is_to_be_calibrated_is_not_taken_for_none():
+    experiment = build.experiment(entry.compose([*TINY, "reg=l2", "reg.lambda=auto"]))
+    with pytest.raises(ValueError, match=r"reg\.lambda=auto"):
+        experiment.module()
+    assert experiment.module(0.5).penalty_weight == 0.5

@@ -11,10 +11,7 @@ from segtune.data.dicom_images import Patient
 from segtune.data.formats import nifti
 from segtune.data.formats.files import is_text, log_not_read
 from segtune.data.nifti_images import VolumeFile
-from segtune.data.unlabelled import Image
 from segtune.errors import InputError
-
-__all__ = ["Found", "Image", "VolumeFile", "find"]
 
 MAGIC, MAGIC_AT = b"DICM", 128  # of a DICOM file, whatever its name
 

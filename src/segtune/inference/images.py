@@ -19,8 +19,9 @@ from tqdm import tqdm
 import segtune
 from segtune.data import images, rvsc
 from segtune.data.formats import contours, nifti
-from segtune.data.images import Image
+from segtune.data.nifti_images import VolumeFile
 from segtune.data.slices import Slice
+from segtune.data.unlabelled import Image
 from segtune.errors import InputError
 from segtune.inference.overlays import TILES, montage, overlay
 from segtune.inference.phases import Row, grouped
@@ -45,17 +46,11 @@ RESEARCH = "For research use only."
 NAMES = {"EDV": "edv_ml", "ESV": "esv_ml", "SV": "stroke_volume_ml"}
 
 
-# Where it goes
-
-
 def check_apart(source: Path, output: Path) -> None:
     """Raises: InputError if a folder is within the other."""
     here, there = (Path(os.path.realpath(path)) for path in (source, output))
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise InputError(f"output={output}: it and input={source} lie within each other. Name a folder elsewhere.")
-
-
-# From images to files
 
 
 def write_images(folder: Path, models: Sequence["Trained"], found: images.Found) -> list[tuple[Image, Row]]:
@@ -109,9 +104,7 @@ def write_frame(folder: Path, target: str, image: Image, probability: NDArray[np
     return about_slice(image, mask, probability, n_dropped, n_filled)
 
 
-def write_volume(
-    folder: Path, models: Sequence["Trained"], file: images.VolumeFile, slice_axis: int
-) -> list[tuple[Image, Row]]:
+def write_volume(folder: Path, models: Sequence["Trained"], file: VolumeFile, slice_axis: int) -> list[tuple[Image, Row]]:
     """One NIfTI file's mask, and its overlays or those of its frames. Args: slice_axis: the stored axis of its slices."""
     predicted, masks = [], []
     for frame in file.frames():
@@ -124,7 +117,7 @@ def write_volume(
 
 
 def write_slices(
-    folder: Path, models: Sequence["Trained"], frame: images.VolumeFile, volume: nifti.Volume, mask: Mask
+    folder: Path, models: Sequence["Trained"], frame: VolumeFile, volume: nifti.Volume, mask: Mask
 ) -> list[tuple[Image, Row]]:
     """One volume's overlays; fills the mask (K, H, W)."""
     rows, tiles, n_pages = [], [], 0
@@ -155,9 +148,6 @@ def about_slice(image: Image, mask: Mask, probability: NDArray[np.float64], n_dr
     shape = item.image.shape
     without = dataclasses.replace(item, image=np.broadcast_to(np.float32(0), shape), mask=np.broadcast_to(False, shape))
     return image._replace(item=without), row
-
-
-# Telling
 
 
 def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequence[tuple[Image, Row]]) -> Row:

@@ -176,7 +176,7 @@ def _check_code(target: str, result: Mapping[str, Any], source: Path) -> None:
 
 
 def _check_own(folder: Path, path: Path) -> None:
-    """Raises: InputError for anything but a file, and for a link to a file outside the folder, which could be private."""
+    """Raises: InputError if the path is no regular file, or leads out of the run's folder, perhaps to a private file."""
     if not path.exists():
         return
     if not path.resolve().is_relative_to(folder.resolve()):

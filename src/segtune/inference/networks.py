@@ -115,7 +115,7 @@ def trusted(names: Any) -> tuple[str, ...]:
 
 
 def checked(model: Any, source: Path, trust: Collection[str] = ()) -> tuple[str, dict[str, Any]]:
-    """The class and its arguments that the configuration of a network says, nothing imported or called yet.
+    """The class and the arguments that a network's configuration names, checked. Nothing is imported or called.
 
     Args:
         source: the file that says it, for messages.

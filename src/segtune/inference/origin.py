@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class Origin(NamedTuple):
-    """What a run says of itself. data: its configuration's; fingerprint: of its data; trained: the patients it trained on.
+    """What a run was trained on. data: cfg.data; fingerprint: of the data; trained: the patients of its training side.
 
-    codes: of the images that it trained on, with the patient of each; None for a run that recorded none.
+    codes: code and patient of each training image; None if the run recorded none.
     """
 
     run_id: str
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
 
 
 def origin(model: "Trained") -> Origin:
-    """Raises: InputError if its result.json lacks something that every run's has."""
+    """What this run was trained on. Raises: InputError if its result.json is damaged."""
     result = model.result
     try:
         return Origin(
@@ -110,9 +110,9 @@ def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[
 def trained_on(
     slices: SliceSet, fingerprint: str, data: Mapping[str, Any], origins: Sequence[Origin], *, which: str
 ) -> frozenset[str]:
-    """The patients that a run has trained on, who tell nothing of it; a warning says who is left out, or may have to be.
+    """The patients in the training of one of the runs, who must be left out. Warns who is left out, or may have to be.
 
-    Raises: InputError if that is everybody.
+    Raises: InputError if no patient remains.
     """
     patients = set(slices.patients)
     own = [one for one in origins if one.fingerprint == fingerprint or _is_same_folder(one, data)]
@@ -124,7 +124,11 @@ def trained_on(
                 f"these are the data of run {told}, and all {len(patients)} patients were in its training: nobody is left to "
                 "score on. Give other data, or fewer runs."
             )
-        chosen = " Its best epoch was chosen on those that remain, which flatters it: which=last." if which == "best" else ""
+        chosen = (
+            " Its best epoch was chosen on the remaining ones, so its scores are optimistic: use which=last."
+            if which == "best"
+            else ""
+        )
         log.warning(
             "these are the data of run %s: %d of %d patients are left out, for they were on its training side.%s",
             *(told, len(seen), len(patients), chosen),
@@ -133,8 +137,8 @@ def trained_on(
     others = [one for one in origins if one not in own and _may_be_alike(one, data)]
     if alike := sorted((patients - seen) & frozenset().union(*(one.trained for one in others))):
         log.warning(
-            "%d of %d patients are called like patients that run %s was trained on (%s). If they are the same, the figures "
-            "flatter it: move their files elsewhere.",
+            "%d of %d patients are called like patients that run %s was trained on (%s). If they are the same, the scores "
+            "are optimistic: move their files elsewhere.",
             *(len(alike), len(patients), ", ".join(one.run_id for one in others if one.trained & patients)),
             printable(", ".join(alike[:5]) + (", ..." if len(alike) > 5 else "")),
         )
@@ -142,9 +146,9 @@ def trained_on(
 
 
 def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin]) -> frozenset[str]:
-    """The patients, beside those of `seen`, of whom an image was in a run's training, whatever they and it are called here.
+    """The patients besides `seen` whose images are recognised as training images of a run, under any name.
 
-    Raises: InputError if that leaves nobody.
+    Raises: InputError if no patient remains.
     """
     for one in origins:
         if one.codes is None:
@@ -175,7 +179,7 @@ def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin])
 
 
 def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:
-    """Whether a run had its data from this very folder, be it with other settings of the reader."""
+    """Whether a run read its data from the same folder, even if with other settings."""
     roots = [where.get("root") for where in (one.data, data)]
     return (
         one.reader.name == readers.of(data).name

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import ImageDraw
 
+from segtune.data.display import grey
 from segtune.data.slices import Slice
 
 SIDES = (512, 1024)  # least and most pixels of the longer side of a picture, between which an image keeps its own
@@ -16,19 +17,16 @@ TILES, GAP = 20, 4  # slices of one montage, and the pixels between them
 COLOUR, SHADE = "#ffd000", "#101010"
 
 
-# Drawing
-
-
 def overlay(item: Slice, lines: Sequence[NDArray[np.float64]], *, text: str = "") -> Picture.Image:
     """A slice, its 1st to 99th percentile from black to white, with the outlines (N, 2) [pixels] over it; to scale in mm."""
-    low, high = np.percentile(item.image, [1, 99])
-    grey = np.rint(255 * np.clip((item.image - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
     sides_mm = [n * mm for n, mm in zip(item.image.shape, item.spacing_mm, strict=True)]
     side = min(max(SIDES[0], max(sides_mm) / min(item.spacing_mm)), SIDES[1])
     height, width = (max(1, round(side * mm / max(sides_mm))) for mm in sides_mm)
-    picture = Picture.fromarray(grey).resize((FINER * width, FINER * height), Picture.Resampling.BICUBIC).convert("RGB")
+    picture = (
+        Picture.fromarray(grey(item.image)).resize((FINER * width, FINER * height), Picture.Resampling.BICUBIC).convert("RGB")
+    )
     draw = ImageDraw.Draw(picture)
-    scale = np.array(picture.size) / grey.shape[::-1]
+    scale = np.array(picture.size) / item.image.shape[::-1]
     for colour, thickness in ((SHADE, 6), (COLOUR, 4)):
         for line in lines:
             draw.line([tuple(point) for point in ((line + 0.5) * scale - 0.5).tolist()], colour, thickness, joint="curve")

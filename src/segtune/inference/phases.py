@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from segtune.data import stacks
-from segtune.data.images import Image
+from segtune.data.unlabelled import Image
 from segtune.metrics import volumes
 
 Row = dict[str, Any]
@@ -16,9 +16,6 @@ PATIENT_COLUMNS = (
     *("patient", "n_phases", "ed_phase", "es_phase", "edv_ml", "esv_ml", "stroke_volume_ml", "ejection_fraction"),
     *("ed_es_by", "undefined"),
 )
-
-
-# What follows from the masks
 
 
 def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:

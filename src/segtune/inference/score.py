@@ -24,11 +24,8 @@ MOST_PATIENTS = 20  # up to which each has its line on the terminal
 PHASES = {"ED": "end-diastole (ED)", "ES": "end-systole (ES)", "unknown": "phase not known"}
 
 
-# Scoring
-
-
 def score_slices(models: Sequence["Trained"], slices: SliceSet, *, tolerance_mm: float) -> "Scores":
-    """All slices, cases and patients; a structure is where its probability, the mean over the models, is above 0.5."""
+    """Score all slices, cases and patients. A pixel is predicted if the mean probability of the models is above 0.5."""
     from segtune.metrics.score import Scores
 
     with tqdm(slices.by_patient(), unit="patient", leave=False, disable=None) as bar:
@@ -62,7 +59,7 @@ class Phase(NamedTuple):
 
 
 def by_phase(scores: "Scores") -> dict[str, Phase]:
-    """The phases that there are, of PHASES."""
+    """The rows of each phase of PHASES that occurs."""
     images: dict[tuple[str, str | None, str], list[Row]] = {}
     for row in scores.slices:
         images.setdefault((row["patient"], row["phase"], row["volume"]), []).append(row)
@@ -77,7 +74,7 @@ def by_phase(scores: "Scores") -> dict[str, Phase]:
 
 
 def _empty(rows: Sequence["Row"]) -> dict[str, int]:
-    """Whether there is a row with one empty mask, and whether in all of them both are."""
+    """Whether any row has one empty mask, and whether all rows have two (0 or 1)."""
     return {
         "n_one_empty": int(any(row["n_one_empty"] for row in rows)),
         "n_both_empty": int(all(row["n_both_empty"] for row in rows)),
@@ -100,11 +97,8 @@ def mean_and_sd(rows: Sequence["Row"], column: str) -> MeanAndSd:
     return MeanAndSd(mean.value, sd, mean.n, mean.n_one_empty, mean.n_undefined)
 
 
-# Telling
-
-
 def write_evaluation(folder: Path, about: Mapping[str, Any], scores: "Scores") -> None:
-    """The tables, then evaluation.json: where that is, all is."""
+    """Write the tables, then evaluation.json, whose presence means that all is written."""
     from segtune.metrics.score import summarize
     from segtune.training import provenance
 
@@ -130,7 +124,7 @@ def write_evaluation(folder: Path, about: Mapping[str, Any], scores: "Scores") -
 
 
 def evaluation_table(about: Mapping[str, Any], scores: "Scores") -> list[str]:
-    """For a person: who was scored, each phase's figures, how well the volumes agree."""
+    """The lines that are printed: what was scored, the scores of each phase, and the agreement of volumes."""
     from segtune.metrics.score import summarize
 
     data, source = about["data"], about["trained_on"]
@@ -178,7 +172,7 @@ def _of_phase(rows: Phase) -> list[str]:
 
 
 def _called(case: "Row") -> str:
-    """The patient, and the volume where it has several of a phase."""
+    """The patient, and the volume if it has several of one phase."""
     return " ".join(filter(None, (case["patient"], case["volume"])))
 
 

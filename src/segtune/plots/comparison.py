@@ -48,20 +48,22 @@ def strip(groups: Sequence[tuple[str, Sequence[float]]], *, unit: str) -> Figure
 
 
 @dataclass(frozen=True)
-class Strength:
+class LambdaPoint:
     """One lambda of a response curve: Dice with interval, weighted penalty / loss in the first epoch, norm of the weights."""
 
-    strength: float
+    penalty_weight: float
     dice: tuple[float, float, float]
     ratio: float
     norm: float
 
 
-def response(points: Sequence[Strength], none: Strength | None, calibrated: float | None, *, title: str, symbol: str) -> Figure:
+def response(
+    points: Sequence[LambdaPoint], none: LambdaPoint | None, calibrated: float | None, *, title: str, symbol: str
+) -> Figure:
     """Dice and the measured penalty / loss ratio (second axis) against lambda; below, the norm of the weights at the end."""
     figure = Figure(figsize=(6.8, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    x = np.array([point.strength for point in points])
+    x = np.array([point.penalty_weight for point in points])
     dice = np.array([point.dice for point in points])
     bars = np.nan_to_num(np.abs(dice[:, 1:] - dice[:, :1]).T)
     upper.errorbar(

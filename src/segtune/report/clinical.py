@@ -16,9 +16,9 @@ import numpy as np
 
 from segtune.errors import InputError
 from segtune.metrics import volumes
-from segtune.report.formats import count
 from segtune.runs import layout
 from segtune.runs.tables import read_table
+from segtune.runs.words import count
 
 Row = dict[str, Any]
 

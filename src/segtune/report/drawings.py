@@ -115,20 +115,20 @@ def _responses(analysis: Analysis) -> dict[str, Drawing]:
 def _response(analysis: Analysis, symbol: str, none: Cell | None, series: Mapping[float, Cell]) -> Drawing:
     estimates = {id(cell): e for cell, e in analysis.cells}
 
-    def point(cell: Cell, strength: float) -> comparison.Strength:
+    def point(cell: Cell, weight: float) -> comparison.LambdaPoint:
         e = estimates[id(cell)]
         ratio, norm = cell.mean_of(lambda record: record.ratio), cell.mean_of(lambda record: record.weight_norm)
-        return comparison.Strength(strength, (e.value, e.low, e.high), ratio, norm)
+        return comparison.LambdaPoint(weight, (e.value, e.low, e.high), ratio, norm)
 
-    points = [point(cell, strength) for strength, cell in series.items()]
+    points = [point(cell, weight) for weight, cell in series.items()]
     without = point(none, 0.0) if none else None
-    measured = [p.strength / p.ratio for p in points if p.ratio > 0]
+    measured = [p.penalty_weight / p.ratio for p in points if p.ratio > 0]
     calibrated = statistics.median(measured) if measured else None
     facts = next(iter(series.values())).facts
     share = "" if facts.share is None else f", {short_percent(facts.share)} held out"
     title = f"{facts.loss}, {facts.by} split{share}, batch {facts.batch}, {facts.epochs} epochs"
     best = max(points, key=lambda p: p.dice[0])
-    alt = f"Dice against {symbol} for {title}: highest {best.dice[0]:.3f} at {best.strength:g}"
+    alt = f"Dice against {symbol} for {title}: highest {best.dice[0]:.3f} at {best.penalty_weight:g}"
     alt += f", {without.dice[0]:.3f} without penalty." if without else "."
     return partial(comparison.response, points, without, calibrated, title=title, symbol=symbol), alt
 

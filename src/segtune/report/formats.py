@@ -30,16 +30,3 @@ def p_value(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return DASH
     return "<0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
-
-
-def duration(seconds: float) -> str:
-    """89 -> 89 s; 5,000 -> 83 min; 7,000 -> 1 h 57 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def count(n: int, noun: str) -> str:
-    """1 run, 2 runs."""
-    return f"{n} {noun}{'s' * (n != 1)}"

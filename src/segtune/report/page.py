@@ -18,7 +18,7 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 import segtune
-from segtune.errors import InputError, printable
+from segtune.errors import InputError, printable_lines
 from segtune.plots import style
 from segtune.report import formats, stats, tables
 from segtune.report.analysis import Analysis
@@ -28,6 +28,7 @@ from segtune.report.drawings import MOST_PANELS, QUANTITIES, draw
 from segtune.report.provenance import provenance
 from segtune.report.sentences import alarms, power_sentence, sentences
 from segtune.report.tables import Row
+from segtune.runs import words
 from segtune.runs.files import make_folder, write_atomically, write_files
 
 CURVES = ("train_loss", "val_loss", "train_dice", "val_dice")
@@ -62,7 +63,7 @@ class Images:
 
 def _without_controls(value: Any) -> Any:
     """A text from a run's folder without characters that would steer the terminal of whoever looks at the page's source."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def write(analysis: Analysis, out: Path, *, name: str) -> Path:
@@ -111,7 +112,7 @@ def render(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images, ou
         "fixed": formats.fixed,
         "percent": formats.percent,
         "p": formats.p_value,
-        "plural": formats.count,
+        "plural": words.count,
     }
     responses = [stem for stem in images.urls if stem.startswith("response_")]
     absent = {"claims": not analysis.study, "regularisers": not responses}
@@ -150,7 +151,7 @@ def _summary(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, Any
         "n_listed": sweep.n_listed,
         "states": sorted(sweep.states.items()),
         "smallest": min(len(cell.records) for cell in sweep.cells),
-        "cost": formats.duration(sum(record.seconds for record in sweep.records)),
+        "cost": words.duration(sum(record.seconds for record in sweep.records)),
         "best": rows["cells"][0] if rows["cells"] else None,
         "left_out": sweep.left_out,
         "failures": sweep.failures,

@@ -46,7 +46,7 @@ class Record:
         patients: validation patient -> mean Dice over its slices after the last epoch.
         n_undefined: slices without a defined Dice (both masks empty), which are left out of every mean.
         levels: axis -> the run's value, for the axes that vary in the sweep.
-        scored: cases and patients in mm and ml; None for a run of a version that did not record them.
+        scored: distances and volumes of its cases and patients; None if an early version of segtune made the run.
     """
 
     run_id: str

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from segtune.report import stats
 from segtune.report.analysis import Analysis
 from segtune.report.comparisons import CANNOT_TELL, DECLARED, Judged
-from segtune.report.formats import count
 from segtune.report.records import Record
 from segtune.report.tables import finding_rows
 from segtune.runs import identity
+from segtune.runs.words import count
 
 
 def sentences(analysis: Analysis) -> list[str]:

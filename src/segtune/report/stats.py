@@ -273,7 +273,7 @@ def _freedom(terms: Sequence[Term]) -> Term:
 
 
 def _exceeds(runs: Sequence[Term], rest: Sequence[Term], hint: float) -> bool:
-    """Whether runs vary more than the residual explains (F test, p < hint)."""
+    """Whether an F test gives a p value below `hint`: runs then vary more than the residual explains."""
     (above, df_above), (below, df_below) = _freedom(runs), _freedom(rest)
     return above > 0 and (below <= 0 or float(scipy.stats.f.sf(above / below, df_above, df_below)) < hint)
 

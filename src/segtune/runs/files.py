@@ -43,7 +43,7 @@ def make_folder(path: Path) -> Path:
     """A folder within a run's or a sweep's folder, made if it is not there. Raises: InputError if it is a link."""
     if path.is_symlink():
         raise InputError(f"{path}: this is a link, and nothing is written where it leads. Remove it.")
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(exist_ok=True)  # without its parents: a run's folder that was removed is not made again
     return path
 
 
@@ -53,9 +53,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
 
-guards: dict[
-    str, Callable[[], None]
-] = {}  # absolute folder -> a function that raises if this process may no longer write there
+# absolute folder -> a function that raises if this process may no longer write there
+guards: dict[str, Callable[[], None]] = {}
 
 
 def check_owner(path: Path) -> None:

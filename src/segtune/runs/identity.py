@@ -7,15 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-BOOKKEEPING = (
-    "hydra",
-    "outputs",
-    "name",
-    "figures",
-    "on_failure",
-    "dry_run",
-    "trainer.devices",
-)  # keys that say where and how a run is made, not what it is
+# keys that say where and how a run is made, not what it is
+BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")
 PATHS = ("data.root", "data.reader.root")  # where the data are stored, which does not say what they are
 REPLICATE = ("seed", "split.fold")  # keys in which replicates of one configuration differ
 
@@ -97,7 +90,7 @@ def _hash(config: Config, *, without: tuple[str, ...]) -> str:
 
 
 def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
-    """Dotted keys and values: whole floats as ints, without null, empty values and the keys in `without`."""
+    """The configuration as dotted keys and values. Left out: null, empty values, and the keys `without`. 1.0 becomes 1."""
     found: dict[str, Any] = {}
 
     def visit(key: str, value: Any) -> None:

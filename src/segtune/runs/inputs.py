@@ -20,15 +20,8 @@ from typing import Any
 from segtune.errors import printable
 from segtune.runs.files import sha256
 
-VERSIONED = {
-    "segtune",
-    "torch",
-    "monai",
-    "torchmetrics",
-    "pytorch_lightning",
-    "numpy",
-    *sys.stdlib_module_names,
-}  # libraries that are identified by their versions
+# libraries that are identified by their versions
+VERSIONED = {"segtune", "torch", "monai", "torchmetrics", "pytorch_lightning", "numpy", *sys.stdlib_module_names}
 LIBRARIES = {"site-packages", "dist-packages"}  # in these folders only modules of the same package are followed
 STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # config groups in which a value may be the path of a file
 

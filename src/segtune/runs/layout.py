@@ -28,11 +28,5 @@ PATIENT_COLUMNS = (
 )
 TABLES = {SLICES: SLICE_COLUMNS, CASES: CASE_COLUMNS, PATIENTS: PATIENT_COLUMNS}  # the tables of scores and their columns
 IMAGE_COLUMNS = ("patient", "side", "code")
-FILES = (
-    HISTORY,
-    *TABLES,
-    PICTURES,
-    IMAGES,
-    f"{CHECKPOINTS}/{LAST}",
-    f"{CHECKPOINTS}/{BEST}",
-)  # the files whose size and hash result.json lists
+# the files whose size and hash result.json lists
+FILES = (HISTORY, *TABLES, PICTURES, IMAGES, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}")

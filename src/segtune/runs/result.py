@@ -79,9 +79,8 @@ def set_aside(folder: Path, why: str, names: Iterable[str] | None = None) -> Pat
         return None
     aside = first_free(folder, why)
     aside.mkdir()
-    for path in sorted(
-        left, key=lambda path: path.name != layout.RESULT
-    ):  # result.json first: without it, the rest does not count as done
+    left.sort(key=lambda path: path.name != layout.RESULT)  # result.json first: without it, the rest does not count as done
+    for path in left:
         path.rename(aside / path.name)
     return aside
 

@@ -1,13 +1,12 @@
 """Execute one run: take its folder, train it, and write how it ended."""
 
 import contextlib
-import functools
 import io
 import logging
 import os
 import signal
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,21 @@ from omegaconf import OmegaConf
 from segtune.config.explain import explain, out_of_memory
 from segtune.errors import Interrupted, NotFiniteError
 from segtune.runs import inputs, layout
-from segtune.runs import state as runs_state
 from segtune.runs.files import open_regular
 from segtune.runs.result import damaged_files, is_done, read_result, set_aside, set_aside_damaged
-from segtune.runs.state import BusyError, LostError, lock, refuse_another, working, write_status
+from segtune.runs.state import BusyError, LostError, end_attempt, lock, refuse_another, working, write_status
 from segtune.sweeps.plan import Changed, Run
 from segtune.training.process import settle_process, stopped_by_signals
 
 log = logging.getLogger(__name__)
 
 
-# One run
-
-
 def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
-    """Train this run, unless it is done, and keep its status.json true, whatever happens.
+    """Train this run unless it is done, and write to its status.json how it ended.
 
-    Args: wait: for a process that works on it already; else results.BusyError is raised. bar: show a progress bar.
+    Args: wait: wait for another process that is working on it; otherwise BusyError is raised. bar: show a progress bar.
 
-    Raises: what made it fail; Interrupted when a signal came.
+    Raises: the error that made it fail; Interrupted if a signal stopped it.
     """
 
     def waiting(busy: BusyError) -> None:
@@ -55,12 +50,14 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
             log.warning("run %s: %s; the result is in %s, and is made anew", run.run_id, damage[1], damage[0])
         about = run.about() | ({"job": slurm_job()} if slurm_job() else {})
         with log_file(run.folder), stopped_by_signals(), working(run.folder, **about) as attempt:
-            end = functools.partial(finish_attempt, run.folder, attempt, about)
+
+            def end(state: str, **more: Any) -> None:
+                write_final_status(run.folder, state, attempt=attempt, **about, **more)
+
             try:
                 settle_process()
-                from segtune.training import (
-                    build,  # these import torch, which takes seconds: only when there is something to train
-                )
+                # these import torch, which takes seconds: only when there is something to train
+                from segtune.training import build
                 from segtune.training.run import train
 
                 log.info("run %s: %s", run.run_id, run.label)
@@ -75,24 +72,22 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
             end("completed")
 
 
-def finish_attempt(folder: Path, attempt: str, about: Mapping[str, Any], state: str, **more: Any) -> None:
-    """Write an attempt's final status. Where not even that can be written, the lock is gone and it reads as stale."""
-    try:
-        runs_state.end_attempt(folder, attempt, state, **about, **more)
-    except OSError as error:
-        log.warning("%s: cannot be written (%s)", folder / layout.STATUS, error.strerror)
+def write_final_status(folder: Path, state: str, *, attempt: str | None = None, **about: Any) -> None:
+    """Write how a run ended. If even that fails, the run counts as stale, because its lock is released.
 
-
-def write_final_status(folder: Path, state: str, **about: Any) -> None:
-    """The last word of an attempt. Where not even that can be written, the lock is gone and it reads as stale."""
+    Args: attempt: write only if status.json still names this attempt; None: the caller holds the run's lock.
+    """
     try:
-        write_status(folder, state, **about)
+        if attempt is None:
+            write_status(folder, state, **about)
+        else:
+            end_attempt(folder, attempt, state, **about)
     except OSError as error:
         log.warning("%s: cannot be written (%s)", folder / layout.STATUS, error.strerror)
 
 
 def describe_failure(error: BaseException) -> dict[str, str]:
-    """What status.json says of an error: its kind (input, not finite, out of memory, error), its message, its traceback."""
+    """The entry of status.json for an error: its kind (input, not finite, out of memory, error), message and traceback."""
     if memory := out_of_memory(error):
         kind, message = "out of memory", memory
     elif isinstance(error, LostError):
@@ -108,7 +103,7 @@ def describe_failure(error: BaseException) -> dict[str, str]:
 
 @contextlib.contextmanager
 def log_file(folder: Path) -> Iterator[None]:
-    """What segtune logs goes to the run's own file too, all attempts one after another; so does why the block failed."""
+    """Within the block, segtune also logs to the run's own file, behind earlier attempts; an error is logged there too."""
     stream = io.TextIOWrapper(open_regular(folder / layout.LOG, "ab"), encoding="utf-8", line_buffering=True)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -120,7 +115,7 @@ def log_file(folder: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, LostError):
-            raise  # the file is another attempt's
+            raise  # the file belongs to another attempt now
         said = describe_failure(error)
         text = said["traceback"] or said["message"]
         handler.handle(logging.makeLogRecord({"levelname": "ERROR", "levelno": logging.ERROR, "msg": text}))
@@ -133,7 +128,7 @@ def log_file(folder: Path) -> Iterator[None]:
 
 
 def report_failure(run: Run, failed: dict[str, str], halt: Path | None) -> dict[str, str]:
-    """Say that a run failed, at once and where others look."""
+    """Log that a run failed, and create the file `halt`, if it is given, which tells other processes to stop."""
     log.error("run %s (%s) failed: %s", run.run_id, run.label, failed["traceback"] or failed["message"])
     if halt:
         halt.touch()
@@ -141,6 +136,6 @@ def report_failure(run: Run, failed: dict[str, str], halt: Path | None) -> dict[
 
 
 def slurm_job() -> str:
-    """This process's Slurm job, as squeue names it; empty outside of one."""
+    """The name of this process's Slurm job in squeue; empty outside Slurm."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", "")

@@ -18,37 +18,34 @@ from segtune.sweeps.progress import Progress, tally
 log = logging.getLogger(__name__)
 
 
-# What becomes of them
-
-
-Failures = dict[str, dict[str, str]]  # run id -> kind, message, traceback (workers.failure)
+Failures = dict[str, dict[str, str]]  # run id -> kind, message, traceback (execute.describe_failure)
 Start = Callable[[list[Run], "Sweep"], Failures]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What those who run a sweep's runs need to know of it."""
+    """What an execution backend needs to know about the sweep whose runs it executes."""
 
     folder: Path
-    halt: Path | None  # a file that whoever sees a run fail puts there, and before which nobody starts another one
+    halt: Path | None  # a file that is created when a run fails; while it exists, no further run is started
     progress: "Progress"
 
 
 def launch(
     runs: Sequence[Run], folder: Path, command: list[str], start: Start, *, on_failure: str, is_named: bool = True
 ) -> None:
-    """Write sweep.json, start what is not done, and say what became of it: the runs' own files decide, not exit codes.
+    """Write sweep.json, start the runs that are not done, and report how they ended, by their files, not by exit codes.
 
     Args:
-        on_failure: continue, or stop: after a failed run no other one starts.
-        is_named: False: where the folder is that of a sweep of other runs, take another one beside it.
+        on_failure: continue, or stop: start no further run after one has failed.
+        is_named: whether the user named the folder; if not, and it holds a sweep of other runs, another one is used.
 
-    Raises: InputError that lists the runs which failed or were cut off, after all have had their turn.
+    Raises: SummaryError that lists the runs that failed or were interrupted, after all have been tried.
     """
     listed = [
         {
             "run_id": run.run_id,
-            "folder": f"{run.folder.parent.name}/{run.folder.name}",  # below the folder that holds this sweep's
+            "folder": f"{run.folder.parent.name}/{run.folder.name}",  # relative to the folder that holds the sweep's folder
             "overrides": run.overrides,
             "axes": identity.axes(run.config),
         }
@@ -81,7 +78,7 @@ def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
         state, status = state_of(run.folder, run.run_id)
         error = failures.get(run.run_id) or (status.get("error") if state == "failed" else None)
         if error and error["kind"] == "taken over" and state == "completed":
-            error = None  # by the process that took it over
+            error = None  # the process that took it over has completed it
         if error:
             state = "failed"
             lines.append(f"  {run.run_id} {run.label}: {error['message']}")

@@ -27,11 +27,11 @@ BUSY = "busy"  # another process is working on the run
 
 
 def run_in_processes(runs: Sequence[Run], sweep: Sweep, *, workers: int | None, per_gpu: int) -> Failures:
-    """Several runs at a time, each worker process with its share of the cores and a GPU.
+    """Execute several runs at a time, each in a worker process with its share of the cores and a GPU.
 
     Args:
-        workers: processes; None: per_gpu for each GPU, two without GPUs.
-        per_gpu: processes that share one GPU.
+        workers: number of processes; None: per_gpu for each GPU, or two without a GPU.
+        per_gpu: number of processes that share one GPU.
     """
     gpus = visible_gpus() if any(run.config["trainer"]["accelerator"] != "cpu" for run in runs) else []
     n = min(len(runs), workers or len(gpus) * per_gpu or 2)
@@ -75,7 +75,7 @@ def run_in_processes(runs: Sequence[Run], sweep: Sweep, *, workers: int | None, 
 
 
 class _Worker:
-    """A process of its own that runs what it is given."""
+    """A worker process that executes the runs it is given."""
 
     def __init__(self, place: dict[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -84,7 +84,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, place), daemon=True)
         self.process.start()
-        theirs.close()  # so that its death is the end of the pipe
+        theirs.close()  # so that the pipe ends if the process dies
 
     def give(self, run: Run, wait: bool) -> None:
         self.run = run
@@ -108,9 +108,9 @@ class _Worker:
 
 
 def _serve(pipe: Connection, place: dict[str, str]) -> None:
-    """A worker's life: runs from the pipe, one by one, until it closes."""
+    """The main function of a worker process: execute runs from the pipe until it is closed."""
     os.environ.update(place)
-    logging.getLogger("segtune").addHandler(logging.NullHandler())  # the terminal is the parent's; a run has its log file
+    logging.getLogger("segtune").addHandler(logging.NullHandler())  # only the parent writes to the terminal
     with contextlib.suppress(EOFError, Interrupted, BrokenPipeError, ConnectionResetError), stopped_by_signals():
         while True:
             run, wait = pipe.recv()
@@ -124,7 +124,7 @@ def _serve(pipe: Connection, place: dict[str, str]) -> None:
 
 
 def _died(run: Run, worker: _Worker) -> dict[str, str]:
-    """The failure of a run whose process is gone."""
+    """The failure of a run whose process has died."""
     state, status = state_of(run.folder, run.run_id)
     if state == "interrupted":
         return {"kind": state, "message": f"its process was stopped by {status.get('signal')}.", "traceback": ""}
@@ -132,7 +132,7 @@ def _died(run: Run, worker: _Worker) -> dict[str, str]:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     advice = " If nobody did that, the machine ran out of memory: choose fewer hydra.launcher.workers." if code == -9 else ""
     failed = {"kind": "killed", "message": f"its process {how}.{advice}", "traceback": ""}
-    if not run.folder.is_dir():  # it was removed, and stays so
+    if not run.folder.is_dir():  # it was removed, and is not made again
         return failed
     with contextlib.suppress(BusyError), lock(run.folder):
         write_final_status(run.folder, "failed", **run.about(), error=failed)
@@ -140,7 +140,7 @@ def _died(run: Run, worker: _Worker) -> dict[str, str]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that a process started here would see, as CUDA_VISIBLE_DEVICES names them. Asks the driver, not torch."""
+    """The GPUs that a new process would see, as in CUDA_VISIBLE_DEVICES, according to nvidia-smi. Imports no torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from segtune.config import rules
-from segtune.errors import InputError, printable
+from segtune.errors import InputError, printable, printable_lines
 from segtune.runs.state import epochs_done, state_of
 from segtune.runs.sweep import read_sweep
+from segtune.runs.words import duration
 from segtune.sweeps import plan
-from segtune.sweeps.progress import duration, estimate
+from segtune.sweeps.progress import estimate
 from segtune.sweeps.slurm import queued_jobs
 
 STATES = ("completed", "running", "queued", "interrupted", "stale", "failed", "missing")
 MEANING = (
-    "stale: whoever worked on it is gone; missing: nobody has begun it. The sweep's command runs both, and the failed, again."
+    "stale: its process has died; missing: it was never started. The sweep's command runs these and the failed runs again."
 )
 
 
@@ -24,7 +25,8 @@ def read_overview(folder: Path) -> dict[str, Any]:
     Returns: runs (one dict each: run_id, state, folder, axes, epochs_done, host, job), states and axes (counts per state),
         failures (by message: kind, message, runs), seconds_left (None if no finished run tells).
     """
-    listed, home = read_sweep(folder)["runs"], folder.parent / "runs"
+    sweep = read_sweep(folder)
+    listed, home = sweep["runs"], folder.parent / "runs"
     if folder.parent == folder:  # sweep=. from inside it
         home = folder.resolve().parent / "runs"
     runs, known = [], []
@@ -54,7 +56,7 @@ def read_overview(folder: Path) -> dict[str, Any]:
         seconds_left = estimate(known, at_once=max(1, states["running"]))
     return {
         "sweep": str(folder),
-        "command": read_sweep(folder)["command"],
+        "command": sweep["command"],
         "n_runs": len(runs),
         "states": states,
         "axes": _axes(runs),
@@ -92,7 +94,7 @@ def _axes(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def overview_table(found: dict[str, Any]) -> str:
-    """What a person reads."""
+    """The state of a sweep as a table for the terminal, with its failures below."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -120,7 +122,7 @@ def overview_table(found: dict[str, Any]) -> str:
         for failure in found["failures"]:
             names = ", ".join(failure["runs"][:3]) + (" ..." if len(failure["runs"]) > 3 else "")
             console.print(
-                on_screen(f"failed, {len(failure['runs'])} ({failure['kind']}): {failure['message']}  [{names}]"),
+                printable_lines(f"failed, {len(failure['runs'])} ({failure['kind']}): {failure['message']}  [{names}]"),
                 markup=False,
                 soft_wrap=True,
             )
@@ -136,8 +138,3 @@ def overview_table(found: dict[str, Any]) -> str:
         if found["states"]["stale"] or found["states"]["missing"]:
             console.print(MEANING, soft_wrap=True)
     return captured.get()
-
-
-def on_screen(text: str) -> str:
-    """A text of several lines as a terminal can show it: what a run said of its failure may hold anything."""
-    return "\n".join(map(printable, text.split("\n")))

@@ -32,7 +32,7 @@ Compose = Callable[[list[str]], DictConfig]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: its id, the overrides that give its configuration, its folder, and its state (results.state)."""
+    """One run of a sweep: its id, the overrides that give its configuration, its folder, and its state (state.state_of)."""
 
     run_id: str
     overrides: list[str]
@@ -45,15 +45,12 @@ class Run:
         return identity.label(self.config)
 
     def done_in(self, folder: Path) -> "Run":
-        """This run as one that was finished in another folder, whose name is its id."""
+        """The same run, finished in another folder; the folder's name is its id."""
         return replace(self, run_id=folder.name, folder=folder, state="completed")
 
     def about(self) -> dict[str, Any]:
-        """What status.json says of it, whatever its state."""
+        """The entries of status.json that identify the run."""
         return {"run_id": self.run_id, "overrides": self.overrides, "config": self.config}
-
-
-# Which runs
 
 
 def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> list[list[str]]:
@@ -126,7 +123,7 @@ class Changed:
         return inputs.changed_inputs(before, now)
 
     def fingerprint(self, config: Mapping[str, Any]) -> str:
-        """Of the data that the configuration's reader reads."""
+        """The fingerprint of the data that this configuration reads."""
         reader = json.dumps(config["data"]["reader"], sort_keys=True)
         if reader not in self._known:
             self._known[reader] = instantiate(OmegaConf.create(reader)).fingerprint()
@@ -134,10 +131,10 @@ class Changed:
 
 
 def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
-    """The runs of a sweep: each composed and checked before the first one starts, and each only once.
+    """The runs of a sweep, each once. All are composed and checked before the first one starts.
 
-    A finished run whose data or code differ now is `changed`: it is not done. One that was made from the same data in another
-    folder is done.
+    A finished run whose data or code have changed since has the state `changed` and is run again. A run that was finished
+    with the same data in another folder counts as done.
     """
     from segtune.data import readers
 
@@ -157,7 +154,7 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
         if state == "completed":
             try:
                 state = "changed" if changed(folder, config) else "completed"
-            except (InputError, HydraException):  # cannot be read now: the run says why, in its turn
+            except (InputError, HydraException):  # they cannot be read now; the run will say why
                 state = "changed"
         elif (folder / layout.RESULT).exists() and (why := why_not_done(folder, run_id)):
             log.warning("run %s: %s", run_id, why)
@@ -191,7 +188,7 @@ def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
 
 
 def _stays(changed: Changed, run: Run) -> bool:
-    """Whether a finished run's own folder of data still holds what it was made from, or is not there any more."""
+    """Whether the data folder of a finished run is unchanged or gone."""
     root = read_result(run.folder)["config"]["data"]["root"]
     if not isinstance(root, str) or "${" in root:
         return False
@@ -203,7 +200,7 @@ def _stays(changed: Changed, run: Run) -> bool:
 
 
 def _finished(home: Path) -> dict[str, list[Path]]:
-    """The folders of the finished runs in `home`, by their configurations without where the data lie."""
+    """The folders of the finished runs in `home`, by identity.placeless_id."""
     found: dict[str, list[Path]] = {}
     for path in sorted(home.glob(f"*/{layout.RESULT}")):
         with contextlib.suppress(InputError, LookupError, TypeError, AttributeError):
@@ -216,7 +213,7 @@ def _finished(home: Path) -> dict[str, list[Path]]:
 def _differs(changed: Changed, run: Run) -> bool:
     try:
         return bool(changed(run.folder, run.config))
-    except (InputError, HydraException):  # data that cannot be read now: the run says why, in its turn
+    except (InputError, HydraException):  # the data cannot be read now; the run will say why
         return True
 
 

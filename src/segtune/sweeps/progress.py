@@ -15,11 +15,12 @@ from segtune.runs import identity, layout
 from segtune.runs.result import read_result
 from segtune.runs.state import epochs_done
 from segtune.runs.tables import read_history
+from segtune.runs.words import duration
 from segtune.sweeps.plan import Run
 
 
 def tally(runs: Sequence[Run]) -> str:
-    """`12 done, 3 to resume, 1 failed, 8 to run`; they add up to all runs."""
+    """Counts that add up to all runs: 12 done, 3 to resume, 1 failed, 8 to run."""
     count = Counter(run.state for run in runs)
     resume, new = ("interrupted", "stale"), ("missing", "queued", "changed")
     words = [
@@ -32,10 +33,10 @@ def tally(runs: Sequence[Run]) -> str:
 
 
 def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
-    """Seconds that the runs which are not done will take, by the finished runs beside them; None with nothing to judge by.
+    """Seconds that the unfinished runs will take, estimated from finished runs in the same folder; None without any.
 
-    A run costs what the finished runs of the same data, network and batch took per epoch (the median), else what any did;
-    before any has finished, what its own or its neighbours' epochs took so far.
+    The estimate is the median time per epoch of finished runs with the same data, network and batch, or of all finished runs
+    if there are none. Before any run has finished, the epochs so far are used.
     """
     by_kind: dict[str, list[float]] = {}
     for folder in {run.folder.parent for run in runs}:
@@ -72,16 +73,8 @@ def _kind(config: Mapping[str, Any]) -> str:
     return json.dumps([config["data"], config["model"], config["batch"], trainer], sort_keys=True, default=str)
 
 
-def duration(seconds: float) -> str:
-    """90 -> 2 min; 7,000 -> 1 h 57 min."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def listing(runs: Sequence[Run]) -> str:
-    """A line per run, and the estimated time: what dry_run=true prints."""
+    """A line for each run and the estimated time, as dry_run=true prints them."""
     others = identity.differences([run.config for run in runs])
     lines = [f"{run.run_id}  {run.state:<11}  {run.label} {other}".rstrip() for run, other in zip(runs, others, strict=True)]
     seconds = estimate(runs)
@@ -90,7 +83,7 @@ def listing(runs: Sequence[Run]) -> str:
 
 
 class Progress:
-    """One line for the sweep: runs done, running, failed, time left. Silent without a terminal."""
+    """A progress bar for the sweep: runs done, running and failed, and the time left; only on a terminal."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         done = sum(run.state == "completed" for run in runs)

@@ -9,11 +9,9 @@ from segtune.sweeps.execute import describe_failure, execute, report_failure
 from segtune.sweeps.launch import Failures, Sweep
 from segtune.sweeps.plan import Run
 
-# This process
-
 
 def run_serially(runs: Sequence[Run], sweep: Sweep | None, *, halt: Path | None = None, bar: bool = True) -> Failures:
-    """One run after another in this process, which pays its imports once. Runs that others work on come last."""
+    """Execute the runs one after another in this process. Runs that another process is working on come last."""
     failures: Failures = {}
     queue = deque((run, False) for run in runs)
     while queue and not (halt and halt.exists()):

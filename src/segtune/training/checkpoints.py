@@ -1,10 +1,8 @@
 """Checkpoints of a run: writing them whole, resuming from them, the best epoch and early stopping."""
 
-import errno
 import io
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,14 @@ ONLY_LAST = (*OPTIMIZER, "callbacks")
 
 
 def attempts_of(last: Path) -> list[dict[str, Any]]:
-    """The attempts that the last checkpoint records; checkpoints of early versions record none."""
-    return list(load(last).get("attempts", []))
+    """The attempts that the last checkpoint records; checkpoints of early versions record none. `resume` has checked it."""
+    return list(torch.load(last, weights_only=True, map_location="cpu").get("attempts", []))
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU. It may be somebody else's: what torch.save does not write, links and pipes are refused.
+def _load_checked(path: Path) -> dict[str, Any]:
+    """A checkpoint that may be somebody else's: links, pipes and anything that torch.save does not write are refused.
 
-    Raises: whatever comes of a file that is no checkpoint.
+    Raises: any exception, if the file is no checkpoint.
     """
     checkpoint: dict[str, Any] = torch.load(archive.checked(path), weights_only=True, map_location="cpu")
     return checkpoint
@@ -41,7 +39,8 @@ def load(path: Path) -> dict[str, Any]:
 def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
     """Prepare a run's folder to resume or to start; returns the number of epochs already trained.
 
-    A damaged checkpoint, or one made with other data or code, is moved aside, not deleted.
+    A damaged checkpoint, or one made with other data or code, is moved aside, not deleted. Both checkpoints are checked here,
+    because the folder may come from somebody else; what loads them later in the run relies on it.
 
     Raises: InputError if the checkpoint is of another configuration.
     """
@@ -52,7 +51,7 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
         set_aside(folder, "interrupted")
         return 0
     try:
-        checkpoint = load(last)
+        checkpoint = _load_checked(last)
         epochs, other = int(checkpoint["epoch"]) + 1, identity.run_id(checkpoint["hyper_parameters"])
         legacy = {**inputs, "data": checkpoint.get("data_fingerprint")}  # checkpoints of early versions record the data alone
         changed = changed_inputs(checkpoint.get("inputs", legacy), inputs)
@@ -69,7 +68,7 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
         save({key: checkpoint[key] for key in checkpoint if key not in ONLY_LAST}, best)
     else:
         try:
-            whole = load(best)["epoch"] + 1 == best_epoch
+            whole = _load_checked(best)["epoch"] + 1 == best_epoch
         except Exception:
             whole = False
         if not whole:
@@ -105,15 +104,10 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         save(checkpoint | self.about, Path(path))
 
-    def load_checkpoint(self, path: str | Path, *args: Any, **how: Any) -> dict[str, Any]:
-        return load(Path(path))
-
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Save atomically and through memory, so that a full disk raises OSError instead of leaving a damaged archive."""
     check_owner(path)
-    if not path.parent.parent.is_dir():  # a run's folder that was removed is not made again
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent.parent))
     make_folder(path.parent)
     content = io.BytesIO()
     torch.save(checkpoint, content)
@@ -122,7 +116,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 def drop_optimizer(path: Path) -> int:
     """Drop the optimiser's state, because finished runs are never resumed; returns the number of epochs trained."""
-    checkpoint = load(path)
+    checkpoint = torch.load(path, weights_only=True)
     for key in OPTIMIZER:
         checkpoint.pop(key, None)
     save(checkpoint, path)

@@ -121,20 +121,23 @@ class Experiment:
         """A new network with its loss, penalty and optimiser. Its weights come from torch's global generator.
 
         Args: penalty_weight: lambda, where it is not the configuration's but calibrated or tried.
+        Raises: ValueError if lambda is neither given nor in the configuration (reg.lambda=auto).
         """
+        penalty = self.penalty
+        weight = penalty.weight if penalty and penalty_weight is None else penalty_weight
+        if penalty and weight is None:
+            raise ValueError("reg.lambda=auto: calibrate lambda first (lambda_search.penalty_weight)")
         net = self.network()
         if self.trainer.compile:
             torch.compiler.reset()  # torch compiles at most eight networks in a process; this starts the count anew
             net.compile(mode=self.trainer.compile, dynamic=False)
-        penalty = self.penalty
-        weight = penalty.weight if penalty and penalty_weight is None else penalty_weight
         return Segmenter(
             net,
             self.loss(),
             self.optimizer,
             scheduler=self.scheduler,
             penalty=penalty.function if penalty else None,
-            penalty_weight=weight or 0.0,
+            penalty_weight=0.0 if weight is None else weight,
             regularized_parameters=penalty.parameters(net) if penalty else (),
             seed=self.seed,
             hyperparameters=self.config,

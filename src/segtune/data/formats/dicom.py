@@ -70,7 +70,7 @@ class Place(NamedTuple):
     Attributes:
         shape: (H, W).
         trigger_ms: time in the heartbeat [ms]; instance: the image's number; both inf if unknown.
-        person, study, series, image: hashes that differ between persons and so on; 0 if unknown (image: never).
+        person, study, series, image: hashes that identify each of these; 0 if unknown. That of the image is always known.
         frame: index in the file, from 0.
     """
 

@@ -24,9 +24,9 @@ KINDS = ("MONOCHROME2", "MONOCHROME1")
 
 
 def values(path: Path, pixels: NDArray[Any], header: Dataset, *, little_endian: bool) -> NDArray[np.float32]:
-    """The image (H, W) of these stored pixels; without such tags, the pixels themselves.
+    """Apply the tags of the header to the stored pixels (H, W); without any such tag, the pixels stay as they are.
 
-    Args: header: the tags of this image (or frame). little_endian: byte order of the entries of a table.
+    Args: header: the tags of this image (or frame). little_endian: byte order of the entries of a lookup table.
     Raises: InputError naming the tag if its meaning is unclear.
     """
     table = _table(path, header, "ModalityLUTSequence", pixels, little_endian)
