@@ -6,14 +6,17 @@ name. Of data sets with contour files (RVSC, Sunnybrook) the contours of both ta
 
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from segtune.config import entry, rules
 from segtune.data import examination, findings, inspection, readers
+from segtune.data.inspection import Patient
+from segtune.data.slices import SliceSet
 from segtune.errors import printable
-from segtune.runs import identity
+from segtune.runs import identity, words
 from segtune.runs.files import write_atomically
 
 
@@ -34,11 +37,20 @@ def check(cfg: DictConfig) -> None:
     page = Path(cfg.outputs) / "check" / name / inspection.PAGE
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, inspection.render_page(about, slices, patients, found, refused).encode(errors="replace"))
-    table, listing = inspection.patient_table(slices, patients), inspection.listing(found)
-    lines = [about, "", *table, "", *listing, inspection.verdict(found, refused), str(page)]
+    verdict = inspection.verdict(found, refused)
+    lines = [about, "", *_table(slices, patients), "", *inspection.listing(found), verdict, str(page)]
     print("\n".join(map(printable, lines)), flush=True)
     if refused:
         sys.exit(1)
+
+
+def _table(slices: SliceSet, patients: Sequence[Patient]) -> list[str]:
+    """Return the lines of the table of patients and what its columns mean."""
+    if not patients:
+        return ["The data could not be read as a whole; see the errors."]
+    lines = words.table(inspection.patient_cells(slices, patients), numbers_from=len(inspection.HEADS))
+    more = len(patients) - inspection.MOST_LINES
+    return [*lines, *([f"... and {more} more patients on the page"] if more > 0 else []), inspection.MEANING]
 
 
 if __name__ == "__main__":

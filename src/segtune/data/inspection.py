@@ -74,16 +74,9 @@ def total(slices: SliceSet, patients: Sequence[Patient]) -> Patient:
     return row_of(list(slices), f"all {len(patients)}")
 
 
-def patient_table(slices: SliceSet, patients: Sequence[Patient]) -> list[str]:
-    """The table of patients as aligned lines, with at most MOST_LINES patients."""
-    if not patients:
-        return ["The data could not be read as a whole; see the errors."]
-    rows = [total(slices, patients), *patients[:MOST_LINES]]
-    cells = [[*HEADS.values()], *([str(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    more = [f"... and {len(patients) - MOST_LINES} more patients on the page"] if len(patients) > MOST_LINES else []
-    return [*lines, *more, MEANING]
+def patient_cells(slices: SliceSet, patients: Sequence[Patient]) -> list[list[str]]:
+    """Return the rows of the printed table: the heads, all patients together, then at most MOST_LINES patients."""
+    return [[*HEADS.values()], *([str(value) for value in row] for row in [total(slices, patients), *patients[:MOST_LINES]])]
 
 
 def listing(found: Sequence[Finding]) -> list[str]:

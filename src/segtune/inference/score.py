@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from segtune.data.slices import Slice, SliceSet
 from segtune.metrics import volumes
-from segtune.runs import layout
+from segtune.runs import layout, words
 from segtune.runs.files import json_text, write_atomically
 from segtune.runs.tables import csv_text
 
@@ -168,7 +168,7 @@ def _of_phase(rows: Phase) -> list[str]:
             cells.append([head, "", *(_number(getattr(f, part), n) if f else "" for f, n in zip(figures, digits, strict=True))])
         for head, part in ((unit, "n"), ("one empty", "n_one_empty"), ("undefined", "n_undefined")):
             cells.append([head, "", *(str(getattr(f, part)) if f else "" for f in figures)])
-    return _aligned(cells)
+    return words.table(cells, numbers_from=1)
 
 
 def _called(case: "Row") -> str:
@@ -188,15 +188,9 @@ def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> list[str]:
         one = agreement[name]
         bias, lower, upper = (_number(unit * one[key], 1) for key in ("bias", "lower", "upper"))
         cells.append([head, bias, f"{lower} to {upper}" if one["n"] > 1 else "-", str(one["n"]), str(one["n_undefined"])])
-    return _aligned(cells)
+    return words.table(cells, numbers_from=1)
 
 
 def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others, which are numbers, to the right."""
-    widths = [max(map(len, column)) for column in zip(*filter(None, rows), strict=True)]
-    padded = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] if row else [] for row in rows]
-    return ["  ".join(row).rstrip() for row in padded]

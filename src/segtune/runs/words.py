@@ -1,4 +1,8 @@
-"""Numbers in words for people: durations, and nouns with their count."""
+"""Text for people: durations, nouns with their count, and aligned tables."""
+
+from collections.abc import Sequence
+
+from segtune.errors import printable
 
 
 def duration(seconds: float) -> str:
@@ -12,3 +16,25 @@ def duration(seconds: float) -> str:
 def count(n: int, noun: str) -> str:
     """1 run, 2 runs."""
     return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def table(rows: Sequence[Sequence[str]], *, numbers_from: int) -> list[str]:
+    """Align rows of cells in columns and return the lines.
+
+    Args:
+        rows: cells of one row each, all of the same length; an empty row becomes an empty line.
+        numbers_from: index of the first column whose cells are aligned to the right; those before it are aligned to the left.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for column in range(max(map(len, rows))):
+        grid.add_column(justify="right" if column >= numbers_from else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(width=sum(max(map(len, row), default=0) for row in zip(*filter(None, rows), strict=True)) * 2 + 100)
+    with console.capture() as captured:
+        console.print(grid)
+    return [line.rstrip() for line in captured.get().splitlines()]

@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from segtune.runs import identity
+from segtune.runs import identity, words
 from segtune.training.lambda_search import GRADIENT_SEEDS, SEEDS, STEPS
 
 
@@ -20,23 +20,30 @@ def table(record: dict[str, Any], config: dict[str, Any]) -> str:
         f"norm of the gradient there: {norms} ({GRADIENT_SEEDS} seeds)",
         f"after {STEPS} steps of one image without a penalty: {after}",
         "",
-        f"{'':>6}  {'':>10}  {'lambda by':>10}  after {STEPS} steps with this lambda",
-        f"{'ratio':>6}  {'lambda':>10}  {'gradients':>10}  {'loss':>7}  {'ratio':>7}  penalty left",
+        f"what a lambda does, measured over {STEPS} steps:",
+        *words.table(_trial_rows(record), numbers_from=0),
     ]
-    trials = {trial["strength"]: trial for trial in record["trials"]}
-    for row in record["table"]:
-        line = f"{row['ratio']:>6g}  {row['lambda']:>10.3g}  {row['lambda_by_gradient']:>10.3g}"
-        if trial := trials.get(row["lambda"]):
-            loss, left = _late(trial["loss"]), trial["penalty"][-1]
-            line += f"  {loss:>7.4g}  {trial['strength'] * left / loss:>7.3g}  {left / free['penalty'][-1]:.0%}"
-            line += " (the weights collapse)" if trial["collapsed"] else ""
-        lines.append(line)
     given = config["reg"]["lambda"]
     if given != "auto":
         ratio, by_gradient = given * at["penalty"] / at["loss"], given * at["penalty_gradient"] / at["loss_gradient"]
         lines.append(f"reg.lambda={given:g} starts at a ratio of {ratio:.3g} (of gradients: {by_gradient:.3g})")
     asked = f"ratio {record['ratio']:g}: reg.lambda={record['lambda']:.6g}"
     return "\n".join([*lines, f"{asked} (by gradients: {record['lambda_by_gradient']:.6g})"])
+
+
+def _trial_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Return the heads and one row for each ratio of penalty to loss. The last columns are for lambdas that were tried."""
+    rows = [["ratio", "lambda", "by gradients", "loss after", "ratio after", "penalty left", ""]]
+    trials = {trial["strength"]: trial for trial in record["trials"]}
+    untouched = record["trials"][0]["penalty"][-1]
+    for row in record["table"]:
+        cells = [f"{row['ratio']:g}", f"{row['lambda']:.3g}", f"{row['lambda_by_gradient']:.3g}", "", "", "", ""]
+        if trial := trials.get(row["lambda"]):
+            loss, left = _late(trial["loss"]), trial["penalty"][-1]
+            collapse = "the weights collapse" if trial["collapsed"] else ""
+            cells[3:] = [f"{loss:.4g}", f"{trial['strength'] * left / loss:.3g}", f"{left / untouched:.0%}", collapse]
+        rows.append(cells)
+    return rows
 
 
 def _late(values: list[float]) -> float:
