@@ -342,7 +342,8 @@ def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file(code, named
         f"try:\n    {code}\nexcept OSError as error:\n    print(explain(error))"
     )
     said = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert said.stdout == f"{named}: File too large. What was done is kept; cure this and start the same again.\n", said.stderr
+    cure = "Finished work is kept. Fix this problem and run the same command again."
+    assert said.stdout == f"{named}: File too large. {cure}\n", said.stderr
 
 
 @pytest.mark.parametrize("how", ["taken over", "gone", "made again"])
