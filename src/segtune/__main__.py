@@ -3,11 +3,12 @@
 from contextlib import suppress
 from pathlib import Path
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from segtune.config import entry
+from segtune.config import entry, labels
 from segtune.errors import InputError
 from segtune.runs import identity
 from segtune.runs.state import state_of
@@ -23,7 +24,9 @@ def run(cfg: DictConfig) -> None:
     if config["name"] is not None and about.mode is RunMode.RUN:
         raise InputError(f"name={config['name']}: it names a sweep's folder; a run's is its id. Add -m, or leave it out.")
     folder, run_id = Path(about.runtime.output_dir), identity.run_id(config)
-    one = plan.Run(run_id, list(about.overrides.task), config, folder, state_of(folder, run_id)[0])
+    options = labels.options_of(about.runtime.choices)
+    label = labels.Labels(_compose).of(cfg, options)
+    one = plan.Run(run_id, list(about.overrides.task), config, folder, state_of(folder, run_id)[0], options, label)
     [one] = plan.once([one], plan.Changed())
     if one.folder != folder:  # done with these data from elsewhere; Hydra has made the folder that this run would have had
         with suppress(OSError):
@@ -32,6 +35,11 @@ def run(cfg: DictConfig) -> None:
         print(listing([one]))
     else:
         execute(one)
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    """Compose another configuration than this run's, from the same folders of options."""
+    return hydra.compose("config", overrides, return_hydra_config=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from typing import Any
 # keys that say where and how a run is made, not what it is
 BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")
 PATHS = ("data.root", "data.reader.root")  # where the data are stored, which does not say what they are
+BATCHES = (1, 10, 15, "patient")  # the sizes that have an option of that name in conf/batch
+LONGEST_LABEL = 10_000  # characters; a longer one is damaged
+AXES = ("loss", "split", "reg", "batch")  # the config groups that a label always names
 REPLICATE = ("seed", "split.fold")  # keys in which replicates of one configuration differ
 
 Config = Mapping[str, Any]
@@ -59,25 +62,38 @@ def _called(target: str) -> str:
 
 
 def label(config: Config) -> str:
-    """One line that names a run for a person: loss=focal split=0.6 reg=none batch=15."""
-    return " ".join(f"{key}={value}" for key, value in axes(config).items())
+    """Return the words for a configuration without a recorded label: loss=focal split=0.6 reg=l2 reg.lambda=0.01 batch=15.
+
+    They are made of the configuration's functions and values, so a user's own option is not among them.
+    """
+    named, reg, size = axes(config), config.get("reg") or {}, config["batch"]["size"]
+    penalty = f"reg={_called(reg['penalty']['_target_'])}" if reg.get("penalty") else "reg=none"
+    lambdas = [f"reg.{key}={value:g}" for key, value in reg.items() if key.startswith("lambda") and value != "auto"]
+    lambdas += ["reg.lambda=auto"] if reg.get("lambda") == "auto" else []
+    lambdas += [f"reg.ratio={reg['ratio']:g}"] if reg.get("ratio") is not None else []
+    batch = f"batch={size}" if size in BATCHES else f"batch.size={size}"
+    return shlex.join([f"loss={named['loss']}", f"split={named['split']}", penalty, *lambdas, batch])
 
 
-def differences(configs: Sequence[Config]) -> list[str]:
-    """For each configuration, the settings in which it differs from the others and that its label does not show."""
-    named = (
-        *(*BOOKKEEPING, "loss._target_", "loss._partial_", "reg.penalty", "reg.lambda", "reg.lambda_l1", "reg.lambda_l2"),
-        *("reg.ratio", "batch.size", "split.val_fraction", "data.reader"),
-    )
-    flat = [_flat(config, without=named) for config in configs]
-    values: dict[str, set[str]] = {key: set() for one in flat for key in one}
-    for one in flat:
-        for key in values:
-            values[key].add(repr(one.get(key)))
-    # a key that only some losses or regularisers have, with one value, adds nothing to the option's name
-    alike = {key for key in values if key.startswith(("loss.", "reg.")) and len(values[key] - {"None"}) < 2}
-    varying = sorted(key for key in values if len(values[key]) > 1 and key not in alike)
-    return [", ".join(f"{key}={one[key]}" for key in varying if key in one) for one in flat]
+def label_of(result: Mapping[str, Any]) -> str:
+    """Return the label that a run recorded (config/labels.py), or else the words for its configuration."""
+    said = result.get("label")
+    is_one = isinstance(said, str) and said.isprintable() and 0 < len(said) <= LONGEST_LABEL
+    return str(said) if is_one else label(result["config"])
+
+
+def words(label: str, *, without: Sequence[str] = ()) -> list[str]:
+    """Return the words of a label, except those that set one of the keys `without`."""
+    try:
+        found = shlex.split(label)
+    except ValueError:  # a quotation that does not end
+        found = label.split()
+    return [word for word in found if key_of(word) not in without]
+
+
+def key_of(word: str) -> str:
+    """Return the key that a word of a label sets: reg.lambda for reg.lambda=0.1 or +reg.lambda=0.1."""
+    return word.partition("=")[0].lstrip("+~")
 
 
 def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:

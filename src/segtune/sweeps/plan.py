@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from segtune.config import entry, rules
+from segtune.config.labels import Labels, options_of
 from segtune.config.overrides import groups, has_key, quote_numbers
 from segtune.errors import InputError
 from segtune.runs import identity, inputs, layout
@@ -32,17 +33,21 @@ Compose = Callable[[list[str]], DictConfig]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: its id, the overrides that give its configuration, its folder, and its state (state.state_of)."""
+    """One run of a sweep.
+
+    Attributes:
+        overrides: what gives its configuration, as the sweep composed it.
+        state: one of state.STATES, stale, missing, or changed (finished, but its data or code have changed since).
+        options: config group -> chosen option; label: the words that give the same run again (config/labels.py).
+    """
 
     run_id: str
     overrides: list[str]
     config: dict[str, Any]
     folder: Path
     state: str
-
-    @property
-    def label(self) -> str:
-        return identity.label(self.config)
+    options: dict[str, str] = field(default_factory=dict)
+    label: str = ""
 
     def done_in(self, folder: Path) -> "Run":
         """The same run, finished in another folder; the folder's name is its id."""
@@ -50,7 +55,13 @@ class Run:
 
     def about(self) -> dict[str, Any]:
         """The entries of status.json that identify the run."""
-        return {"run_id": self.run_id, "overrides": self.overrides, "config": self.config}
+        return {
+            "run_id": self.run_id,
+            "overrides": self.overrides,
+            "config": self.config,
+            "options": self.options,
+            "label": self.label,
+        }
 
 
 def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> list[list[str]]:
@@ -140,7 +151,7 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
 
     runs: dict[str, Run] = {}
     ignored: set[str] = set()
-    changed = Changed()
+    changed, labels = Changed(), Labels(compose)
     for job in tqdm(jobs, desc="composing", leave=False, disable=None if len(jobs) > MOST_FIGURES else True):
         cfg, overrides = _compose(job, compose, ignored)
         config = entry.plain(cfg)
@@ -158,7 +169,8 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
                 state = "changed"
         elif (folder / layout.RESULT).exists() and (why := why_not_done(folder, run_id)):
             log.warning("run %s: %s", run_id, why)
-        runs[run_id] = Run(run_id, overrides, config, folder, state)
+        options = options_of(cfg.hydra.runtime.choices)
+        runs[run_id] = Run(run_id, overrides, config, folder, state, options, labels.of(cfg, options))
     for line in sorted(ignored):
         log.info(line)
     return once(list(runs.values()), changed)

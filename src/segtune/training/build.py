@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,9 +35,12 @@ LIGHTNING_KEYS = {
 }
 
 
-def experiment(cfg: DictConfig) -> Experiment:
+def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, label: str = "") -> Experiment:
     """Read the data of a composed configuration, check and split them, and build everything that a run needs.
 
+    Args:
+        options: config group -> chosen option, which the run records.
+        label: the words that give the same run again; empty: made of the configuration.
     Raises: InputError for data or settings that cannot be used.
     """
     started = time.perf_counter()
@@ -56,6 +59,8 @@ def experiment(cfg: DictConfig) -> Experiment:
     )
     return Experiment(
         config=config,
+        options=options or {},
+        label=label or identity.label(config),
         slices=on_grid,
         split=sides,
         calibration_split=split(cfg, stored, fold=0) if cfg.split.get("fold") else sides,

@@ -1,6 +1,6 @@
 """The typed objects that one run consists of. `build` makes them of a configuration; `run` trains them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,6 +56,7 @@ class Experiment:
 
     Args:
         config: the composed configuration as plain values; result.json and the checkpoints carry it.
+        options: config group -> chosen option; label: the words that give the same run again (config/labels.py).
         slices: the data set on the network's grid, resampled and cropped.
         split: the indices of the slices that train and validate.
         calibration_split: the split on whose training side lambda is calibrated; of folds, that of fold 0, so that all folds
@@ -71,6 +72,8 @@ class Experiment:
     """
 
     config: dict[str, Any]
+    options: Mapping[str, str]
+    label: str
     slices: SliceSet
     split: Split
     calibration_split: Split
@@ -96,10 +99,6 @@ class Experiment:
     @property
     def run_id(self) -> str:
         return identity.run_id(self.config)
-
-    @property
-    def label(self) -> str:
-        return identity.label(self.config)
 
     def for_calibration(self) -> "Experiment":
         """The experiment with seed 0, fold 0 and no compilation: all replicates of a configuration share one lambda."""
