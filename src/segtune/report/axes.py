@@ -18,7 +18,8 @@ Words = dict[str, list[str]]  # config group -> the words of a label that belong
 def with_levels(records: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     """The records with their values on the axes, and the axes: the groups of the configuration in which they differ."""
     keys = (str(key) for record in records for key in record.config if key not in identity.BOOKKEEPING)
-    words = [_words(record) for record in records]
+    labels = [identity.words(record.label, without=(*identity.REPLICATE, *identity.PATHS)) for record in records]
+    words = [_by_group(of) for of in identity.with_varied(labels, [record.config for record in records])]
     names = {group: of for group in dict.fromkeys([*FIRST, *keys]) if (of := _names(group, records, words))}
     found = [replace(one, levels={group: of[i] for group, of in names.items()}) for i, one in enumerate(records)]
     return tuple(found), tuple(names)
@@ -29,10 +30,10 @@ def typed(axis: str, level: str) -> str:
     return level if identity.key_of(level).partition(".")[0] == axis and "=" in level else f"{axis}={level}"
 
 
-def _words(record: Record) -> Words:
-    """Return the words of a run's label by config group, without those for seed, fold and data folder."""
+def _by_group(words: Sequence[str]) -> Words:
+    """Return the words of a label by the config group that they belong to."""
     found: Words = defaultdict(list)
-    for word in identity.words(record.label, without=(*identity.REPLICATE, *identity.PATHS)):
+    for word in words:
         found[identity.key_of(word).partition(".")[0]].append(word)
     return found
 

@@ -96,6 +96,38 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
+def with_varied(labels: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[list[str]]:
+    """Add to the words of each label the keys that other labels of the same sweep set, with the run's own value.
+
+    A label leaves out what is an option's own value, so that of optimizer.lr=1e-3,1e-4 it names the second alone; beside each
+    other both are named. A key that replaces a whole option in one label (batch.size=5 for batch=15) is added to no other.
+    """
+    of = [{key_of(word): word for word in words} for words in labels]
+    keys = dict.fromkeys(key for one in of for key in one)
+    replacing = {key for one in of for key in one if (group := key.partition(".")[0]) in AXES and group not in one}
+    found = []
+    for one, config in zip(of, configs, strict=True):
+        values = {key: _value(config, key) for key in keys if key not in one and key not in replacing}
+        more = {key: f"{key}={_written(value)}" for key, value in values.items() if not isinstance(value, Mapping | list)}
+        merged = one | more
+        found.append([merged[key] for key in keys if key in merged])
+    return found
+
+
+def _value(config: Config, key: str) -> Any:
+    """Return the value of a dotted key; an empty mapping if the configuration does not have it."""
+    node: Any = config
+    for name in key.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return {}
+        node = node[name]
+    return node
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
     """Dotted keys and values as the run id hashes them; with replicates=False, as the cell id does."""
     return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE, *PATHS))

@@ -42,7 +42,7 @@ from segtune.runs.files import (
 from segtune.runs.tables import csv_text, read_history
 
 # Keys of result.json, at any depth, that differ when a run is repeated; everything else is the same.
-MEASURED = ("seconds", "peak_memory_mb", "attempts", "files", "sha256")
+MEASURED = ("label", "seconds", "peak_memory_mb", "attempts", "files", "sha256")
 
 
 def is_done(folder: Path, run: str) -> bool:

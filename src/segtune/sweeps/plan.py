@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -173,7 +174,9 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
         runs[run_id] = Run(run_id, overrides, config, folder, state, options, labels.of(cfg, options))
     for line in sorted(ignored):
         log.info(line)
-    return once(list(runs.values()), changed)
+    found = list(runs.values())
+    words = identity.with_varied([identity.words(run.label) for run in found], [run.config for run in found])
+    return once([replace(run, label=shlex.join(of)) for run, of in zip(found, words, strict=True)], changed)
 
 
 def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
