@@ -4,9 +4,9 @@ import numpy as np
 
 
 def write(root):
-    """Write four patients of three slices, 32 x 24 pixels: bright discs on noise, each patient's at another place."""
+    """Write four patients of three slices, 32 x 32 pixels: bright discs on noise, each patient's at another place."""
     random = np.random.default_rng(0)
-    rows, columns = np.mgrid[:32, :24]
+    rows, columns = np.mgrid[:32, :32]
     root.mkdir()
     for patient in range(4):
         masks = np.stack([np.hypot(rows - 12 - patient, columns - 12) < 5 + n for n in range(3)])
