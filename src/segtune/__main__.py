@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from segtune.config import entry, labels
+from segtune.config import composing, entry, labels
 from segtune.errors import InputError
 from segtune.runs import identity
 from segtune.runs.state import state_of
@@ -24,7 +24,7 @@ def run(cfg: DictConfig) -> None:
     if config["name"] is not None and about.mode is RunMode.RUN:
         raise InputError(f"name={config['name']}: it names a sweep's folder; a run's is its id. Add -m, or leave it out.")
     folder, run_id = Path(about.runtime.output_dir), identity.run_id(config)
-    options = labels.options_of(about.runtime.choices)
+    options = composing.options_of(about.runtime.choices)
     label = labels.Labels(_compose).of(cfg, options)
     one = plan.Run(run_id, list(about.overrides.task), config, folder, state_of(folder, run_id)[0], options, label)
     [one] = plan.once([one], plan.Changed())
@@ -37,9 +37,9 @@ def run(cfg: DictConfig) -> None:
         execute(one)
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _compose(overrides: list[str]) -> composing.Composed:
     """Compose another configuration than this run's, from the same folders of options."""
-    return hydra.compose("config", overrides, return_hydra_config=True)
+    return composing.Composed.of(hydra.compose("config", overrides, return_hydra_config=True))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import hydra
 import pytest
 
 from segtune.config import entry
-from segtune.config.labels import Labels, options_of
+from segtune.config.composing import Composed, Composer, options_of
+from segtune.config.labels import Labels
 from segtune.config.overrides import CONF, quote_numbers
 from segtune.runs import identity
 from segtune.sweeps import plan
@@ -25,7 +26,7 @@ def initialized(request):
 
 def labelled(*overrides):
     cfg = compose(overrides)
-    return identity.run_id(entry.plain(cfg)), Labels(compose).of(cfg, options_of(cfg.hydra.runtime.choices))
+    return identity.run_id(entry.plain(cfg)), Labels(Composer(compose)).of(cfg, options_of(cfg.hydra.runtime.choices))
 
 
 def typed(label):
@@ -36,11 +37,11 @@ def typed(label):
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_label_of_every_tenth_run_of_a_study_gives_the_same_run(study):
     grids = list(compose([f"study={study}"]).hydra.sweeper.grids)
-    labels = Labels(compose)
+    labels = Labels(Composer(compose))
     for job in plan.combinations(grids, [f"study={study}"])[::10]:
-        cfg, _ = plan._compose(job, compose, set())
-        label = labels.of(cfg, options_of(cfg.hydra.runtime.choices))
-        assert typed(label) == identity.run_id(entry.plain(cfg)), label
+        composed, _ = plan._compose(job, Composer(compose), set())
+        label = labels.of(composed.cfg, composed.options)
+        assert typed(label) == identity.run_id(entry.plain(composed.cfg)), label
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_an_option_of_the_users_own_group_comes_back_from_a_label(tmp_path):
     def compose_there(overrides):
         return hydra.compose("config", [*overrides, place], return_hydra_config=True)
 
-    label = Labels(compose_there).of(cfg, options_of(cfg.hydra.runtime.choices))
+    label = Labels(lambda overrides: Composed.of(compose_there(overrides))).of(cfg, options_of(cfg.hydra.runtime.choices))
     assert label.split()[-2:] == ["+extra=some", "extra.a=2"]
     assert identity.run_id(entry.plain(compose_there([quote_numbers(w) for w in shlex.split(label)]))) == identity.run_id(
         entry.plain(cfg)

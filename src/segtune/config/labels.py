@@ -1,26 +1,18 @@
 """The label of a run: the words that give the same run again when they are typed after `python -m segtune`."""
 
+import functools
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, Node, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from segtune.config.composing import Composed, Leaves, leaves
 from segtune.config.overrides import dotted_keys, option_file
-from segtune.runs.identity import AXES, BOOKKEEPING
-
-Leaves = dict[str, Any]  # dotted key -> value, as a configuration holds it before interpolations are resolved
-
-
-def options_of(choices: Mapping[str, Any]) -> dict[str, str]:
-    """Return the chosen option of every config group that describes a run, from Hydra's `hydra.runtime.choices`."""
-    return {
-        group: str(option)
-        for group, option in choices.items()
-        if option is not None and group != "study" and not group.startswith("hydra/")
-    }
+from segtune.runs.identity import AXES
 
 
 class Labels:
@@ -29,7 +21,7 @@ class Labels:
     Args: compose: composes a configuration from overrides, as the command line would.
     """
 
-    def __init__(self, compose: Callable[[list[str]], DictConfig]) -> None:
+    def __init__(self, compose: Callable[[list[str]], Composed]) -> None:
         self._compose = compose
         self._defaults: dict[str, str] | None = None
         self._bare: dict[tuple[tuple[str, str], ...], Leaves] = {}
@@ -41,7 +33,7 @@ class Labels:
         from those of the options, whether a study, a grid or a person has set it.
         """
         if self._defaults is None:
-            self._defaults = options_of(self._compose(["study=none"]).hydra.runtime.choices)
+            self._defaults = self._compose(["study=none"]).options
         bare = self._leaves_of(options)
         own = leaves(cfg)
         values = {key: value for key, value in own.items() if key not in bare or not _same(bare[key], value)}
@@ -69,28 +61,8 @@ class Labels:
                 for group, option in key
                 if defaults.get(group) != option
             ]
-            self._bare[key] = leaves(self._compose(["study=none", *chosen]))
+            self._bare[key] = leaves(self._compose(["study=none", *chosen]).cfg)
         return self._bare[key]
-
-
-def leaves(cfg: DictConfig) -> Leaves:
-    """Return the values of a configuration by dotted key, without Hydra's own and without those that are no part of a run."""
-    found: Leaves = {}
-
-    def visit(node: DictConfig, prefix: str) -> None:
-        for name in map(str, node):
-            key, value = prefix + name, node._get_node(name)
-            if key in BOOKKEEPING:
-                continue
-            if isinstance(value, DictConfig) and not value._is_none() and not value._is_interpolation() and len(value):
-                visit(value, f"{key}.")
-            elif isinstance(value, DictConfig | ListConfig):
-                found[key] = None if value._is_none() else OmegaConf.to_container(value)
-            elif isinstance(value, Node):
-                found[key] = value._value()
-
-    visit(cfg, "")
-    return found
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -100,9 +72,14 @@ def _same(one: Any, other: Any) -> bool:
 
 def _is_replaced(group: str, option: str, values: Leaves) -> bool:
     """Whether every value in the option's own file is replaced, so that naming the option would mislead."""
-    path = option_file(group, option)
-    own = dotted_keys(OmegaConf.load(path)) if path else []
+    own = _own_keys(option_file(group, option))
     return bool(own) and all(f"{group}.{key}" in values for key in own)
+
+
+@functools.cache
+def _own_keys(path: Path | None) -> tuple[str, ...]:
+    """Return the dotted keys in an option's file."""
+    return tuple(dotted_keys(OmegaConf.load(path))) if path else ()
 
 
 def _word(key: str, value: Any) -> str:

@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from segtune.config import entry, rules
-from segtune.config.labels import Labels, options_of
+from segtune.config.composing import Compose, Composed, Composer
+from segtune.config.labels import Labels
 from segtune.config.overrides import groups, has_key, quote_numbers
 from segtune.errors import InputError
 from segtune.runs import identity, inputs, layout
@@ -29,7 +30,6 @@ from segtune.runs.state import state_of
 log = logging.getLogger(__name__)
 
 MOST_FIGURES = 60  # a larger sweep draws a run's figure on demand (python -m segtune.report run=...)
-Compose = Callable[[list[str]], DictConfig]
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,17 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
 
     runs: dict[str, Run] = {}
     ignored: set[str] = set()
-    changed, labels = Changed(), Labels(compose)
+    changed, composer = Changed(), Composer(compose)
+    labels = Labels(composer)
     for job in tqdm(jobs, desc="composing", leave=False, disable=None if len(jobs) > MOST_FIGURES else True):
-        cfg, overrides = _compose(job, compose, ignored)
-        config = entry.plain(cfg)
+        composed, overrides = _compose(job, composer, ignored)
+        config = entry.plain(composed.cfg)
         rules.check(config)
         readers.check_target(config["data"])
         run_id = identity.run_id(config)
         if run_id in runs:
             continue
-        folder = Path(cfg.hydra.sweep.dir) / "runs" / run_id
+        folder = Path(composed.outputs) / "runs" / run_id
         state, _ = state_of(folder, run_id)
         if state == "completed":
             try:
@@ -170,8 +171,8 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
                 state = "changed"
         elif (folder / layout.RESULT).exists() and (why := why_not_done(folder, run_id)):
             log.warning("run %s: %s", run_id, why)
-        options = options_of(cfg.hydra.runtime.choices)
-        runs[run_id] = Run(run_id, overrides, config, folder, state, options, labels.of(cfg, options))
+        label = labels.of(composed.cfg, composed.options)
+        runs[run_id] = Run(run_id, overrides, config, folder, state, composed.options, label)
     for line in sorted(ignored):
         log.info(line)
     found = list(runs.values())
@@ -239,7 +240,7 @@ def _fingerprint(changed: Changed, run: Run) -> str | None:
         return None
 
 
-def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictConfig, list[str]]:
+def _compose(job: list[str], composer: Composer, ignored: set[str]) -> tuple[Composed, list[str]]:
     """The job's configuration. A key of an option that this job did not choose (reg.lambda with reg=none) is left out.
 
     Else `reg=none,l2 reg.lambda=1e-4,1e-3` could not run, or would count reg=none twice.
@@ -247,7 +248,7 @@ def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictC
     overrides = list(job)
     while True:
         try:
-            return compose(overrides), overrides
+            return composer(overrides), overrides
         except HydraException as error:
             message = str(error)
             key = message.split("'")[1] if message.startswith("Could not override '") else ""
