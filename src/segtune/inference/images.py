@@ -76,7 +76,8 @@ def slice_axis_of(models: Sequence["Trained"]) -> int | None:
 
     Raises: InputError if the runs of an ensemble disagree.
     """
-    first, *others = [model.config["data"].get("slice_axis") for model in models]
+    axes: list[int | None] = [model.config["data"].get("slice_axis") for model in models]
+    first, *others = axes
     for other in others:
         if other != first:
             raise InputError(f"run: one was trained with data.slice_axis={first}, one with {other}. Predict with each alone.")

@@ -34,7 +34,8 @@ class SurfaceDistances(NamedTuple):
 
 def boundary(mask: Mask) -> Mask:
     """The True pixels that have a False pixel, or the image's edge, as a direct neighbour. Args: mask: (H, W) or (D, H, W)."""
-    return mask & ~ndimage.binary_erosion(mask)
+    inner: Mask = ndimage.binary_erosion(mask)
+    return mask & ~inner
 
 
 def surface_distances(pred: Mask, true: Mask, *, spacing_mm: Sequence[float]) -> SurfaceDistances:

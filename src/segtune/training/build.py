@@ -84,7 +84,8 @@ def slices(cfg: DictConfig) -> SliceSet:
     """The data set as it is stored, read by the reader that cfg.data names. Raises: InputError."""
     readers.check_target(cfg.data)
     try:
-        return instantiate(cfg.data.reader)
+        data: SliceSet = instantiate(cfg.data.reader)
+        return data
     except InstantiationException as error:
         if not isinstance(error.__cause__, InputError):
             raise
@@ -113,7 +114,8 @@ def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
 
 def network(model: DictConfig | dict[str, Any]) -> nn.Module:
     """A new network as cfg.model describes it, in the memory format in which convolutions are fastest."""
-    return instantiate(model).to(memory_format=torch.channels_last)
+    net: nn.Module = instantiate(model).to(memory_format=torch.channels_last)
+    return net
 
 
 def _penalty(cfg: DictConfig) -> Penalty | None:
@@ -142,7 +144,7 @@ def _optimizer(cfg: DictConfig) -> Callable[..., torch.optim.Optimizer]:
 
 def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
     """The function or object that a `_target_` gives. Arguments that a `_partial_` function does not take are refused now."""
-    function = instantiate(cfg)
+    function: Callable[..., Any] = instantiate(cfg)
     try:
         inspect.signature(function)
     except ValueError as error:
