@@ -193,4 +193,3 @@ def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
