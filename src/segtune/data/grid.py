@@ -139,7 +139,8 @@ def _interpolate(image: NDArray[Number], at: NDArray[np.float64]) -> NDArray[Num
     low = np.floor(at).astype(int)
     high = np.minimum(low + 1, len(image) - 1)
     share = (at - low).astype(image.dtype)[:, None]
-    return (image[low] * (1 - share) + image[high] * share).astype(image.dtype)
+    between: NDArray[Number] = (image[low] * (1 - share) + image[high] * share).astype(image.dtype)
+    return between
 
 
 def check_size(item: Slice, shape: tuple[int, int], size: int) -> None:

@@ -72,7 +72,8 @@ def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     whole = np.minimum(edges.astype(int), len(values) - 1)
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
     until = sums[whole] + (edges - whole)[:, None] * values[whole]
-    return np.diff(until, axis=0) / (len(values) / GRID)
+    sums_of_parts: NDArray[np.float64] = np.diff(until, axis=0)
+    return sums_of_parts / (len(values) / GRID)
 
 
 def _is_code(text: str) -> bool:

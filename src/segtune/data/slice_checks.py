@@ -242,15 +242,12 @@ def _two_sides(slices: SliceSet, sides: Split) -> Iterator[findings.Finding]:
 def _unknown(slices: SliceSet) -> Iterator[findings.Finding]:
     """What the data do not contain, in one note for all patients concerned."""
     named = {phase: {item.patient for item in slices if item.phase == phase} for phase in ("ED", "ES")}
-    for kind, is_missing, message in (
-        (
-            "phase",
-            lambda item: item.phase is None and item.patient not in named["ED"] & named["ES"],
-            "the frames of end-diastole and end-systole are unknown, so there is no ejection fraction",
-        ),
-        ("gap", lambda item: item.gap_mm is None, "the distance between slices is unknown, so there is no volume in ml"),
+    no_phase = [item for item in slices if item.phase is None and item.patient not in named["ED"] & named["ES"]]
+    no_gap = [item for item in slices if item.gap_mm is None]
+    for kind, missing, message in (
+        ("phase", no_phase, "the frames of end-diastole and end-systole are unknown, so there is no ejection fraction"),
+        ("gap", no_gap, "the distance between slices is unknown, so there is no volume in ml"),
     ):
-        missing = [item for item in slices if is_missing(item)]
         if patients := list(dict.fromkeys(item.patient for item in missing)):
             cure = " Name them with data.ed and data.es." if kind == "phase" and any(item.volume for item in missing) else ""
             listed = ", ".join(patients[:5]) + (", ..." if len(patients) > 5 else "")

@@ -18,7 +18,8 @@ Batch = tuple[Tensor, Tensor]  # image (B, 1, S, S) float32, mask (B, 1, S, S) b
 def zscore(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """(image - mean) / standard deviation over this image's own pixels; a constant image becomes zero."""
     deviation = image.std(dtype=np.float64)
-    return ((image - image.mean(dtype=np.float64)) / (deviation or 1.0)).astype(np.float32)
+    scaled: NDArray[np.float32] = ((image - image.mean(dtype=np.float64)) / (deviation or 1.0)).astype(np.float32)
+    return scaled
 
 
 def divide255(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -79,7 +79,8 @@ def slice_axis_of(models: Sequence["Trained"]) -> int | None:
 
     Raises: InputError if the runs of an ensemble have different values.
     """
-    first, *others = [model.config["data"].get("slice_axis") for model in models]
+    axes: list[int | None] = [model.config["data"].get("slice_axis") for model in models]
+    first, *others = axes
     for other in others:
         if other != first:
             raise InputError(

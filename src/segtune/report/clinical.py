@@ -128,7 +128,7 @@ def _last(path: Path, columns: Sequence[str]) -> list[Row]:
 
 def _impossible(at: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which rows, (n,) bool, have an impossible value. Args: at: column -> values (n,)."""
-    wrong = np.any([np.isinf(value) for value in at.values()], axis=0)
+    wrong: np.ndarray = np.any([np.isinf(value) for value in at.values()], axis=0)
     for key, value in at.items():
         if key in COUNTS:
             wrong |= ~(value >= 0)

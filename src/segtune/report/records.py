@@ -65,7 +65,8 @@ class Record:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        return self.result["config"]
+        config: Mapping[str, Any] = self.result["config"]
+        return config
 
     @property
     def label(self) -> str:
@@ -84,11 +85,13 @@ class Record:
 
     @property
     def seed(self) -> int:
-        return self.config["seed"]
+        seed: int = self.config["seed"]
+        return seed
 
     @property
     def fold(self) -> int | None:
-        return self.config["split"].get("fold")
+        fold: int | None = self.config["split"].get("fold")
+        return fold
 
     @property
     def dice(self) -> float:

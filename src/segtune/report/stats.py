@@ -306,4 +306,5 @@ def holm(p: Sequence[float]) -> list[float]:
     order = tested[np.argsort(values[tested], kind="stable")]
     factors = np.arange(len(order), 0, -1)
     values[order] = np.minimum(1, np.maximum.accumulate(factors * values[order]))
-    return values.tolist()
+    corrected: list[float] = values.tolist()
+    return corrected
