@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from segtune.config import plugins
-from segtune.config.rules import is_number
+from segtune.config.option_rules import is_number
 from segtune.errors import InputError
 
 PACKAGED = Path(__file__).resolve().parents[1] / "conf"  # if segtune is installed from a wheel

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segtune.config import rules
+from segtune.config import option_rules
 from segtune.errors import InputError, printable, printable_lines
 from segtune.runs.state import epochs_done, state_of
 from segtune.runs.sweep import read_sweep
@@ -72,7 +72,7 @@ def _config(said: dict[str, Any]) -> dict[str, Any]:
     config = said.get("config", {})
     trainer = config.get("trainer")
     has_all = isinstance(trainer, dict) and {"data", "model", "batch"} <= config.keys()
-    return config if has_all and rules.is_number(n := trainer.get("max_epochs")) and 0 < n < 1e9 else {}
+    return config if has_all and option_rules.is_number(n := trainer.get("max_epochs")) and 0 < n < 1e9 else {}
 
 
 def _slurm_queue() -> set[str] | None:
