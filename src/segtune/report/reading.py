@@ -16,6 +16,7 @@ from segtune.report import axes, clinical
 from segtune.report.records import Facts, Record, Sweep
 from segtune.runs import identity, layout
 from segtune.runs.result import read_result, verify_files, why_not_done
+from segtune.runs.schema import OF_A_FINISHED_RUN
 from segtune.runs.state import state_of
 from segtune.runs.sweep import read_sweep
 from segtune.runs.tables import read_history, read_table
@@ -110,9 +111,8 @@ def read_run(folder: Path, overrides: tuple[str, ...]) -> Record:
 
     Raises: InputError, or what a wrong type raises, if its files are damaged or contradict each other.
     """
-    result, history = read_result(folder), read_history(folder)
+    result, history = read_result(folder, needs=OF_A_FINISHED_RUN), read_history(folder)
     verify_files(folder, result, (layout.HISTORY, *layout.TABLES, layout.PICTURES))
-    _check_types(result, folder / layout.RESULT)
     if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
         raise InputError(
             f"{folder / layout.HISTORY}: does not have the epochs 1 to {result['last']['epoch']} of {layout.RESULT}."
@@ -164,29 +164,6 @@ def _read_slices(folder: Path, result: Mapping[str, Any]) -> _Slices:
     if wrong_patients or (n_images and found.cases.total() != n_images):
         raise InputError(f"{path}: does not have the {n_images} slices of the validation patients in {layout.RESULT}.")
     return found
-
-
-def _check_types(result: Mapping[str, Any], path: Path) -> None:
-    """Raises: InputError if a value that the report reads has the wrong type."""
-    data = result["data"]
-    kinds: list[tuple[Any, Any]] = [
-        (result["config"]["seed"], int),
-        (result["seconds"], int | float),
-        (result["best"]["epoch"], int),
-        (result["best"]["val_dice"], int | float | None),
-        (result["last"]["epoch"], int),
-        (data["patients"], Mapping),
-        *((side, list) for side in data["patients"].values()),
-        *((result.get(key), Mapping | None) for key in ("weights", "git")),
-        *((result.get(key), Mapping | None) for key in ("versions", "machine", "peak_memory_mb", "calibration")),
-        *((data.get(key), list | None) for key in ("leaks", "findings")),
-        *((one, Mapping) for one in data.get("findings") or ()),
-        *((one.get(key), str) for one in data.get("findings") or () for key in ("severity", "kind")),
-        (data.get("n_images"), Mapping | None),
-        (result["config"]["data"], Mapping),
-    ]
-    if not all(isinstance(value, kind) for value, kind in kinds):
-        raise InputError(f"{path}: damaged (a value has the wrong type). Remove it and start the run's command again.")
 
 
 def _with_distinct_patients(raw: Sequence[Record]) -> list[Record]:

@@ -80,6 +80,11 @@ class Record:
         return {str(group): str(option) for group, option in said.items()} if isinstance(said, Mapping) else {}
 
     @property
+    def structure(self) -> str:
+        """What was segmented: data.target."""
+        return str(self.config["data"].get("target"))
+
+    @property
     def fingerprint(self) -> str:
         return str(self.result["data"].get("fingerprint"))
 

@@ -29,15 +29,23 @@ def build(analysis: Analysis) -> dict[str, list[Row]]:
         **claims,
         "variance": variance_rows(analysis),
         "patients": [
-            {"cell": cell.name, "patient": patient, "dice": value}
+            {"cell": cell.name, "structure": cell.first.structure, "patient": patient, "dice": value}
             for cell in analysis.sweep.cells
             for patient, value in sorted(cell.scores.means.items())
         ],
         "clinical": [
-            {"cell": cell.name, **row} for cell, patients in scored for row in clinical.metric_rows(patients, cell.scored)
+            {"cell": cell.name, "structure": cell.first.structure, **row}
+            for cell, patients in scored
+            for row in clinical.metric_rows(patients, cell.scored)
         ],
-        "agreement": [{"cell": cell.name, **row} for cell, patients in scored for row in clinical.agreement_rows(patients)],
-        "clinical_patients": [{"cell": cell.name, **row} for cell, patients in scored for row in patients],
+        "agreement": [
+            {"cell": cell.name, "structure": cell.first.structure, **row}
+            for cell, patients in scored
+            for row in clinical.agreement_rows(patients)
+        ],
+        "clinical_patients": [
+            {"cell": cell.name, "structure": cell.first.structure, **row} for cell, patients in scored for row in patients
+        ],
         "findings": finding_rows(analysis.sweep.records),
     }
 
@@ -62,6 +70,7 @@ def cell_rows(analysis: Analysis) -> list[Row]:
         rows.append(
             {
                 "cell": cell.name,
+                "structure": cell.first.structure,
                 **cell.levels,
                 **summary([cell], estimate),
                 "not_declared_worse_than_best": id(cell) in kept,
@@ -115,6 +124,7 @@ def run_row(record: Record, cell: Cell) -> Row:
     return {
         "run_id": record.run_id,
         "cell": cell.name,
+        "structure": record.structure,
         **record.levels,
         "seed": record.seed,
         "fold": record.fold,
