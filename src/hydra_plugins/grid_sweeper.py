@@ -1,6 +1,5 @@
 """Hydra's door to segtune.sweep. A namespace package: Hydra looks for plugins only here."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from segtune.config import rules  # Hydra imports every plugin at every start, this one's logic only when it is used
+        from segtune.errors import command_line
         from segtune.sweeps import plan
         from segtune.sweeps.launch import launch
         from segtune.sweeps.progress import listing
@@ -40,9 +40,8 @@ class GridSweeper(Sweeper):
             print(listing(runs))
             return
         start = getattr(self._launcher, "start", self._start_elsewhere)
-        command = ["python", *sys.orig_argv[1:]]
         is_named = self._config.get("name") is not None
-        launch(runs, self._folder, command, start, on_failure=self._config.on_failure, is_named=is_named)
+        launch(runs, self._folder, command_line(), start, on_failure=self._config.on_failure, is_named=is_named)
 
     def _start_elsewhere(self, runs: Any, about: Any) -> dict[str, dict[str, str]]:
         """Another launcher of Hydra's (basic, joblib) gets what it knows: overrides."""

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from segtune.errors import InputError
+from segtune.errors import InputError, as_typed
 from segtune.runs import layout
 from segtune.runs.files import (
     LARGEST_JSON,
@@ -139,8 +139,8 @@ def verify_files(folder: Path, result: Mapping[str, Any], names: Iterable[str]) 
     """Raises: InputError naming the first of these files that is not, byte for byte, what the run wrote."""
     for name in damaged_files(folder, result, names=names, contents=True):
         raise InputError(
-            f"{folder / name}: damaged (it is missing, or not what the run wrote). Start the run's command again (python -m "
-            "segtune, not its sweep's), which makes it anew, or copy the run's folder again."
+            f"{folder / name}: damaged (it is missing, or not what the run wrote). Start the run's command again "
+            f"({as_typed('python -m segtune')}, not its sweep's), which makes it anew, or copy the run's folder again."
         )
 
 
