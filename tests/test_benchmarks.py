@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -75,11 +76,11 @@ def test_each_measurement_writes_into_a_folder_of_its_own(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--part", "foo"], "foo: no such part; there are run, sweep, growth"),
-        (["--part", "run,"], "no such part"),
-        (["--repeats", "0"], "0: must be a whole number of at least 1"),
-        (["--keras", "no/such/python"], "no/such/python: is no Python that has tensorflow-cpu"),
-        (["--keras", sys.executable], "is no Python that has tensorflow-cpu"),
+        (["--part", "foo"], "--part: foo: .*run, sweep, growth"),
+        (["--part", "run,"], "--part: .*run, sweep, growth"),
+        (["--repeats", "0"], r"--repeats: 0: .*\b1\b"),
+        (["--keras", "no/such/python"], "--keras: no/such/python: .*tensorflow-cpu"),
+        (["--keras", sys.executable], f"--keras: {sys.executable}: .*tensorflow-cpu"),
     ],
 )
 def test_options_of_the_speed_benchmark_that_cannot_be_are_refused_before_it_starts(options, words, monkeypatch, capsys):
@@ -90,7 +91,7 @@ def test_options_of_the_speed_benchmark_that_cannot_be_are_refused_before_it_sta
     with pytest.raises(SystemExit) as ended:
         speed.main()
     assert ended.value.code == 2
-    assert words in capsys.readouterr().err
+    assert re.search(words, capsys.readouterr().err)
 
 
 def test_every_repeat_s_values_stay_beside_their_median(tmp_path, monkeypatch):
@@ -108,10 +109,10 @@ def test_every_repeat_s_values_stay_beside_their_median(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--peak-tflops", "0"], "must be above 0"),
-        (["loss=foo"], "study.py: loss=foo: no such option"),
-        (["--study", "foo"], "study.py: study=foo: no such option"),
-        (["data.size=100"], "study.py: data.size=100: must be a multiple of 16"),
+        (["--peak-tflops", "0"], "--peak-tflops: 0: "),
+        (["loss=foo"], "^study.py: loss=foo: "),
+        (["--study", "foo"], "^study.py: study=foo: "),
+        (["data.size=100"], r"^study.py: data.size=100: .*\b16\b"),
     ],
 )
 def test_what_the_study_benchmark_cannot_do_is_said_before_the_sweep(options, words, monkeypatch, capsys):
@@ -122,7 +123,7 @@ def test_what_the_study_benchmark_cannot_do_is_said_before_the_sweep(options, wo
     monkeypatch.setattr(sys, "argv", ["study.py", *options])
     with pytest.raises(SystemExit) as ended:
         study.main()
-    assert words in f"{ended.value.code} {capsys.readouterr().err}"
+    assert re.search(words, f"{ended.value.code} {capsys.readouterr().err}")
 
 
 def test_a_sweep_of_the_study_benchmark_that_fails_ends_it_with_one_sentence(monkeypatch):
@@ -131,7 +132,7 @@ def test_a_sweep_of_the_study_benchmark_that_fails_ends_it_with_one_sentence(mon
 
     monkeypatch.setattr(study.subprocess, "run", lambda command, **_: study.subprocess.CompletedProcess(command, 1))
     monkeypatch.setattr(sys, "argv", ["study.py", "data.size=32", "model.width=2"])
-    with pytest.raises(SystemExit, match="the sweep ended with exit code 1"):
+    with pytest.raises(SystemExit, match=r"^study.py: .*\bcode 1\b"):
         study.main()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,11 @@ def segtune(*arguments, module="segtune", **env):
     )
 
 
+def tallied(text):
+    """The runs that are done, to resume, failed and to run, in the first line that counts them."""
+    return [*map(int, re.search(r"(\d+) done\D+(\d+)\D+resume\D+(\d+) failed\D+(\d+)", text).groups())]
+
+
 def done_runs(folder="outputs"):
     return sorted(path.parent.name for path in Path(folder).glob("runs/*/result.json"))
 
@@ -51,7 +57,8 @@ def test_a_finished_run_is_skipped_with_one_line_that_says_so():
     second = segtune(*TINY)
     assert (first.returncode, second.returncode) == (0, 0)
     assert second.stdout.count("\n") == 1
-    assert "is done already" in second.stdout
+    (run,) = done_runs()
+    assert re.search(rf"\b{run}\b.*outputs/runs/{run}/result\.json", second.stdout)
     assert {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("result.json")} == before
 
 
@@ -60,8 +67,8 @@ def test_a_sweep_runs_only_what_is_missing_and_the_report_draws_it():
     command = ["loss=bce", "split=0.4", "reg=none,l2", "batch=10", "reg.lambda=1e-4,1e-3", "-m", *TINY]
     sweep = segtune(*command)
     assert sweep.returncode == 0, sweep.stderr
-    assert "1 done, 0 to resume, 0 failed, 2 to run" in sweep.stdout
-    assert "reg.lambda belongs to reg=l1,l2 and is left out" in sweep.stdout
+    assert tallied(sweep.stdout) == [1, 0, 0, 2]
+    assert re.search(r"\breg\.lambda\b.*\breg=l1,l2\b", sweep.stdout)
     report = segtune("sweep=outputs/grid", module="segtune.report")
     assert report.returncode == 0, report.stderr
     assert "outputs/grid/report.html" in report.stdout
@@ -69,7 +76,7 @@ def test_a_sweep_runs_only_what_is_missing_and_the_report_draws_it():
     about = json.loads(Path("outputs/grid/sweep.json").read_text())
     assert sorted(run["run_id"] for run in about["runs"]) == done_runs()
     again = segtune(*command)
-    assert "3 done, 0 to resume, 0 failed, 0 to run" in again.stdout
+    assert tallied(again.stdout) == [3, 0, 0, 0]
     assert not list(Path().rglob("sweep-1.json"))
 
 
@@ -78,7 +85,7 @@ def test_a_failed_run_does_not_stop_the_others_and_the_sweep_says_so():
     assert sweep.returncode == 1
     assert len(done_runs()) == 1
     assert "1 completed, 1 failed" in sweep.stderr
-    assert "leaves the validation side empty" in sweep.stderr
+    assert re.search(r"\bsplit\.val_fraction=0\.01\b.*\bvalidation\b", sweep.stderr)
     assert "Traceback" not in sweep.stderr
 
 
@@ -90,7 +97,7 @@ def test_hydra_s_own_launcher_gives_the_same_states():
     assert (states["completed"], states["failed"]) == (2, 2)
     refused = segtune(*both, "seed=1", "on_failure=stop")
     assert refused.returncode == 1
-    assert "choose serial, local or slurm" in refused.stderr
+    assert re.search(r"\bserial, local\b.*\bslurm\b", refused.stderr)
 
 
 def test_a_report_tells_runs_of_other_hyperparameters_apart_and_leaves_damaged_ones_out():
@@ -105,21 +112,21 @@ def test_a_report_tells_runs_of_other_hyperparameters_apart_and_leaves_damaged_o
     (Path("outputs/runs") / one / "history.csv").write_text("abc")
     report = segtune("sweep=outputs/grid", module="segtune.report")
     assert report.returncode == 0, report.stderr
-    assert f"{one} is left out" in report.stdout
+    assert re.search(rf"^{one}\b.*history\.csv", report.stdout, flags=re.MULTILINE)
     (Path("outputs/runs") / other / "result.json").write_text("{}")
     report = segtune("sweep=outputs/grid", module="segtune.report")
     assert report.returncode == 1
-    assert "none of its 2 runs has a whole result" in report.stderr
+    assert re.search(r"outputs/grid: .*\b2 runs\b", report.stderr)
     assert "Traceback" not in report.stderr
     again = segtune(*both)
-    assert "0 done, 2 to resume" in again.stdout  # both are made anew
+    assert tallied(again.stdout)[:2] == [0, 2]  # both are made anew
 
 
 def test_a_dry_run_writes_nothing():
     for mode in ([], ["-m"]):
         ended = segtune(*TINY, "loss=bce", "split=0.4", "reg=none", "batch=10", "dry_run=true", *mode)
         assert ended.returncode == 0, ended.stderr
-        assert "1 runs: 0 done, 0 to resume, 0 failed, 1 to run" in ended.stdout
+        assert tallied(ended.stdout) == [0, 0, 0, 1]
     assert not list(Path().rglob("*.*"))
 
 
@@ -137,51 +144,71 @@ def damage_image(content):
 
 
 BAD_INPUT = {
-    "missing contour file": (damage_contour, rvsc(), "P02-0022-icontour-manual.txt is missing"),
-    "contour of 2 points": (lambda: damage_contour(text="1 1\n2 2\n"), rvsc(), "at least 3 different points"),
-    "NaN in a contour": (lambda: damage_contour(text="1 1\nnan 2\n3 3"), rvsc(), "line 2: 'nan 2' is not a point"),
-    "letters in a contour": (lambda: damage_contour(text="1 1\na b\n3 3"), rvsc(), "line 2: 'a b' is not a point"),
-    "contour outside": (lambda: damage_contour(text="900 1\n950 1\n900 50"), rvsc(), "lies outside the image"),
+    "missing contour file": (damage_contour, rvsc(), r"P02list\.txt, line \d+: .*P02-0022-icontour-manual\.txt"),
+    "contour of 2 points": (lambda: damage_contour(text="1 1\n2 2\n"), rvsc(), r"P02-0022-icontour-manual\.txt: .*\b3\b"),
+    "NaN in a contour": (
+        lambda: damage_contour(text="1 1\nnan 2\n3 3"),
+        rvsc(),
+        r"P02-0022-icontour-manual\.txt, line 2: 'nan 2'",
+    ),
+    "letters in a contour": (
+        lambda: damage_contour(text="1 1\na b\n3 3"),
+        rvsc(),
+        r"P02-0022-icontour-manual\.txt, line 2: 'a b'",
+    ),
+    "contour outside": (
+        lambda: damage_contour(text="900 1\n950 1\n900 50"),
+        rvsc(),
+        r"P02-0022-icontour-manual\.txt: .*\boutside\b",
+    ),
     "somebody else's contour": (
         lambda: damage_contour(text=next(Path("real").rglob("P01-0022-icontour-manual.txt")).read_text()),
         rvsc(),
-        "go on all the same with data.allow=[duplicate_contour]",
+        r"\bP02\b.*\bP01\b.*data\.allow=\[duplicate_contour\]",
     ),
-    "truncated DICOM": (lambda: damage_image(next(Path("real").rglob("P02-0022.dcm")).read_bytes()[:2000]), rvsc(), "damaged"),
-    "a PNG named .dcm": (lambda: damage_image(b"\x89PNG\r\n\x1a\n" + bytes(999)), rvsc(), "is not a DICOM file"),
+    "truncated DICOM": (
+        lambda: damage_image(next(Path("real").rglob("P02-0022.dcm")).read_bytes()[:2000]),
+        rvsc(),
+        r"P02-0022\.dcm: damaged",
+    ),
+    "a PNG named .dcm": (
+        lambda: damage_image(b"\x89PNG\r\n\x1a\n" + bytes(999)),
+        rvsc(),
+        r"P02-0022\.dcm: (?!damaged).*\bDICOM\b",
+    ),
     "list names an absent frame": (
         lambda: next(Path("real").rglob("P02list.txt")).write_text("P02-0999-icontour-manual.txt"),
         rvsc(),
-        "lists frame 0999",
+        r"P02list\.txt, line 1: .*\b0999\b",
     ),
-    "empty folder": (lambda: Path("empty").mkdir(), [*rvsc(), "data.root=empty"], "no RVSC image found"),
-    "no folder": (lambda: None, [*rvsc(), "data.root=nowhere"], "data.root=nowhere: there is no such folder"),
-    "no root": (lambda: None, ["data=rvsc"], "data.root has no value: add data.root="),
-    "image larger than data.size": (lambda: None, [*rvsc(), "data.size=64"], "Choose data.size=96 or more"),
+    "empty folder": (lambda: Path("empty").mkdir(), [*rvsc(), "data.root=empty"], r"data\.root=empty: .*\bRVSC\b"),
+    "no folder": (lambda: None, [*rvsc(), "data.root=nowhere"], r"data\.root=nowhere: (?!.*\bRVSC\b)"),
+    "no root": (lambda: None, ["data=rvsc"], r"data\.root\b.*\bdata\.root=\.\.\."),
+    "image larger than data.size": (lambda: None, [*rvsc(), "data.size=64"], r"\bdata\.size=96\b"),
     "a share that leaves a side empty": (
         lambda: None,
         [*rvsc(), "split.val_fraction=0.01"],
-        "leaves the validation side empty",
+        r"\bsplit\.val_fraction=0\.01\b.*\bvalidation\b",
     ),
-    "reg.lambda=-1": (lambda: None, ["reg=l1", "reg.lambda=-1"], "reg.lambda=-1: must be a number of at least 0"),
-    "batch.size=0": (lambda: None, ["batch.size=0"], "batch.size=0: must be a whole number"),
-    "loss=foo": (lambda: None, ["loss=foo"], "loss=foo: no such option. Nearest: focal"),
-    "unknown key": (lambda: None, ["trainer.epochs=3"], "trainer.epochs: no such key. Nearest: trainer.max_epochs"),
-    "unknown key in a sweep": (lambda: None, ["trainer.epochs=3", "-m"], "trainer.epochs: no such key"),
-    "unknown option in a sweep": (lambda: None, ["loss=bce,foo", "-m"], "loss=foo: no such option. Nearest: focal"),
-    "lambda without regulariser": (lambda: None, ["reg=none", "reg.lambda=1e-3"], "the chosen reg has no lambda"),
-    "value of the wrong kind": (lambda: None, ["trainer.max_epochs=many"], "trainer.max_epochs=many: must be a whole number"),
-    "text that is no override": (lambda: None, ["loss"], "'loss' is not of the form key=value"),
-    "a list in brackets": (lambda: None, ["loss=[bce,focal]"], "for one run each write loss=bce,focal -m"),
-    "half a list": (lambda: None, ["loss=bce,"], "'loss=bce,' is not of the form key=value or key=value,value"),
+    "reg.lambda=-1": (lambda: None, ["reg=l1", "reg.lambda=-1"], r"reg\.lambda=-1: .*\b0\b"),
+    "batch.size=0": (lambda: None, ["batch.size=0"], r"batch\.size=0: .*\bwhole\b"),
+    "loss=foo": (lambda: None, ["loss=foo"], r"loss=foo: .*\bfocal\b"),
+    "unknown key": (lambda: None, ["trainer.epochs=3"], r"trainer\.epochs: .*\btrainer\.max_epochs\b"),
+    "unknown key in a sweep": (lambda: None, ["trainer.epochs=3", "-m"], r"trainer\.epochs: .*\btrainer\.max_epochs\b"),
+    "unknown option in a sweep": (lambda: None, ["loss=bce,foo", "-m"], r"loss=foo: .*\bfocal\b"),
+    "lambda without regulariser": (lambda: None, ["reg=none", "reg.lambda=1e-3"], r"reg\.lambda: .*\breg=l1, l2\b"),
+    "value of the wrong kind": (lambda: None, ["trainer.max_epochs=many"], r"trainer\.max_epochs=many: .*\bwhole\b"),
+    "text that is no override": (lambda: None, ["loss"], r"'loss'.*\bkey=value\b"),
+    "a list in brackets": (lambda: None, ["loss=[bce,focal]"], r"\bloss=bce,focal -m"),
+    "half a list": (lambda: None, ["loss=bce,"], r"'loss=bce,'.*\bkey=value,value\b"),
     "unknown argument of Lightning": (
         lambda: None,
         [*TINY, "+trainer.foo=1"],
-        "trainer.foo: unsupported argument",
+        r"trainer\.foo: .*\bLightning\b",
     ),
-    "unknown argument of a loss": (lambda: None, [*TINY, "+loss.foo=1"], "does not take all of these arguments: foo"),
-    "unknown argument of the network": (lambda: None, [*TINY, "+model.foo=1"], "unexpected keyword argument 'foo'"),
-    "no such accelerator": (lambda: None, [*TINY, "trainer.accelerator=tpuu"], "Lightning refuses this"),
+    "unknown argument of a loss": (lambda: None, [*TINY, "+loss.foo=1"], r"loss: .*\bfoo\b"),
+    "unknown argument of the network": (lambda: None, [*TINY, "+model.foo=1"], r"\bsegtune\.nets\.UNet\b.*'foo'"),
+    "no such accelerator": (lambda: None, [*TINY, "trainer.accelerator=tpuu"], r"trainer\.accelerator=tpuu\b.*\bLightning\b"),
 }
 
 
@@ -194,7 +221,7 @@ def test_bad_input_ends_with_one_message_and_no_traceback(name):
     damage()
     ended = segtune(*arguments)
     assert ended.returncode == 1
-    assert message in ended.stderr
+    assert re.search(message, ended.stderr)
     assert "Traceback" not in ended.stderr
     assert ended.stderr.startswith("segtune: ")
     assert ended.stderr.count("\n") == 1
@@ -205,7 +232,7 @@ def test_a_single_patient_is_refused():
     write_patient(Path("real"), 1, [20, 22, 23])
     ended = segtune(*rvsc())
     assert ended.returncode == 1
-    assert "a single patient (P01)" in ended.stderr
+    assert re.search(r"\bsingle\b.*\bP01\b", ended.stderr)
     assert "Traceback" not in ended.stderr
 
 
@@ -221,7 +248,7 @@ def test_ctrl_c_ends_a_sweep_with_a_word_and_leaves_nothing_that_looks_done():
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "segtune: stopped by SIGINT. The same command goes on from each run's last epoch.\n"
+    assert re.fullmatch(r"segtune: .*\bSIGINT\b.*\n", said)
     assert done_runs() == []
     interrupted = next(Path().rglob("history.csv")).parent
     assert not (interrupted / "result.json").exists()
@@ -230,10 +257,10 @@ def test_ctrl_c_ends_a_sweep_with_a_word_and_leaves_nothing_that_looks_done():
 
 def test_report_explains_what_it_misses():
     ended = segtune(module="segtune.report")
-    assert (ended.returncode, "say what to report" in ended.stderr) == (1, True)
+    assert (ended.returncode, "sweep=outputs/grid" in ended.stderr) == (1, True)
     ended = segtune("sweep=outputs/nothing", module="segtune.report")
     assert ended.returncode == 1
-    assert "sweep.json: cannot be read" in ended.stderr
+    assert re.search(r"outputs/nothing/sweep\.json: .*\(No such file", ended.stderr)
 
 
 def test_help_lists_groups_and_options():

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from segtune import evaluate
 from segtune.config import entry
 from segtune.config.explain import explain
 from segtune.data import readers
+from segtune.data.findings import KINDS
 from segtune.errors import InputError
 from segtune.inference import models as inference_models
 from segtune.inference.models import WHICH, load
 from segtune.inference.origin import _is_same_folder, _may_be_alike, comparable_data, origin
-from segtune.inference.score import by_phase, evaluation_table, mean_and_sd
+from segtune.inference.score import PHASES, by_phase, evaluation_table, mean_and_sd
 from segtune.metrics.score import Pair, score_pairs
 from segtune.runs import identity, layout
 from segtune.runs.result import read_result
@@ -94,14 +96,14 @@ def test_on_its_own_data_a_run_scores_its_validation_patients_as_it_did_itself(r
     of_run = read_result(runs[0])["data"]["patients"]
     assert record(folder)["data"]["left_out"] == of_run["train"]
     assert record(folder)["data"]["n_patients"] == len(of_run["val"]) == 2
-    assert f"these are the data of run {runs[0].name}: 2 of 4 patients are left out" in caplog.text
+    assert re.search(rf"\b{runs[0].name}: 2 of 4 patients\b", caplog.text)
     assert ("which=last" in caplog.text) == (which == "best")
-    assert "left out, for they were in the training: 2 patients" in printed
+    assert re.search(r"\btraining: 2 patients\b", printed)
 
 
 def test_another_data_set_is_scored_whole_and_again_to_the_same_bytes(runs, evaluated, caplog):
     printed, folder = evaluated(runs[0], *OTHER)
-    assert not [word for word in ("left out", "called like", "another size") if word in caplog.text]
+    assert not [one for one in caplog.records if one.name in (origin.__module__, inference_models.__name__)]
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(files) == {"slices.csv", "cases.csv", "patients.csv", "evaluation.json"}
     for name, columns in layout.TABLES.items():
@@ -140,10 +142,12 @@ def test_data_of_another_reader_and_size_are_scored_on_their_own_grid(runs, eval
     printed, folder = evaluated(runs[0], *overrides)
     rows = read_table(folder, layout.SLICES)
     assert [int(row["n_true"]) for row in rows] == [0, 8, 8] * 4
-    assert "trained to find the endocardium (phantom), compared with the rv (acdc)" in printed
+    assert re.search(r"\bendocardium \(phantom\).*\brv \(acdc\)", printed)
     assert record(folder)["data"]["settings"] == {"allow": None, "empty": "keep", "slice_axis": None}
-    assert "structures look of another size" in caplog.text  # 0.7 mm, where the tiny phantom has 5.6 mm
-    assert "slices without the structure (2); the first: patient patient001" in caplog.text
+    assert re.search(r"\b0\.7\b.*\b5\.6 mm\b.*\bdata\.spacing_mm=", caplog.text)
+    empty = [one["patient"] for one in record(folder)["data"]["findings"] if one["kind"] == "empty"]
+    assert (len(empty), empty[0]) == (2, "patient001")
+    assert re.search(rf"{KINDS['empty']} \(2\).*\bpatient001\b", caplog.text)
 
 
 def test_a_structure_of_the_same_name_is_compared_with_a_word_and_an_unknown_one_has_to_be_named(
@@ -153,27 +157,27 @@ def test_a_structure_of_the_same_name_is_compared_with_a_word_and_an_unknown_one
         scale = {20: 1 - number / 10, 40: 0.93 - number / 10}
         layouts.sunnybrook.write_patient(tmp_path / "data", number, (20, 40), (20, 40), scale=scale)
     printed, _ = evaluated(runs[0], "data=sunnybrook", f"data.root={tmp_path / 'data'}")
-    assert "compared with the endocardium (sunnybrook)" in printed
-    assert "may be another heart chamber in data=sunnybrook" in caplog.text
+    assert re.search(r"\bendocardium \(phantom\).*\bendocardium \(sunnybrook\)", printed)
+    assert re.search(r"\bendocardium\b.*\bchamber\b.*\bdata=sunnybrook\b", caplog.text)
     data = entry.plain(entry.compose(["run=x", "data=acdc", "data.root=x"], "evaluate"))["data"]
     origins = [origin(load(runs[0]))._replace(data={"target": "epicardium"})]
-    with pytest.raises(InputError, match=r"the epicardium \(phantom\).*one of rv, myocardium, lv"):
+    with pytest.raises(InputError, match=r"^data.target: .*\bepicardium \(phantom\).*\brv, myocardium, lv\b"):
         comparable_data(data, origins)
 
 
 def test_the_right_ventricle_s_other_contour_is_refused(runs, evaluated):
-    with pytest.raises(InputError, match="data.target=epicardium: run .* endocardium of such data"):
+    with pytest.raises(InputError, match=rf"^data.target=epicardium: .*\b{runs[0].name}\b.*\bendocardium\b"):
         evaluated(runs[0], *OWN, "data.target=epicardium")
 
 
 @pytest.mark.parametrize("typed", ["size=64", "spacing_mm=1", "larger=crop", "normalize=zscore"])
 def test_how_images_reach_the_network_is_not_for_the_command_to_say(runs, evaluated, typed):
-    with pytest.raises(InputError, match=f"^data.{typed}: .*the run decides.* Leave data.{typed.partition('=')[0]} out"):
+    with pytest.raises(InputError, match=rf"^data.{typed}: .*\brun\b.*\bdata.{typed.partition('=')[0]}\b"):
         evaluated(runs[0], *OWN, f"data.{typed}")
 
 
 def test_data_have_to_be_named(runs, evaluated):
-    with pytest.raises(InputError, match="name the data .* one of data=acdc, data=folder, .*data=sunnybrook"):
+    with pytest.raises(InputError, match="^data: .*data=acdc, data=folder, .*data=sunnybrook"):
         evaluated(runs[0])
 
 
@@ -182,9 +186,9 @@ def test_patients_that_every_run_has_seen_are_no_test(runs, evaluated, tmp_path)
         result["data"]["patients"] = {"train": ["P01", "P02", "P03", "P04"], "val": []}
 
     copy = damaged(runs[0], tmp_path / runs[0].name, all_train)
-    with pytest.raises(InputError, match="all 4 patients were in its training: nobody is left to score on"):
+    with pytest.raises(InputError, match=rf"\b{copy.name}\b.*\b4 patients\b"):
         evaluated(copy, *OWN)
-    with pytest.raises(InputError, match="nobody is left to score on"):
+    with pytest.raises(InputError, match=rf"\b{runs[1].name}\b.*\b4 patients\b"):
         evaluated([copy, runs[1]], *OWN)
 
 
@@ -200,7 +204,7 @@ def test_the_phantom_read_as_rvsc_may_be_the_phantom_and_one_of_another_seed_is_
 def test_patients_of_another_set_with_the_images_of_training_patients_are_left_out(runs, evaluated, caplog):
     _, folder = evaluated(runs[0], "data=phantom", "data.n_patients=5")  # the same four, and one more
     trained_on = read_result(runs[0])["data"]["patients"]["train"]
-    assert f"2 of 5 patients are left out, for their images were in the training of run {runs[0].name}" in caplog.text
+    assert re.search(rf"\b2 of 5 patients\b.*\bimages\b.*\b{runs[0].name}\b", caplog.text)
     assert record(folder)["data"]["left_out"] == trained_on
 
 
@@ -209,8 +213,8 @@ def test_of_a_run_that_recorded_no_images_the_names_of_training_patients_are_tol
     unsign(copy)
     _, folder = evaluated(copy, "data=phantom", "data.n_patients=5")
     first, second = read_result(runs[0])["data"]["patients"]["train"]
-    assert f"run {copy.name} is of an earlier segtune, which recorded no codes of its images" in caplog.text
-    assert f"2 of 5 patients are called like patients that run {copy.name} was trained on ({first}, {second})" in caplog.text
+    assert re.search(rf"\b{copy.name}\b.*\bcodes\b.*\bimages\b", caplog.text)
+    assert re.search(rf"\b2 of 5 patients\b.*\b{copy.name}\b.*\({first}, {second}\)", caplog.text)
     assert record(folder)["data"]["left_out"] == []
 
 
@@ -236,11 +240,11 @@ def test_the_challenge_s_test_set_is_read_where_its_contours_are(runs, evaluated
     _, folder = evaluated(runs[0], "data=rvsc", f"data.root={root}")
     assert [row["patient"] for row in read_table(folder, layout.PATIENTS)] == ["P17", "P18"]
     assert all(float(row["volume_true_ml"]) > 0 for row in read_table(folder, layout.CASES))
-    assert "called like" not in caplog.text
+    assert not [one for one in caplog.messages if re.search(r"\bP1[78]\b.*\boptimistic\b|\b2 of 2 patients\b", one)]
     assert str(tmp_path) not in (folder / "evaluation.json").read_text()
     for path in root.rglob("P18*contour-manual.txt"):
         path.unlink()  # the list file still names them
-    with pytest.raises(InputError, match="patient P18 has images but no endocardium contour"):
+    with pytest.raises(InputError, match=r"\bP18\b.*\bendocardium\b"):
         evaluated(runs[0], "data=rvsc", f"data.root={root}")
 
 
@@ -248,7 +252,7 @@ def test_copied_contours_are_refused_unless_allowed(runs, evaluated, tmp_path):
     for number in (17, 18):
         write_patient(tmp_path, number, (20, 40), n_frames=40)
     overrides = ["data=rvsc", f"data.root={tmp_path}"]
-    with pytest.raises(InputError, match=r"pixel for pixel that of patient P17.*data.allow=\[duplicate_contour\]"):
+    with pytest.raises(InputError, match=r"\bP18\b.*\bP17\b.*data.allow=\[duplicate_contour\]"):
         evaluated(runs[0], *overrides)
     _, folder = evaluated(runs[0], *overrides, "data.allow=[duplicate_contour]")
     assert {one["kind"] for one in record(folder)["data"]["findings"]} >= {"duplicate_contour"}
@@ -258,7 +262,7 @@ def test_errors_of_contour_files_that_are_scored_are_refused(runs, evaluated, tm
     root = rvsc(tmp_path, 17, 18)
     first, second = (next(root.rglob(f"P{n}-*-icontour-manual.txt")) for n in (17, 18))
     second.write_bytes(first.read_bytes())
-    with pytest.raises(InputError, match=r"patient P18, .* patient P17"):
+    with pytest.raises(InputError, match=r"\bP18\b.*\bP17\b.*data.allow=\[duplicate_contour\]"):
         evaluated(runs[0], "data=rvsc", f"data.root={root}")
 
 
@@ -316,7 +320,7 @@ def test_the_challenge_s_figures_are_means_over_images():
 
 def test_every_mean_on_the_terminal_has_its_counts():
     lines = [line.split() for line in evaluation_table(about(3), scores_of(3))]
-    at = lines.index(["end-systole", "(ES)"])
+    at = lines.index(PHASES["ES"].split())
     area = np.count_nonzero(disc(8))
     volume = [f"{2 * area / 100:.1f}", f"{area / 100:.1f}"]
     assert lines[at + 2] == ["P0", "2", "0.667", "10.0", "0.500", "28.3", *volume]
@@ -331,10 +335,10 @@ def test_every_mean_on_the_terminal_has_its_counts():
 
 def test_what_is_undefined_is_counted_with_its_reason():
     lines = evaluation_table(about(2), scores_of(2, gap_mm=None, phases=(None,)))
-    at = lines.index("phase not known")
+    at = lines.index(PHASES["unknown"])
     assert lines[at + 2].split() == ["P0", "2", "0.667", "-", "0.500", "28.3", "-", "-"]
     assert lines[at + 9].split() == ["undefined", "0", "2", "0", "0", "2", "2"]
-    assert "no volume: P0 : the distance of slices is not known; P1 : the distance of slices is not known" in lines
+    assert any(re.search(r"\bvolume: P0\b.*\bdistance\b.*\bP1\b.*\bdistance\b", line) for line in lines)
     assert ["EDV", "[ml]", "-", "-", "0", "0"] in [line.split() for line in lines]
 
 
@@ -348,7 +352,7 @@ def test_many_patients_are_left_to_the_files():
 def test_an_unknown_key_names_those_of_the_data():
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever Hydra raises, the sentence is what counts
         entry.compose(["data=rvsc", "data.rot=x"], "evaluate")
-    assert explain(caught.value, "evaluate").startswith("data.rot: no such key. Nearest: data.root")
+    assert re.match(r"data\.rot: [^:]*: data\.root\b", explain(caught.value, "evaluate"))
 
 
 @pytest.mark.slow
@@ -359,13 +363,14 @@ def test_the_command_as_typed(runs):
 
     done = command(*OTHER)
     assert done.returncode == 0
-    assert done.stderr.startswith("a structure of a few pixels (12); the first: patient P01, frame ")
+    assert re.match(rf"{KINDS['tiny']} \(12\).*\bP01\b", done.stderr)
     assert done.stderr.count("\n") == 1
     assert (Path(done.stdout.splitlines()[-1]) / "evaluation.json").is_file()
     own = command(*OWN)
-    assert "these are the data of run " in own.stderr
+    assert re.search(rf"\b{runs[0].name}: 2 of 4 patients\b", own.stderr)
     bad = command("data=rvsc", "data.root=nowhere")
-    assert (bad.returncode, bad.stderr) == (1, "segtune: data.root=nowhere: there is no such folder.\n")
+    assert bad.returncode == 1
+    assert re.fullmatch(r"segtune: data\.root=nowhere: .*\n", bad.stderr)
     assert sorted(path.name for path in Path().iterdir()) == ["outputs"]
 
 
@@ -383,7 +388,7 @@ def test_every_volume_of_a_patient_has_its_own_line_and_is_not_pooled_with_the_o
     ]
     assert [row["hd_mm"] for row in phase.means] == [case["hd_mm"] for case in phase.cases]
     lines = [line.split() for line in evaluation_table(about(1), scores)]
-    at = lines.index(["phase", "not", "known"])
+    at = lines.index(PHASES["unknown"].split())
     assert [line[:4] for line in lines[at + 2 : at + 4]] == [["P1", "frame", "1", "2"], ["P1", "frame", "12", "2"]]
     assert ["mean", "of", "volumes"] in [line[:3] for line in lines]
 
@@ -393,7 +398,7 @@ def test_a_label_s_number_is_compared_with_a_word_of_warning(runs, caplog):
     about = {"reader": {"_target_": "segtune.data.nnunet.read"}, "root": "a", "target": "1"}
     one = origin(load(runs[0]))._replace(reader=readers.of(about), data=about)
     assert comparable_data(about | {"target": None}, [one]) == {"target": "1"}
-    assert "label 1 is compared here too" in caplog.text
+    assert re.search(r"\blabel 1\b.*\bdata\.target=", caplog.text)
     caplog.clear()
     comparable_data(about | {"target": None}, [one._replace(data=about | {"target": "RV"})])
     assert not caplog.text

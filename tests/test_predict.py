@@ -3,6 +3,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from layouts.dicom import AXIAL, write_enhanced_heart, write_heart
 from segtune import predict
 from segtune.config import entry
 from segtune.config.explain import explain
-from segtune.data import rvsc
+from segtune.data import rvsc, stacks
 from segtune.data.formats import contours
 from segtune.errors import InputError
 from segtune.inference import images as inference_images
@@ -50,6 +51,12 @@ def model(monkeypatch):
 def run(source="in", output="out", **settings):
     given = {"run": "r", "input": source, "output": output, **settings}
     predict.predict(entry.compose([f"{key}={value}" for key, value in given.items()], "predict"))
+
+
+def by_volume(heart):
+    """The numbers in how ED and ES were found, which is by the predicted volumes."""
+    assert re.search(r"\blargest\b.*\bsmallest\b", heart["ed_es_by"])
+    return re.findall(r"\d+", heart["ed_es_by"])
 
 
 def rows(name, folder="out"):
@@ -116,10 +123,10 @@ def test_a_contour_is_that_of_the_largest_component_and_our_reader_gets_the_mask
     assert found[2]["mean_probability"] == "nan"
     assert not np.array(Image.open("out/masks/P09-0040.png")).any()
     printed = capsys.readouterr().out
-    assert "3 images of 1 patient, found on 2, nothing on 1" in printed
-    assert "dropped: 16 pixels; holes filled: 9 pixels" in printed
-    assert "of a ring" not in printed
-    assert printed.endswith("written to out\nFor research use only.\n")
+    assert re.search(r"\b3 images\b.*\b1 patient\b.*\b2\b.*\b1\b", printed)
+    assert re.search(r"\b16 pixels\b.*\b9 pixels\b", printed)
+    assert "ring" not in printed
+    assert printed.endswith(f" out\n{inference_images.RESEARCH}\n")
 
 
 def test_it_is_told_that_a_ring_s_contour_has_its_cavity_within(capsys):
@@ -127,9 +134,7 @@ def test_it_is_told_that_a_ring_s_contour_has_its_cavity_within(capsys):
     image[4:10, 5:11] = DARK
     write_frame(20, image)
     run()
-    assert (
-        "36% of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity" in capsys.readouterr().out
-    )
+    assert re.search(r"\b36%.*\bring\b", capsys.readouterr().out)
 
 
 def test_a_run_that_looks_for_the_epicardium_writes_o_contours(model):
@@ -158,11 +163,12 @@ def test_volumes_by_hand_and_ed_is_the_largest_es_the_smallest(capsys):
     for phase, side in (("0", 8), ("5", 4), ("9", 6)):
         assert float(found[phase]["volume_ml"]) == pytest.approx(2 * side**2 * 0.25 * 8 / 1000)
         assert (found[phase]["n_slices"], found[phase]["undefined"]) == ("2", "")
-    assert (found["12"]["volume_ml"], found["12"]["undefined"]) == ("nan", "one slice is no volume")
+    assert found["12"]["volume_ml"] == "nan"
+    assert re.search(r"\bone slice\b", found["12"]["undefined"])
     assert [row["n_lacking"] for row in found.values()] == ["0", "0", "0", "1"]
     (heart,) = rows("patients.csv")
     assert (heart["patient"], heart["n_phases"], heart["ed_phase"], heart["es_phase"]) == ("P09", "4", "0", "5")
-    assert heart["ed_es_by"] == "largest and smallest predicted volume of 3 phases (1 without all slices)"
+    assert by_volume(heart) == ["3", "1"]  # three phases have all slices, one has not
     assert float(heart["edv_ml"]) == pytest.approx(0.256)
     assert float(heart["stroke_volume_ml"]) == pytest.approx(0.192)
     assert float(heart["ejection_fraction"]) == pytest.approx(0.75)
@@ -176,25 +182,25 @@ def test_two_phases_of_which_one_has_fewer_images_have_an_ejection_fraction_and_
     run()
     (heart,) = rows("patients.csv")
     assert float(heart["ejection_fraction"]) == pytest.approx(1 - 2 * 16 / (3 * 64))
-    assert heart["ed_es_by"] == "largest and smallest predicted volume of 2 phases; 1 slices of phase 9 taken for empty"
+    assert by_volume(heart) == ["2", "1", "9"]  # two phases; one slice of phase 9 is taken for empty
 
 
 WITHOUT = {  # what is written, and why there is no ejection fraction
-    "one phase": (lambda: [write_frame(frame, squares(5)) for frame in (20, 40)], "a single phase"),
-    "one slice": (lambda: [write_frame(frame, squares(5)) for frame in (20, 25)], "one slice is no volume"),
-    "nothing found": (lambda: [write_frame(f, squares()) for f in (20, 25, 40, 45)], "the end-diastolic volume is 0"),
-    "a slice is missing": (lambda: [write_frame(frame, squares(5)) for frame in (20, 60)], "slice 2 is missing"),
+    "one phase": (lambda: [write_frame(frame, squares(5)) for frame in (20, 40)], r"\bsingle phase\b"),
+    "one slice": (lambda: [write_frame(frame, squares(5)) for frame in (20, 25)], r"\bone slice\b"),
+    "nothing found": (lambda: [write_frame(f, squares()) for f in (20, 25, 40, 45)], r"\bend-diastolic volume\b.*\b0\b"),
+    "a slice is missing": (lambda: [write_frame(frame, squares(5)) for frame in (20, 60)], r"\bslice 2\b"),
     "no gap": (
         lambda: [write_frame(frame, squares(5), ImagePositionPatient=None) for frame in (20, 40)],
-        "the distance of slices is not known",
+        r"\bdistance\b",
     ),
     "another size": (
         lambda: [write_frame(frame, squares(5, shape=(30, frame))) for frame in (20, 40)],
-        "its slices differ in size or spacing",
+        r"\bspacing\b",
     ),
     "no stack": (
         lambda: [write_dicom(Path(f"in/{n}.dcm"), squares(5)) for n in (1, 2)],
-        "the images do not say where they lie (ImagePositionPatient, ImageOrientationPatient)",
+        r"\bImagePositionPatient, ImageOrientationPatient\b",
     ),
 }
 
@@ -205,7 +211,7 @@ def test_without_a_volume_the_tables_say_why(name):
     write()
     run()
     (heart,) = rows("patients.csv")
-    assert heart["undefined"] == why
+    assert re.search(why, heart["undefined"])
     assert heart["ejection_fraction"] == "nan"
 
 
@@ -239,7 +245,7 @@ def test_a_folder_for_each_slice_gives_the_ejection_fraction_of_the_same_files_i
     write_study(folder="flat")
     run()
     printed = capsys.readouterr().out
-    assert "P01: 4 series in 4 folders put together, of one patient and study" in printed
+    assert re.search(r"^P01: 4 series\b.*\b4 folders\b", printed, flags=re.MULTILINE)
     assert "EF 36%" in printed
     assert NAME not in printed
     run(source="flat", output="again")
@@ -269,7 +275,7 @@ def test_enhanced_mr_has_a_volume_per_phase_and_a_contour_per_frame():
     run()
     (heart,) = rows("patients.csv")
     assert (heart["ed_phase"], heart["es_phase"]) == ("1", "3")
-    assert heart["ed_es_by"] == "largest and smallest predicted volume of 4 phases"
+    assert by_volume(heart) == ["4"]
     assert float(heart["ejection_fraction"]) == pytest.approx(0.75)
     assert [float(row["volume_ml"]) for row in sorted(rows("volumes.csv"), key=lambda row: row["phase"])] == pytest.approx(
         [3 * side**2 * 0.7 * 0.8 * 8 / 1000 for side in sides]
@@ -291,9 +297,9 @@ def test_a_localiser_beside_the_heart_is_in_no_volume_and_said(capsys):
     assert [(row["phase"], row["n_slices"], row["n_lacking"], row["undefined"]) for row in rows("volumes.csv")] == [
         ("0", "4", "0", ""),
         ("1", "4", "0", ""),
-        ("", "1", "0", "of other series, which do not lie as its stack does"),
+        ("", "1", "0", stacks.OTHERWISE),
     ]
-    assert "P01: images in no volume, of other series, which do not lie as its stack does: 1" in capsys.readouterr().out
+    assert re.search(rf"^P01: .*\b{stacks.OTHERWISE}: 1$", capsys.readouterr().out, flags=re.MULTILINE)
 
 
 def test_a_screen_alone_says_which_folder_is_which_patient_and_of_all(capsys, monkeypatch):
@@ -340,7 +346,7 @@ def test_a_mask_of_a_volume_is_the_network_s_own_on_the_image_s_grid():
     ]
     (volume,) = rows("volumes.csv")
     assert float(volume["volume_ml"]) == pytest.approx(25 * 0.7 * 0.8 * 9 / 1000)
-    assert rows("patients.csv")[0]["undefined"] == "a single phase"
+    assert re.search(r"\bsingle phase\b", rows("patients.csv")[0]["undefined"])
     assert not Path("out/contours").exists()
 
 
@@ -367,7 +373,7 @@ def test_ed_and_es_are_info_cfg_s_where_it_is():
     Path("in/patient001/patient001_frame12.nii.gz").unlink()
     run(output="again")
     (heart,) = rows("patients.csv", "again")
-    assert (heart["undefined"], heart["ed_es_by"], heart["ejection_fraction"]) == ("ES is missing", "Info.cfg", "nan")
+    assert (heart["undefined"].split()[0], heart["ed_es_by"], heart["ejection_fraction"]) == ("ES", "Info.cfg", "nan")
 
 
 def beating(*sides, dtype=np.int16):
@@ -386,7 +392,7 @@ def test_a_film_has_a_volume_per_frame_its_extremes_are_ed_and_es_and_its_mask_i
     assert ml == pytest.approx([2 * side**2 * 0.7 * 0.8 * 9 / 1000 for side in (6, 10, 8, 5)])
     (heart,) = rows("patients.csv")
     assert (heart["ed_phase"], heart["es_phase"]) == ("1", "3")
-    assert heart["ed_es_by"] == "largest and smallest predicted volume of 4 phases"
+    assert by_volume(heart) == ["4"]
     assert float(heart["ejection_fraction"]) == pytest.approx(0.75)
     image, mask = nib.load(path), nib.load("out/masks/a.nii.gz")
     assert np.array_equal(mask.get_fdata(), image.get_fdata() == BRIGHT)
@@ -394,8 +400,8 @@ def test_a_film_has_a_volume_per_frame_its_extremes_are_ed_and_es_and_its_mask_i
     assert mask.header.get_zooms() == image.header.get_zooms()
     assert sorted(path.name for path in Path("out/overlays/a").iterdir()) == [f"frame-{n:02}.png" for n in range(4)]
     printed = capsys.readouterr().out
-    assert "4 volumes (8 slices) of 1 patient" in printed
-    assert "EF 75% (largest and smallest predicted volume of 4 phases)" in printed
+    assert re.search(r"\b4 volumes \(8 slices\).*\b1 patient\b", printed)
+    assert f"EF 75% ({heart['ed_es_by']})" in printed
 
 
 def test_a_film_of_acdc_has_ed_and_es_of_info_cfg():
@@ -489,11 +495,11 @@ def test_the_output_is_never_something_that_is_there(tmp_path):
     Path("file").touch()
     Path("empty").mkdir()
     for output in ("full", "file"):
-        with pytest.raises(InputError, match=f"output={output}: is there already"):
+        with pytest.raises(InputError, match=f"^output={output}: "):
             run(output=output)
     Path("way").symlink_to("in")
     for output in ("in/out", "in", ".", "way/out"):
-        with pytest.raises(InputError, match="lie within each other"):
+        with pytest.raises(InputError, match=rf"^output={re.escape(output)}: .*\binput=in\b"):
             run(output=output)
     run(output="empty")
     run(output="far/away/out")
@@ -544,28 +550,28 @@ BOMB = gzip.compress(nib.Nifti1Image(volumes.pixels(1), np.eye(4)).to_bytes() + 
 BAD = {
     "compressed without a decoder": (
         lambda p: (write_frame(40, squares(5)), compressed(p / "P09-0040.dcm")),
-        "install a decoder",
+        r"P09-0040.dcm: .*\bdecoder\b",
     ),
-    "no spacing": (lambda p: write_frame(40, squares(5), PixelSpacing=None), "P09-0040.dcm: the header has no usable PixelSp"),
-    "cut off": (lambda p: (write_frame(40, squares(5)), cut(p / "P09-0040.dcm", -99)), "P09-0040.dcm: damaged or incomplete"),
+    "no spacing": (lambda p: write_frame(40, squares(5), PixelSpacing=None), r"P09-0040.dcm: .*\bPixelSpacing\b"),
+    "cut off": (lambda p: (write_frame(40, squares(5)), cut(p / "P09-0040.dcm", -99)), "P09-0040.dcm: damaged"),
     "several frames": (
         lambda p: write_frame(40, squares(5, shape=(40, 24)), NumberOfFrames=2, Rows=20),
-        "P09-0040.dcm: expected one grey image",
+        r"P09-0040.dcm: .*\b2 frames \(NumberOfFrames\)",
     ),
-    "no DICOM": (lambda p: (p / "P09-0040.dcm").write_text("hello"), "P09-0040.dcm: this is not a DICOM file"),
-    "both kinds": (lambda p: volumes.write(p / "a.nii.gz", ring()), "it holds DICOM .P09-0020.dcm. and NIfTI .a.nii.gz."),
-    "a link": (lambda p: (p / "out.dcm").symlink_to("/etc/hostname"), "out.dcm: this link leads out of"),
+    "no DICOM": (lambda p: (p / "P09-0040.dcm").write_text("hello"), r"P09-0040.dcm: (?!damaged).*\bDICOM\b"),
+    "both kinds": (lambda p: volumes.write(p / "a.nii.gz", ring()), "^input=in: .*DICOM .P09-0020.dcm.*NIfTI .a.nii.gz"),
+    "a link": (lambda p: (p / "out.dcm").symlink_to("/etc/hostname"), r"out.dcm: .*\blink\b"),
 }
 BAD_VOLUMES = {
     "5-D": (
         lambda p: volumes.write(p, volumes.pixels(1, (12, 10, 3, 2, 2))),
-        "b.nii.gz: an array of 12 x 10 x 3 x 2 x 2 with 5",
+        r"b.nii.gz: .*\b12 x 10 x 3 x 2 x 2\b.*\b5\b",
     ),
-    "cut off": (lambda p: cut(volumes.write(p, ring()), -20), "b.nii.gz: the file is damaged or was cut off"),
-    "not finite": (lambda p: volumes.write(p, nan()), r"b.nii.gz: 1 pixels of slice 2 \(from 0\) are not finite"),
-    "a bomb": (lambda p: p.write_bytes(BOMB), "b.nii.gz: it holds more than the 12 x 10 x 3 pixels"),
-    "twice": (lambda p: volumes.write(p.with_name("a.nii"), ring()), "are the same image: which one counts"),
-    "a bad Info.cfg": (lambda p: (p.parent / "Info.cfg").write_text("ED: x"), "Info.cfg, line 1: 'x' is not the number"),
+    "cut off": (lambda p: cut(volumes.write(p, ring()), -20), r"b.nii.gz: .*\bdamaged\b"),
+    "not finite": (lambda p: volumes.write(p, nan()), r"b.nii.gz: 1 pixel.*\bslice 2\b.*\bNaN\b"),
+    "a bomb": (lambda p: p.write_bytes(BOMB), r"b.nii.gz: .*\b12 x 10 x 3\b.*\bheader\b"),
+    "twice": (lambda p: volumes.write(p.with_name("a.nii"), ring()), r"in/a.nii\b.* in/a.nii\b.*\bsame\b"),
+    "a bad Info.cfg": (lambda p: (p.parent / "Info.cfg").write_text("ED: x"), "Info.cfg, line 1: 'x' "),
 }
 
 
@@ -588,7 +594,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(name):
 def test_a_key_that_is_missing_is_named():
     with pytest.raises(Exception, match="input") as caught:
         predict.predict(entry.compose(["run=r", "output=out"], "predict"))
-    assert explain(caught.value, "predict") == "input has no value: add input=... to the command."
+    assert re.match(r"input\b.*\binput=\.\.\.", explain(caught.value, "predict"))
 
 
 # Names
@@ -642,9 +648,11 @@ def test_about_tells_the_runs_and_the_counts():
     expected = {"runs": ["0123456789ab"], "which": "last", "target": "endocardium", "threshold": 0.5, "kind": "DICOM"}
     counts = {"n_patients": 1, "n_images": 2, "n_empty": 1, "n_pixels": 81, "n_dropped": 16, "n_filled": 0}
     assert about == {**about, **expected, **counts}
-    assert about["left_out"] == {"neither DICOM nor NIfTI": 1}
+    ((kind, n),) = about["left_out"].items()
+    assert n == 1
+    assert re.search(r"\bDICOM\b.*\bNIfTI\b", kind)
     assert {"segtune", "python", "torch"} <= about["versions"].keys()
-    assert about["use"] == "For research use only."
+    assert "research" in about["use"]
 
 
 def test_pixels_of_another_size_than_the_training_s_are_told_once(caplog):
@@ -654,8 +662,8 @@ def test_pixels_of_another_size_than_the_training_s_are_told_once(caplog):
     assert caplog.text == ""
     write_frame(60, squares(5), PixelSpacing=[1.5, 1.5])
     run(output="other")
-    assert caplog.text.count("structures look of another size") == 1
-    assert "pixels of 0.5 to 1.5 mm" in caplog.text
+    (said,) = caplog.messages
+    assert re.search(r"\b0\.5 to 1\.5 mm\b.*\b0123456789ab\b.*\bdata\.spacing_mm=", said)
 
 
 def test_many_patients_are_printed_up_to_twenty(capsys):
@@ -665,7 +673,7 @@ def test_many_patients_are_printed_up_to_twenty(capsys):
     printed = capsys.readouterr().out
     assert "P20  " in printed
     assert "P21  " not in printed
-    assert "... and 3 more patients in patients.csv" in printed
+    assert re.search(r"\b3 \w+ patients\b.*patients\.csv", printed)
 
 
 @pytest.mark.slow
@@ -685,10 +693,10 @@ def test_the_command_as_typed_with_an_ensemble_of_two_runs():
     assert "Traceback" not in ended.stderr
     assert len(json.loads(Path("out/about.json").read_text())["runs"]) == 2
     assert len(rows("slices.csv")) == 2
-    assert ended.stdout.endswith("For research use only.\n")
+    assert ended.stdout.endswith(f"{inference_images.RESEARCH}\n")
     again = command("segtune.predict", f"run=[{runs}]", "input=in", "output=out")
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == "segtune: output=out: is there already. Name a new folder, or remove this one.\n"
+    assert re.fullmatch(r"segtune: output=out: .*\n", again.stderr)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

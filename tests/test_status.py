@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -87,10 +88,12 @@ def test_time_left_comes_from_finished_runs():
 def test_the_table_says_all_of_it_in_words():
     text = overview.overview_table(overview.read_overview(have(STATES)))
     for words in (
-        *("outputs/grid: 8 runs", "completed", "focal", "0.6", "time left: about", "failed, 2 (out of memory): out of memory:"),
-        *("stale: 000000000006 after 1 epochs", "interrupted: 000000000005 after 0 epochs", "SIGTERM", "it was never started"),
+        *("outputs/grid: 8 runs", "completed", "focal", r"0\.6", r"\btime\b.*\d+ (s|min)\b"),
+        rf"failed, 2 \(out of memory\): {MEMORY['message']} .*000000000003\b.*000000000004\b",
+        *(r"stale: 000000000006\b.*\b1 epochs?\b", r"interrupted: 000000000005\b.*\b0 epochs\b.*\bSIGTERM\b"),
     ):
-        assert words in text
+        assert re.search(words, text)
+    assert overview.MEANING in text.replace("\n", " ")
     assert "reg" not in text  # an axis that does not vary
 
 
@@ -115,15 +118,15 @@ def test_the_exit_code_is_1_if_anything_failed(states, code):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "say which sweep: sweep=outputs/grid"),
-        (["sweep=nowhere"], "nowhere/sweep.json: cannot be read"),
-        (["sweep=x", "json=maybe"], "json=maybe: must be true or false"),
+        ([], "sweep=outputs/grid"),
+        (["sweep=nowhere"], r"nowhere/sweep.json: .*\(No such file"),
+        (["sweep=x", "json=maybe"], "json=maybe: .*true.*false"),
     ],
 )
 def test_bad_input_is_one_line(arguments, words):
     ended, _ = command(*arguments)
     assert ended.returncode == 1
-    assert words in ended.stderr
+    assert re.search(words, ended.stderr)
     assert ended.stderr.count("\n") == 1
 
 
@@ -154,7 +157,7 @@ def test_listing_shows_what_differs():
     runs = [plan.Run(str(seed), [], CONFIG | {"seed": seed}, Path("outputs/runs") / str(seed), "missing") for seed in (1, 2)]
     lines = listing(runs).split("\n")
     assert lines[0] == "1  missing      loss=bce split=0.2 reg=none batch=15 seed=1"
-    assert lines[-1].startswith("2 runs: 0 done, 0 to resume, 0 failed, 2 to run; no finished run")
+    assert re.findall(r"\d+", lines[-1]) == ["2", "0", "0", "0", "2"]  # runs: done, to resume, failed, to run; no time
 
 
 ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e[link=http://x]"

@@ -30,3 +30,7 @@ def main() -> None:
     sys.argv[1:] = [*rest, "-m"] if verb == "sweep" else rest
     module = "segtune" if verb in ("train", "sweep") else f"segtune.{verb}"
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

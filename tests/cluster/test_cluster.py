@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -75,6 +76,12 @@ def logs(outputs):
     return "".join(path.read_text() for path in Path(outputs).glob("runs/*/segtune.log"))
 
 
+def resumed(outputs):
+    """Whether the last attempt at each run went on after an epoch of an earlier one."""
+    attempts = [read_result(path.parent)["attempts"] for path in Path(outputs).glob("runs/*/result.json")]
+    return bool(attempts) and all(of_run[-1]["first_epoch"] > 1 for of_run in attempts)
+
+
 def content(outputs):
     """All that a sweep leaves, less what is measured: results, histories, slices, pictures."""
     found = {}
@@ -131,7 +138,7 @@ def test_returning_at_once_asking_again_and_cancelling(undisturbed):
     states = status("o")["states"]
     assert states["queued"] + states["running"] == 1  # it may have begun by now
     again = segtune(*command, "hydra.launcher.wait=false")
-    assert "1 of them are in Slurm's queue already" in again.stdout
+    assert re.search(r"^1\b.*\bSlurm\b.*\bqueue\b", again.stdout, flags=re.MULTILINE)
     assert len(set(read_jobs(Path("o/grid")).values())) == 1
     until(lambda: epochs("o") >= 2)
     assert status("o")["states"]["running"] == 1
@@ -142,8 +149,8 @@ def test_returning_at_once_asking_again_and_cancelling(undisturbed):
     assert found["runs"][0]["signal"] == "SIGTERM"
     ended = segtune(*command)  # once more, and it goes on where it was
     assert ended.returncode == 0, ended.stderr
-    assert "0 done, 1 to resume" in ended.stdout
-    assert "goes on after epoch" in logs("o")
+    assert re.search(r"\b0 done, 1 .*resume\b", ended.stdout)
+    assert resumed("o")
     assert content("o") == undisturbed
 
 
@@ -154,7 +161,7 @@ def test_a_cancelled_task_that_never_began_is_told_of():
         process = subprocess.Popen([sys.executable, "-m", "segtune", *command], stderr=subprocess.PIPE, text=True)
         until(job)
         slurm_says("scancel", job())
-        assert "its Slurm task ended before this run began" in process.communicate(timeout=60)[1]
+        assert re.search(r"\bloss=bce\b.*\bSlurm\b(?!.*\bepoch)", process.communicate(timeout=60)[1])
         assert process.returncode == 1
         assert status("o")["states"]["missing"] == 1
     finally:
@@ -187,7 +194,7 @@ def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(how, undisturbed
         slurm_says("sbatch", "--partition=urgent", "--ntasks=1", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 1")
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
-    assert "goes on after epoch" in logs("o")
+    assert resumed("o")
     assert content("o") == undisturbed
     assert len(set(read_jobs(Path("o/grid")).values())) == 1
 
@@ -202,5 +209,5 @@ def test_a_task_that_never_gets_to_the_end_of_an_epoch_gives_up_and_says_why():
         slurm_says("scancel", "--signal=USR2", job())
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "Slurm took its task off the node 5 times before an epoch had ended" in said
+    assert re.search(r"\bSlurm\b.*\b5 times\b.*\bepoch\b", said)
     assert status("o")["failures"][0]["kind"] == "out of time"

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hydra.utils import instantiate
 
@@ -15,26 +17,27 @@ def explained(*overrides):
 
 def test_an_unknown_option_lists_the_known_ones_the_nearest_first():
     said = explained("loss=focl")
-    assert said.startswith("loss=focl: no such option. Nearest: focal. Known: focal, ")
-    assert set(said.partition("Known: ")[2].removesuffix(".").split(", ")) == set(groups()["loss"])
+    assert re.match(r"loss=focl: .*\bfocal\b.*: focal, ", said)  # the nearest, then all
+    assert set(said.rpartition(": ")[2].removesuffix(".").split(", ")) == set(groups()["loss"])
     message = explained("split=0.5")
-    assert message.startswith("split=0.5: no such option. Nearest: 0.4. Known: 0.4, 0.6, 0.3,")
+    assert re.match(r"split=0\.5: .*\b0\.4\b.*: 0\.4, 0\.6, 0\.3,", message)
     assert "split.val_fraction=" in message
-    assert explained("batch=12").startswith("batch=12: no such option. Nearest: 10. Known: 10, 15, 1, patient.")
+    assert re.match(r"batch=12: .*\b10\b.*: 10, 15, 1, patient\b", explained("batch=12"))
 
 
 def test_an_unknown_key_names_the_nearest_ones():
-    assert explained("trainer.max_epoch=3").startswith("trainer.max_epoch: no such key. Nearest: trainer.max_epochs")
-    assert explained("sed=3").startswith("sed: no such key. Nearest: seed")
+    assert re.match(r"trainer\.max_epoch: [^:]*: trainer\.max_epochs\b", explained("trainer.max_epoch=3"))
+    assert re.match(r"sed: [^:]*: seed\b", explained("sed=3"))
 
 
 def test_a_lambda_without_a_regulariser_is_refused_with_those_that_have_one():
     message = explained("reg=none", "reg.lambda=1e-3")
-    assert message == "reg.lambda: the chosen reg has no lambda; only reg=l1, l2. Choose one or leave it out."
+    assert re.match(r"reg\.lambda: .*\breg=l1, l2\b", message)
+    assert "l1l2" not in message
 
 
 def test_a_missing_root_is_asked_for():
-    assert explained("data=rvsc") == "data.root has no value: add data.root=... to the command."
+    assert re.match(r"data\.root\b.*\bdata\.root=\.\.\.", explained("data=rvsc"))
 
 
 def test_a_bug_is_not_explained_away():
@@ -43,7 +46,7 @@ def test_a_bug_is_not_explained_away():
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("~loss", "a run needs one of loss=bce"), ("=3", "is not of the form key=value"), ("+", "is not of the form")],
+    [("~loss", r"~loss: .*\bloss=bce\b"), ("=3", r"'=3'.*\bkey=value\b"), ("+", r"'\+'.*\bkey=value\b")],
 )
 def test_an_override_that_cannot_be_is_refused(override, words):
     with pytest.raises(InputError, match=words):
@@ -53,12 +56,12 @@ def test_an_override_that_cannot_be_is_refused(override, words):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["outputs="], "outputs=: must be a folder"),
-        (["outputs=null"], "must be a folder"),
-        (["figures=foo"], "figures=foo: must be true or false"),
-        (["data=rvsc", "data.root=5"], "data.root=5: must be a folder"),
-        (["on_failure=maybe"], "one of continue, stop"),
-        (["seed=-1"], "a whole number from 0 to 4294967295"),
+        (["outputs="], "^outputs=: .*folder"),
+        (["outputs=null"], "^outputs=.*folder"),
+        (["figures=foo"], "^figures=foo: .*true.*false"),
+        (["data=rvsc", "data.root=5"], "^data.root=5: .*folder"),
+        (["on_failure=maybe"], "^on_failure=maybe: .*continue, stop"),
+        (["seed=-1"], r"^seed=-1: .*\b0\b.*\b4294967295\b"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(overrides, words):
@@ -83,6 +86,4 @@ def test_a_bug_in_what_hydra_calls_stays_a_bug_and_a_wrong_argument_is_explained
 def test_an_unknown_key_of_another_verb_is_explained_by_its_own_keys():
     with pytest.raises(Exception, match="swep") as caught:
         entry.compose(["swep=x"], config_name="report")
-    assert explain(caught.value, "report") == (
-        "swep: no such key. Nearest: sweep, claims, run. See python -m segtune.report --help for all."
-    )
+    assert re.match(r"swep: [^:]*: sweep, claims, run\..*\bpython -m segtune\.report --help\b", explain(caught.value, "report"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -79,10 +80,10 @@ def test_half_a_file_costs_no_more_than_its_run_and_is_said_in_one_line(name):
         (run / half).write_bytes(content[: len(content) // 2])
     ended = segtune(*TWO, "outputs=o")
     assert ended.returncode == 0, ended.stderr
-    counted = "2 done, 0 to resume" if name == "status.json" else "1 done, 1 to resume"
-    assert counted in ended.stdout
+    counted = r"\b2 done, 0 .*resume\b" if name == "status.json" else r"\b1 done, 1 .*resume\b"
+    assert re.search(counted, ended.stdout)
     if name.endswith("ckpt"):
-        assert ended.stdout.count("is damaged") == 1
+        assert ended.stdout.count("damaged-1") == 1
         assert (run / "damaged-1" / name).exists()
     assert killed.table(Path("o")) == before
 
@@ -93,7 +94,7 @@ def test_two_sweeps_at_once_share_the_work_and_count_nothing_twice():
     said = [one.communicate(timeout=200) for one in pair]
     assert [one.returncode for one in pair] == [0, 0], said
     runs = [run["run_id"] for run in json.loads(Path("o/grid/sweep.json").read_text())["runs"]]
-    trained = [line.split()[1] for out, _ in said for line in out.split("\n") if "after the last epoch" in line]
+    trained = [line.split()[1] for out, _ in said for line in out.split("\n") if re.match(r"run \w+: Dice ", line)]
     assert sorted(trained) == sorted(f"{run}:" for run in runs)
     assert all(len(read_history(Path("o/runs") / run)["epoch"]) == 4 for run in runs)
     assert [path.name for path in Path("o/grid").iterdir() if path.name.startswith("sweep")] == ["sweep.json"]
@@ -107,5 +108,5 @@ def test_the_folder_of_another_run_is_not_written_into():
     before = {path: path.stat().st_mtime_ns for path in Path("mine").rglob("*")}
     ended = segtune("loss=focal", "split=0.4", "reg=none", "hydra.run.dir=mine")
     assert ended.returncode == 1
-    assert "another configuration" in ended.stderr
+    assert re.search(r"\bmine\b.*\bhydra\.run\.dir\b", ended.stderr)
     assert {path: path.stat().st_mtime_ns for path in Path("mine").rglob("*")} == before

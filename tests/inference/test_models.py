@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_a_user_s_own_network_whose_code_has_changed_since_is_refused(folder, mo
         resign(folder)
         monkeypatch.setattr(models.inputs, "modules", lambda target: {"test_models": "now"})
         if refused:
-            with pytest.raises(InputError, match=r"result.json: the code of its network test_models.Own has changed"):
+            with pytest.raises(InputError, match=r"result\.json: .*\btest_models\.Own\b.*\btest_models\b(?!\.)"):
                 models.load(folder, trust=["test_models.Own"])
         else:
             models.load(folder, trust=["test_models.Own"])
@@ -142,13 +143,14 @@ def edited_throughout(folder, edit):
 )
 def test_a_run_s_folder_cannot_have_other_code_called(folder, target):
     edited(folder, lambda result: result["config"]["model"].update({"_target_": target}))
-    with pytest.raises(InputError, match="run code that this file names"):
+    named = re.escape(str(target))
+    with pytest.raises(InputError, match=rf"result\.json: .*{named}.*\bcode\b"):
         models.load(folder)
     edited(
         folder,
         lambda result: result["config"]["model"].update({"_target_": "segtune.nets.UNet", "width": {"_target_": target}}),
     )
-    with pytest.raises(InputError, match="run code that this file names"):
+    with pytest.raises(InputError, match=rf"result\.json: model\.'?width'?=.*{named}.*\bcode\b"):
         models.load(folder)
 
 
@@ -224,7 +226,8 @@ def nothing_is_run(tmp_path, monkeypatch):
 def test_no_argument_in_a_run_s_folder_runs_reads_or_fetches_anything(folder, nothing_is_run, arguments, trust):
     target = "test_models.Own" if trust == "test_models.Own" else "segtune.nets.UNet"
     edited_throughout(folder, lambda result: result["config"]["model"].update(arguments | {"_target_": target}))
-    with pytest.raises(InputError, match=r"result.json: (model\.|its network has an argument)|weights do not fit") as told:
+    (key,) = arguments
+    with pytest.raises(InputError, match=rf"result\.json: .*{re.escape(key)}|last\.ckpt: .*\bweights\b") as told:
         models.load(folder, trust=trust)
     assert "0.07" not in str(told.value)
 
@@ -258,7 +261,7 @@ def to_own(folder, **arguments):
 def test_a_user_s_own_network_is_built_only_if_its_exact_name_is_trusted(tiny_run, folder):
     to_own(folder, act=["relu", {"inplace": True}], pretrained=False)
     for trust in (None, [], "test_models.nets", ["test_models.own", "segtune.nets.UNet"], ["test_models.Own.calls"]):
-        with pytest.raises(InputError, match=r"its network is test_models.Own.*add trust=\[test_models.Own\]"):
+        with pytest.raises(InputError, match=r"result\.json: .*trust=\[test_models\.Own\]"):
             models.load(folder, trust=trust)
     (values,) = models.load(folder, trust=["test_models.Own"]).probabilities([a_slice((32, 32))])
     (expected,) = models.load(tiny_run[0]).probabilities([a_slice((32, 32))])
@@ -291,8 +294,8 @@ def test_a_user_s_own_network_is_built_only_if_its_exact_name_is_trusted(tiny_ru
 )
 def test_the_arguments_of_a_trusted_network_are_plain_data(folder, nothing_is_run, arguments):
     to_own(folder, **arguments)
-    n_calls = len(Own.calls)
-    with pytest.raises(InputError, match="has plain arguments only|would run code that this file names"):
+    n_calls, (key,) = len(Own.calls), arguments
+    with pytest.raises(InputError, match=rf"result\.json: model\.'?{key}\b"):
         models.load(folder, trust=["test_models.Own"])
     assert len(Own.calls) == n_calls
 
@@ -300,13 +303,13 @@ def test_the_arguments_of_a_trusted_network_are_plain_data(folder, nothing_is_ru
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("torch.load", "is no class of networks"),
-        ("os.system", "is no class of networks"),
-        ("builtins.eval", "is no class of networks"),
-        ("no_such_package.Net", "cannot be imported"),
-        ("segtune.nets.NoSuch", "cannot be imported"),
-        ("monai.networks.nets.SegResNet", "weights do not fit"),
-        ("monai.networks.nets.EfficientNetBN", "weights do not fit"),
+        ("torch.load", r"torch\.load: .*torch\.nn\.Module"),
+        ("os.system", r"os\.system: .*torch\.nn\.Module"),
+        ("builtins.eval", r"builtins\.eval: .*torch\.nn\.Module"),
+        ("no_such_package.Net", r"no_such_package\.Net: .*ModuleNotFoundError"),
+        ("segtune.nets.NoSuch", r"segtune\.nets\.NoSuch: .*AttributeError"),
+        ("monai.networks.nets.SegResNet", r"last\.ckpt: .*\bweights\b"),
+        ("monai.networks.nets.EfficientNetBN", r"last\.ckpt: .*\bweights\b"),
     ],
 )
 def test_what_is_trusted_and_is_no_network_of_these_weights_is_refused(folder, nothing_is_run, target, message):
@@ -317,7 +320,7 @@ def test_what_is_trusted_and_is_no_network_of_these_weights_is_refused(folder, n
 
 @pytest.mark.parametrize("trust", [5, {"a": 1}, ["UNet"], [5], "os.system()", ["a.b; c"], True])
 def test_trust_takes_names_of_classes_alone(folder, trust):
-    with pytest.raises(InputError, match="trust=: give the whole names"):
+    with pytest.raises(InputError, match="^trust=:"):
         models.load(folder, trust=trust)
 
 
@@ -325,7 +328,10 @@ def test_no_network_of_monai_may_fetch_weights(folder, nothing_is_run):
     url = {"pretrained_url": "http://127.0.0.1:9/a", "adapt_standard_resnet": True, "in_channels": 3, "mode": "original"}
     model = {"_target_": "monai.networks.nets.HoVerNet", **url}
     edited_throughout(folder, lambda result: result["config"].update(model=model))
-    for trust, message in ((None, "run code that this file names"), ([model["_target_"]], "nothing is read or fetched")):
+    for trust, message in (
+        (None, r"trust=\[monai\.networks\.nets\.HoVerNet\]"),
+        ([model["_target_"]], r"model\.pretrained_url="),
+    ):
         with pytest.raises(InputError, match=message):
             models.load(folder, trust=trust)
 
@@ -357,7 +363,8 @@ def test_the_plain_arguments_of_a_listed_network_are_taken(more):
 def test_an_image_size_that_cannot_be_is_refused_before_anything_is_allocated(folder, monkeypatch, size):
     monkeypatch.setattr(torch, "load", None)
     edited(folder, lambda result: result["config"]["data"].update(size=size))
-    with pytest.raises(InputError, match=r"result.json: (data.size=.* a multiple of 16 from 16 to 4096|damaged)"):
+    told = rf"data\.size={size}: .*\b16\b.*\b4096\b" if type(size) is int else "damaged"
+    with pytest.raises(InputError, match=rf"result\.json: {told}"):
         models.load(folder)
 
 
@@ -365,10 +372,10 @@ def test_an_image_size_is_held_against_memory_and_the_network_s_width(folder, mo
     edited_throughout(folder, lambda result: result["config"]["data"].update(size=4096))
     pages = models.os.sysconf("SC_PAGE_SIZE")
     monkeypatch.setattr(models.os, "sysconf", {"SC_PAGE_SIZE": pages, "SC_PHYS_PAGES": 5 * 10**8 // pages}.get)
-    with pytest.raises(InputError, match="data.size=4096: one image would take about .* GB .* this machine's memory"):
+    with pytest.raises(InputError, match=r"data\.size=4096: .*\bGB\b"):
         models.load(folder)
     edited_throughout(folder, lambda result: result["config"]["data"].update(size=32))
-    with pytest.raises(InputError, match="3000 x 3000 pixels takes about"):
+    with pytest.raises(InputError, match=r"3000 x 3000 .*\bGB\b"):
         models.load(folder).probabilities([a_slice((3000, 3000))])
 
 
@@ -393,13 +400,13 @@ def test_a_link_out_of_the_run_s_folder_is_not_followed(folder, tmp_path):
         path, elsewhere = folder / name, tmp_path / f"elsewhere-{Path(name).name}"
         path.rename(elsewhere)
         path.symlink_to(elsewhere)
-        with pytest.raises(InputError, match="a link that leads out of the run's folder"):
+        with pytest.raises(InputError, match=rf"{re.escape(name)}: .*\blink\b"):
             models.load(folder)
         path.unlink()
         elsewhere.rename(path)
     os.mkfifo(folder / "cases.csv.new")
     (folder / "cases.csv.new").replace(folder / "cases.csv")
-    with pytest.raises(InputError, match="cases.csv: is no file"):
+    with pytest.raises(InputError, match=r"cases\.csv: (?!.*\blink\b)"):
         models.load(folder)
     (folder / "cases.csv").unlink()
     (tmp_path / "link").symlink_to(folder)  # to the folder itself: as good as it
@@ -422,7 +429,7 @@ def test_a_checkpoint_that_grows_when_it_is_read_is_refused(folder):
     assert models.load(folder)
 
     def refused():
-        with pytest.raises(InputError, match="last.ckpt: damaged, or no checkpoint"):
+        with pytest.raises(InputError, match=r"last\.ckpt: damaged"):
             models.load(folder)
         path.write_bytes(whole)
 
@@ -447,27 +454,27 @@ def test_a_checkpoint_that_grows_when_it_is_read_is_refused(folder):
 
 
 def test_damaged_and_foreign_folders_are_refused_by_name(folder, tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match=f"run={tmp_path / 'nothing'}: "):
         models.load(tmp_path / "nothing")
-    with pytest.raises(InputError, match="which=first: choose last or best"):
+    with pytest.raises(InputError, match="which=first: .*last.*best"):
         models.load(folder, which="first")
     checkpoint = folder / "checkpoints" / "last.ckpt"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[:1000])
-    with pytest.raises(InputError, match="last.ckpt: damaged, or no checkpoint"):
+    with pytest.raises(InputError, match=r"last\.ckpt: damaged"):
         models.load(folder)
     torch.save({"state_dict": {}, "hyper_parameters": {"a": 1}}, checkpoint)
-    with pytest.raises(InputError, match="last.ckpt is of run"):
+    with pytest.raises(InputError, match=rf"last\.ckpt\b.*{identity.run_id({'a': 1})}.*{folder.name}"):
         models.load(folder)
     checkpoint.unlink()
-    with pytest.raises(InputError, match="the file is not there"):
+    with pytest.raises(InputError, match=r"last\.ckpt: (?!damaged)"):
         models.load(folder)
     checkpoint.write_bytes(whole)
     (folder / layout.RESULT).write_text(json.dumps({"run_id": "abc", "config": []}))
     with pytest.raises(InputError, match="result.json: damaged"):
         models.load(folder)
     (folder / layout.RESULT).unlink()
-    with pytest.raises(InputError, match="The run has not finished"):
+    with pytest.raises(InputError, match=r"result\.json: .*\(No such file"):
         models.load(folder)
 
 
@@ -477,14 +484,14 @@ def test_a_pickle_in_place_of_the_checkpoint_is_not_run(folder, tmp_path):
             return (open, (str(tmp_path / "evil"), "w"))
 
     torch.save({"state_dict": Evil()}, folder / "checkpoints" / "last.ckpt")
-    with pytest.raises(InputError, match="damaged, or no checkpoint"):
+    with pytest.raises(InputError, match=r"last\.ckpt: damaged"):
         models.load(folder)
     assert not (tmp_path / "evil").exists()
 
 
 def test_weights_of_another_network_are_refused(folder):
     edited_throughout(folder, lambda result: result["config"]["model"].update({"width": 3}))
-    with pytest.raises(InputError, match="its weights do not fit the network"):
+    with pytest.raises(InputError, match=r"last\.ckpt: .*\bweights\b"):
         models.load(folder)
 
 
@@ -498,7 +505,7 @@ def test_a_configuration_s_network_takes_no_memory_beyond_the_weights_that_are_t
 
     monkeypatch.setattr(networks, "build", network)
     edited_throughout(folder, lambda result: result["config"]["model"].update({"width": 256}))  # 1.2 GB
-    with pytest.raises(InputError, match="its weights do not fit the network"):
+    with pytest.raises(InputError, match=r"last\.ckpt: .*\bweights\b"):
         models.load(folder)
     assert on_meta
     assert all(on_meta)
@@ -507,17 +514,15 @@ def test_a_configuration_s_network_takes_no_memory_beyond_the_weights_that_are_t
 def test_an_image_that_would_become_huge_is_refused(folder):
     edited_throughout(folder, lambda result: result["config"]["data"].update({"spacing_mm": 0.01}))
     model = models.load(folder)
-    with pytest.raises(
-        InputError, match="30 x 50 pixels of 1 to 2 mm has a side of 6000 pixels .* trained on pixels of 0.01 mm"
-    ):
+    with pytest.raises(InputError, match=rf"30 x 50\b.*\b1 to 2 mm\b.*\b6000\b.*{folder.name}.*\b0\.01 mm\b"):
         model.probabilities([a_slice((30, 50), spacing_mm=(2.0, 1.0))])
 
 
 def test_runs_that_look_for_different_structures_are_no_ensemble(tiny_run, folder):
-    with pytest.raises(InputError, match="a run is there twice"):
+    with pytest.raises(InputError, match="run=: .*twice"):
         models.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
     edited_throughout(folder, lambda result: result["config"]["data"].update({"target": "epicardium"}))
-    with pytest.raises(InputError, match=r"different structures \(endocardium \(phantom\), epicardium \(phantom\)\)"):
+    with pytest.raises(InputError, match=r"run=: .*\bendocardium\b.*\bepicardium\b"):
         models.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
 
 
@@ -527,7 +532,10 @@ def test_pixels_of_another_size_than_the_training_s_are_told(tiny_run, caplog):
     models.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size, size))])
     assert caplog.text == ""
     models.warn_of_other_scale([model], [a_slice((30, 20), spacing_mm=(size / 2, size / 2))])
-    assert "structures look of another size" in caplog.text
+    (said,) = caplog.messages
+    assert f"{size / 2:.3g} mm" in said
+    assert tiny_run[0].name in said
+    assert "data.spacing_mm=" in said
 
 
 def test_the_expert_s_mask_is_nothing_to_the_network_nor_a_reason_to_warn(tiny_run, folder, caplog):
@@ -538,7 +546,7 @@ def test_the_expert_s_mask_is_nothing_to_the_network_nor_a_reason_to_warn(tiny_r
     whole = a_slice((40, 30), mask=np.ones((40, 30), bool))
     (with_mask,), (without,) = (models.load(folder).probabilities([item]) for item in (whole, a_slice((40, 30))))
     assert (with_mask == without).all()
-    assert "cuts the structure" not in caplog.text
+    assert not [one for one in caplog.records if one.name.startswith("segtune.data")]
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
@@ -549,6 +557,6 @@ def test_a_flipped_bit_in_the_weights_is_noticed_by_whoever_uses_them(name, tiny
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
     os.utime(path, (0, 0))  # nor does its date tell
-    with pytest.raises(InputError, match=f"{name}: damaged .*not what the run wrote.*Start the run's command again"):
+    with pytest.raises(InputError, match=f"{name}: damaged .*python -m segtune"):
         models.load(copy, which=name.removesuffix(".ckpt"))
     models.load(copy, which="best" if name == "last.ckpt" else "last")  # the other one is sound

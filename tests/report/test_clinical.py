@@ -209,27 +209,32 @@ def test_a_one_empty_case_is_named_beside_its_patient(folder):
     assert ">none</td>" in best
 
 
+def part(text, name):
+    """A section of the page."""
+    return re.search(rf'<section id="{name}">.*?</section>', text, re.DOTALL)[0]
+
+
 def test_the_page_says_its_rules_once_and_that_nothing_here_is_tested(folder):
-    section = re.search(r'<section id="clinical">.*?</section>', (folder / "report.html").read_text(), re.DOTALL)[0]
-    assert re.search("Nothing here is tested.*one endpoint", section)
+    section = part((folder / "report.html").read_text(), "clinical")
+    assert section.count("endpoint") == 1
     assert section.count("Empty masks:") == 1
-    assert "at a tolerance of 2 mm" in section
-    assert "have recorded nothing" not in section
+    assert re.search(r"\btolerance\b[^.]*\b2 mm\b", section)
+    assert not re.search(r"<b>\d+ of \d+ runs", section)  # that recorded none of it
     assert not re.search(r"\bp (patients|runs|Holm)\b|Wilcoxon", section)
 
 
 def test_the_agreement_is_drawn_with_numbers_in_its_alternative_text(folder):
     assert {path.name for path in (folder / "figures").glob("agreement.*")} == {"agreement.png", "agreement.svg"}
-    alt = re.search(r'alt="(Error against the mean[^"]*)"', (folder / "report.html").read_text())[1]
+    alt = re.search(r'alt="([^"]*\bbias\b[^"]*)"', (folder / "report.html").read_text())[1]
     found = next(row for row in table(folder, "agreement") if row["quantity"] == "ejection_fraction")
-    assert f"Ejection fraction [percentage points] of {found['cell']}: bias {100 * float(found['bias']):.1f}, limits" in alt
+    assert re.search(rf"Ejection fraction[^.;]*\b{found['cell']}: bias {100 * float(found['bias']):.1f}\b", alt)
 
 
 def test_a_figure_of_agreement_has_its_lines_where_the_numbers_are():
     one = agreement.Agreement([50, 60, 70], [52, 59, math.nan], [1, 2, math.nan], 0.5, -3.7, 4.7, (-90, -1), (2, 90))
     axes = agreement.agreement([("$a$", {"EF [percentage points]": one, "EDV [ml]": one})], title="x").axes
     assert [ax.get_title() for ax in axes] == [r"\$a\$" + "\nEF, 2 patients", r"\$a\$" + "\nEDV, 2 patients"]
-    assert axes[0].get_xlabel() == "mean of both [percentage points]"
+    assert axes[0].get_xlabel().endswith("[percentage points]")
     heights = {line.get_ydata()[0] for line in axes[0].get_lines() if len(set(line.get_ydata())) == 1}
     assert {0, 0.5, -3.7, 4.7} <= heights
     low, high = axes[0].get_ylim()
@@ -291,8 +296,8 @@ def test_cells_of_an_earlier_version_are_blank_and_their_runs_counted(tmp_path):
     assert half["hd_mm"]["n_cases"] == "12"
     assert float(half["hd_mm"]["mean"]) != before["hd_mm"]["mean"]  # of the run that is left alone
     text = (folder / "report.html").read_text()
-    assert "<b>3 of 4 runs</b> have recorded nothing of this" in text
-    assert re.search(r"3 of 4 runs (have )?recorded no check", text)
+    assert "<b>3 of 4 runs</b>" in part(text, "clinical")
+    assert "3 of 4 runs" in part(text, "provenance")
     assert len(table(folder, "runs")) == 4
 
 
@@ -301,7 +306,7 @@ def test_a_sweep_of_an_earlier_version_alone_is_reported(tmp_path):
     for run in runs_of(folder):
         forget(folder, run)
     report_sweeps([folder])
-    assert "<b>2 of 2 runs</b> have recorded nothing of this" in (folder / "report.html").read_text()
+    assert "<b>2 of 2 runs</b>" in part((folder / "report.html").read_text(), "clinical")
     assert not (folder / "figures" / "agreement.svg").exists()
 
 
@@ -342,30 +347,30 @@ def cut(name):
 
 
 DAMAGE = {
-    "no cases": (lambda place: (place / layout.CASES).unlink(), "cases.csv: cannot be read"),
-    "no patients": (lambda place: (place / layout.PATIENTS).unlink(), "patients.csv: cannot be read"),
-    "no tolerance": (tolerance(None), "tolerance_mm=None is no distance"),
-    "a tolerance that is text": (tolerance("2"), "tolerance_mm='2' is no distance"),
-    "cases cut off": (cut(layout.CASES), "cases.csv"),
-    "patients cut off": (cut(layout.PATIENTS), "patients.csv"),
-    "cases of another patient": (last("patient", "P99"), "cases.csv: does not have each patient and phase"),
-    "cases of another phase": (last("phase", "ES"), "cases.csv: does not have each patient and phase"),
-    "fewer slices": (last("n_slices", "2"), "cases.csv: does not have each patient and phase"),
-    "another patient": (last("patient", "P99", layout.PATIENTS), "patients.csv: does not have each patient"),
-    "an overlap above 1": (last("iou", "1.5"), "cases.csv: patient P01 has an impossible value"),
-    "a negative distance": (last("assd_mm", "-1"), "cases.csv: patient P01 has an impossible value"),
-    "an endless distance": (last("hd_mm", "inf"), "cases.csv: patient P01 has an impossible value"),
-    "one metric undefined alone": (last("hd95_mm", "nan"), "cases.csv: patient P01 has an impossible value"),
-    "a negative volume": (last("volume_pred_ml", "-3"), "cases.csv: patient P01 has an impossible value"),
-    "a volume that is text": (last("volume_pred_ml", "many"), "are damaged"),
-    "a count that is no number": (last("n_one_empty", "nan"), "cases.csv: patient P01 has an impossible value"),
-    "an overlap where one is empty": (last("n_one_empty", "1"), "cases.csv: the Dice of a case contradicts"),
-    "a Dice that its cases have not": (last("dice", "0.123", layout.PATIENTS), "patients.csv: the row of patient P01"),
+    "no cases": (lambda place: (place / layout.CASES).unlink(), r"cases\.csv: .*\(No such file"),
+    "no patients": (lambda place: (place / layout.PATIENTS).unlink(), r"patients\.csv: .*\(No such file"),
+    "no tolerance": (tolerance(None), r"result\.json: tolerance_mm=None\b"),
+    "a tolerance that is text": (tolerance("2"), r"result\.json: tolerance_mm='2'"),
+    "cases cut off": (cut(layout.CASES), r"cases\.csv: "),
+    "patients cut off": (cut(layout.PATIENTS), r"patients\.csv: "),
+    "cases of another patient": (last("patient", "P99"), r"cases\.csv: .*slices\.csv"),
+    "cases of another phase": (last("phase", "ES"), r"cases\.csv: .*slices\.csv"),
+    "fewer slices": (last("n_slices", "2"), r"cases\.csv: .*slices\.csv"),
+    "another patient": (last("patient", "P99", layout.PATIENTS), r"patients\.csv: .*slices\.csv"),
+    "an overlap above 1": (last("iou", "1.5"), r"cases\.csv: .*\bP01\b"),
+    "a negative distance": (last("assd_mm", "-1"), r"cases\.csv: .*\bP01\b"),
+    "an endless distance": (last("hd_mm", "inf"), r"cases\.csv: .*\bP01\b"),
+    "one metric undefined alone": (last("hd95_mm", "nan"), r"cases\.csv: .*\bP01\b"),
+    "a negative volume": (last("volume_pred_ml", "-3"), r"cases\.csv: .*\bP01\b"),
+    "a volume that is text": (last("volume_pred_ml", "many"), r"runs/\w+ are damaged"),
+    "a count that is no number": (last("n_one_empty", "nan"), r"cases\.csv: .*\bP01\b"),
+    "an overlap where one is empty": (last("n_one_empty", "1"), r"cases\.csv: .*\bDice\b"),
+    "a Dice that its cases have not": (last("dice", "0.123", layout.PATIENTS), r"patients\.csv: .*\bP01\b.*cases\.csv"),
     "no overlap where its cases have one": (
         last("dice iou sensitivity precision", "nan", layout.PATIENTS),
-        "patients.csv: the row of patient",
+        r"patients\.csv: .*\bP01\b.*cases\.csv",
     ),
-    "binary": (lambda place: (place / layout.CASES).write_bytes(b"\xff\xfe\x00"), "cases.csv: damaged"),
+    "binary": (lambda place: (place / layout.CASES).write_bytes(b"\xff\xfe\x00"), r"cases\.csv: damaged"),
     "findings that are a number": (findings(5), "damaged"),
     "a finding without a kind": (findings([{"severity": "error"}]), "damaged"),
 }
@@ -392,7 +397,7 @@ def test_a_run_with_damaged_tables_is_named_and_left_out(name, two):
             path.write_bytes(content)
     ((run, why),) = read.left_out
     assert run == place.name
-    assert words in why
+    assert re.search(words, why)
     assert len(read.records) == 1
 
 
@@ -435,9 +440,7 @@ def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_pat
         findings(of)(folder.parent / "runs" / run)
         resign(folder.parent / "runs" / run)
     report_sweeps([folder])
-    assert capsys.readouterr().out.startswith(
-        "Errors in the data were allowed (data.allow): duplicate_contour, up to 2 in each"
-    )
+    assert re.match(r".*data\.allow.*\bduplicate_contour\b.*\b2\b", capsys.readouterr().out)  # the first line
     found = table(folder, "findings")
     assert [
         (row["severity"], row["kind"], row["n_least"], row["n_most"], row["n_runs"], row["n_recorded"]) for row in found
@@ -447,9 +450,8 @@ def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_pat
     ]
     text = (folder / "report.html").read_text()
     assert NASTY not in text
-    summary = re.search(r'<section id="summary">.*?</section>', text, re.DOTALL)[0]
-    assert 'class="alarm">Errors in the data were allowed' in summary
-    assert "error, allowed" in text
+    assert re.search(r'class="alarm">[^<]*\bduplicate_contour\b', part(text, "summary"))
+    assert 'class="contradicted">error' in part(text, "provenance")
 
 
 def test_data_without_errors_raise_no_alarm(folder):

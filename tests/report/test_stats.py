@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -125,13 +126,14 @@ def test_variances_between_runs_are_pooled_where_they_are_alike_and_only_there()
 
 
 @pytest.mark.parametrize(
-    ("seeds", "patients", "words"), [(1, 16, "1 seed, 3 needed"), (2, 16, "2 seeds"), (3, 5, "5 patients: no p below 0.062")]
+    ("seeds", "patients", "words"),
+    [(1, 16, r"\b1 seed\b.*\b3\b"), (2, 16, r"\b2 seeds\b"), (3, 5, r"\b5 patients\b.*\b0\.062\b")],
 )
 def test_too_few_seeds_or_patients_are_named_as_the_limit(seeds, patients, words):
     random = np.random.default_rng(0)
     settings = {"seeds": seeds, "patients": PATIENTS[:patients], "residual_sd": 0.001}
     found = stats.contrast([cell(random, 0.9, **settings)], [cell(random, 0.2, **settings)])
-    assert words in found.limit()
+    assert re.search(words, found.limit())
     assert not found.within(10)
     assert found.value == pytest.approx(0.7, abs=0.05)
 

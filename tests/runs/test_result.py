@@ -217,11 +217,11 @@ def test_the_folder_of_another_run_is_refused(tmp_path):
     refuse_another(tmp_path, "abc")
     write_status(tmp_path, "failed", run_id="abc")
     refuse_another(tmp_path, "abc")
-    with pytest.raises(InputError, match="holds run abc, another configuration than this one"):
+    with pytest.raises(InputError, match=rf"{tmp_path.name}\b.*\babc\b.*\bdef\b"):
         refuse_another(tmp_path, "def")
     (tmp_path / "status.json").unlink()
     write(tmp_path, run="ghi")
-    with pytest.raises(InputError, match="holds run ghi"):
+    with pytest.raises(InputError, match=rf"{tmp_path.name}\b.*\bghi\b.*\babc\b"):
         refuse_another(tmp_path, "abc")
 
 
@@ -290,15 +290,15 @@ def test_a_damaged_sweep_file_is_kept_and_not_in_the_way(tmp_path):
 
 
 def test_missing_and_damaged_files_are_explained(tmp_path):
-    with pytest.raises(InputError, match=r"result.json: cannot be read .* start its command again"):
+    with pytest.raises(InputError, match=r"result\.json: .*\(No such file"):
         read_result(tmp_path)
-    with pytest.raises(InputError, match="history.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"history\.csv: .*\(No such file"):
         read_history(tmp_path)
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(InputError, match=r"sweep.json: damaged"):
+    with pytest.raises(InputError, match=r"sweep\.json: damaged \(.*\bline 1\b"):
         read_sweep(tmp_path)
     (tmp_path / "sweep.json").write_text("[]")
-    with pytest.raises(InputError, match=r"sweep.json: damaged \(not an object"):
+    with pytest.raises(InputError, match=r"sweep\.json: damaged \(.*\bobject\b"):
         read_sweep(tmp_path)
 
 
@@ -342,7 +342,8 @@ def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file(code, named
         f"try:\n    {code}\nexcept OSError as error:\n    print(explain(error))"
     )
     said = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert said.stdout == f"{named}: File too large. What was done is kept; cure this and start the same again.\n", said.stderr
+    cure = "Finished work is kept. Fix this problem and run the same command again."
+    assert said.stdout == f"{named}: File too large. {cure}\n", said.stderr
 
 
 @pytest.mark.parametrize("how", ["taken over", "gone", "made again"])
@@ -366,7 +367,7 @@ def test_a_process_that_wakes_after_its_run_was_taken_over_writes_nothing_more(h
             lambda: set_aside(folder, "damaged"),
             lambda: write_result(folder, result={}, tables=dict.fromkeys(layout.TABLES, ()), pictures=PICTURES),
         ):
-            with pytest.raises(LostError, match="taken over while this process stood still"):
+            with pytest.raises(LostError, match=f"^{folder}: "):
                 write_it()
         end_attempt(folder, attempt, "failed")
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -400,7 +401,7 @@ def test_only_a_history_of_each_epoch_once_makes_a_result(epochs, tmp_path):
     for epoch in epochs:
         append_history(tmp_path, ROW | {"epoch": epoch})
     assert check_history(folder_with(tmp_path / "sound", [1, 2, 3]), 3)["epoch"] == [1, 2, 3]
-    with pytest.raises(InputError, match=r"history.csv: it has the epochs .* where the run has 1 to 3"):
+    with pytest.raises(InputError, match=rf"history\.csv: .*{', '.join(map(str, epochs))}.*\b1 to 3\b.*damaged-1"):
         check_history(tmp_path, 3)
     assert not (tmp_path / "history.csv").exists()
     assert (tmp_path / "damaged-1" / "history.csv").exists()
@@ -465,7 +466,8 @@ def test_a_number_that_was_edited_in_the_result_is_noticed(tmp_path):
     write(tmp_path)
     path = tmp_path / "result.json"
     path.write_text(path.read_text().replace('"run_id": "abc"', '"run_id": "abd"'))
-    with pytest.raises(InputError, match="not what the run wrote"):
+    assert json.loads(path.read_text())["run_id"] == "abd"  # it is whole otherwise
+    with pytest.raises(InputError, match=r"result\.json: damaged"):
         read_result(tmp_path)
 
 
@@ -609,11 +611,11 @@ def test_a_file_that_is_too_large_or_none_is_refused_before_it_is_read(tmp_path)
         path = tmp_path / name
         with path.open("wb") as file:
             file.truncate(5 * 10**9)  # takes no room on the disk
-        with pytest.raises(InputError, match=f"{name}: damaged \\(larger than"):
+        with pytest.raises(InputError, match=rf"{name}: damaged \(.*\d MB\b"):
             read(tmp_path)
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(InputError, match=f"{name}: cannot be read \\(not a regular file"):
+        with pytest.raises(InputError, match=rf"{name}: .*\bregular\b"):
             read(tmp_path)
         path.unlink()
     os.mkfifo(tmp_path / layout.STATUS)

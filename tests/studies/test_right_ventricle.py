@@ -1,5 +1,7 @@
 """Each of the 16 claims on sweeps where it is true, where it is false, and with a single run per configuration."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -145,7 +147,7 @@ def test_a_single_run_of_each_cell_leaves_a_claim_undecided_and_says_why(number,
     plant(world, True)
     found = world.verdict(number)
     assert found.verdict == claims.UNDECIDED
-    assert "1 seed, 3 needed" in found.why
+    assert re.search(r"\b1 seed\b.*\b3\b", found.why)
 
 
 def test_a_run_that_stops_early_has_not_reached_its_dice_sooner(tmp_path):

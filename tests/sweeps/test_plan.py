@@ -1,6 +1,7 @@
 import copy
 import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,27 +73,27 @@ def test_the_same_holds_for_any_option_s_own_keys():
 def test_a_key_of_no_option_is_refused_before_anything_starts():
     with pytest.raises(Exception, match="reg.lambada") as caught:
         planned("reg=none,l2", "reg.lambada=1", grids=())
-    assert "no such key. Nearest: reg.lambda" in explain(caught.value)
+    assert re.search(r"^reg\.lambada: .*\breg\.lambda\b", explain(caught.value))
 
 
 def test_a_bad_value_in_one_run_is_refused_before_anything_starts():
-    with pytest.raises(InputError, match="batch.size=0: must be"):
+    with pytest.raises(InputError, match=r"^batch\.size=0: "):
         planned("batch.size=10,0", grids=())
 
 
 def test_several_studies_at_once_are_refused():
     """Hydra would take the grids of none of them."""
-    with pytest.raises(InputError, match="study=losses,l2: a sweep has the grids of one study"):
+    with pytest.raises(InputError, match="^study=losses,l2: "):
         plan.combinations([GRID], ["study=losses,l2"])
 
 
 def test_a_grid_that_is_no_list_is_refused():
-    with pytest.raises(InputError, match=r"loss: bce must be a list, like loss: \[bce\]"):
+    with pytest.raises(InputError, match=r"\bgrids: loss: bce\b.*\[bce\]"):
         plan.combinations([{"loss": "bce"}], [])
 
 
 def test_intervals_are_no_grid():
-    with pytest.raises(InputError, match="a grid needs a list"):
+    with pytest.raises(InputError, match=r"^optimizer\.lr=interval\(0,1\): .*\boptimizer\.lr=1,2,3\b"):
         plan.combinations([], ["optimizer.lr=interval(0,1)"])
 
 
@@ -131,9 +132,9 @@ def test_only_what_is_not_done_is_started_and_the_count_comes_first(caplog):
         return {}
 
     launch(runs, start)
-    assert caplog.messages[0] == "12 done, 3 to resume, 1 failed, 8 to run"
+    assert re.findall(r"\d+", caplog.messages[0]) == ["12", "3", "1", "8"]  # done, to resume, failed, to run
     assert started == [str(number) for number in range(12, 24)]
-    assert "all 24 runs done" in caplog.messages[-1]
+    assert re.search(r"\b24\b.*\bsegtune\.report sweep=outputs/grid\b", caplog.messages[-1])
     assert [run["run_id"] for run in read_sweep(Path("outputs/grid"))["runs"]] == [run.run_id for run in runs]
 
 
@@ -163,7 +164,7 @@ def test_the_runs_files_decide_what_failed_not_what_the_launcher_says():
     with pytest.raises(InputError, match="1 completed, 2 failed, 1 interrupted") as caught:
         launch(runs, start)
     assert "2 loss=bce split=0.2 reg=none batch=15: no such file" in str(caught.value)
-    assert "3 loss=bce split=0.2 reg=none batch=15: cut off (SIGTERM)" in str(caught.value)
+    assert re.search(r"3 loss=bce split=0\.2 reg=none batch=15: .*\(SIGTERM\)", str(caught.value))
     assert "4 loss=bce split=0.2 reg=none batch=15: oops" in str(caught.value)
 
 

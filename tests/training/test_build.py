@@ -1,5 +1,6 @@
 import functools
 import os
+import re
 import subprocess
 import sys
 
@@ -69,7 +70,7 @@ def test_float16_with_clipped_gradients_takes_no_fused_optimiser_which_lightning
 
 @pytest.mark.parametrize("setting", ["trainer.precision=transformer-engine", "trainer.accelerator=tpu"])
 def test_a_part_of_lightning_that_is_not_installed_is_named_by_its_key(setting):
-    with pytest.raises(InputError, match=f"{setting}.*: Lightning refuses this"):
+    with pytest.raises(InputError, match=f"{setting}.*Lightning"):
         build.experiment(entry.compose([*TINY[:-1], setting])).make_trainer([])
 
 
@@ -116,7 +117,7 @@ def test_compiling_without_a_compiler_ends_in_one_sentence():
     )
     env = os.environ | {"PATH": "", "CXX": "no-such-compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
-    assert said.stdout.startswith("trainer.compile: torch.compile needs a C++ compiler"), said.stdout + said.stderr[-3000:]
+    assert re.match(r"trainer\.compile: .*\bcompiler\b.*\n$", said.stdout), said.stdout + said.stderr[-3000:]
 
 
 def test_a_lambda_that_is_to_be_calibrated_is_not_taken_for_none():

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def test_the_real_format_trains_if_copies_are_allowed_and_no_name_is_stored(tmp_
     for number in (1, 2, 3):
         write_patient(tmp_path / "real", number, [20, 28, 40, 48], n_frames=40, scale={28: 0.7, 48: 0.7})
     settings = ["data=rvsc", f"data.root={tmp_path / 'real'}", "data.size=96", "split=0.4"]
-    with pytest.raises(InputError, match=r"patient P02, frame 20: .* pixel for pixel .* data.allow=\[duplicate_contour\]"):
+    with pytest.raises(InputError, match=r"\bP02\b.*\b20: .*data\.allow=\[duplicate_contour\]"):
         run(tmp_path, *settings)
     folder = run(tmp_path, *settings, "data.allow=[duplicate_contour]")
     kinds = [one["kind"] for one in read_result(folder)["data"]["findings"] if one["severity"] == "error"]
@@ -157,7 +158,7 @@ def test_a_run_refuses_errors_of_the_contours_that_it_reads_and_records_those_of
     settings = ["data=rvsc", f"data.root={tmp_path / 'real'}", "data.size=64", "figures=false", "trainer.max_epochs=1"]
     settings.append(f"data.target={target}")
     if refused:
-        with pytest.raises(InputError, match=rf"\({second.name}\): point for point the epicardium .*\[duplicate_contour\]"):
+        with pytest.raises(InputError, match=rf"\b{second.name}\b.*\bepicardium\b.*\[duplicate_contour\]"):
             run(tmp_path, *settings)
         settings.append("data.allow=[duplicate_contour]")
     found = read_result(run(tmp_path, *settings))["data"]["findings"]
@@ -173,19 +174,20 @@ def test_a_structure_that_the_crop_cuts_is_recorded_and_has_no_volume(tmp_path):
     found = [one for one in read_result(folder)["data"]["findings"] if one["kind"] == "cropped"]
     assert {one["patient"] for one in found} == {"P01", "P02", "P03"}
     cases = read_table(folder, layout.CASES)
-    assert {case["undefined"] for case in cases if case["phase"] == "ED"} == {"data.larger=crop cuts the expert's structure"}
+    (why,) = {case["undefined"] for case in cases if case["phase"] == "ED"}
+    assert why.startswith("data.larger=crop")
     assert {case["volume_true_ml"] for case in cases if case["phase"] == "ED"} == {"nan"}
 
 
 def test_a_single_patient_is_refused_and_nothing_is_taken_for_done(tmp_path):
     write_patient(tmp_path / "real", 1, [20, 22])
-    with pytest.raises(InputError, match="a single patient"):
+    with pytest.raises(InputError, match=r"\bsingle\b.*\bP01\b"):
         run(tmp_path, "data=rvsc", f"data.root={tmp_path / 'real'}", "data.size=96")
     assert not list(tmp_path.rglob("result.json"))
 
 
 def test_a_setting_that_lightning_refuses_is_explained(tmp_path):
-    with pytest.raises(InputError, match=r"trainer.precision=7.*Lightning refuses"):
+    with pytest.raises(InputError, match=r"trainer\.precision=7\b.*\bLightning\b"):
         run(tmp_path, "trainer.precision=7")
 
 
@@ -301,7 +303,7 @@ def test_half_a_file_is_set_aside_and_the_run_starts_anew(name, undisturbed, mon
     (folder / name).write_bytes(content[: len(content) // 2])
     same(run(Path(), *LONG), undisturbed)
     assert (folder / "damaged-1" / name).read_bytes() == content[: len(content) // 2]
-    assert "is damaged" in caplog.text
+    assert re.search(rf"{folder.name}.*\b{'history' if name == 'history.csv' else 'checkpoint'}\b.*damaged-1", caplog.text)
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:5000]), Path.unlink])
@@ -311,19 +313,19 @@ def test_a_best_checkpoint_that_cannot_be_had_again_starts_the_run_anew(damage, 
     folder = Path("outputs/runs") / undisturbed.name
     damage(folder / "checkpoints" / "best.ckpt")
     run(Path(), *LONG)
-    assert "its best checkpoint is damaged" in caplog.text
+    assert re.search(rf"{folder.name}.*\bbest\b.*damaged-1", caplog.text)
     assert (folder / "damaged-1" / "history.csv").exists()
 
 
 def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
     other = tmp_path / "outputs" / "runs" / identity.run_id(entry.plain(entry.compose([*TINY, "loss=bce"])))
     shutil.copytree(folder / "checkpoints", other / "checkpoints")
-    with pytest.raises(InputError, match=f"is of run {folder.name}, not of"):
+    with pytest.raises(InputError, match=rf"last\.ckpt\b.*\b{folder.name}\b.*\b{other.name}\b"):
         run(tmp_path, "loss=bce")
 
 
 def test_a_loss_that_is_not_finite_is_a_failure_with_advice_and_leaves_no_such_checkpoint(tmp_path):
-    with pytest.raises(NotFiniteError, match=r"not finite after epoch 1 .*lower optimizer.lr \(now 1e\+30\)"):
+    with pytest.raises(NotFiniteError, match=r"\bepoch 1\b.*\boptimizer\.lr \(.*1e\+30\)"):
         run(tmp_path, "optimizer=sgd", "optimizer.lr=1e30")
     assert not list(tmp_path.rglob("*.ckpt"))
     assert list(tmp_path.rglob("history.csv"))
@@ -350,8 +352,8 @@ def test_the_terminal_tells_the_dice_that_the_report_has(tmp_path, caplog):
     [record] = reading.read([tmp_path / "outputs" / "grid"]).records
     result = read_result(folder)
     assert record.dice == result["last"]["patient_dice"] != result["last"]["val_dice"]
-    assert f"Dice {record.dice:.3f}, mean over 2 validation patients, after the last epoch" in caplog.text
-    assert f"({result['best']['patient_dice']:.3f} after epoch {result['best']['epoch']:.0f}, the best)" in caplog.text
+    best = rf"\({result['best']['patient_dice']:.3f} [^)]*\b{result['best']['epoch']:.0f}\b[^)]*\bbest\)"
+    assert re.search(rf"{folder.name}: Dice {record.dice:.3f}\b.*\b2 \w+ patients\b.*{best}", caplog.text)
 
 
 def test_every_attempt_at_a_run_is_recorded_with_its_versions(monkeypatch, tmp_path):
@@ -363,7 +365,7 @@ def test_every_attempt_at_a_run_is_recorded_with_its_versions(monkeypatch, tmp_p
     assert (second["first_epoch"] > 1, second["versions"]) == (True, {"segtune": "0.0.9", "torch": "2.99"})
     write_sweep(tmp_path / "outputs" / "grid", command=[], runs=[{"run_id": folder.name}])
     said = sentences.unlike_code(reading.read([tmp_path / "outputs" / "grid"]).records)
-    assert f"Runs of more than one segtune are compared: 0.0.9 (1 runs), {segtune.__version__} (1 runs)." in said[0]
+    assert re.search(rf"\bsegtune\b.*\b0\.0\.9 \(1 run.*\b{re.escape(segtune.__version__)} \(1 run", said[0])
     assert "torch" in said[1]
 
 

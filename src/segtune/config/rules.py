@@ -1,4 +1,4 @@
-"""Validation rules for configuration values: each key by itself, then keys that contradict each other."""
+"""Validation rules for configuration values: rules for single keys, and combinations of keys that contradict each other."""
 
 import math
 import re
@@ -18,7 +18,7 @@ def _whole(low: int, high: float = math.inf) -> tuple[Callable[[Any], bool], str
 
 
 def _real(low: float, high: float = math.inf, *, open_low: bool = False) -> tuple[Callable[[Any], bool], str]:
-    words = f"{'above' if open_low else 'of at least'} {low:g}" + (f" and up to {high:g}" if high < math.inf else "")
+    words = f"{'above' if open_low else 'of at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
     return (
         lambda v: is_number(v) and math.isfinite(v) and (low < v if open_low else low <= v) and v <= high,
         f"a number {words}",
@@ -45,7 +45,8 @@ def _which_volume() -> tuple[Callable[[Any], bool], str]:
     )
 
 
-VERBS = ("runs", "calibrate", "check", "evaluate", "export")  # folders below outputs that are not sweeps
+# Other commands write to these folders in outputs/, so a sweep cannot have these names.
+VERBS = ("runs", "calibrate", "check", "evaluate", "export")
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -54,26 +55,27 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "on_failure": _one_of("continue", "stop"),
     "name": (
         lambda v: bool(re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", str(v))) and not isinstance(v, bool) and v not in VERBS,
-        f"a folder's name of letters, digits, - and _, and not one that other results have ({', '.join(VERBS)})",
+        "a folder name of at most 100 letters, digits, '.', '-' and '_' that begins with a letter or digit and is none of the "
+        f"reserved names {', '.join(VERBS)}",
     ),
     "dry_run": (lambda v: isinstance(v, bool), "true or false"),
     "json": (lambda v: isinstance(v, bool), "true or false"),
     "seed": _whole(0, 2**32 - 1),
     "data.root": (
         lambda v: isinstance(v, str) and bool(v.strip()),
-        "a folder; one that is named like a number in quotes: data.root='\"5\"'",
+        "a folder. If the name of the folder is a number, put the name in quotes: data.root='\"5\"'",
     ),
     "data.seed": _whole(0, 2**32 - 1),
     "data.n_patients": _whole(2, 99),
     "data.target": (  # the structures that a reader knows are checked by data.readers.check_target
         lambda v: isinstance(v, str | int) and not isinstance(v, bool) and bool(str(v).strip()),
-        "the name of a structure, or its value",
+        "the name of a structure, or its value in the masks",
     ),
     "data.ed": _which_volume(),
     "data.es": _which_volume(),
     "data.allow": (
         lambda v: isinstance(v, list) and all(isinstance(k, str) for k in v),
-        "a list of kinds, like [duplicate_image]",
+        "a list of kinds of errors, like [duplicate_image]",
     ),
     "tolerance_mm": _real(0, open_low=True),
     "data.empty": _one_of("keep", "drop"),
@@ -83,11 +85,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.slice_axis": _whole(0, 2),
     "data.size": (
         lambda v: isinstance(v, int) and v >= 16 and v % 16 == 0,
-        "a multiple of 16 (the network halves it four times)",
+        "a multiple of 16, because the network halves the size of the image four times",
     ),
     "data.masks": _one_of("pil"),
     "data.normalize": _one_of("zscore", "divide255"),
-    "split.val_fraction": (lambda v: is_number(v) and 0 < v < 1, "a share above 0 and below 1"),
+    "split.val_fraction": (lambda v: is_number(v) and 0 < v < 1, "a fraction above 0 and below 1"),
     "split.by": _one_of("patient", "kfold", "nested", "contiguous", "image"),
     "split.n_folds": _whole(2),
     "split.fold": _whole(0),
@@ -126,7 +128,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.max_epochs": _whole(1),
     "trainer.devices": (
         lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
-        "1 or a list of one, like [0]: a run uses one device, and several devices are for several runs",
+        "1, auto or a list of one device, like [0]. A run uses one device; to use several devices, start several runs",
     ),
     "trainer.threads": _whole(1, 1024),
     "trainer.patience": _whole(1),
@@ -147,7 +149,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hydra.launcher.wait": (lambda v: isinstance(v, bool), "true or false"),
     "hydra.launcher.setup": (
         lambda v: isinstance(v, Sequence) and all(isinstance(line, str) for line in v) and not isinstance(v, str),
-        'a list of shell lines, like ["module load cuda"]',
+        'a list of shell commands, like ["module load cuda"]',
     ),
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
@@ -159,11 +161,14 @@ NULLABLE = {
 }
 
 
-NESTED_FROM = 0.2  # the smallest split.val_fraction of split.by=nested; equals splits.TEST_FRACTION, without its imports
+NESTED_FROM = 0.2  # smallest split.val_fraction of split.by=nested; equals splits.TEST_FRACTION, which is slow to import
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Raises: InputError that names the first key with an invalid or contradictory value, and the valid ones."""
+    """Check all values of a configuration.
+
+    Raises: InputError for the first invalid value or contradiction. The message names the key and the valid values.
+    """
     for key, (fulfils, requirement) in RULES.items():
         group, _, name = key.rpartition(".")
         values = (config.get(group) or {}) if group else config
@@ -174,31 +179,43 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def check_for_calibration(config: Mapping[str, Any]) -> None:
-    """The same for segtune.calibrate, where reg.ratio may stand beside any reg.lambda, because a new lambda is measured."""
+    """Check all values of a configuration for segtune.calibrate.
+
+    In contrast to `check`, reg.ratio may be combined with any reg.lambda, because segtune.calibrate measures a new lambda.
+    """
     reg = config.get("reg") or {}
     check({"reg": {"ratio": reg.get("ratio")}})
     check({**config, "reg": {**reg, "ratio": None}})
 
 
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
-    """A message for each pair of values that contradict each other."""
+    """Yield a message for each combination of values that contradict each other."""
     data, split, loss, reg, model = (config.get(group) or {} for group in ("data", "split", "loss", "reg", "model"))
     if (ed := data.get("ed")) is not None and ed == data.get("es"):
-        yield f"data.ed={ed} and data.es={ed}: ED and ES are two phases of a beat. Name a volume for each."
+        yield f"data.ed={ed} and data.es={ed}: ED and ES are different phases of the heartbeat. Choose a volume for each."
     by, given = split.get("by"), sorted({*split} - {"by", "seed"})
-    wanted, choice = (["fold", "n_folds"], "split=kfold") if by == "kfold" else (["val_fraction"], "a share, like split=0.2")
+    wanted, choice = (["fold", "n_folds"], "split=kfold") if by == "kfold" else (["val_fraction"], "a fraction, like split=0.2")
     if split and given != wanted:
         these, those = (", ".join(f"split.{name}" for name in names) for names in (wanted, given))
-        yield f"split.by={by} goes with {these}, not with {those}: choose {choice}."
+        yield f"split.by={by} needs {these} and cannot be combined with {those}: choose {choice}."
     if by == "kfold" and (fold := split["fold"]) >= (n := split["n_folds"]):
-        yield f"split.fold={fold}: split.n_folds={n} has folds 0 to {n - 1}; name those, like split.fold=0,1 -m."
+        yield f"split.fold={fold}: split.n_folds={n} gives folds 0 to {n - 1}. Choose among these, like split.fold=0,1 -m."
     if by == "nested" and (share := split["val_fraction"]) < NESTED_FROM:
-        yield f"split.val_fraction={share:g}: must be at least {NESTED_FROM:g} with split.by=nested, which tests on that share."
+        yield (
+            f"split.val_fraction={share:g}: must be at least {NESTED_FROM:g} with split.by=nested, because its validation "
+            "patients always have about this fraction of the images."
+        )
     if loss.get("alpha") == 0 == loss.get("beta"):
-        yield "loss.alpha=0 with loss.beta=0: the loss is 0 whatever the network does; one of them must be above 0."
+        yield "loss.alpha=0 with loss.beta=0: the loss would be 0 for every prediction. One of the two must be above 0."
     if loss.get("gamma") == 0 and loss["_target_"] == "segtune.losses.focal_tversky":
-        yield "loss.gamma=0: must be above 0 with loss=focal_tversky, which is 0 whatever the network does otherwise."
+        yield "loss.gamma=0: must be above 0 with loss=focal_tversky. With 0 the loss would be 0 for every prediction."
     if reg.get("ratio") is not None and "lambda" in reg and reg["lambda"] != "auto":
-        yield f"reg.ratio={reg['ratio']:g} goes with reg.lambda=auto, not with reg.lambda={reg['lambda']:g}."
+        yield (
+            f"reg.ratio={reg['ratio']:g} needs reg.lambda=auto and cannot be combined with reg.lambda={reg['lambda']:g}. "
+            "Set reg.lambda=auto or leave reg.ratio out."
+        )
     if "bn_momentum" in model and model["_target_"] != "segtune.nets.UNet":
-        yield f"model.bn_momentum={model['bn_momentum']:g} (study=as_run has it) goes with model=unet or unet_double only."
+        yield (
+            f"model.bn_momentum={model['bn_momentum']:g} (study=as_run sets this key) works only with model=unet or "
+            "model=unet_double. Choose one of these networks."
+        )

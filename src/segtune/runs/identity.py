@@ -1,4 +1,4 @@
-"""A run's identity: run_id and cell_id, hashes of the configuration, and the words that name a run for a person."""
+"""Identify runs: run_id and cell_id, which are hashes of the configuration, and readable labels."""
 
 import hashlib
 import json
@@ -7,38 +7,38 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# keys that say where and how a run is made, not what it is
+# keys on where and how a run is executed; they do not change its result
 BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")
-PATHS = ("data.root", "data.reader.root")  # where the data are stored, which does not say what they are
-REPLICATE = ("seed", "split.fold")  # keys in which replicates of one configuration differ
+PATHS = ("data.root", "data.reader.root")  # the location of the data, which may change while the data stay the same
+REPLICATE = ("seed", "split.fold")  # the keys in which replicates of a configuration may differ
 
 Config = Mapping[str, Any]
 
 
 def run_id(config: Config) -> str:
-    """12 hex digits of a SHA-256 over the configuration without bookkeeping and without null or empty keys.
+    """Compute the id of a run: 12 hex digits of a SHA-256 over its configuration.
 
-    The order of keys and the way a number is written (1, 1.0) do not matter. A new option that defaults to null changes no
-    run id.
+    Bookkeeping keys, null values and empty lists and mappings are excluded, so a new option that defaults to null changes no
+    run id. The order of keys and the notation of numbers (1, 1.0) do not matter.
     """
     return _hash(config, without=BOOKKEEPING)
 
 
 def cell_id(config: Config, data: str | None = None) -> str:
-    """A hash of the configuration without seed, fold and data folder: all replicates of a configuration share it.
+    """Compute the id that all replicates of a configuration share: a hash without seed, fold and data folder.
 
-    Args: data: the fingerprint of the data, which identifies them wherever they are stored.
+    Args: data: the fingerprint of the data, which identifies them independently of their folder.
     """
     return _hash({**config, "fingerprint": data}, without=(*BOOKKEEPING, *REPLICATE, *PATHS))
 
 
 def placeless_id(config: Config) -> str:
-    """A hash of the configuration without the data folder: runs on copies of the same data share it."""
+    """Compute a hash of the configuration without the data folder, which runs on copies of the same data share."""
     return _hash(config, without=(*BOOKKEEPING, *PATHS))
 
 
 def axes(config: Config) -> dict[str, str]:
-    """The run's value on each axis of a sweep: the names of its loss, split, regulariser and batch."""
+    """Return the run's value on each axis of a sweep: the names of its loss, split, regulariser and batch."""
     reg = config.get("reg") or {}
     lambdas = ",".join(
         f"{value:g}" if value != "auto" else f"auto {reg.get('ratio') or 1:g}"
@@ -54,17 +54,17 @@ def axes(config: Config) -> dict[str, str]:
 
 
 def _called(target: str) -> str:
-    """The name of a function: short for segtune's own, the full path for others, because lab.bce is not bce."""
+    """Return the short name of a function of segtune, or the full path of any other, so that lab.bce differs from bce."""
     return target.rpartition(".")[2] if target.startswith("segtune.") else target
 
 
 def label(config: Config) -> str:
-    """One line that names a run for a person: loss=focal split=0.6 reg=none batch=15."""
+    """Return a readable label of a run, like loss=focal split=0.6 reg=none batch=15."""
     return " ".join(f"{key}={value}" for key, value in axes(config).items())
 
 
 def differences(configs: Sequence[Config]) -> list[str]:
-    """For each configuration, the settings in which it differs from the others and that its label does not show."""
+    """For each configuration, list the settings in which it differs from the others and which its label does not show."""
     named = (
         *(*BOOKKEEPING, "loss._target_", "loss._partial_", "reg.penalty", "reg.lambda", "reg.lambda_l1", "reg.lambda_l2"),
         *("reg.ratio", "batch.size", "split.val_fraction", "data.reader"),
@@ -74,14 +74,14 @@ def differences(configs: Sequence[Config]) -> list[str]:
     for one in flat:
         for key in values:
             values[key].add(repr(one.get(key)))
-    # a key that only some losses or regularisers have, with one value, adds nothing to the option's name
+    # a key that only some losses or regularisers have, always with the same value, is implied by the option's name
     alike = {key for key in values if key.startswith(("loss.", "reg.")) and len(values[key] - {"None"}) < 2}
     varying = sorted(key for key in values if len(values[key]) > 1 and key not in alike)
     return [", ".join(f"{key}={one[key]}" for key in varying if key in one) for one in flat]
 
 
 def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
-    """Dotted keys and values as the run id hashes them; with replicates=False, as the cell id does."""
+    """Return the dotted keys and values that the run id hashes or, with replicates=False, those that the cell id hashes."""
     return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE, *PATHS))
 
 
@@ -90,7 +90,7 @@ def _hash(config: Config, *, without: tuple[str, ...]) -> str:
 
 
 def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration as dotted keys and values. Left out: null, empty values, and the keys `without`. 1.0 becomes 1."""
+    """Flatten the configuration to dotted keys, except null and empty values and the keys `without`. 1.0 becomes 1."""
     found: dict[str, Any] = {}
 
     def visit(key: str, value: Any) -> None:
@@ -107,5 +107,5 @@ def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
 
 
 def command(overrides: Sequence[str]) -> str:
-    """The command that repeats one run, without the quotes that segtune itself puts around numbers."""
+    """Return the command that repeats a run, without the quotes that segtune adds around numbers."""
     return shlex.join(["python", "-m", "segtune", *(re.sub(r"^(\w+)='([\d.]+)'$", r"\1=\2", one) for one in overrides)])
