@@ -3,11 +3,12 @@
 from contextlib import suppress
 from pathlib import Path
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from segtune.config import entry
+from segtune.config import composing, entry, labels
 from segtune.errors import InputError
 from segtune.runs import identity
 from segtune.runs.state import state_of
@@ -26,7 +27,9 @@ def run(cfg: DictConfig) -> None:
             "Add -m to start a sweep, or leave name out."
         )
     folder, run_id = Path(about.runtime.output_dir), identity.run_id(config)
-    one = plan.Run(run_id, list(about.overrides.task), config, folder, state_of(folder, run_id)[0])
+    options = composing.options_of(about.runtime.choices)
+    label = labels.Labels(_compose).of(cfg, options)
+    one = plan.Run(run_id, list(about.overrides.task), config, folder, state_of(folder, run_id)[0], options, label)
     [one] = plan.once([one], plan.Changed())
     if one.folder != folder:  # the run was found done in another folder, so the empty one that Hydra created is removed
         with suppress(OSError):
@@ -35,6 +38,11 @@ def run(cfg: DictConfig) -> None:
         print(listing([one]))
     else:
         execute(one)
+
+
+def _compose(overrides: list[str]) -> composing.Composed:
+    """Compose another configuration than this run's, from the same folders of options."""
+    return composing.Composed.of(hydra.compose("config", overrides, return_hydra_config=True))
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ def calibrate(cfg: DictConfig) -> None:
     folder = Path(cfg.outputs) / "calibrate" / identity.run_id(experiment.config)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())
-    figure = calibration.calibration(record, title=calibration_table.title(experiment.config))
+    figure = calibration.calibration(record, title=calibration_table.title(experiment.config, experiment.label))
     drawn = write_files(folder / "response", style.rendered(figure))
-    lines = calibration_table.table(record, experiment.config)
+    lines = calibration_table.table(record, experiment.config, experiment.label)
     print("\n".join([lines, "", *(str(path) for path in (folder / FILE, *drawn))]))
 
 

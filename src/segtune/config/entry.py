@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from segtune.config import usage
 from segtune.config.explain import causes, explain
@@ -81,10 +81,13 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictC
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Convert a configuration to plain dicts with all interpolations resolved, without the node `hydra`."""
-    keys = [str(key) for key in cfg if key != "hydra"]
-    container = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True, throw_on_missing=True)
-    assert isinstance(container, dict)
-    return {str(key): _at_home(value) for key, value in container.items()}
+    found: dict[str, Any] = {}
+    for key in map(str, cfg):
+        if key != "hydra":
+            value = cfg[key]
+            is_node = isinstance(value, DictConfig | ListConfig)
+            found[key] = _at_home(OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if is_node else value)
+    return found
 
 
 def with_home(cfg: DictConfig) -> DictConfig:

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import ChoiceSweep, QuotedString, RangeSwe
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from segtune.config import CONF
+from segtune.config import CONF, plugins
 from segtune.config.rules import is_number
 from segtune.errors import InputError
 
@@ -61,8 +61,12 @@ def at_home(override: str) -> str:
 
 
 def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path]:
-    """Return the folders where Hydra looks for options: the primary one, --config-dir, and hydra.searchpath if overridden."""
-    places = [said.config_path or CONF, *([said.config_dir] if said.config_dir else [])]
+    """Return the folders where Hydra looks for options.
+
+    They are the primary one, those of installed plug-ins, --config-dir, and hydra.searchpath if overridden.
+    """
+    installed = [f"pkg://{package.replace('.', '/')}" for package in plugins.packages().values()]
+    places = [said.config_path or CONF, *installed, *([said.config_dir] if said.config_dir else [])]
     for override in overrides:
         key, _, value = override.partition("=")
         if key.lstrip("+") == "hydra.searchpath":
@@ -71,7 +75,7 @@ def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path
     for place in filter(None, map(str, places)):
         scheme, sign, rest = place.partition("://")
         if scheme == "pkg" and sign:
-            spec = importlib.util.find_spec(rest.replace("/", "."))
+            spec = importlib.util.find_spec(rest.strip("/").replace("/", "."))
             found += [Path(folder) for folder in (spec and spec.submodule_search_locations) or []]
         else:
             found.append(Path(rest if sign else place))

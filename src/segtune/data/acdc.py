@@ -124,7 +124,9 @@ def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
     found = names.entries(folder, root)
     info = next((path for path in found if path.name == "Info.cfg" and path.is_file()), None)
     if info is None:
-        raise InputError(f"{folder}: the file Info.cfg, which names the frames of end-diastole and end-systole, is missing. Restore it.")
+        raise InputError(
+            f"{folder}: the file Info.cfg, which names the frames of end-diastole and end-systole, is missing. Restore it."
+        )
     images = nifti.by_stem([path for path in found if path.name.startswith(f"{folder.name}_frame")])
     others = [path for path in found if path not in images.values()]
     if lost := next((path for path in others if _is_lost_frame(path, images)), None):
@@ -186,7 +188,9 @@ def read_info(path: Path) -> dict[Phase, int]:
         if phase not in frames:
             raise InputError(f"{path}: there is no line `{phase}: ...` with the number of that frame. Add it.")
     if frames["ED"] == frames["ES"]:
-        raise InputError(f"{path}: ED and ES are both frame {frames['ED']}, but they must be different frames. Correct the file.")
+        raise InputError(
+            f"{path}: ED and ES are both frame {frames['ED']}, but they must be different frames. Correct the file."
+        )
     return {phase: frames[phase] for phase in phases}
 
 

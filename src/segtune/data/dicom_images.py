@@ -72,7 +72,9 @@ def find(files: Sequence[Path], root: Path, left_out: Counter[str]) -> tuple[lis
         elif len(places) == 1 and (match := rvsc.DICOM_NAME.fullmatch(path.name)):
             frames, number = named.setdefault(match[1].upper(), {}), int(match[2])
             if number in frames:
-                raise InputError(f"{path} and {frames[number][0]} have the same name. Keep the correct one, and move the other elsewhere.")
+                raise InputError(
+                    f"{path} and {frames[number][0]} have the same name. Keep the correct one, and move the other elsewhere."
+                )
             frames[number] = (path, places[0])
         else:
             others += [(path, place) for place in places]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,7 +46,7 @@ def origin(model: "Trained") -> Origin:
         return Origin(
             run_id=str(result["run_id"]),
             cell_id=runs_identity.cell_id(result["config"], str(result["data"]["fingerprint"])),
-            label=runs_identity.label(result["config"]),
+            label=shlex.join(runs_identity.words(runs_identity.label_of(result), without=runs_identity.PATHS)),
             reader=readers.of(result["config"]["data"]),
             data=result["config"]["data"],
             fingerprint=str(result["data"]["fingerprint"]),

@@ -44,7 +44,7 @@ def curves(history: History, best_epoch: int, *, title: str) -> Figure:
             line.set_label(f"best: {history['val_dice'][best_epoch - 1]:.3f}")
     _frame(axes)
     axes.set(xlabel="epoch", ylabel="Dice, loss / maximum")
-    axes.set_title(text(title), fontsize="medium")
+    axes.set_title(text(textwrap.fill(title, 70)), fontsize="medium")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return figure
 

@@ -11,6 +11,9 @@ from typing import Any
 BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")
 PATHS = ("data.root", "data.reader.root")  # the location of the data, which may change while the data stay the same
 REPLICATE = ("seed", "split.fold")  # the keys in which replicates of a configuration may differ
+BATCHES = (1, 10, 15, "patient")  # the sizes that have an option of that name in conf/batch
+LONGEST_LABEL = 10_000  # characters; a longer one is damaged
+AXES = ("loss", "split", "reg", "batch")  # the config groups that a label always names
 
 Config = Mapping[str, Any]
 
@@ -59,25 +62,70 @@ def _called(target: str) -> str:
 
 
 def label(config: Config) -> str:
-    """Return a readable label of a run, like loss=focal split=0.6 reg=none batch=15."""
-    return " ".join(f"{key}={value}" for key, value in axes(config).items())
+    """Return the words for a configuration without a recorded label: loss=focal split=0.6 reg=l2 reg.lambda=0.01 batch=15.
+
+    They are made of the configuration's functions and values, so a user's own option is not among them.
+    """
+    named, reg, size = axes(config), config.get("reg") or {}, config["batch"]["size"]
+    penalty = f"reg={_called(reg['penalty']['_target_'])}" if reg.get("penalty") else "reg=none"
+    lambdas = [f"reg.{key}={value:g}" for key, value in reg.items() if key.startswith("lambda") and value != "auto"]
+    lambdas += ["reg.lambda=auto"] if reg.get("lambda") == "auto" else []
+    lambdas += [f"reg.ratio={reg['ratio']:g}"] if reg.get("ratio") is not None else []
+    batch = f"batch={size}" if size in BATCHES else f"batch.size={size}"
+    return shlex.join([f"loss={named['loss']}", f"split={named['split']}", penalty, *lambdas, batch])
 
 
-def differences(configs: Sequence[Config]) -> list[str]:
-    """For each configuration, list the settings in which it differs from the others and which its label does not show."""
-    named = (
-        *(*BOOKKEEPING, "loss._target_", "loss._partial_", "reg.penalty", "reg.lambda", "reg.lambda_l1", "reg.lambda_l2"),
-        *("reg.ratio", "batch.size", "split.val_fraction", "data.reader"),
-    )
-    flat = [_flat(config, without=named) for config in configs]
-    values: dict[str, set[str]] = {key: set() for one in flat for key in one}
-    for one in flat:
-        for key in values:
-            values[key].add(repr(one.get(key)))
-    # a key that only some losses or regularisers have, always with the same value, is implied by the option's name
-    alike = {key for key in values if key.startswith(("loss.", "reg.")) and len(values[key] - {"None"}) < 2}
-    varying = sorted(key for key in values if len(values[key]) > 1 and key not in alike)
-    return [", ".join(f"{key}={one[key]}" for key in varying if key in one) for one in flat]
+def label_of(result: Mapping[str, Any]) -> str:
+    """Return the label that a run recorded (config/labels.py), or else the words for its configuration."""
+    said = result.get("label")
+    is_one = isinstance(said, str) and said.isprintable() and 0 < len(said) <= LONGEST_LABEL
+    return str(said) if is_one else label(result["config"])
+
+
+def words(label: str, *, without: Sequence[str] = ()) -> list[str]:
+    """Return the words of a label, except those that set one of the keys `without`."""
+    try:
+        found = shlex.split(label)
+    except ValueError:  # a quotation that does not end
+        found = label.split()
+    return [word for word in found if key_of(word) not in without]
+
+
+def key_of(word: str) -> str:
+    """Return the key that a word of a label sets: reg.lambda for reg.lambda=0.1 or +reg.lambda=0.1."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def with_varied(labels: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[list[str]]:
+    """Add to the words of each label the keys that other labels of the same sweep set, with the run's own value.
+
+    A label leaves out what is an option's own value, so that of optimizer.lr=1e-3,1e-4 it names the second alone; beside each
+    other both are named. A key that replaces a whole option in one label (batch.size=5 for batch=15) is added to no other.
+    """
+    of = [{key_of(word): word for word in words} for words in labels]
+    keys = dict.fromkeys(key for one in of for key in one)
+    replacing = {key for one in of for key in one if (group := key.partition(".")[0]) in AXES and group not in one}
+    found = []
+    for one, config in zip(of, configs, strict=True):
+        values = {key: _value(config, key) for key in keys if key not in one and key not in replacing}
+        more = {key: f"{key}={_written(value)}" for key, value in values.items() if not isinstance(value, Mapping | list)}
+        merged = one | more
+        found.append([merged[key] for key in keys if key in merged])
+    return found
+
+
+def _value(config: Config, key: str) -> Any:
+    """Return the value of a dotted key; an empty mapping if the configuration does not have it."""
+    node: Any = config
+    for name in key.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return {}
+        node = node[name]
+    return node
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:

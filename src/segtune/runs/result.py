@@ -44,7 +44,7 @@ from segtune.runs.files import (
 from segtune.runs.tables import csv_text, read_history
 
 # Keys of result.json, at any depth, whose values differ when a run is repeated. All other values are reproduced.
-MEASURED = ("seconds", "peak_memory_mb", "attempts", "files", "sha256")
+MEASURED = ("label", "seconds", "peak_memory_mb", "attempts", "files", "sha256")
 
 
 def is_done(folder: Path, run: str) -> bool:

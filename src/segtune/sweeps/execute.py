@@ -66,7 +66,8 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
                 from segtune.training.run import train
 
                 log.info("run %s: %s", run.run_id, run.label)
-                train(build.experiment(OmegaConf.create(run.config)), run.folder, bar=bar)
+                experiment = build.experiment(OmegaConf.create(run.config), options=run.options, label=run.label)
+                train(experiment, run.folder, bar=bar)
             except Exception as error:
                 end("failed", error=describe_failure(error))
                 raise

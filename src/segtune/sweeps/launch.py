@@ -47,14 +47,17 @@ def launch(
 
     Raises: SummaryError that lists the failed and interrupted runs, after all runs have been tried.
     """
+    axes = varied_values(runs)
     listed = [
         {
             "run_id": run.run_id,
             "folder": f"{run.folder.parent.name}/{run.folder.name}",  # relative to the folder that holds the sweep's folder
             "overrides": run.overrides,
-            "axes": identity.axes(run.config),
+            "options": run.options,
+            "label": run.label,
+            "axes": of,
         }
-        for run in runs
+        for run, of in zip(runs, axes, strict=True)
     ]
     log.info("%s", tally(runs))
     asked, folder = folder, write_sweep(folder, command=command, runs=listed, elsewhere=not is_named)
@@ -75,6 +78,14 @@ def launch(
         progress.close()
         (folder / "halt").unlink(missing_ok=True)
     _conclude(runs, failures, folder)
+
+
+def varied_values(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Return each run's loss, split, reg and batch, and its value of every other key in which the labels of the runs differ."""
+    of = [{identity.key_of(word): word.partition("=")[2] for word in identity.words(run.label)} for run in runs]
+    keys = dict.fromkeys(key for values in of for key in values)
+    shown = [key for key in keys if key in identity.AXES or len({values.get(key) for values in of}) > 1]
+    return [{key: values[key] for key in shown if key in values} for values in of]
 
 
 def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:

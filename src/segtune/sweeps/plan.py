@@ -4,9 +4,10 @@ import contextlib
 import itertools
 import json
 import logging
+import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from segtune.config import entry, rules
+from segtune.config.composing import Compose, Composed, Composer
+from segtune.config.labels import Labels
 from segtune.config.overrides import groups, has_key, quote_numbers
 from segtune.errors import InputError
 from segtune.runs import identity, inputs, layout
@@ -27,14 +30,18 @@ from segtune.runs.state import state_of
 log = logging.getLogger(__name__)
 
 MOST_FIGURES = 60  # larger sweeps draw no figure for each run (python -m segtune.report run=... draws one)
-Compose = Callable[[list[str]], DictConfig]
 
 
 @dataclass(frozen=True)
 class Run:
     """One run of a sweep.
 
-    overrides: the command-line overrides from which config is composed. folder: the run's folder. state: see state.state_of.
+    Attributes:
+        overrides: the command-line overrides from which config is composed.
+        folder: the run's folder.
+        state: see state.state_of; also `changed` for a finished run whose data or code have changed since.
+        options: config group -> chosen option.
+        label: the overrides that give the same run again (config/labels.py).
     """
 
     run_id: str
@@ -42,10 +49,8 @@ class Run:
     config: dict[str, Any]
     folder: Path
     state: str
-
-    @property
-    def label(self) -> str:
-        return identity.label(self.config)
+    options: dict[str, str] = field(default_factory=dict)
+    label: str = ""
 
     def done_in(self, folder: Path) -> "Run":
         """Return the same run as finished in another folder, whose name is the id of the run there."""
@@ -53,7 +58,13 @@ class Run:
 
     def about(self) -> dict[str, Any]:
         """Return the entries of status.json that identify the run."""
-        return {"run_id": self.run_id, "overrides": self.overrides, "config": self.config}
+        return {
+            "run_id": self.run_id,
+            "overrides": self.overrides,
+            "config": self.config,
+            "options": self.options,
+            "label": self.label,
+        }
 
 
 def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> list[list[str]]:
@@ -148,16 +159,17 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
 
     runs: dict[str, Run] = {}
     ignored: set[str] = set()
-    changed = Changed()
+    changed, composer = Changed(), Composer(compose)
+    labels = Labels(composer)
     for job in tqdm(jobs, desc="composing", leave=False, disable=None if len(jobs) > MOST_FIGURES else True):
-        cfg, overrides = _compose(job, compose, ignored)
-        config = entry.plain(cfg)
+        composed, overrides = _compose(job, composer, ignored)
+        config = entry.plain(composed.cfg)
         rules.check(config)
         readers.check_target(config["data"])
         run_id = identity.run_id(config)
         if run_id in runs:
             continue
-        folder = Path(cfg.hydra.sweep.dir) / "runs" / run_id
+        folder = Path(composed.outputs) / "runs" / run_id
         state, _ = state_of(folder, run_id)
         if state == "completed":
             try:
@@ -166,10 +178,13 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
                 state = "changed"
         elif (folder / layout.RESULT).exists() and (why := why_not_done(folder, run_id)):
             log.warning("run %s: %s", run_id, why)
-        runs[run_id] = Run(run_id, overrides, config, folder, state)
+        label = labels.of(composed.cfg, composed.options)
+        runs[run_id] = Run(run_id, overrides, config, folder, state, composed.options, label)
     for line in sorted(ignored):
         log.info(line)
-    return once(list(runs.values()), changed)
+    found = list(runs.values())
+    words = identity.with_varied([identity.words(run.label) for run in found], [run.config for run in found])
+    return once([replace(run, label=shlex.join(of)) for run, of in zip(found, words, strict=True)], changed)
 
 
 def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
@@ -234,7 +249,7 @@ def _fingerprint(changed: Changed, run: Run) -> str | None:
         return None
 
 
-def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictConfig, list[str]]:
+def _compose(job: list[str], composer: Composer, ignored: set[str]) -> tuple[Composed, list[str]]:
     """Compose a job's configuration. Overrides that belong to another option, such as reg.lambda with reg=none, are removed.
 
     Otherwise `reg=none,l2 reg.lambda=1e-4,1e-3` would fail, or would contain reg=none twice.
@@ -245,7 +260,7 @@ def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictC
     overrides = list(job)
     while True:
         try:
-            return compose(overrides), overrides
+            return composer(overrides), overrides
         except HydraException as error:
             message = str(error)
             key = message.split("'")[1] if message.startswith("Could not override '") else ""

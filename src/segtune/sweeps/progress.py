@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from segtune.errors import InputError
-from segtune.runs import identity, layout
+from segtune.runs import layout
 from segtune.runs.result import read_result
 from segtune.runs.state import epochs_done
 from segtune.runs.tables import read_history
@@ -77,8 +77,7 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 def listing(runs: Sequence[Run]) -> str:
     """Format the output of dry_run=true: a line for each run, the counts and the estimated time."""
-    others = identity.differences([run.config for run in runs])
-    lines = [f"{run.run_id}  {run.state:<11}  {run.label} {other}".rstrip() for run, other in zip(runs, others, strict=True)]
+    lines = [f"{run.run_id}  {run.state:<11}  {run.label}" for run in runs]
     seconds = estimate(runs)
     time_left = "no finished run to estimate the time from" if seconds is None else f"about {duration(seconds)}, one at a time"
     return "\n".join([*lines, f"{len(runs)} runs: {tally(runs)}; {time_left}"])

@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,9 +37,12 @@ LIGHTNING_KEYS = {
 }
 
 
-def experiment(cfg: DictConfig) -> Experiment:
+def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, label: str = "") -> Experiment:
     """Read, check and split the data of a composed configuration, and build all objects that a run needs.
 
+    Args:
+        options: config group -> chosen option, which the run records.
+        label: the overrides that give the same run again; empty: made from the configuration.
     Raises: InputError for invalid data or settings.
     """
     started = time.perf_counter()
@@ -58,6 +61,8 @@ def experiment(cfg: DictConfig) -> Experiment:
     )
     return Experiment(
         config=config,
+        options=options or {},
+        label=label or identity.label(config),
         slices=on_grid,
         split=sides,
         calibration_split=split(cfg, stored, fold=0) if cfg.split.get("fold") else sides,

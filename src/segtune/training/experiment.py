@@ -1,6 +1,6 @@
 """Experiment: the typed objects of one run. `build` creates them from a configuration, and `run` trains them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,6 +61,8 @@ class Experiment:
 
     Args:
         config: the composed configuration as plain values; it is stored in result.json and the checkpoints.
+        options: config group -> chosen option.
+        label: the overrides that give the same run again (config/labels.py).
         slices: the data set, resampled and cropped for the network.
         split: the indices of the training and validation slices.
         calibration_split: the split whose training slices are used to calibrate lambda. In cross-validation it is that of
@@ -84,6 +86,8 @@ class Experiment:
     """
 
     config: dict[str, Any]
+    options: Mapping[str, str]
+    label: str
     slices: SliceSet
     split: Split
     calibration_split: Split
@@ -109,10 +113,6 @@ class Experiment:
     @property
     def run_id(self) -> str:
         return identity.run_id(self.config)
-
-    @property
-    def label(self) -> str:
-        return identity.label(self.config)
 
     def for_calibration(self) -> "Experiment":
         """Return the experiment with seed 0, fold 0 and no compilation, so that all replicates get the same lambda."""

@@ -89,6 +89,8 @@ def describe_experiment(experiment: Experiment) -> dict[str, Any]:
         "run_id": experiment.run_id,
         "cell_id": identity.cell_id(config, fingerprint),
         "config": config,
+        "options": dict(experiment.options),
+        "label": experiment.label,
         "inputs": experiment.inputs,
         "data": describe_data(experiment.slices, experiment.split, fingerprint) | {"findings": experiment.findings},
         "tolerance_mm": experiment.tolerance_mm,

@@ -56,7 +56,9 @@ def of_set(grids: Mapping[Path, Grid], chosen: int | None = None) -> dict[Path, 
     if chosen is not None:
         for path, grid in grids.items():
             if len(grid.shape) < 3 and chosen != LAST:
-                raise InputError(f"{path}: the file holds a single plane, so axis {chosen} cannot count its slices. Remove {KEY} or the file.")
+                raise InputError(
+                    f"{path}: the file holds a single plane, so axis {chosen} cannot count its slices. Remove {KEY} or the file."
+                )
         return dict.fromkeys(grids, chosen)
     found = {path: of_volume(path, grid) for path, grid in grids.items()}
     by_spacing = {one.axis for one in found.values() if one.decided_by == "spacing"}

@@ -17,7 +17,9 @@ COLOURED = {"P", "PA", "RGB", "RGBA", "LA"}  # Pillow's modes that `coded` accep
 COLOUR = 1 << 32  # a colour that is not grey has the code COLOUR + 0xRRGGBB, which is above all grey values
 WHITE = 255
 NEAR = 1 / 16  # how far lossy compression or smoothing moves a mask's values, as a fraction of the brightest value
-PURE = 0.95  # a mask was drawn with two values if at least this fraction of its pixels is near black or near the brightest value
+PURE = (
+    0.95  # a mask was drawn with two values if at least this fraction of its pixels is near black or near the brightest value
+)
 MOST_COLOURS = 256  # background colours are remembered only for masks with at most this many colours
 
 
@@ -105,9 +107,7 @@ class Structure:
             if len(seen) > 1:
                 (one, where), (other, _) = [*seen.items()][:2]
                 kind = "values" if max(one, other) < COLOUR else "colours"
-                message = (
-                    f"data.target=foreground, but besides 0 the masks hold the {kind} {shown(one)} ({where.name}) and {shown(other)}"
-                )
+                message = f"data.target=foreground, but besides 0 the masks hold the {kind} {shown(one)} ({where.name}) and {shown(other)}"
                 raise InputError(f"{path}: {message}. {_cure(one, other, values[-1])}")
         return taken
 

@@ -46,7 +46,9 @@ def read(path: Path) -> NDArray[np.float64]:
         points.append((x, y))
         at.append(number)
     if len(points) > MAX_POINTS:
-        raise InputError(f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Check whether it is a contour, and restore it.")
+        raise InputError(
+            f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Check whether it is a contour, and restore it."
+        )
     if len({*points}) < 3:
         raise InputError(f"{path}: a contour needs at least 3 different points, but this one has {len({*points})}. Restore it.")
     _check_single(path, points, at)
@@ -130,7 +132,9 @@ def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.boo
     check_inside(contour, shape)
     inside: NDArray[np.bool_] = winding(contour, shape) % 2 == 1
     if not inside.any():
-        raise InputError("the contour encloses no pixel centre: it is smaller than a pixel, or its points lie on a line. Restore it.")
+        raise InputError(
+            "the contour encloses no pixel centre: it is smaller than a pixel, or its points lie on a line. Restore it."
+        )
     return inside
 
 
@@ -209,7 +213,9 @@ RASTERISERS: dict[str | None, Rasteriser] = {None: mask, "pil": mask_pil}
 def rasteriser(masks: str | None) -> Rasteriser:
     """Return the function that makes masks from contours. Args: masks: None for `mask`, or "pil" for `mask_pil`."""
     if masks not in RASTERISERS:
-        raise InputError(f"data.masks={masks}: choose null (a pixel is in the mask if its centre is inside the contour) or pil (as published).")
+        raise InputError(
+            f"data.masks={masks}: choose null (a pixel is in the mask if its centre is inside the contour) or pil (as published)."
+        )
     return RASTERISERS[masks]
 
 

@@ -103,7 +103,9 @@ def read(path: Path) -> tuple[NDArray[np.float32], Header]:
     names.check_file(path, MAX_BYTES)
     dataset = _dataset(path, TAGS)
     if (n := _n_frames(path, dataset)) != 1:
-        raise InputError(f"{path}: expected one grey image, not {n} frames (NumberOfFrames). Store each frame in a file of its own.")
+        raise InputError(
+            f"{path}: expected one grey image, not {n} frames (NumberOfFrames). Store each frame in a file of its own."
+        )
     ((_, image, header),) = _images(path, dataset, [0])
     return image, header
 
@@ -127,7 +129,9 @@ def read_places(path: Path) -> list[Place]:
     dataset = _dataset(path, [*PLACE, *IDENTITY], stop_before_pixels=True)
     with explained(path):
         kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
-        if kind.name != kind and "Image Storage" not in kind.name:  # a known DICOM object without an image, such as a directory or a report
+        if (
+            kind.name != kind and "Image Storage" not in kind.name
+        ):  # a known DICOM object without an image, such as a directory or a report
             return []
         shape = tuple(int(n) for name in ("Rows", "Columns") for n in _numbers(dataset, name))
         person, study, series = (
@@ -227,7 +231,9 @@ def _images(
         with explained(path, missing):
             pixels = next(decoded)
         if pixels.shape != shape:
-            raise InputError(f"{path}: its number of pixels is not the {shape[0]} x {shape[1]} in its header. Copy the file again.")
+            raise InputError(
+                f"{path}: its number of pixels is not the {shape[0]} x {shape[1]} in its header. Copy the file again."
+            )
         tags = _tags_of(path, dataset, frame)
         with explained(path):
             image = grey.values(path, pixels, tags, little_endian=is_little_endian)

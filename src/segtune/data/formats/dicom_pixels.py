@@ -50,7 +50,9 @@ def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tup
                 dataset.PixelData = content[:n_bytes]
     if is_too_long:
         images = f"{n_frames} images of " if n_frames > 1 else ""
-        raise InputError(f"{path}: it holds more than the {images}{rows} x {columns} pixels in its header. Copy the file again.")
+        raise InputError(
+            f"{path}: it holds more than the {images}{rows} x {columns} pixels in its header. Copy the file again."
+        )
     return rows, columns
 
 

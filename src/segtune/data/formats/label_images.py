@@ -136,7 +136,11 @@ def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
     if len(unknown):
         known = [str(value) for value in sorted(labels.known)]
         only = ", ".join(known[:MOST_SHOWN]) + (", ..." if len(known) > MOST_SHOWN else "")
-        cure = f"The header scales its values ({scaled}). Save the labels as integers, unscaled." if scaled else "Correct the wrong one."
+        cure = (
+            f"The header scales its values ({scaled}). Save the labels as integers, unscaled."
+            if scaled
+            else "Correct the wrong one."
+        )
         raise InputError(
             f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not define (only {only}). {cure}"
         )

@@ -67,7 +67,9 @@ def by_stem(paths: list[Path]) -> dict[str, Path]:
         if not path.is_file():
             raise InputError(f"{path}: this is a folder, but it is named like a NIfTI file. Move it elsewhere.")
         if name in found:
-            raise InputError(f"{path} and {found[name]} are files of the same image. Keep the correct one, and move the other elsewhere.")
+            raise InputError(
+                f"{path} and {found[name]} are files of the same image. Keep the correct one, and move the other elsewhere."
+            )
         found[name] = path
     return found
 

@@ -77,7 +77,9 @@ def read(path: Path, file: io.BufferedIOBase, n_channels: int) -> Header:
             f"{MAX_BYTES / 2**30:g} GiB is not read. If it is really so large, crop or resample it first; if not, copy it again."
         )
     if not kind.sizeof_hdr <= offset <= kind.sizeof_hdr + MAX_EXTENSION_BYTES:
-        raise InputError(f"{path}: the header says that pixels begin at byte {offset}, which is impossible. Copy the file again.")
+        raise InputError(
+            f"{path}: the header says that pixels begin at byte {offset}, which is impossible. Copy the file again."
+        )
     _check_geometry(path, zooms, affine)
     return Header(shape, dtype, offset, scale, zooms, affine, header)
 
