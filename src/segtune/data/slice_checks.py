@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from segtune.data import findings, splits
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
-from segtune.errors import InputError
+from segtune.errors import InputError, as_typed
 
 TINY_PX = 10  # in a structure with fewer pixels, a single pixel changes its Dice by 0.05 or more
 TELLING_PX = 100  # masks with at least this many pixels are not equal by coincidence
@@ -45,7 +45,8 @@ def for_run(
         first, kinds = refused[0], sorted({one.kind for one in refused})
         others = f" It is the first of {len(refused)} errors." if len(refused) > 1 else ""
         on = f", or continue in spite of them with data.allow=[{','.join(kinds)}]" if {*kinds} <= {*findings.ALLOWABLE} else ""
-        raise InputError(f"{findings.place(first)}: {first.message}{others} List them all with python -m segtune.check{on}.")
+        check = as_typed("python -m segtune.check")
+        raise InputError(f"{findings.place(first)}: {first.message}{others} List them all with {check}{on}.")
     return [asdict(one) for one in found]
 
 

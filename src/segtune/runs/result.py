@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from segtune.errors import InputError
+from segtune.errors import InputError, as_typed
 from segtune.runs import layout, schema
 from segtune.runs.files import (
     LARGEST_JSON,
@@ -146,7 +146,7 @@ def verify_files(folder: Path, result: Mapping[str, Any], names: Iterable[str]) 
     for name in damaged_files(folder, result, names=names, contents=True):
         raise InputError(
             f"{folder / name}: damaged (it is missing, or has changed since the run wrote it). Start the run's command again "
-            "(python -m segtune, not its sweep's), which writes it again, or copy the run's folder again."
+            f"({as_typed('python -m segtune')}, not its sweep's), which writes it again, or copy the run's folder again."
         )
 
 
