@@ -3,7 +3,7 @@
 import math
 import shlex
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -195,7 +195,7 @@ class Sweep:
         commands: the command of each sweep.
         studies: the value of study= in each command; empty if the command has none.
         n_listed: the number of runs that the sweeps list, finished or not.
-        states: state -> number of runs, for runs that are not finished.
+        unfinished: run -> state, for runs that are not finished.
         failures: (run, message). left_out: damaged or repeated runs: (run, reason).
     """
 
@@ -206,6 +206,11 @@ class Sweep:
     records: tuple[Record, ...]
     cells: tuple[Cell, ...]
     axes: tuple[str, ...]
-    states: Mapping[str, int]
+    unfinished: Mapping[str, str]
     failures: tuple[tuple[str, str], ...]
     left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """State -> number of runs, for runs that are not finished."""
+        return Counter(self.unfinished.values())
