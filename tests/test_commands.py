@@ -280,6 +280,7 @@ def test_a_wheel_works_from_another_directory(tmp_path):
     where = [sys.executable, "-c", "import segtune; print(segtune.__file__)"]
     found = subprocess.run(where, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(site)}, check=True)
     assert found.stdout.startswith(str(site))
+    assert (site / "segtune" / "py.typed").is_file()
     ended = segtune("loss=focal", "split=0.6", "-m", *TINY, "reg=none", PYTHONPATH=str(site))
     assert ended.returncode == 0, ended.stderr
     assert len(done_runs()) == 2

@@ -1,11 +1,16 @@
 """The versions that an installation may have."""
 
 import importlib.util
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
+
+import segtune
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -58,3 +63,34 @@ def test_advisories_of_a_pinned_version_fail_and_a_list_that_cannot_be_had_is_sa
     for answer in (unreachable, lambda question: {"results": [{}]}, lambda question: []):
         assert advisories.main(path, answer) == 0
         assert "the list cannot be had" in capsys.readouterr().out
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    pins = dict(advisories.pinned((ROOT / "constraints-oldest.txt").read_text().lower()))
+    tools = [*map(Requirement, PROJECT["optional-dependencies"]["dev"])]
+    bounds = {**BOUNDS, **{tool.name: tool.specifier for tool in tools}}
+    lowest = {name: Version(one.version) for name, bound in bounds.items() for one in bound if one.operator == ">="}
+    assert lowest == {name: Version(pins[name]) for name in bounds}
+
+
+def test_changelog_citation_and_package_name_one_version():
+    newest = re.search(r"^## \[(\d[^]]*)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["version"], cited["date-released"]) == newest.groups()
+    assert segtune.__version__ == cited["version"]
+
+
+def test_pre_commit_runs_the_pinned_ruff():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    pinned = f"ruff=={dict(advisories.pinned((ROOT / 'constraints.txt').read_text()))['ruff']}"
+    assert [hook["additional_dependencies"] for hook in hooks if hook["language"] == "python"] == [[pinned]] * 2
+
+
+def test_the_workflow_runs_on_the_oldest_and_the_newest_python_that_the_package_names():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
+    oldest, newest = jobs["test"]["strategy"]["matrix"]["include"]
+    named = [one.rpartition(" ")[2] for one in PROJECT["classifiers"] if one.startswith("Programming Language")]
+    assert [oldest["python"], newest["python"]] == [named[0], named[-1]]
+    assert PROJECT["requires-python"] == f">={oldest['python']}"
+    assert (ROOT / oldest["constraints"]).is_file()
+    assert (ROOT / newest["constraints"]).is_file()

@@ -75,7 +75,7 @@ def dropped_convolution(x: Tensor, weight: Tensor, bias: Tensor, p: float) -> Te
         return F.conv2d(F.dropout(x, p), weight, bias, padding=1)
     seed = int(torch.randint(2**63 - 1, ()))
     zeros = torch.from_numpy(zeros_among(x.numel(), p, seed))
-    result: Tensor = _DroppedConvolution.apply(x, weight / (1 - p), bias, zeros)[1]
+    result: Tensor = _DroppedConvolution.apply(x, weight / (1 - p), bias, zeros)[1]  # type: ignore[no-untyped-call] # torch has no types for it
     return result
 
 
@@ -119,7 +119,7 @@ def norm_relu(x: Tensor, norm: nn.BatchNorm2d, bias: Tensor) -> Tensor:
     if not (on_cpu(x) and x.is_contiguous(memory_format=torch.channels_last)):
         statistics = (norm.running_mean, norm.running_var)
         return F.batch_norm(x, *statistics, norm.weight, bias, True, norm.momentum, norm.eps).relu_()
-    y, mean, variance = _NormReLU.apply(x, norm.weight, bias, norm.eps)
+    y, mean, variance = _NormReLU.apply(x, norm.weight, bias, norm.eps)  # type: ignore[no-untyped-call] # as above
     n = x.numel() // x.shape[1]
     with torch.no_grad():
         norm.running_mean.lerp_(mean.to(x.dtype), norm.momentum)
@@ -179,7 +179,8 @@ class _NormReLU(torch.autograd.Function):
 def rows(x: Tensor) -> tuple[Tensor, ...]:
     """Split a channels_last tensor into pieces of about PIECE elements; each piece is (n, C), one row per pixel."""
     channels = x.shape[1]
-    return x.permute(0, 2, 3, 1).view(-1, channels).split(max(1, PIECE // channels))
+    pieces: tuple[Tensor, ...] = x.permute(0, 2, 3, 1).view(-1, channels).split(max(1, PIECE // channels))
+    return pieces
 
 
 def dense(x: Tensor) -> bool:

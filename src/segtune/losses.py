@@ -108,7 +108,8 @@ def focal_tversky(
     Source: Abraham and Khan, A novel focal Tversky loss function, ISBI 2019. MONAI's AsymmetricFocalTverskyLoss is not used,
         because it needs two channels of probabilities.
     """
-    return ((_tversky(logits, target, alpha, beta) + SLACK) ** gamma - SLACK**gamma).mean()
+    values: Tensor = (_tversky(logits, target, alpha, beta) + SLACK) ** gamma - SLACK**gamma
+    return values.mean()
 
 
 def _tversky(logits: Tensor, target: Tensor, alpha: float | None, beta: float) -> Tensor:

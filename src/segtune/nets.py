@@ -57,13 +57,14 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         skips = []
-        x = self.down[0](image.flip(2, 3))
+        x: Tensor = self.down[0](image.flip(2, 3))
         for level in self.down[1:]:
             skips.append(x)
             x = level(self.pool(x))
         for up, merge in zip(self.up, self.merge, strict=True):
             x = merge(torch.cat([up(x), skips.pop()], dim=1))
-        return self.head(x).flip(2, 3)
+        logits: Tensor = self.head(x)
+        return logits.flip(2, 3)
 
 
 def blocks(in_channels: int, out_channels: int, bn_momentum: float, dropout: float, n: int) -> nn.Module:

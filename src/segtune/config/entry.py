@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from segtune.config import usage
+from segtune.config import CONF, usage
 from segtune.config.explain import causes, explain
-from segtune.config.overrides import CONF, arguments, at_home, expanded, quote_numbers
+from segtune.config.overrides import arguments, at_home, expanded, quote_numbers
 from segtune.config.rules import check
 from segtune.errors import Interrupted, SummaryError, printable
 from segtune.runs import identity

@@ -7,7 +7,8 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segtune.config.overrides import CONF, as_number, dotted_keys, groups, has_key, option_file
+from segtune.config import CONF
+from segtune.config.overrides import as_number, dotted_keys, groups, has_key, option_file
 from segtune.errors import InputError, as_typed
 
 NOT_OF_A_DISK = (BlockingIOError, ChildProcessError, ConnectionError, InterruptedError, ProcessLookupError, TimeoutError)

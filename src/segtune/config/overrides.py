@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from segtune.config import CONF, plugins
-from segtune.config.rules import is_number
+from segtune.config.option_rules import is_number
 from segtune.errors import InputError
 
 

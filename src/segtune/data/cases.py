@@ -218,6 +218,6 @@ def _in_order(mine: Mapping[Key, Volume]) -> list[Key]:
 def _size(slices: Iterable[Slice]) -> float:
     """The volume of the expert's mask [ml], or its summed area [mm^2 / 1000] if the distance between slices is unknown."""
     return sum(
-        item.mask.sum() * item.spacing_mm[0] * item.spacing_mm[1] * (1.0 if item.gap_mm is None else item.gap_mm) / 1000
+        int(item.mask.sum()) * item.spacing_mm[0] * item.spacing_mm[1] * (1.0 if item.gap_mm is None else item.gap_mm) / 1000
         for item in slices
     )

@@ -119,7 +119,8 @@ class Plane:
 def _ellipse(x: Array, y: Array, a: float, b: float) -> Array:
     """Distance to an axis-parallel ellipse around the origin (first-order, exact on the outline)."""
     radius = np.hypot(x / a, y / b)
-    return radius * (radius - 1) / (np.hypot(x / a**2, y / b**2) + 1e-6)
+    distance: Array = radius * (radius - 1) / (np.hypot(x / a**2, y / b**2) + 1e-6)
+    return distance
 
 
 def _union(a: Array, b: Array, blend_mm: float) -> Array:
@@ -160,7 +161,8 @@ def contour(distance: Array, level_mm: float) -> NDArray[np.float64]:
 
 def _bumps(n: int, centres: NDArray[np.float64], sigma: NDArray[np.float64] | float) -> Array:
     """(n, len(centres)) Gaussians at n pixels; centres and sigma [pixels]."""
-    return np.exp(-0.5 * ((np.arange(n)[:, None] - centres) / sigma) ** 2).astype(np.float32)
+    bumps: Array = np.exp(-0.5 * ((np.arange(n)[:, None] - centres) / sigma) ** 2).astype(np.float32)
+    return bumps
 
 
 def _texture(rng: np.random.Generator, shape: tuple[int, int], grain_mm: float) -> Array:
@@ -168,7 +170,8 @@ def _texture(rng: np.random.Generator, shape: tuple[int, int], grain_mm: float) 
     grain = grain_mm * max(shape) / FIELD_MM
     down, across = (_bumps(n, np.arange(-1, n / grain + 2) * grain, grain) for n in shape)
     down, across = (bumps / np.linalg.norm(bumps, axis=1, keepdims=True) for bumps in (down, across))
-    return down @ rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32) @ across.T
+    texture: Array = down @ rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32) @ across.T
+    return texture
 
 
 def _vessels(rng: np.random.Generator, shape: tuple[int, int], n: int) -> Array:
@@ -177,7 +180,8 @@ def _vessels(rng: np.random.Generator, shape: tuple[int, int], n: int) -> Array:
     down, across = (_bumps(side, rng.uniform(0, side, n), sigma) for side in shape)
     lines, gaps = _texture(rng, shape, 7.0), _texture(rng, shape, 9.0)
     along = np.clip(1 - 5 * np.abs(lines), 0, 1) * np.clip(gaps - 0.7, 0, 1)
-    return (down * rng.uniform(0.2, 1, n)) @ across.T + 0.6 * along
+    vessels: Array = (down * rng.uniform(0.2, 1, n)) @ across.T + 0.6 * along
+    return vessels
 
 
 def _over(image: Array, distance: Array, signal: Array | float, soft_mm: float) -> None:
@@ -211,7 +215,8 @@ def paint(p: Patient, index: int, phase: int) -> tuple[Array, Array]:
 
 
 def _fat(p: Patient, plane: Plane) -> Array:
-    return p.fat * (0.8 + 0.07 * plane.medium + 0.12 * plane.coarse + 0.05 * plane.fine)
+    shade: Array = 0.8 + 0.07 * plane.medium + 0.12 * plane.coarse + 0.05 * plane.fine
+    return p.fat * shade
 
 
 def _paint_fat(p: Patient, plane: Plane, image: Array, heart: Array, depth: Array) -> None:
@@ -299,4 +304,5 @@ def acquire(p: Patient, signal: Array, rng: np.random.Generator) -> NDArray[np.u
     window = (down[:, None] * across[None, :]).astype(np.float32)
     noise = rng.standard_normal((2, *p.shape), dtype=np.float32) * p.noise / np.sqrt(np.mean(window**2))
     echo = fft.ifft2(fft.fft2(signal + noise[0] + 1j * noise[1]) * window)
-    return np.round(np.abs(echo) * p.gain).astype(np.uint16)
+    grey: NDArray[np.uint16] = np.round(np.abs(echo) * p.gain).astype(np.uint16)
+    return grey

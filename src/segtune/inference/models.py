@@ -57,7 +57,8 @@ class Trained:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        return self.result["config"]
+        config: Mapping[str, Any] = self.result["config"]
+        return config
 
     @property
     def target(self) -> str:

@@ -38,7 +38,8 @@ class SurfaceDistances(NamedTuple):
 
 def boundary(mask: Mask) -> Mask:
     """Return the True pixels that touch a False pixel or the edge of the image. Args: mask: (H, W) or (D, H, W) bool."""
-    return mask & ~ndimage.binary_erosion(mask)
+    inner: Mask = ndimage.binary_erosion(mask)
+    return mask & ~inner
 
 
 def surface_distances(pred: Mask, true: Mask, *, spacing_mm: Sequence[float]) -> SurfaceDistances:

@@ -9,7 +9,8 @@ from segtune.report import stats
 from segtune.report.claims import Contrast
 from segtune.report.penalties import same_number
 from segtune.report.records import FAMILY, Cell, Facts, Record
-from segtune.report.stats import EQUIVALENCE, Floats
+from segtune.report.scores import Floats
+from segtune.report.stats import EQUIVALENCE
 
 Weighted = tuple[float, str, Floats]  # coefficient, label, values of runs
 

@@ -91,7 +91,8 @@ def slices(cfg: DictConfig) -> SliceSet:
     """Read the data set with the reader that cfg.data names, without resampling or cropping. Raises: InputError."""
     readers.check_target(cfg.data)
     try:
-        return instantiate(cfg.data.reader)
+        data: SliceSet = instantiate(cfg.data.reader)
+        return data
     except InstantiationException as error:
         if not isinstance(error.__cause__, InputError):
             raise
@@ -124,7 +125,8 @@ def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
 
 def network(model: DictConfig | dict[str, Any]) -> nn.Module:
     """Build a new network from cfg.model, in the memory format with the fastest convolutions (channels last)."""
-    return instantiate(model).to(memory_format=torch.channels_last)
+    net: nn.Module = instantiate(model).to(memory_format=torch.channels_last)
+    return net
 
 
 def _penalty(cfg: DictConfig) -> Penalty | None:
@@ -157,7 +159,7 @@ def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
     Args: key: the key of cfg in the configuration, for error messages.
     Raises: InputError if a `_partial_` function does not accept the given arguments, before it is first called.
     """
-    function = instantiate(cfg)
+    function: Callable[..., Any] = instantiate(cfg)
     try:
         inspect.signature(function)
     except ValueError as error:

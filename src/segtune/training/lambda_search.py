@@ -130,7 +130,8 @@ def _loss(module: Segmenter, data: Batch, index: Any) -> Tensor:
 def _norm(value: Tensor, module: Segmenter) -> Tensor:
     """Compute the Euclidean norm of a value's gradient with respect to the regularised parameters."""
     gradients = torch.autograd.grad(value, module.regularized_parameters)
-    return torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    norm: Tensor = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    return norm
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ class Segmenter(pl.LightningModule):
         return [optimizer], [self.scheduler(optimizer)] if self.scheduler else []
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.net(image).float()
+        logits: Tensor = self.net(image)
+        return logits.float()
 
     def penalties(self) -> tuple[Tensor, Tensor]:
         """Compute the penalty without and with the factor lambda; zeros if there is no penalty."""
