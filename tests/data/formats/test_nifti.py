@@ -159,7 +159,7 @@ IMAGES = {  # array, settings, message
     "no spacing": (volumes.pixels(1), {"pixdim": [1, 0, 0.8, 9, 0, 0, 0, 0]}, r"\b0 x 0.8 x 9 mm \(pixdim\)"),
     "negative spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, 0.8, -9, 0, 0, 0, 0]}, r"\b0.7 x 0.8 x -9 mm \(pixdim\)"),
     "NaN spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, np.nan, 9, 0, 0, 0, 0]}, r"\b0.7 x nan x 9 mm \(pixdim\)"),
-    "another affine": (volumes.pixels(1), {"srow_x": [-5, 0, 0, 0]}, r"\baffine\b.*\b5 x 0.8 x 9 mm\b.*\bpixdim\b.*\b0.7 x 0.8 x 9 mm\b"),
+    "another affine": (volumes.pixels(1), {"srow_x": [-5, 0, 0, 0]}, "affine .* 5 x 0.8 x 9 mm.*pixdim .*0.7 x 0.8 x 9"),
     "NaN affine": (volumes.pixels(1), {"srow_x": [np.nan, 0, 0, 0]}, r"\baffine\b.*\bspan\b"),
     "sheared affine": (volumes.pixels(1), {"srow_x": [-0.7, 0, 5.2, 0], "srow_z": [0, 0, 7.35, 0]}, "sheared"),
     "infinite affine": (volumes.pixels(1), {"srow_x": [np.inf, 0, 0, 0]}, r"\baffine\b.*\bspan\b"),
