@@ -401,7 +401,7 @@ def test_choices_that_shape_the_scores_are_among_what_is_told(folder):
         group, _, name = key.partition(".")
         edited(folder, lambda result, of=group, name=name, value=value: result["config"][of].update({name: value}))
         assert said() == {*list(told)[:number]}
-    assert re.search(r"\bresampled\b.*\b1\.25 mm\b", row(page(folder), "before")[1])
+    assert re.search(r"\bresampled\b.*\b1\.25 mm\b", row(page(folder), "preprocessing")[1])
 
 
 def test_leaks_and_allowed_errors_are_told_before_all_else_and_among_the_limits(folder):

@@ -154,7 +154,8 @@ def test_a_thousand_runs_are_read_without_torch():
 
 
 def test_listing_shows_what_differs():
-    runs = [plan.Run(str(seed), [], CONFIG | {"seed": seed}, Path("outputs/runs") / str(seed), "missing") for seed in (1, 2)]
+    label = "loss=bce split=0.2 reg=none batch=15 seed="
+    runs = [plan.Run(str(n), [], CONFIG, Path("outputs/runs") / str(n), "missing", {}, f"{label}{n}") for n in (1, 2)]
     lines = listing(runs).split("\n")
     assert lines[0] == "1  missing      loss=bce split=0.2 reg=none batch=15 seed=1"
     assert re.findall(r"\d+", lines[-1]) == ["2", "0", "0", "0", "2"]  # runs: done, to resume, failed, to run; no time

@@ -1,4 +1,4 @@
-"""Hydra's door to segtune.sweep. A namespace package: Hydra looks for plugins only here."""
+"""Hydra plugin that runs segtune's sweeps. Hydra finds plugins only in the namespace package hydra_plugins."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 
 class GridSweeper(Sweeper):
-    """Sweeps a union of grids: conf/hydra/sweeper/grid.yaml."""
+    """Hydra sweeper for a union of grids, configured by conf/hydra/sweeper/grid.yaml. The logic is in segtune.sweeps."""
 
     def __init__(self, grids: Sequence[Mapping[str, Any]]) -> None:
         self.grids = grids
@@ -28,7 +28,7 @@ class GridSweeper(Sweeper):
         self._folder = Path(config.hydra.sweep.dir) / str(name)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from segtune.config import rules  # Hydra imports every plugin at every start, this one's logic only when it is used
+        from segtune.config import rules  # imported here, because Hydra imports every plugin at every start
         from segtune.sweeps import plan
         from segtune.sweeps.launch import launch
         from segtune.sweeps.progress import listing
@@ -45,12 +45,12 @@ class GridSweeper(Sweeper):
         launch(runs, self._folder, command, start, on_failure=self._config.on_failure, is_named=is_named)
 
     def _start_elsewhere(self, runs: Any, about: Any) -> dict[str, dict[str, str]]:
-        """Another launcher of Hydra's (basic, joblib) gets what it knows: overrides."""
+        """Start the runs with one of Hydra's own launchers (basic, joblib), which accept only overrides."""
         from segtune.errors import InputError
         from segtune.sweeps.execute import describe_failure
 
         if about.halt:
-            raise InputError("on_failure=stop: this hydra/launcher starts all runs; choose serial, local or slurm.")
+            raise InputError("on_failure=stop: this hydra/launcher always starts all runs. Choose serial, local or slurm.")
         figures = [] if all(run.config["figures"] for run in runs) else ["figures=false"]
         returned = self._launcher.launch([run.overrides + figures for run in runs], initial_job_idx=0)
         pairs = zip(runs, returned, strict=True)

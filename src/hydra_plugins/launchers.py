@@ -1,4 +1,7 @@
-"""Hydra's doors to segtune.workers: conf/hydra/launcher. They start the runs that segtune's own sweeper hands them."""
+"""Hydra launchers that start the runs of a sweep, configured by conf/hydra/launcher. The logic is in segtune.sweeps.
+
+They work only with segtune's own sweeper, hydra/sweeper=grid.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +13,18 @@ from omegaconf import DictConfig
 
 
 class SerialLauncher(Launcher):
-    """The runs one after another in this process."""
+    """Starts the runs one after another in this process."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        pass  # a run arrives with its whole configuration
+        pass  # nothing to set up, because each run already contains its whole configuration
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from segtune.errors import InputError
 
-        raise InputError("hydra/launcher: serial, local and slurm need hydra/sweeper=grid; with another sweeper choose basic.")
+        raise InputError(
+            "hydra/launcher: serial, local and slurm work only with hydra/sweeper=grid. With another sweeper, choose "
+            "hydra/launcher=basic."
+        )
 
     def start(self, runs: Any, sweep: Any) -> Any:
         from segtune.sweeps.serial import run_serially
@@ -27,7 +33,7 @@ class SerialLauncher(Launcher):
 
 
 class LocalLauncher(SerialLauncher):
-    """Several processes on this machine."""
+    """Runs several processes at a time on this machine."""
 
     def __init__(self, workers: int | None, per_gpu: int) -> None:
         self._n, self._per_gpu = workers, per_gpu
@@ -39,7 +45,7 @@ class LocalLauncher(SerialLauncher):
 
 
 class SlurmLauncher(SerialLauncher):
-    """Job arrays on a Slurm cluster."""
+    """Submits the runs as job arrays to a Slurm cluster."""
 
     def __init__(self, pack: int, wait: bool, gpus: int, cpus: int, setup: Sequence[str], extra: Any, **sbatch: Any) -> None:
         self._pack, self._wait = pack, wait

@@ -1,3 +1,3 @@
-"""Which loss, split, regulariser strength and batch size to train a segmentation network with, decided with evidence."""
+"""Compare losses, data splits, regulariser strengths and batch sizes for training medical segmentation networks."""
 
 __version__ = "0.1.0"

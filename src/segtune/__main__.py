@@ -1,37 +1,48 @@
-"""python -m segtune: one run; with -m a sweep."""
+"""python -m segtune: train one run, or a sweep of runs with the flag -m."""
 
 from contextlib import suppress
 from pathlib import Path
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from segtune.config import entry
+from segtune.config import composing, entry, labels
 from segtune.errors import InputError
 from segtune.runs import identity
 from segtune.runs.state import state_of
 
 
 def run(cfg: DictConfig) -> None:
-    """Train one run, unless it is done."""
+    """Train one run. A run that is already done is not trained again."""
     from segtune.sweeps import plan
     from segtune.sweeps.execute import execute
     from segtune.sweeps.progress import listing
 
     config, about = entry.plain(cfg), HydraConfig.get()
     if config["name"] is not None and about.mode is RunMode.RUN:
-        raise InputError(f"name={config['name']}: it names a sweep's folder; a run's is its id. Add -m, or leave it out.")
+        raise InputError(
+            f"name={config['name']}: only a sweep can have a name. The folder of a single run is named after its run id. "
+            "Add -m to start a sweep, or leave name out."
+        )
     folder, run_id = Path(about.runtime.output_dir), identity.run_id(config)
-    one = plan.Run(run_id, list(about.overrides.task), config, folder, state_of(folder, run_id)[0])
+    options = composing.options_of(about.runtime.choices)
+    label = labels.Labels(_compose).of(cfg, options)
+    one = plan.Run(run_id, list(about.overrides.task), config, folder, state_of(folder, run_id)[0], options, label)
     [one] = plan.once([one], plan.Changed())
-    if one.folder != folder:  # done with these data from elsewhere; Hydra has made the folder that this run would have had
+    if one.folder != folder:  # the run was found done in another folder, so the empty one that Hydra created is removed
         with suppress(OSError):
             folder.rmdir()
     if cfg.dry_run:
         print(listing([one]))
     else:
         execute(one)
+
+
+def _compose(overrides: list[str]) -> composing.Composed:
+    """Compose another configuration than this run's, from the same folders of options."""
+    return composing.Composed.of(hydra.compose("config", overrides, return_hydra_config=True))
 
 
 if __name__ == "__main__":

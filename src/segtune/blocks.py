@@ -1,4 +1,4 @@
-"""Layers that make the networks fast on a CPU and exact: the same functions as torch's, computed otherwise."""
+"""Layers equivalent to torch's (convolution, batch norm, ReLU, dropout), but faster and more exact on CPUs."""
 
 import math
 from typing import Any
@@ -10,18 +10,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-PIECE = 2**19  # numbers that are worked on at a time: few enough to stay in the cache
+PIECE = 2**19  # number of elements processed at a time, small enough to stay in the processor's cache
 
 
 class Block(nn.Sequential):
-    """Dropout of the input, 3x3 same convolution, batch norm (eps 1e-3 as in Keras), ReLU.
+    """Dropout of the input, 3x3 convolution with "same" padding, batch norm (eps 1e-3 as in Keras), and ReLU.
 
-    Evaluated as one convolution and ReLU. In training on a CPU in channels_last, as fewer and more exact operations than the
-    layers one by one; dropout works in place, so the input must be needed by nothing else (autograd says so where it is). The
-    convolution's bias gets the gradient that it has, zero, for batch norm takes it out again; computed, that would be
-    rounding errors, which Adam scales up to whole steps.
+    In evaluation mode, batch norm is folded into the weights of the convolution. In training on a CPU with tensors in
+    channels_last, the layers are fused into fewer and more exact operations.
 
-    Args: bn_momentum: weight of the new batch in the running statistics. dropout: probability of zeroing an element.
+    Dropout modifies the input in place, so no other operation may need the input in its backward pass; autograd raises an
+    error if one does.
+
+    In training, the gradient of the convolution's bias is set to exactly zero. This is its true value, because batch norm
+    subtracts the mean and with it the bias. A computed gradient would consist of rounding errors, which Adam would scale up
+    to steps of full size.
+
+    Args:
+        bn_momentum: weight of the current batch in the running statistics.
+        dropout: probability of setting an element of the input to zero.
     """
 
     def __init__(self, in_channels: int, out_channels: int, bn_momentum: float, dropout: float = 0.0) -> None:
@@ -49,17 +56,18 @@ class Block(nn.Sequential):
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether x is of the kind that the functions below are written for; torch's own are better for all others."""
+    """Return whether x can use the CPU implementations in this module; in all other cases torch's own are better."""
     usual = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     return x.device.type == "cpu" and usual and not torch.compiler.is_compiling()
 
 
 def dropped_convolution(x: Tensor, weight: Tensor, bias: Tensor, p: float) -> Tensor:
-    """The 3x3 same convolution of x after dropout: each element zero with probability p, the others times 1 / (1 - p).
+    """Apply dropout to x, then a 3x3 convolution with "same" padding. May modify x in place.
 
-    On a CPU it draws the gaps between zeros, which are geometric, and not a number per element: the same distribution,
-    exactly, several times as fast at small p. The generator is seeded from torch's global one at each call. The factor goes
-    to the weights, which are fewer. Zeroes x in place.
+    Dropout sets each element to zero with probability p and multiplies the others by 1 / (1 - p). On a CPU, the function draws
+    the gaps between zeros, which are geometrically distributed, instead of one random number per element. This has exactly the
+    same distribution and is several times as fast for small p. Each call seeds its own generator from torch's global one.
+    The factor 1 / (1 - p) is applied to the weights, because they have fewer elements than x.
     """
     if p == 0:
         return F.conv2d(x, weight, bias, padding=1)
@@ -72,7 +80,7 @@ def dropped_convolution(x: Tensor, weight: Tensor, bias: Tensor, p: float) -> Te
 
 
 class _DroppedConvolution(torch.autograd.Function):
-    """x, in place, with zeros at these positions in memory; its convolution."""
+    """Set the elements of x at the memory positions `zeros` to 0, in place. Return x and its convolution with weight."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,9 +106,9 @@ class _DroppedConvolution(torch.autograd.Function):
 
 
 def norm_relu(x: Tensor, norm: nn.BatchNorm2d, bias: Tensor) -> Tensor:
-    """relu(norm(x)) in training, with this bias for norm's own.
+    """Compute relu(norm(x)) in training mode, with `bias` in place of norm.bias, and update norm's running statistics.
 
-    In channels_last on a CPU by _NormReLU: torch's own sums are off by 1e-4 there.
+    On a CPU with x in channels_last this uses _NormReLU, because torch's own sums have errors of 1e-4 in that layout.
     """
     assert norm.num_batches_tracked is not None
     assert norm.running_mean is not None
@@ -121,10 +129,10 @@ def norm_relu(x: Tensor, norm: nn.BatchNorm2d, bias: Tensor) -> Tensor:
 
 
 class _NormReLU(torch.autograd.Function):
-    """Batch norm and ReLU of (B, C, H, W) in channels_last, and each channel's mean and biased variance in float64.
+    """Batch norm and ReLU of x, (B, C, H, W) in channels_last. Also returns each channel's mean and biased variance in float64.
 
-    Works through pieces that stay in the processor's cache, each summed by itself, the sums added in float64: torch's
-    kernel for this layout adds up all pixels in float32, one after another.
+    x is processed in pieces that stay in the processor's cache. Each piece is summed separately, and the sums of the pieces
+    are added in float64. torch's kernel for this layout is less exact, because it adds all pixels one after another in float32.
 
     Source: Ioffe and Szegedy, Batch normalization, ICML 2015.
     """
@@ -169,7 +177,7 @@ class _NormReLU(torch.autograd.Function):
 
 
 def rows(x: Tensor) -> tuple[Tensor, ...]:
-    """The pixels of a channels_last tensor, (n, C) each, in pieces of about PIECE numbers."""
+    """Split a channels_last tensor into pieces of about PIECE elements; each piece is (n, C), one row per pixel."""
     channels = x.shape[1]
     pieces: tuple[Tensor, ...] = x.permute(0, 2, 3, 1).view(-1, channels).split(max(1, PIECE // channels))
     return pieces
@@ -180,12 +188,12 @@ def dense(x: Tensor) -> bool:
 
 
 def in_memory(x: Tensor) -> Tensor:
-    """The elements of a dense (B, C, H, W) as they lie in memory, (numel,)."""
+    """Return a 1-D view, (numel,), of a dense (B, C, H, W) tensor with the elements in their order in memory."""
     return (x if x.is_contiguous() else x.permute(0, 2, 3, 1)).view(-1)
 
 
 def zeros_among(n: int, p: float, seed: int) -> NDArray[np.int64]:
-    """Positions of the successes in n independent trials of probability p, ascending.
+    """Draw which of n independent trials with success probability p succeed; return their positions in ascending order.
 
     Source: Devroye, Non-uniform random variate generation, 1986, chapter X.2 (the geometric distribution by inversion).
     """
@@ -196,8 +204,8 @@ def zeros_among(n: int, p: float, seed: int) -> NDArray[np.int64]:
         gaps = random.standard_exponential(int(rest * p + 6 * math.sqrt(rest * p) + 16))
         gaps /= -math.log1p(-p)
         if p < 1e-12:
-            np.minimum(gaps, n, out=gaps)  # for they would not fit into an integer
-        positions = gaps.astype(np.int64)  # this many failures before each success
+            np.minimum(gaps, n, out=gaps)  # larger gaps would overflow int64
+        positions = gaps.astype(np.int64)  # number of failures before each success
         positions += 1
         found.append(np.cumsum(positions, out=positions))
         positions += last

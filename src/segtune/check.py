@@ -1,7 +1,8 @@
-"""python -m segtune.check data=rvsc data.root=...: what a data set holds, and what is wrong with it.
+"""python -m segtune.check data=rvsc data.root=...: list the content of a data set and the errors in it.
 
-Printed, and written as one page to outputs/check/<id>/check.html. Exit code 1 if there is an error that data.allow does not
-name. Of data sets with contour files (RVSC, Sunnybrook) the contours of both targets are checked, whichever a run would use.
+The result is printed, and written as an HTML page to outputs/check/<id>/check.html. The exit code is 1 if there is an error
+whose kind data.allow does not list. For data sets with contour files (RVSC, Sunnybrook), the contours of both targets are
+checked, although a run uses only one.
 """
 
 import functools
@@ -21,13 +22,13 @@ from segtune.runs.files import write_atomically
 
 
 def check(cfg: DictConfig) -> None:
-    """Read the data, print the findings and write the page; exit code 1 for errors that data.allow does not name."""
+    """Read the data, print the findings and write the page. Exit with code 1 for errors that data.allow does not list."""
     from segtune.training import build
 
     config = entry.plain(cfg)
     rules.check(config)
     data, allowed = config["data"], config["data"]["allow"]
-    findings.not_allowed([], allowed)  # refuses an unknown kind before the data are read
+    findings.not_allowed([], allowed)  # raises for an unknown kind before the data are read
     slices, found = examination.examine(data, functools.partial(build.slices, cfg), functools.partial(build.split, cfg))
     refused = findings.not_allowed(found, allowed)
     patients = [inspection.row_of(mine) for mine in slices.by_patient()]
@@ -45,7 +46,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def _table(slices: SliceSet, patients: Sequence[Patient]) -> list[str]:
-    """Return the lines of the table of patients and what its columns mean."""
+    """Return the lines of the table of patients, followed by an explanation of its columns."""
     if not patients:
         return ["The data could not be read as a whole; see the errors."]
     lines = words.table(inspection.patient_cells(slices, patients), numbers_from=len(inspection.HEADS))

@@ -1,14 +1,14 @@
-"""The exceptions for what a user can put right, and how their messages are shown."""
+"""Exceptions for errors that a user can fix, and functions that make their messages safe to print."""
 
 from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """Bad input: the message names the file (and line) or the key, and the cure. It is shown without a traceback."""
+    """Invalid input. The message names the file (and line) or the key, and the cure. It is shown without a traceback."""
 
 
 class SummaryError(InputError):
-    """An error that takes several lines to tell, each of which is one line whatever the names in it hold."""
+    """An error whose message has several lines. Each line is printed with `printable`, so a name cannot add a line break."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
@@ -16,21 +16,24 @@ class SummaryError(InputError):
 
 
 class NotFiniteError(InputError):
-    """Training left the finite numbers."""
+    """The training or validation loss became NaN or infinite."""
 
 
 def printable(line: str) -> str:
-    """The line as a terminal or a page can show it: a file's name may hold anything."""
+    """Replace characters that cannot be printed by "?", because names of files may contain control characters."""
     return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def printable_lines(text: str) -> str:
-    """A text of several lines as a terminal or a page can show it."""
+    """Replace characters that cannot be printed by "?" in a text of several lines; line breaks are kept."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 class Interrupted(BaseException):
-    """A signal asked this process to stop. Not an Exception: nothing between here and the sweep takes it for a failure."""
+    """Raised when a signal asks this process to stop.
+
+    It derives from BaseException, so that code that catches Exception does not treat the interruption as a failed run.
+    """
 
     def __init__(self, signal: int) -> None:
         super().__init__(signal)

@@ -1,12 +1,14 @@
-"""python -m segtune.evaluate run=outputs/runs/<id> data=rvsc data.root=...: a finished run, or several as one, on other data.
+"""python -m segtune.evaluate run=outputs/runs/<id> data=rvsc data.root=...: score finished runs on another data set.
 
-Masks are brought back to each slice's own grid and compared there with the expert's. Printed: Dice and Hausdorff distance per
-patient, end-diastole and end-systole apart, and how well volumes agree. Written to outputs/evaluate/<id>/, where the same
-evaluation gives the same bytes: slices.csv, cases.csv, patients.csv as a run has them, and, last of all, evaluation.json.
+Several runs are evaluated as an ensemble. Predicted masks are resampled to the original grid of each slice and compared there
+with the expert's masks. The command prints Dice and Hausdorff distance per patient, separately for end-diastole and
+end-systole, and the agreement of volumes. It writes slices.csv, cases.csv and patients.csv, in the format of a run's tables,
+and finally evaluation.json to outputs/evaluate/<id>/. Repeating an evaluation gives identical files.
 
-The RVSC challenge's own code takes Dice and Hausdorff distance of each image, in its plane; a patient's figure is their mean
-over the images of a phase, a method's is the mean over all images of all patients. Both are given beside the figures in 3-D. It
-averages over the contours that it is handed; here an image without one counts, by the rule for empty masks (metrics.py).
+The evaluation code of the RVSC challenge computes Dice and Hausdorff distance in 2-D for each image. A patient's score is the
+mean over the images of a phase, and a method's score is the mean over all images of all patients. The command reports both
+next to the scores in 3-D. There is one difference: the challenge averages only over images with a submitted contour, while
+segtune also counts images without a contour, by the rule for empty masks in metrics/score.py.
 Source: Petitjean et al. 2015, doi:10.1016/j.media.2014.10.004, and the challenge's evaluation code (2012).
 """
 
@@ -19,7 +21,7 @@ from segtune.errors import printable
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Score the runs on the data, write the evaluation and print its table."""
+    """Score the runs on the data set, write the result files and print a table."""
     from segtune.training.process import settle_process
 
     settle_process()
@@ -29,7 +31,7 @@ def evaluate(cfg: DictConfig) -> None:
     config = entry.plain(cfg)
     evaluation.check_settings(config)
     loaded = models.load_all(config["run"], **{key: config[key] for key in ("which", "accelerator", "trust")})
-    loaded = sorted(loaded, key=lambda one: str(one.result["run_id"]))  # the last digit of a mean depends on the order
+    loaded = sorted(loaded, key=lambda one: str(one.result["run_id"]))  # rounding makes a mean depend on the order
     origins = [origin.origin(one) for one in loaded]
     cfg = cfg.copy()
     cfg.data.update(origin.comparable_data(config["data"], origins))

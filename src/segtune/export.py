@@ -1,6 +1,7 @@
-"""python -m segtune.export run=outputs/runs/<id>: the run's network as ONNX, and its model card.
+"""python -m segtune.export run=outputs/runs/<id>: export the network of a finished run as ONNX, with a model card.
 
-model.onnx is checked against PyTorch before its folder appears. Needs none of the run's data.
+The outputs of model.onnx are compared with PyTorch's, and the output folder is created only if they agree. The command does
+not need the training data.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def export(cfg: DictConfig) -> None:
-    """Write the folder, and say where it is and how well the two agree."""
+    """Write model.onnx and the model card, and print their paths and how well ONNX and PyTorch agree."""
     rules.check({"outputs": cfg.outputs})
     if not isinstance(cfg.run, str | int):
         raise InputError("run=: give the folder of one run, like run=outputs/runs/0123456789ab.")

@@ -1,4 +1,4 @@
-"""The U-Net of the study, as its notebook ran it and as its text meant it."""
+"""The U-Net of the published study, in two variants: as its notebook ran it, and as its text describes it."""
 
 import math
 from collections.abc import Iterable
@@ -9,31 +9,35 @@ from torch import Tensor, nn
 
 from segtune.blocks import Block
 
-CUT = 0.87962566103423978  # standard deviation of a unit normal that is cut at -2 and 2
+CUT = 0.87962566103423978  # standard deviation of a standard normal distribution truncated at -2 and 2
 
 
 class UNet(nn.Module):
-    """U-Net with one 3x3 convolution (or more), batch norm and ReLU per block, four levels down and up.
+    """U-Net with five resolution levels; each block has one or more 3x3 convolutions with batch norm and ReLU.
 
-    Down: block, 2x2 max pool, dropout, four times; one more block at the bottom. Up: 3x3 transposed convolution of stride
-    2, concatenation [up, skip], dropout, block, four times. Head: 1x1 convolution to one logit. The study's text wants two
-    convolutions per block; its notebook wires the second from the block's input, which leaves the first one dead. With
-    width 16: 1,177,649 trainable parameters + 1,472 running statistics = 1,179,121, as published. With two convolutions
-    (conf/model/unet_double.yaml): 2,161,361 + 2,944.
+    The encoder repeats block, 2x2 max pooling and dropout four times and ends with one more block. The decoder repeats
+    3x3 transposed convolution of stride 2, concatenation [up, skip], dropout and block four times. The head is a 1x1
+    convolution to one logit.
 
-    Keras crops the transposed convolution's odd row and column at the end, PyTorch (padding=1, output_padding=1) at the
-    start. All else is the same either way round, so the network works on the image turned by 180 degrees and turns its logits
-    back: Keras's network with its kernels turned, without a crop that would copy the largest tensors.
+    The text of the study describes two convolutions per block. In its notebook the second convolution reads the input of the
+    block, so the output of the first one is never used, and each block effectively has one convolution. With width 16 and
+    one convolution the network has 1,177,649 trainable parameters + 1,472 running statistics = 1,179,121, as published.
+    With two convolutions (conf/model/unet_double.yaml) it has 2,161,361 + 2,944.
 
-    Initialised as in Keras from torch's global generator: he_normal for convolutions, glorot_uniform for transposed ones
-    and the head, biases zero.
+    A transposed convolution of stride 2 produces one row and one column too many. Keras crops them at the end, PyTorch
+    (padding=1, output_padding=1) at the start. All other layers are symmetric under rotation by 180 degrees, so the network
+    rotates the image by 180 degrees, and rotates the logits back. This is equivalent to Keras's network with rotated kernels,
+    and avoids an explicit crop, which would copy the largest tensors.
+
+    Weights are initialised as in Keras, with torch's global random generator: he_normal for convolutions, glorot_uniform
+    for transposed convolutions and for the head, zeros for biases.
 
     Args:
-        width: channels of the first level; level i has width * 2^i.
-        dropout: probability of zeroing an element.
-        bn_momentum: weight of the new batch in the running statistics (1 - Keras's momentum).
-        convolutions: in a block, each with its batch norm and ReLU.
-    Shapes: (B, 1, H, W) float to logits (B, 1, H, W); H and W multiples of 16.
+        width: Number of channels of the first level. Level i has width * 2^i channels.
+        dropout: Probability of setting an element to zero.
+        bn_momentum: Weight of the current batch in the running statistics (1 - momentum in Keras).
+        convolutions: Number of convolutions per block, each followed by batch norm and ReLU.
+    Shapes: image (B, 1, H, W) float -> logits (B, 1, H, W). H and W must be multiples of 16.
     """
 
     def __init__(self, *, width: int = 16, dropout: float = 0.05, bn_momentum: float = 0.1, convolutions: int = 1) -> None:
@@ -64,16 +68,22 @@ class UNet(nn.Module):
 
 
 def blocks(in_channels: int, out_channels: int, bn_momentum: float, dropout: float, n: int) -> nn.Module:
-    """n blocks in a row, with dropout before the first; a single one as it is, for the names of its weights."""
+    """Chain n blocks, with dropout before the first one.
+
+    For n = 1 the block is returned without nn.Sequential around it, so that its weights keep their names in checkpoints.
+    """
     first = Block(in_channels, out_channels, bn_momentum, dropout)
     more = [Block(out_channels, out_channels, bn_momentum) for _ in range(n - 1)]
     return nn.Sequential(first, *more) if more else first
 
 
 def initialise(module: nn.Module) -> None:
-    """Keras's initialisers. he_normal: variance 2 / fan_in, from a normal that is cut at two of its own sigmas.
+    """Initialise the weights of one layer as Keras does: he_normal, glorot_uniform, and zeros for biases.
 
-    The cut shrinks the standard deviation by 0.8796, so sigma is that much larger; `kaiming_normal_` does not cut.
+    he_normal draws from a normal distribution truncated at two standard deviations, with variance 2 / fan_in after truncation.
+    Truncation multiplies the standard deviation by 0.8796, so sigma is divided by that factor first. torch's
+    `kaiming_normal_` is not used, because it does not truncate.
+
     Source: He et al., Delving deep into rectifiers, ICCV 2015, equation 10; Glorot and Bengio, AISTATS 2010, equation 16.
     """
     if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
@@ -87,10 +97,13 @@ def initialise(module: nn.Module) -> None:
 
 
 def expected_sums(net: nn.Module, parameters: Iterable[nn.Parameter]) -> dict[str, float]:
-    """Expected sum |w| (l1) and sum w^2 (l2) of these parameters of a fresh network, by `initialise`'s distributions.
+    """Compute the expected sum |w| (l1) and sum w^2 (l2) of the given parameters in a newly initialised network.
 
-    A normal of deviation sigma cut at 2 sigma has mean |w| = sigma sqrt(2 / pi) (1 - e^-2) / erf(sqrt 2); a uniform one on
-    (-a, a) has a / 2 and mean w^2 = a^2 / 3. Biases are 0, batch norm's scales 1. Empty for a network of other layers.
+    The values follow in closed form from the distributions that `initialise` uses. A normal distribution with standard
+    deviation sigma, truncated at 2 sigma, has E|w| = sigma sqrt(2 / pi) (1 - e^-2) / erf(sqrt 2). A uniform distribution on
+    (-a, a) has E|w| = a / 2 and E w^2 = a^2 / 3. Biases are 0, and the scales of batch norm are 1.
+
+    Returns: {"l1": ..., "l2": ...}, or {} if the network is not a UNet, because its initialisation is then unknown.
     """
     wanted = {id(parameter) for parameter in parameters}
     sums = {"l1": 0.0, "l2": 0.0}
@@ -105,7 +118,7 @@ def expected_sums(net: nn.Module, parameters: Iterable[nn.Parameter]) -> dict[st
 
 
 def _expected(module: nn.Module, parameter: nn.Parameter) -> tuple[float, float]:
-    """E |w| and E w^2 of one element."""
+    """Compute the expected |w| and w^2 of one element of the parameter."""
     if isinstance(module, nn.BatchNorm2d):
         return (1.0, 1.0) if parameter is module.weight else (0.0, 0.0)
     if parameter.dim() == 1:
@@ -119,13 +132,16 @@ def _expected(module: nn.Module, parameter: nn.Parameter) -> tuple[float, float]
 
 
 def kernels(net: nn.Module) -> list[nn.Parameter]:
-    """What the study penalises: the weights, not biases, of every convolution and transposed convolution but 1x1 ones."""
+    """Return the weights of all convolutions and transposed convolutions except 1x1 ones, without biases.
+
+    These are the parameters that the study regularises.
+    """
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     return [m.get_parameter("weight") for m in convolutions if set(m.kernel_size) != {1}]
 
 
 def all_parameters(net: nn.Module) -> list[nn.Parameter]:
-    """Every trainable parameter: kernels, biases, batch norm's scale and shift."""
+    """Return every trainable parameter: kernels, biases, and the scale and shift of batch norm."""
     return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 

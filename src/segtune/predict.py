@@ -1,17 +1,23 @@
-"""python -m segtune.predict run=outputs/runs/ID input=folder output=folder: contours and masks of images without labels.
+"""python -m segtune.predict run=outputs/runs/ID input=folder output=folder: segment DICOM or NIfTI images without labels.
 
-    contours/P09-0020-icontour-auto.txt   DICOM: the outline as the RVSC's files have it (i: endocardium, o: epicardium); none
-                                          where nothing is predicted
-    masks/P09-0020.png                    DICOM: what the outline encloses, 0 and 255
-    masks/CASE.nii.gz                     NIfTI: the network's mask, 0 and 1, on the image's own grid, a film's with its frames
-    overlays/                             to look at: a picture per DICOM image; one of all slices per NIfTI volume, or, if they
-                                          are more than 20, a folder of such pages; a folder per film
-    slices.csv  volumes.csv  patients.csv       pixels and mm^2; ml; EDV, ESV, stroke volume, ejection fraction
-    about.json                            which runs, which epoch, which versions
+Files written to the output folder:
 
-An outline is that of the largest component, its holes filled; what was dropped and filled is counted, and all numbers of
-DICOM images are of what the outline encloses. Masks of NIfTI volumes, and their numbers, are the network's: nothing is
-dropped or filled, so that a ring stays one. Of a file's header no text is written anywhere. Needs none of the training data.
+    contours/P09-0020-icontour-auto.txt   DICOM: the contour in the RVSC's file format (i: endocardium, o: epicardium); no file
+                                          for an image with an empty prediction
+    masks/P09-0020.png                    DICOM: the mask of the pixels inside the contour, 0 and 255
+    masks/CASE.nii.gz                     NIfTI: the predicted mask, 0 and 1, on the image's original grid; for a film, with all
+                                          frames
+    overlays/                             pictures: one per DICOM image; one with all slices per NIfTI volume, or a folder of
+                                          such pictures if it has more than 20 slices; one folder per film
+    slices.csv                            areas in pixels and mm^2
+    volumes.csv                           volumes in ml
+    patients.csv                          EDV, ESV, stroke volume, ejection fraction
+    about.json                            the runs, epochs and software versions used
+
+For DICOM images, only the largest connected component is kept and its holes are filled. The numbers of removed and filled
+pixels are recorded, and all measurements refer to the area inside the contour. NIfTI masks are written as the network predicts
+them, without removing components or filling holes, so that ring-shaped structures such as the myocardium keep their hole. No
+text from file headers is written to any file. The command does not need the training data.
 """
 
 import sys
@@ -40,9 +46,9 @@ from segtune.runs.tables import csv_text
 
 
 def predict(cfg: DictConfig) -> None:
-    """Predict every image below cfg.input, write what the head of this file lists to cfg.output, print a summary.
+    """Predict every image below cfg.input, write the files listed in this module's docstring to cfg.output, print a summary.
 
-    The folder appears whole or not at all. Raises: InputError for a run, an image or a folder that cannot be.
+    If an error occurs, the output folder is not created. Raises: InputError for an invalid run, image or folder.
     """
     config = entry.plain(cfg)
     for key in ("input", "output"):

@@ -1,7 +1,8 @@
-"""Penalties on weights: pure functions (parameters) -> scalar >= 0, without the lambda that the loss multiplies them by.
+"""Penalties on weights: pure functions (parameters) -> scalar >= 0. The training loss adds lambda * penalty.
 
-As in Keras: sums over all weights, not norms and not means. A sum grows with the number of weights, so a lambda belongs
-to a network; for the study's U-Net at initialisation the sums are about 35,659 (l1) and 1,792 (l2).
+As in Keras, a penalty is a sum over all weights, not a norm and not a mean. The sum grows with the number of weights, so a
+lambda that suits one network does not suit another. For the study's U-Net at initialisation the sums are about 35,659 (l1)
+and 1,792 (l2).
 """
 
 from collections.abc import Iterable
@@ -11,21 +12,21 @@ from torch import Tensor
 
 
 def l1(parameters: Iterable[Tensor]) -> Tensor:
-    """sum |w|."""
+    """L1 penalty: sum |w| over all weights w."""
     return vector(parameters).abs().sum()
 
 
 def l2(parameters: Iterable[Tensor]) -> Tensor:
-    """sum w^2 (Keras's L2: the square of the norm)."""
+    """L2 penalty: sum w^2 over all weights w, the squared L2 norm, as in Keras."""
     return vector(parameters).square().sum()
 
 
 def l1l2(parameters: Iterable[Tensor], *, lambda_l1: float, lambda_l2: float) -> Tensor:
-    """lambda_l1 * sum |w| + lambda_l2 * sum w^2: with a lambda for each term, already weighted; the loss adds it as it is."""
+    """Combined penalty: lambda_l1 * sum |w| + lambda_l2 * sum w^2. It includes its lambdas, so the loss adds it unscaled."""
     weights = vector(parameters)
     return lambda_l1 * weights.abs().sum() + lambda_l2 * weights.square().sum()
 
 
 def vector(parameters: Iterable[Tensor]) -> Tensor:
-    """All values in one row, whatever their order in memory: one kernel then sees them all."""
+    """Concatenate all parameters into one 1-D tensor, so that one operation, not one per parameter, computes a penalty."""
     return torch.cat([parameter.flatten() for parameter in parameters])

@@ -1,6 +1,7 @@
-"""python -m segtune.status sweep=outputs/grid: how far a sweep is, what failed, how long the rest takes.
+"""python -m segtune.status sweep=outputs/grid: show the progress of a sweep, its failed runs and the time left.
 
-Reads the runs' folders, asks Slurm if runs wait there, imports no torch. Exit code 1 if a run has failed.
+The command reads the folders of the runs and asks Slurm about queued jobs. It does not import torch. The exit code is 1 if a
+run has failed.
 """
 
 import json
@@ -16,10 +17,10 @@ from segtune.sweeps import overview
 
 
 def status(cfg: DictConfig) -> None:
-    """Print the sweep's state, as a table or as JSON."""
+    """Print the state of the sweep as a table or as JSON. Exit with code 1 if a run has failed."""
     rules.check({"json": cfg.json})
     if not cfg.sweep:
-        raise InputError("say which sweep: sweep=outputs/grid.")
+        raise InputError("sweep=: give the folder of a sweep, like sweep=outputs/grid.")
     found = overview.read_overview(Path(str(cfg.sweep)))
     print(json.dumps(found, indent=2) if cfg.json else overview.overview_table(found), end="\n" if cfg.json else "")
     sys.stdout.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster import slurm
+from layouts import labkit
 from segtune.runs import identity
 from segtune.runs.result import read_result, without_measurements
 from segtune.runs.state import epochs_done
@@ -116,6 +117,22 @@ def test_a_sweep_is_the_same_under_every_launcher_to_the_bit():
     assert len(content("here")) == 16
     assert content("here") == content("local") == content("slurm")
     assert len(set(read_jobs(Path("slurm/grid")).values())) == 2  # 3 runs + 1
+
+
+def test_a_plugin_is_swept_on_the_nodes(monkeypatch):
+    plugin = TESTS.parent / "examples/plugin"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(plugin), os.environ["PYTHONPATH"]]))
+    labkit.write(Path("npz"))
+    ended = segtune(
+        *(f"--config-dir={plugin / 'labkit/conf'}", "study=labkit", "model=segresnet", "data=npz", "data.root=npz"),
+        *("data.size=32", "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.threads=1", "figures=false"),
+        *("outputs=plugin", "hydra.launcher.pack=4", "-m", *CLUSTER),
+    )
+    assert ended.returncode == 0, ended.stderr
+    options = [read_result(path.parent)["options"] for path in Path("plugin/runs").glob("*/result.json")]
+    assert sorted((one["loss"], one["reg"], one["model"]) for one in options) == [
+        (loss, reg, "segresnet") for loss in ("bce_dice", "power_jaccard") for reg in ("huber", "none")
+    ]
 
 
 def test_a_run_that_fails_is_named_and_the_others_complete():

@@ -143,7 +143,7 @@ def test_a_sweep_over_the_users_own_options_is_composed(user_options):
         [sys.executable, "-m", "segtune", *command, "dry_run=true"], capture_output=True, text=True, check=False
     )
     assert said.returncode == 0, said.stderr
-    assert re.findall("loss=[a-z.]+ split=[0-9.]+", said.stdout) == ["loss=bce split=0.5", "loss=lab.mine split=0.5"]
+    assert re.findall("loss=[a-z.]+ split=[0-9.]+", said.stdout) == ["loss=bce split=0.5", "loss=mine split=0.5"]
 
 
 @pytest.mark.parametrize(

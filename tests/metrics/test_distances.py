@@ -129,11 +129,11 @@ def test_probabilities_and_labels_are_no_masks(kind):
 
 
 def test_shapes_and_spacings_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="same shape"):
         measured(np.ones((2, 2), bool), np.ones((2, 3), bool))
-    with pytest.raises(ValueError, match="one per axis"):
+    with pytest.raises(ValueError, match="one value per axis"):
         measured(np.ones((2, 2), bool), np.ones((2, 2), bool), (8, 1, 1))
-    with pytest.raises(ValueError, match="distances in mm"):
+    with pytest.raises(ValueError, match="spacing_mm=.*in mm"):
         measured(np.ones((2, 2), bool), np.ones((2, 2), bool), (1, math.nan))
     with pytest.raises(ValueError, match="tolerance_mm=nan"):
         surface_dice(measured(np.ones((2, 2), bool), np.ones((2, 2), bool)), tolerance_mm=math.nan)

@@ -365,7 +365,7 @@ def test_settings_that_differ_in_a_null_alone_have_names_of_their_own(tmp_path):
         config["loss"]["alpha"] = alpha
         runs.append((simulated.write_run(tmp_path, config, simulated.scores(0.6, random), simulated.curves(15)), []))
     names = {cell.name for cell in reading.read([simulated.write_sweep(tmp_path, "null", runs)]).cells}
-    assert names == {"loss=focal alpha=null", "loss=focal alpha=0.25"}
+    assert names == {"loss=focal loss.alpha=null", "loss=focal loss.alpha=0.25"}
 
 
 def test_a_best_cell_that_is_lower_on_the_shared_patients_has_no_worse_one_in_it(tmp_path):
@@ -418,11 +418,11 @@ def test_a_penalty_that_segtune_does_not_know_is_a_penalty_all_the_same(tmp_path
     sweep = reading.read([simulated.write_sweep(tmp_path, "penalties", runs)])
     facts = {cell.levels["reg"]: (cell.facts.l1, cell.facts.l2) for cell in sweep.cells}
     assert facts["none"] == (0, 0)
-    assert facts["l1(0.1)"] == (0.1, 0)
-    assert all(math.isnan(value) for name in ("lab.l1(0.1)", "lab.huber(0.1)") for value in facts[name])
+    assert facts["l1 reg.lambda=0.1"] == (0.1, 0)
+    assert all(math.isnan(value) for name in ("lab.l1 reg.lambda=0.1", "lab.huber reg.lambda=0.1") for value in facts[name])
     assert contrasts.pick(sweep.cells, l1=0.0, l2=0.0).levels["reg"] == "none"
     [(none, l1, _)] = lambda_series(sweep.cells)
-    assert (none.levels["reg"], [cell.levels["reg"] for cell in l1.values()]) == ("none", ["l1(0.1)"])
+    assert (none.levels["reg"], [cell.levels["reg"] for cell in l1.values()]) == ("none", ["l1 reg.lambda=0.1"])
 
 
 def test_a_loss_of_the_users_own_is_not_the_one_of_the_same_name():

@@ -261,17 +261,15 @@ def test_replicates_share_a_cell():
 
 
 def test_label_names_the_axes():
-    assert identity.label(config("reg=l1l2", "batch=10")) == "loss=bce_dice split=0.2 reg=l1l2(5e-05,0.001) batch=10"
+    label = "loss=bce_dice split=0.2 reg=l1l2 reg.lambda_l1=5e-05 reg.lambda_l2=0.001 batch=10"
+    assert identity.label(config("reg=l1l2", "batch=10")) == label
+    assert identity.run_id(config(*identity.words(label))) == identity.run_id(config("reg=l1l2", "batch=10"))
     assert identity.label(config("loss=focal")) == "loss=focal split=0.2 reg=none batch=15"
 
 
-def test_differences_name_what_the_axes_do_not():
-    configs = [config("loss=bce"), config("seed=1"), config("seed=1", "data.size=128")]
-    assert identity.differences(configs) == [
-        "data.size=256, seed=0",
-        "data.size=256, seed=1",
-        "data.size=128, seed=1",
-    ]
+@pytest.mark.parametrize("said", [None, 5, "", "a\x1b[31m", "x" * 10_001])
+def test_a_label_that_no_run_can_have_recorded_is_made_of_the_configuration(said):
+    assert identity.label_of({"label": said, "config": config()}) == "loss=bce_dice split=0.2 reg=none batch=15"
 
 
 def test_a_sweep_that_asks_for_other_runs_keeps_the_earlier_file(tmp_path):
@@ -342,7 +340,8 @@ def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file(code, named
         f"try:\n    {code}\nexcept OSError as error:\n    print(explain(error))"
     )
     said = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert said.stdout == f"{named}: File too large. What was done is kept; cure this and start the same again.\n", said.stderr
+    cure = "Finished work is kept. Fix this problem and run the same command again."
+    assert said.stdout == f"{named}: File too large. {cure}\n", said.stderr
 
 
 @pytest.mark.parametrize("how", ["taken over", "gone", "made again"])

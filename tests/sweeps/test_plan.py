@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import hydra
 import pytest
 from omegaconf import OmegaConf
 
@@ -11,7 +12,7 @@ from segtune.config import entry
 from segtune.config.explain import explain
 from segtune.config.overrides import CONF, quote_numbers
 from segtune.errors import InputError
-from segtune.runs import layout
+from segtune.runs import identity, layout
 from segtune.runs.state import read_status, write_status
 from segtune.runs.sweep import read_sweep
 from segtune.runs.tables import append_history
@@ -23,9 +24,9 @@ GRID = {"loss": ["bce", "focal", "bce_dice"], "split": [0.2, 0.4, 0.6, 0.8], "re
 
 
 def compose(overrides):
-    cfg = entry.compose(overrides)
-    OmegaConf.set_struct(cfg, False)
-    cfg.hydra = {"sweep": {"dir": "outputs"}}
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", [quote_numbers(one) for one in overrides], return_hydra_config=True)
+    cfg.hydra.sweep.dir = "outputs"
     return cfg
 
 
@@ -62,7 +63,8 @@ def test_grids_are_a_union_in_which_each_run_counts_once():
 
 def test_a_lambda_does_not_make_two_runs_of_one_without_regulariser():
     runs = planned("reg=none,l2", "reg.lambda=1e-4,1e-3", grids=())
-    assert [run.label.split()[2] for run in runs] == ["reg=none", "reg=l2(0.0001)", "reg=l2(0.001)"]
+    assert [run.label.split()[2] for run in runs] == ["reg=none", "reg=l2", "reg=l2"]
+    assert [run.label.split()[4:] for run in runs] == [[], ["reg.lambda=0.0001"], ["reg.lambda=0.001"]]
     assert len(planned("reg=none", "reg.lambda=1e-4,1e-3", grids=())) == 1
 
 
@@ -104,7 +106,7 @@ def composed():
 
 def job(run_id, state="missing", config=None):
     config = config or copy.deepcopy(composed())
-    return plan.Run(run_id, [f"seed={run_id}"], config, Path("outputs/runs") / run_id, state)
+    return plan.Run(run_id, [f"seed={run_id}"], config, Path("outputs/runs") / run_id, state, {}, identity.label(config))
 
 
 def finish(run):

@@ -1,1 +1,1 @@
-"""The command line and the configuration: overrides, validation rules, and errors in one sentence."""
+"""The command line and the configuration: overrides, validation rules, and error messages for users."""

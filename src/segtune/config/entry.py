@@ -1,4 +1,4 @@
-"""The entry point of all commands: overrides as people type them, the run_id resolver, errors in one sentence."""
+"""The entry point of all commands. It reads overrides, runs the command under Hydra and reports errors in one sentence."""
 
 import functools
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from segtune.config.explain import causes, explain
 from segtune.config.overrides import CONF, arguments, at_home, expanded, quote_numbers
@@ -21,9 +21,14 @@ from segtune.runs import identity
 
 
 def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
-    """Run a command under Hydra. Errors that a user can fix end in one message and exit code 1; bugs keep their traceback."""
+    """Run a command under Hydra.
+
+    An error that a user can fix is reported in one message, and the exit code is 1. Bugs keep their traceback.
+
+    Args: config_name: file in conf/ without .yaml. task: the function that the command runs.
+    """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the same rule as Hydra's
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors, which are explained here, instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors, which are explained below, instead of printing them
     failures: list[Exception] = []
 
     @functools.wraps(task)
@@ -32,24 +37,24 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
             task(with_home(cfg))
         except Exception as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
-                raise  # the sweeper explains it, and the sweep continues
-            failures.append(error)  # raised later, because Hydra would print a line of its own
+                raise  # the sweeper reports the error, and the sweep continues
+            failures.append(error)  # raised below, because Hydra would print its own message
 
     if config_name != "config":  # runs handle signals themselves
         signal.signal(signal.SIGTERM, _interrupt)
-    logging.raiseExceptions = False  # log lines that cannot be written are dropped without a traceback
+    logging.raiseExceptions = False  # no traceback for log lines that cannot be written
     try:
         sys.argv[1:] = arguments(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
         if failures:
             raise failures[0]
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes when it ends
+    except BrokenPipeError:  # the process that reads the output has closed it, for example `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again on exit
         sys.exit(128 + signal.SIGPIPE)
     except (KeyboardInterrupt, Interrupted) as stop:
         number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
-        again = " The same command goes on from each run's last epoch." if config_name == "config" else ""
+        again = " Run the same command again to continue each run from its last epoch." if config_name == "config" else ""
         print(f"segtune: stopped by {signal.Signals(number).name}.{again}", file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
@@ -65,21 +70,24 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
-    """Compose a configuration as the command line would; for tests and notebooks."""
+    """Compose a configuration as the command line does. Used by tests and notebooks."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose(config_name, [quote_numbers(at_home(override)) for override in overrides])
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain dicts, without Hydra's own node."""
-    keys = [str(key) for key in cfg if key != "hydra"]
-    container = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True, throw_on_missing=True)
-    assert isinstance(container, dict)
-    return {str(key): _at_home(value) for key, value in container.items()}
+    """Convert a configuration to plain dicts with all interpolations resolved, without the node `hydra`."""
+    found: dict[str, Any] = {}
+    for key in map(str, cfg):
+        if key != "hydra":
+            value = cfg[key]
+            is_node = isinstance(value, DictConfig | ListConfig)
+            found[key] = _at_home(OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if is_node else value)
+    return found
 
 
 def with_home(cfg: DictConfig) -> DictConfig:
-    """The configuration with a leading ~ of its values expanded."""
+    """Return the configuration with a leading ~ or ~user in each value replaced by the home folder."""
     found = OmegaConf.create(_at_home(OmegaConf.to_container(cfg)))
     assert isinstance(found, DictConfig)
     OmegaConf.set_struct(found, True)
@@ -87,7 +95,7 @@ def with_home(cfg: DictConfig) -> DictConfig:
 
 
 def _at_home(value: Any) -> Any:
-    """The value, or every value in it, with a leading ~ or ~user expanded."""
+    """Replace a leading ~ or ~user by the home folder in a string, or in all strings of a nested dict or list."""
     if isinstance(value, dict):
         return {key: _at_home(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -102,4 +110,4 @@ def _run_id(*, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
-OmegaConf.register_new_resolver("home", expanded, replace=True)  # for outputs: ~/out of a user's own YAML
+OmegaConf.register_new_resolver("home", expanded, replace=True)  # for a user's own YAML with, for example, outputs: ~/out

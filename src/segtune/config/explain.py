@@ -1,4 +1,4 @@
-"""Explain errors in one sentence: what went wrong and how the user can fix it."""
+"""Turn exceptions into messages that say what went wrong and how the user can fix it."""
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -14,7 +14,7 @@ NOT_OF_A_DISK = (BlockingIOError, ChildProcessError, ConnectionError, Interrupte
 
 
 def explain(error: BaseException, config_name: str = "config") -> str | None:
-    """What went wrong and how the user can fix it; None for a bug in the program."""
+    """Return a message that says what went wrong and how the user can fix it, or None if the error is a bug in segtune."""
     chain = list(causes(error))
     for cause in chain:
         if message := _of_the_input(cause):
@@ -28,10 +28,10 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
         return memory
     if any(type(cause).__name__ == "InvalidCxxCompiler" or "Failed to find C compiler" in str(cause) for cause in chain):
         return (
-            "trainer.compile: torch.compile needs a C++ compiler, and there is none. Install g++ or leave trainer.compile out."
+            "trainer.compile: torch.compile needs a C++ compiler, but none was found. Install g++ or leave trainer.compile out."
         )
     if str(error).startswith("Ambiguous value for argument '"):
-        return f"{str(error).split(chr(39))[1]}: several values make a sweep: add -m."
+        return f"{str(error).split(chr(39))[1]}: several values need a sweep. Add -m to the command."
     if isinstance(error, InstantiationException) and not _is_call(error.__cause__):
         return None  # the called function failed, not the call
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -43,7 +43,7 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
 
 
 def _of_the_input(error: BaseException) -> str:
-    """A sentence on an error in the user's input or configuration; empty for other errors."""
+    """Return a message for an error in the user's input or configuration, or "" for other errors."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, MissingConfigException):
@@ -55,34 +55,37 @@ def _of_the_input(error: BaseException) -> str:
 
 
 def _of_a_disk(error: BaseException, config_name: str) -> str:
-    """A sentence on an error of the disk, such as a full one; empty for other errors."""
+    """Return a message for a file system error, such as a full disk, or "" for other errors."""
     if not isinstance(error, OSError) or not error.strerror or isinstance(error, NOT_OF_A_DISK):
         return ""
     where = error.filename2 or error.filename or "the disk"
-    kept = "What was done is kept; cure this" if config_name == "config" else "Cure this"
-    return f"{where}: {error.strerror}. {kept} and start the same again."
+    kept = "Finished work is kept. " if config_name == "config" else ""
+    return f"{where}: {error.strerror}. {kept}Fix this problem and run the same command again."
 
 
 def _is_call(error: BaseException | None) -> bool:
-    """Whether the error is about the call itself: an unknown target, or a wrong argument."""
+    """Return whether the call itself failed, because of an unknown target or a wrong argument."""
     return not isinstance(error, Exception) or isinstance(error, ImportError | AttributeError) or "argument" in str(error)
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """Advice if the error is a lack of memory, of the GPU or of the machine; None for other errors. Imports no torch."""
+    """Return a message with advice if the GPU or the machine ran out of memory, or None for other errors.
+
+    This function does not import torch, so that commands without torch start quickly.
+    """
     text = str(error).strip()
-    told = isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    if not (told or isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__):
+    by_text = isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    if not (by_text or isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__):
         return None
     first = text.split("\n")[0] or type(error).__name__
     return (
         f"out of memory ({first}). Choose a smaller batch.size, data.size or model.width, fewer runs at a time "
-        "(hydra.launcher.workers, hydra.launcher.per_gpu), or ask the cluster for more (hydra.launcher.mem)."
+        "(hydra.launcher.workers, hydra.launcher.per_gpu), or request more memory from the cluster (hydra.launcher.mem)."
     )
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and its chain of causes, each once: an error that is raised again may be its own cause."""
+    """Yield the error and its chain of causes, each only once, because an error that is raised again may be its own cause."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error
@@ -96,8 +99,8 @@ def _unknown_option(error: MissingConfigException) -> str:
     if not group or not options:
         return str(error).split("\n")[0]
     ordered = nearest(name, options)
-    exact = f" For any other share: {group}.val_fraction=..." if group == "split" else ""
-    exact = f" For any other size: {group}.size=..." if group == "batch" else exact
+    exact = f" For any other fraction, use {group}.val_fraction=..." if group == "split" else ""
+    exact = f" For any other size, use {group}.size=..." if group == "batch" else exact
     return f"{group}={name}: no such option. Nearest: {ordered[0]}. Known: {', '.join(ordered)}.{exact}"
 
 
@@ -105,10 +108,13 @@ def _unknown_key(key: str, config_name: str) -> str:
     group, _, name = key.partition(".")
     owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
     if owners:
-        return f"{key}: the chosen {group} has no {name}; only {group}={', '.join(owners)}. Choose one or leave it out."
+        return (
+            f"{key}: the chosen {group} has no key {name}. Options with this key: {group}={', '.join(owners)}. Choose one or "
+            f"leave {key} out."
+        )
     beginning = {"config": "", "calibrate": "", "check": "", "evaluate": "data."}.get(
         config_name
-    )  # the run's keys that this verb accepts
+    )  # this command accepts the keys of a run that start with this text; None: it accepts none
     of_a_run = [name for name in _run_keys() if name.startswith(beginning)] if beginning is not None else []
     known = sorted({*_own_keys(config_name), *of_a_run})
     module = "segtune" if config_name == "config" else f"segtune.{config_name}"
@@ -116,7 +122,7 @@ def _unknown_key(key: str, config_name: str) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """The known names, the most similar first: numbers by value, others by spelling."""
+    """Sort the known names by similarity to `name`, the most similar first: numbers by value, other names by spelling."""
     number = as_number(name)
     numbers = [option for option in known if as_number(option) is not None]
     if number is not None and numbers:

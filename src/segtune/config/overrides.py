@@ -1,4 +1,4 @@
-"""The command line: Hydra's flags, overrides, config groups, and option names that look like numbers."""
+"""Preprocessing of the command line for Hydra: flags, overrides, config groups, and option names that look like numbers."""
 
 import argparse
 import importlib.util
@@ -15,15 +15,19 @@ from hydra.core.override_parser.types import ChoiceSweep, QuotedString, RangeSwe
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from segtune.config.rules import is_number
+from segtune.config import plugins
+from segtune.config.option_rules import is_number
 from segtune.errors import InputError
 
-PACKAGED = Path(__file__).resolve().parents[1] / "conf"  # in a wheel
-CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"  # in a checkout
+PACKAGED = Path(__file__).resolve().parents[1] / "conf"  # if segtune is installed from a wheel
+CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"  # in a git checkout
 
 
 def expanded(text: str) -> str:
-    """The text with a leading ~ or ~user expanded. Path.expanduser would also change other texts and refuse unknown users."""
+    """Replace a leading ~ or ~user by the home folder.
+
+    Path.expanduser is not used, because it also changes texts without ~ and raises an error for unknown users.
+    """
     return os.path.expanduser(text)  # noqa: PTH111
 
 
@@ -31,9 +35,10 @@ _searched: list[Path] = [CONF]  # the folders in which this command looks for co
 
 
 def arguments(typed: Sequence[str]) -> list[str]:
-    """The command line in the form that Hydra accepts: flags first, then overrides with number-like options in quotes.
+    """Convert the command line to the form that Hydra accepts.
 
-    Hydra's own parser decides which words are flags and their values, wherever they stand among the overrides.
+    Flags come first, wherever they were typed, and then the overrides. Options that look like numbers are put in quotes.
+    Hydra's own parser decides which words are flags or their values.
     """
     parser = get_args_parser()
     said = parser.parse_intermixed_args(typed)
@@ -52,14 +57,18 @@ HOME = re.compile(r"""(^|[,\[(:]\s*)(["']?)(~[\w.-]*)(?=$|[/,"'\])])""")
 
 
 def at_home(override: str) -> str:
-    """The override with a leading ~ or ~user of its values expanded, because Hydra's grammar has no ~."""
+    """Replace a leading ~ or ~user in the values of an override by the home folder, because Hydra's grammar has no ~."""
     key, sign, value = override.partition("=")
     return key + sign + HOME.sub(lambda match: match[1] + match[2] + expanded(match[3]), value)
 
 
 def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path]:
-    """The folders in which Hydra looks for options: its primary one, --config-dir, and hydra.searchpath on the command line."""
-    places = [said.config_path or CONF, *([said.config_dir] if said.config_dir else [])]
+    """Return the folders where Hydra looks for options.
+
+    They are the primary one, those of installed plug-ins, --config-dir, and hydra.searchpath if overridden.
+    """
+    installed = [f"pkg://{package.replace('.', '/')}" for package in plugins.packages().values()]
+    places = [said.config_path or CONF, *installed, *([said.config_dir] if said.config_dir else [])]
     for override in overrides:
         key, _, value = override.partition("=")
         if key.lstrip("+") == "hydra.searchpath":
@@ -68,7 +77,7 @@ def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path
     for place in filter(None, map(str, places)):
         scheme, sign, rest = place.partition("://")
         if scheme == "pkg" and sign:
-            spec = importlib.util.find_spec(rest.replace("/", "."))
+            spec = importlib.util.find_spec(rest.strip("/").replace("/", "."))
             found += [Path(folder) for folder in (spec and spec.submodule_search_locations) or []]
         else:
             found.append(Path(rest if sign else place))
@@ -76,7 +85,7 @@ def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path
 
 
 def groups() -> dict[str, list[str]]:
-    """Config groups and the names of their options, including those in the user's own config folders."""
+    """Return the config groups with the names of their options, including those in the user's own config folders."""
     known = {path.parent.relative_to(_searched[0]) for path in _searched[0].rglob("*.yaml")} - {Path()}
     own = {path.relative_to(top) for top in _searched[1:] if top.is_dir() for path in top.iterdir() if path.is_dir()}
     found = {group.as_posix(): sorted({path.stem for top in _searched for path in (top / group).glob("*.yaml")})
@@ -85,7 +94,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def option_file(group: str, option: str) -> Path | None:
-    """The file of an option in the first search folder that has it, as in Hydra."""
+    """Return the file of an option from the first search folder that contains it, as Hydra does, or None."""
     return next((path for top in _searched if (path := top / group / f"{option}.yaml").is_file()), None)
 
 
@@ -93,11 +102,12 @@ BARE = {ord(bracket): None for bracket in "[]"}
 
 
 def quote_numbers(override: str) -> str:
-    """The override with number-like options in quotes, because Hydra reads split=0.6 as a number and refuses it.
+    """Put option names that look like numbers in quotes, because Hydra reads split=0.6 as a number and rejects it.
 
-    Hydra's own parser decides what is a list. Other overrides are returned unchanged.
+    Hydra's own parser determines the values of the override. Overrides without such options are returned unchanged.
 
-    Raises: InputError if the override does not parse, or for a list in brackets.
+    Raises: InputError if the override cannot be parsed, if it deletes a config group, or if it gives a list in brackets for a
+        config group.
     """
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -105,13 +115,13 @@ def quote_numbers(override: str) -> str:
             raise ValueError("no key")
     except (HydraException, ValueError) as error:
         raise InputError(
-            f"{override!r} is not of the form key=value or key=value,value. Put a value with brackets, commas or "
-            f"spaces in quotes of its own, inside those of the shell: 'key=\"value\"'."
+            f"{override!r} is not of the form key=value or key=value,value. If the value contains brackets, commas or "
+            f"spaces, put it in double quotes inside the single quotes of the shell: 'key=\"value\"'."
         ) from error
     options = groups().get(parsed.key_or_group)
     if parsed.is_delete() and options is not None:
         others = ", ".join(f"{parsed.key_or_group}={option}" for option in options)
-        raise InputError(f"{override}: a run needs one of {others}.")
+        raise InputError(f"{override}: this config group cannot be removed. A run needs one of {others}.")
     if options is None or parsed.is_delete():
         return override
     value: Any = parsed._value
@@ -120,7 +130,10 @@ def quote_numbers(override: str) -> str:
     elif isinstance(value, RangeSweep) and not value.shuffle:
         values = list(value.range())
     elif isinstance(value, list):
-        raise InputError(f"{override}: a list would mix the options; for one run each write {override.translate(BARE)} -m.")
+        raise InputError(
+            f"{override}: a list in brackets would merge the options into one configuration. To start one run per option, "
+            f"write {override.translate(BARE)} -m."
+        )
     else:
         values = [value]
     if not any(value is None or is_number(value) for value in values):
@@ -129,9 +142,10 @@ def quote_numbers(override: str) -> str:
 
 
 def as_axes(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a sweep, with keys that only some options of a group have turned into an axis of one value.
+    """Turn keys that only some options of a group have into sweep axes with one value: reg.lambda=choice(auto).
 
-    Hydra composes its base configuration without the axes; there reg.lambda=auto fails if only the grid chooses reg=l2.
+    Hydra first composes a configuration without the axes of the sweep. In that step, reg.lambda=auto would fail if reg=l2 is
+    chosen only by the grid, because the default option of reg has no lambda.
     """
     chosen = {group: name.strip("'\"") for group, _, name in (arg.partition("=") for arg in arguments)}
 
@@ -148,7 +162,7 @@ def as_axes(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted(value: Any, options: Sequence[str]) -> str:
-    """An option's name in quotes: for a number the option of that value (0.60 is '0.6'), for null the option none."""
+    """Return the name of an option in quotes. A number gives the option of equal value (0.60: '0.6'), null gives 'none'."""
     text = "none" if value is None else value.text if isinstance(value, QuotedString) else str(value)
     number = as_number(text)
     if number is not None:
@@ -166,7 +180,7 @@ def as_number(text: str) -> float | None:
 
 
 def has_key(group: str, option: str, key: str) -> bool:
-    """Whether an option's own file has this key (dotted below the group)."""
+    """Return whether the file of an option contains the key. Args: key: dotted name without the group, like lambda."""
     path = option_file(group, option)
     return path is not None and key in dotted_keys(OmegaConf.load(path))
 

@@ -1,1 +1,4 @@
-"""Patient files to tensors: readers, contours, splits. Knows no configuration and nothing of segtune above it."""
+"""Everything from patient files to tensors: readers of data sets, contours, checks and splits.
+
+The package imports no configuration and no other package of segtune.
+"""

@@ -4,7 +4,8 @@
     training/patient001/patient001_frame01.nii.gz      the image of one frame
     training/patient001/patient001_frame01_gt.nii.gz   its labels: 1 right ventricle, 2 myocardium, 3 left ventricle (cavity)
 
-A patient has the name of its folder. Of Info.cfg only the two frames are used. The film (patient001_4d.nii.gz) is not read.
+The folder's name is the patient's label. Only the two frames are read from Info.cfg. The film of the whole heartbeat
+(patient001_4d.nii.gz) is not read.
 """
 
 import os
@@ -30,7 +31,7 @@ MAX_INFO_BYTES = 2**16
 
 
 class _Frame(NamedTuple):
-    """One labelled frame and its files."""
+    """One labelled frame of a patient, with its image file and its label file."""
 
     patient: str
     phase: Phase
@@ -40,14 +41,17 @@ class _Frame(NamedTuple):
 
 
 def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = None, empty: str = "keep") -> SliceSet:
-    """Every slice of the two labelled frames: patients by number, end-diastole first, slices in the stored order.
+    """Read all slices of the two labelled frames of every patient.
+
+    Patients are ordered by number. The end-diastolic frame comes first, and slices keep their stored order.
 
     Args:
-        root: the folder of the patients, or its parent, in which it is called training. Nothing outside it is read.
+        root: the folder that contains the patients' folders, or the parent of such a folder named training. Files outside
+            root are not read.
         target: "rv" (right ventricle), "myocardium" or "lv" (left ventricle's cavity).
-        slice_axis: the axis of the stored arrays that counts the slices; None: see axes.
-        empty: "keep" or "drop" slices without the target.
-    Raises: InputError naming the file, and line where there is one, for anything missing, damaged or contradictory.
+        slice_axis: the axis of the stored arrays that counts the slices; None: found by the rule in formats.axes.
+        empty: "keep" or "drop" the slices that do not show the target.
+    Raises: InputError that names the file, and the line if there is one, for missing, damaged or contradictory files.
     """
     if target not in TARGETS:
         raise InputError(f"data.target={target}: ACDC has the structures {', '.join(TARGETS)}.")
@@ -56,8 +60,8 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
     if any(path.name == "training" and path.is_dir() for path in around):
         if outside := next((path for path in around if path.is_dir() and PATIENT.fullmatch(path.name)), None):
             raise InputError(
-                f"{outside}: a patient beside the folder training; only those inside it are read. Move it into training or "
-                "elsewhere."
+                f"{outside}: this patient's folder is beside the folder training, but only patients inside training are "
+                "read. Move it into training, or elsewhere."
             )
         left = [path for path in around if path.name not in PARTS]
         folder = folder / "training"
@@ -67,8 +71,8 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
     patients = [path for path in around if path.is_dir()]
     if not patients:
         raise InputError(
-            f"data.root={root}: no patient's folder (like patient001) in {folder}. Give the folder that holds them, or its "
-            "parent."
+            f"data.root={root}: {folder} contains no patient's folder (like patient001). Set data.root to the folder that "
+            "contains the patients' folders, or to its parent."
         )
     for path in patients:
         if not PATIENT.fullmatch(path.name):
@@ -99,31 +103,36 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
 
 
 def _check_no_patient(files: list[Path], patients: set[str]) -> None:
-    """Raises: InputError for a file of a patient without a folder, and for a frame outside its patient's folder."""
+    """Check that no file of a patient lies outside that patient's folder.
+
+    Raises: InputError for a file of a patient who has no folder, and for a frame outside its patient's folder.
+    """
     for path in files:
         name = PATIENT_FILE.match(path.name)
         if name and not is_text(path) and (name[1] not in patients or ANY_FRAME.match(path.name)):
             raise InputError(
-                f"{path}: it is not in its patient's folder, so it would be lost. Put it, unpacked, into the folder "
-                f"{name[1]}, or move it elsewhere."
+                f"{path}: this file is not in its patient's folder, so it would not be read. Unpack it if necessary and move it "
+                f"into the folder {name[1]}, or move it elsewhere."
             )
 
 
 def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
-    """The two frames of one patient; files that are not read are added to `left`.
+    """Yield the two labelled frames of one patient, and add the files that are not read to `left`.
 
-    Raises: InputError if a file is missing, or if a labelled frame would be lost.
+    Raises: InputError if a file is missing, or if a labelled frame would not be read.
     """
     found = names.entries(folder, root)
     info = next((path for path in found if path.name == "Info.cfg" and path.is_file()), None)
     if info is None:
-        raise InputError(f"{folder}: there is no Info.cfg, which gives the frames of end-diastole and end-systole. Restore it.")
+        raise InputError(
+            f"{folder}: the file Info.cfg, which names the frames of end-diastole and end-systole, is missing. Restore it."
+        )
     images = nifti.by_stem([path for path in found if path.name.startswith(f"{folder.name}_frame")])
     others = [path for path in found if path not in images.values()]
     if lost := next((path for path in others if _is_lost_frame(path, images)), None):
         raise InputError(
-            f"{lost}: only files like {folder.name}_frame01.nii.gz (or .nii) directly in the patient's folder are read, "
-            "so this one would be lost. Convert it to .nii.gz and rename it, or move it elsewhere."
+            f"{lost}: only files named like {folder.name}_frame01.nii.gz (or .nii) directly in the patient's folder are "
+            "read, so this file would be ignored. Convert it to .nii.gz and rename it, or move it elsewhere."
         )
     frames = read_info(info)
     for phase, frame in frames.items():
@@ -131,7 +140,7 @@ def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
         for name in (stem, f"{stem}_gt"):
             if name not in images:
                 raise InputError(
-                    f"{folder / name}.nii.gz: missing, but Info.cfg says that frame {frame} is {phase}. Add it or correct that."
+                    f"{folder / name}.nii.gz: this file is missing, but Info.cfg says that frame {frame} is {phase}. Add the file or correct Info.cfg."
                 )
         yield _Frame(folder.name, phase, frame, images[stem], images[f"{stem}_gt"])
     stems = {f"{folder.name}_frame{frame:02d}" for frame in frames.values()}
@@ -139,8 +148,8 @@ def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
     for stem in more:
         if stem.endswith("_gt"):
             raise InputError(
-                f"{images[stem]}: these labels would be lost, because Info.cfg names this frame neither ED nor ES. Correct "
-                "Info.cfg, or move the file elsewhere."
+                f"{images[stem]}: these labels would not be read, because Info.cfg names this frame neither ED nor ES. "
+                "Correct Info.cfg, or move the file elsewhere."
             )
     left += [images[stem] for stem in more]
     left += [path for path in others if path != info and not (nifti.stem(path) or "").startswith(f"{folder.name}_4d")]
@@ -153,9 +162,12 @@ def _is_lost_frame(path: Path, taken: Collection[str]) -> bool:
 
 
 def read_info(path: Path) -> dict[Phase, int]:
-    """The frames of end-diastole and end-systole [from 1], from the lines `ED: 1` and `ES: 12`. Other lines are ignored.
+    """Read the frame numbers of end-diastole and end-systole from Info.cfg.
 
-    Raises: InputError naming file and line.
+    They are given by lines like `ED: 1` and `ES: 12`, counted from 1. Other lines are ignored.
+
+    Returns: phase -> frame number.
+    Raises: InputError that names the file and the line.
     """
     lines = names.content(path, MAX_INFO_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     frames: dict[Phase, int] = {}
@@ -167,16 +179,18 @@ def read_info(path: Path) -> dict[Phase, int]:
                 continue
             if not FRAME.fullmatch(value) or int(value) < 1:
                 raise InputError(
-                    f"{path}, line {number}: {value[:40]!r} is not the number of a frame, from 1. Write `{phase}: 1`."
+                    f"{path}, line {number}: {value[:40]!r} is not a frame number (1 or more). Write a line like `{phase}: 1`."
                 )
             if phase in frames:
                 raise InputError(f"{path}, line {number}: {phase} is given twice. Remove the wrong line.")
             frames[phase] = int(value)
     for phase in phases:
         if phase not in frames:
-            raise InputError(f"{path}: no line `{phase}: ...` with the number of that frame. Add it.")
+            raise InputError(f"{path}: there is no line `{phase}: ...` with the number of that frame. Add it.")
     if frames["ED"] == frames["ES"]:
-        raise InputError(f"{path}: ED and ES are both frame {frames['ED']}, but are two phases of a heartbeat. Correct it.")
+        raise InputError(
+            f"{path}: ED and ES are both frame {frames['ED']}, but they must be different frames. Correct the file."
+        )
     return {phase: frames[phase] for phase in phases}
 
 

@@ -1,8 +1,8 @@
-"""The volumes of each patient, how they differ, and which of them are end-diastole and end-systole.
+"""Group the volumes of each patient, and find those at end-diastole and end-systole.
 
-A case is one volume: patient x phase x volume. File names give patient, visit, phase and frame (names.parse). Where they do
-not give the phases, data.ed and data.es do: by a frame's number, by the text of the volume, or by the size of the expert's
-mask. Each visit of a patient has its own end-diastole and end-systole.
+A case is one volume of a patient. File names give its patient, visit, phase and frame (names.parse). If they do not give the
+phase, the user names the end-diastolic and end-systolic volumes with data.ed and data.es: by frame number, by the text that
+distinguishes the volume, or by the size of the expert's mask. Each visit of a patient has its own end-diastole and end-systole.
 """
 
 import dataclasses
@@ -18,11 +18,14 @@ Wanted = tuple[int | str, ...]
 
 SEPARATORS = "_-./ "
 SIZES = {"largest": max, "smallest": min}
-MOST_SHOWN = 10  # volumes that a message lists
+MOST_SHOWN = 10  # the most volumes that a message lists
 
 
 class Volume(NamedTuple):
-    """One volume, as its name describes it. visit and text (the rest of the name) may be empty; phase, frame: as in Name."""
+    """One volume as described by its file name.
+
+    phase and frame are as in names.Name. text is the rest of the name. visit and text may be empty.
+    """
 
     patient: str
     visit: str = ""
@@ -32,35 +35,36 @@ class Volume(NamedTuple):
 
     @property
     def number(self) -> int | None:
-        """The number by which data.ed and data.es may name it; None if it has no number."""
+        """The number by which data.ed and data.es can name this volume; None if it has no number."""
         return int(self.text) if self.frame is None and re.fullmatch("[0-9]{1,9}", self.text) else self.frame
 
 
 def rest(name: str, patient: str) -> str:
-    """The part of a name after the patient, or before it if nothing follows: sub-01_frame12 -> frame12."""
+    """The part of a name after the patient, or the part before the patient if nothing follows: sub-01_frame12 -> frame12."""
     before, _, after = name.partition(patient)
     return after.strip(SEPARATORS) or before.strip(SEPARATORS)
 
 
 def name_frames(*given: Any) -> bool:
-    """Whether data.ed or data.es name frames: by number or by size, not by another text."""
+    """Whether one of the given values of data.ed and data.es names frames by number or by size, not by another text."""
     return any(isinstance(one, int) or one in SIZES for value in given for one in _wanted("data.ed, data.es", value))
 
 
 def arrange(
     volumes: Mapping[Key, Volume], read: Callable[[Key], Iterable[Slice]], *, ed: Any = None, es: Any = None
 ) -> Iterator[Slice]:
-    """The slices of all volumes, each with its phase and with the text that distinguishes its volume within the patient.
+    """Yield the slices of all volumes, each with its phase and the text that distinguishes its volume (Slice.volume).
 
-    Patients and volumes keep the given order, except where ed or es names phases: then each visit's ED comes first, then its
-    ES, then its other volumes.
+    Patients and volumes keep the given order. If ed or es is given, the volumes of each visit are reordered: ED first, then
+    ES, then the others.
 
     Args:
-        read: the slices of one volume.
-        ed, es: data.ed and data.es: None; a frame's number or the text of a volume; a list of these, exactly one of which must
-            fit each visit of each patient; or "largest" or "smallest" (the volume of the expert's mask).
-    Raises: InputError naming the key and the patient if no volume fits, if several do, or if one volume is both phases. Unless
-        sizes decide, this is checked before anything is read.
+        read: function that returns the slices of one volume.
+        ed, es: the values of data.ed and data.es. Each is None; a frame's number or the text of a volume; a list of these, of
+            which exactly one must fit each visit of each patient; or "largest" or "smallest" (by the volume of the expert's
+            mask).
+    Raises: InputError that names the key and the patient if no volume fits, if several volumes fit, or if one volume would be
+        both phases. This is checked before any volume is read, except where the sizes of the masks decide.
     """
     wanted: dict[Phase, Wanted] = {"ED": _wanted("data.ed", ed), "ES": _wanted("data.es", es)}
     volumes = _visits_are_phases(volumes, wanted)
@@ -81,18 +85,18 @@ def arrange(
 
 
 def _wanted(name: str, value: Any) -> Wanted:
-    """The numbers and texts that name a phase. Raises: InputError for other values."""
+    """The value of data.ed or data.es as a tuple of numbers and texts. Raises: InputError for values of other types."""
     values = [*value] if isinstance(value, Sequence) and not isinstance(value, str) else [] if value is None else [value]
     is_one = [isinstance(one, int | str) and not isinstance(one, bool) and str(one).strip() for one in values]
     if not all(is_one) or (value is not None and not values) or (len(values) > 1 and SIZES.keys() & {*values}):
         raise InputError(
-            f"{name}={value}: must be a frame's number, the text that names a volume, a list of these, largest, or smallest."
+            f"{name}={value}: must be a frame's number, the text that names a volume, a list of these, or largest or smallest."
         )
     return tuple(int(one) if re.fullmatch("[0-9]{1,9}", str(one)) else str(one) for one in values)
 
 
 def _visits_are_phases(volumes: Mapping[Key, Volume], wanted: Mapping[Phase, Wanted]) -> dict[Key, Volume]:
-    """If data.ed or data.es names a visit (diastole, systole), the visits become volumes of a single visit."""
+    """If data.ed or data.es names a visit (such as diastole), turn each patient's visits into volumes of a single visit."""
     texts = {value.casefold() for values in wanted.values() for value in values if isinstance(value, str)}
     if not any(volume.visit.casefold() in texts for volume in volumes.values()):
         return dict(volumes)
@@ -102,7 +106,7 @@ def _visits_are_phases(volumes: Mapping[Key, Volume], wanted: Mapping[Phase, Wan
 def _phases(
     mine: Mapping[Key, Volume], wanted: Mapping[Phase, Wanted], sizes: Mapping[Key, float] | None
 ) -> dict[Key, Phase | None]:
-    """The phase of each volume of one patient. sizes: volumes of the masks; None if they are not known yet."""
+    """The phase of each volume of one patient. Args: sizes: the volumes of the masks; None if they are not known yet."""
     found = {key: volume.phase for key, volume in mine.items()}
     for visit in dict.fromkeys(volume.visit for volume in mine.values()):
         at = {key: volume for key, volume in mine.items() if volume.visit == visit}
@@ -120,8 +124,8 @@ def _phases(
                 )
             if other := [key for key, volume in at.items() if volume.phase == phase and key != chosen]:
                 raise InputError(
-                    f"{setting}: by its name, {_name(mine, other[0])} of {_owner(mine[chosen])} is {phase}, not "
-                    f"{_name(mine, chosen)}. Leave the key out, or the group phase."
+                    f"{setting}: according to the file names, {_name(mine, other[0])} of {_owner(mine[chosen])} is {phase}, not "
+                    f"{_name(mine, chosen)}. Remove this key, or remove the group phase from data.patient."
                 )
             found[chosen] = phase
     return found
@@ -142,7 +146,7 @@ def _by_name(setting: str, values: Wanted, at: Mapping[Key, Volume]) -> Key:
     more = f", ... ({len(at)})" if len(at) > MOST_SHOWN else ""
     raise InputError(
         f"{setting}: no volume of {patient} has this name; its volumes are {all_names}{more}.{hint} Name one of them "
-        "(in a list, one for each patient), or move the patient's files elsewhere."
+        "(if the names differ between patients, give a list), or move the patient's files elsewhere."
     )
 
 
@@ -156,7 +160,7 @@ def _by_size(setting: str, which: int | str, at: Mapping[Key, Volume], sizes: Ma
         )
     if not extreme:
         raise InputError(
-            f"{setting}: {_name(at, first)} of {_owner(at[first])} does not show the structure, so its size gives no phase. "
+            f"{setting}: {_name(at, first)} of {_owner(at[first])} does not show the structure, so its size does not show its phase. "
             "Name the phase by the frame's number, or move the volume elsewhere."
         )
     return first
@@ -177,13 +181,13 @@ def _owner(volume: Volume) -> str:
 
 
 def _name(volumes: Mapping[Key, Volume], key: Key) -> str:
-    """A volume as messages name it."""
+    """The name of a volume in messages."""
     volume = volumes[key]
     return f"frame {volume.frame}" if volume.frame is not None else volume.text or volume.phase or "its only volume"
 
 
 def _distinguished(mine: Mapping[Key, Volume]) -> dict[Key, str]:
-    """Slice.volume of each volume of one patient: its visit and, if a phase has several volumes, its frame or text."""
+    """The value of Slice.volume for each volume of one patient: its visit and, if a phase has several volumes, its frame or text."""
     found: dict[Key, str] = {}
     for group in _grouped(mine, lambda volume: (volume.visit, volume.phase)):
         frames = ["" if (frame := mine[key].frame) is None else f"frame {frame}" for key in group]
@@ -205,14 +209,14 @@ def _grouped(mine: Mapping[Key, Volume], by: Callable[[Volume], Any]) -> list[li
 
 
 def _in_order(mine: Mapping[Key, Volume]) -> list[Key]:
-    """Visit by visit, ED first, then ES, then the others."""
+    """The volumes of one patient, visit by visit: ED first, then ES, then the others."""
     order: dict[Phase | None, int] = {"ED": 0, "ES": 1, None: 2}
     visits = _grouped(mine, lambda volume: volume.visit)
     return [key for visit in visits for key in sorted(visit, key=lambda key: order[mine[key].phase])]
 
 
 def _size(slices: Iterable[Slice]) -> float:
-    """The volume of the expert's mask [ml, or mm^2 / 1000 where the distance between slices is unknown]."""
+    """The volume of the expert's mask [ml], or its summed area [mm^2 / 1000] if the distance between slices is unknown."""
     return sum(
         int(item.mask.sum()) * item.spacing_mm[0] * item.spacing_mm[1] * (1.0 if item.gap_mm is None else item.gap_mm) / 1000
         for item in slices

@@ -1,4 +1,4 @@
-"""Checks of contours in memory: what may be wrong with them."""
+"""Checks that find errors in contours, such as copies, self-crossings and an endocardium outside its epicardium."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,18 @@ from segtune.data import findings, slice_checks
 from segtune.data.formats import contours
 from segtune.errors import InputError
 
-NESTED_FRACTION = 0.99  # of the endocardium's pixels that must lie inside the epicardium: two contours may touch
-MOST_PX = 2048  # extent up to which contours are rasterised; larger ones lie outside their image anyway
+NESTED_FRACTION = 0.99  # least fraction of the endocardium inside the epicardium; below 1 because the contours may touch
+MOST_PX = 2048  # largest extent [pixels] of a contour that is rasterised; a larger contour leaves its image anyway
 
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """The content of one contour file. points: (N, 2) x y [pixels, from 0]; shape: (H, W) of its image, None if unknown."""
+    """One contour file and its contour.
+
+    Attributes:
+        points: (N, 2), columns x and y [pixels, from 0].
+        shape: (H, W) of the image; None if unknown.
+    """
 
     patient: str
     frame: int
@@ -28,7 +33,7 @@ class Outline:
 
 
 def find_in_contours(outlines: Sequence[Outline]) -> list[findings.Finding]:
-    """The findings in the contours of both targets, whichever of them a run segments; errors first."""
+    """The findings in these contours, errors first."""
     outside = [_outside(one) for one in outlines]
     drawn = {index: _drawn(one) for index, one in enumerate(outlines) if outside[index] is None}
     nested = _nested(outlines, drawn)
@@ -43,7 +48,7 @@ def find_in_contours(outlines: Sequence[Outline]) -> list[findings.Finding]:
 
 
 class _Drawn(NamedTuple):
-    """The winding numbers of a contour, and the row and column of the image at which that array begins."""
+    """The winding numbers of a contour on a part of the image that begins at this row and column."""
 
     winding: NDArray[np.int64]
     row: int
@@ -51,7 +56,7 @@ class _Drawn(NamedTuple):
 
 
 def _drawn(outline: Outline) -> _Drawn | None:
-    """The contour on the smallest part of its pixel grid that contains it; None if that is larger than any image."""
+    """The contour rasterised on its bounding box; None if the box is larger than any image or too far away."""
     low, high = np.floor(outline.points.min(axis=0)), np.ceil(outline.points.max(axis=0))
     if (high - low > MOST_PX).any() or (np.abs(low) > 2**31).any():
         return None
@@ -69,7 +74,7 @@ def _outside(outline: Outline) -> findings.Finding | None:
 
 
 def _nested(outlines: Sequence[Outline], drawn: dict[int, _Drawn | None]) -> dict[int, float]:
-    """For each epicardium with an endocardium of the same frame: the fraction of the endocardium's pixels inside it."""
+    """For each epicardium whose frame also has an endocardium: the fraction of the endocardium's pixels inside the epicardium."""
     inner = {(one.patient, one.frame): drawn.get(index) for index, one in enumerate(outlines) if one.target == "endocardium"}
     shares = {}
     for index, outer in drawn.items():
@@ -89,13 +94,16 @@ def _not_nested(outer: Outline, share: float) -> Iterator[findings.Finding]:
     if share < NESTED_FRACTION:
         message = (
             f"only {share:.0%} of the endocardium lies inside this epicardium. One of the two contours belongs to "
-            "another frame or another heart: restore it or draw it again."
+            "another frame or another heart. Restore it or draw it again."
         )
         yield findings.Finding("warning", "not_nested", outer.patient, outer.frame, outer.file, message)
 
 
 def _copied_contours(outlines: Sequence[Outline], nested: dict[int, float]) -> Iterator[findings.Finding]:
-    """Of equal contours, the one that fits its endocardium best is taken as the original, otherwise the first."""
+    """Report contours that are copies of another one.
+
+    Among equal contours, the one that fits its endocardium best counts as the original; if none fits better, the first one.
+    """
     for group in slice_checks.alike(_open(one.points).tobytes() for one in outlines):
         original, *copies = sorted(group, key=lambda index: -nested.get(index, 1.0))
         first = outlines[original]
@@ -103,8 +111,8 @@ def _copied_contours(outlines: Sequence[Outline], nested: dict[int, float]) -> I
             across = one.patient != first.patient
             other = f"patient {first.patient}, frame {first.frame}" if across else f"frame {first.frame}"
             message = (
-                f"point for point the {first.target} of {other} ({first.file}): one of the two is wrong. Restore it, or remove "
-                "it from the data."
+                f"this contour is identical to the {first.target} of {other} ({first.file}), so one of the two is wrong. "
+                "Restore it, or remove it from the data."
             )
             yield findings.Finding(
                 "error" if across else "warning", "duplicate_contour", one.patient, one.frame, one.file, message
@@ -126,7 +134,7 @@ def _shape(outline: Outline, contour: _Drawn | None) -> Iterator[findings.Findin
     plain = max(np.count_nonzero(contour.winding == 1), np.count_nonzero(contour.winding == -1))
     if n_inside > plain:
         message = (
-            f"the {outline.target} crosses itself: it winds the other way, or twice, around {n_inside - plain} of {n_inside} "
-            "pixels. Draw it again."
+            f"the {outline.target} crosses itself: it winds twice or in the opposite direction around {n_inside - plain} of "
+            f"{n_inside} pixels. Draw it again."
         )
         yield findings.Finding("warning", "self_crossing", *about, message)

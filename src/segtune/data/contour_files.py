@@ -1,4 +1,4 @@
-"""All contour files of a data set (RVSC, Sunnybrook): findings in them concern runs on either target."""
+"""Checks of all contour files of a data set (RVSC, Sunnybrook), of both the endocardium and the epicardium."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,15 +17,15 @@ from segtune.errors import InputError
 
 
 def listed(data: Mapping[str, Any]) -> list[ContourFile]:
-    """The contour files of the data that cfg.data names; an empty list for readers without contour files."""
+    """List the contour files of a data set; empty if its format has none. Args: data: the configuration cfg.data."""
     files = readers.of(data).contour_files
     return list(files(data["root"])) if files and "root" in data else []
 
 
 def for_run(data: Mapping[str, Any], slices: Iterable[Slice]) -> list[Finding]:
-    """The findings in the contour files of a run's data, errors first.
+    """Check the contour files of a run's data, and return the findings, errors first.
 
-    An error in a contour that the run does not read cannot make its results wrong, so it becomes a warning.
+    Errors in contours of the other target become warnings, because the run does not read these contours.
     """
     read = {(patient, frame, path.name) for patient, frame, target, path, _ in listed(data) if target == data["target"]}
     return findings.ranked(
@@ -35,12 +35,12 @@ def for_run(data: Mapping[str, Any], slices: Iterable[Slice]) -> list[Finding]:
 
 
 def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool = False) -> list[Finding]:
-    """The findings in the contour files of both targets, errors first; a file that cannot be read is an error.
+    """Check the contour files of both targets, and return the findings, errors first. An unreadable file is an error.
 
     Args:
-        slices: the slices as read; their images are not read again.
-        with_folders: whether files are named with their folders below data.root, for display. Stored findings have no
-            folders, because these may contain a patient's name.
+        slices: the slices that were read from these data, so that their images need not be read again.
+        with_folders: whether findings name files by their path below data.root (for display) or by the file name alone (for
+            storage, because a folder's name may contain a patient's name).
     """
     files = listed(data)
     if not files:
@@ -62,7 +62,7 @@ def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool
 
 
 def _shape(image: Path | None) -> tuple[int, ...] | None:
-    """(H, W) of an image; None if it is missing, or damaged, which the reader reports."""
+    """The shape (H, W) of an image; None if it is missing or damaged (the reader reports damaged images)."""
     try:
         return dicom.read(image)[0].shape if image else None
     except InputError:

@@ -1,9 +1,10 @@
-"""DICOM images without labels, put together to patients.
+"""Find DICOM images without labels, and group them by patient.
 
-Files named like the RVSC's (P09-0020.dcm) are frame 20 = 20 * slice + phase of patient P09. All others are grouped by patient
-and study (by folder, where headers state neither), and then by series, as `stacks` says: P01, P02, ... in the natural order of
-their first files, frames counted from 0 in the natural order of the names, and within a file of several frames. Where headers
-do not give slices and phases, `undefined` gives the reason why there is no volume.
+A file named like those of RVSC (P09-0020.dcm) is frame 20 of patient P09, where frame = 20 * slice + phase. All other images
+are grouped by the patient and study in their headers (or by folder if the headers give neither), and then by series as
+described in `stacks`. The groups are labelled P01, P02, ... in the natural order of their first files. Their frames are counted
+from 0, in the natural order of the file names and, in a file with several frames, in the stored order. If the headers do not
+determine slices and phases, `undefined` gives the reason, and no volume is computed.
 """
 
 import itertools
@@ -28,8 +29,8 @@ class Patient:
     """The DICOM images of one patient.
 
     Attributes:
-        undefined: as in Image.
-        folder: the folder that holds them; empty if the files' names give the patient.
+        undefined: the reason why slices and phases are unknown; empty if they are known (see Image).
+        folder: the folder that contains the images; empty if the file names give the patient.
     """
 
     patient: str
@@ -39,7 +40,7 @@ class Patient:
     folder: str
 
     def images(self) -> Iterator[Image]:
-        """The images, read one by one. Raises: InputError naming the file."""
+        """Read the images one by one. Raises: InputError that names the file."""
         for path, of_file in itertools.groupby(self.frames, key=lambda frame: frame.path):
             frames = {frame.place.frame: frame for frame in of_file}
             for index, pixels, header in dicom.read_frames(path, [*frames]):
@@ -56,11 +57,13 @@ class Patient:
 
 
 def find(files: Sequence[Path], root: Path, left_out: Counter[str]) -> tuple[list[Patient], list[str]]:
-    """The patients of these files, and sentences on what was put together. DICOM objects without an image are counted.
+    """Group the files by patient.
 
-    Raises: InputError naming the file for headers that cannot be read, and for two files of one name.
+    Args: left_out: counter to which DICOM objects without an image are added.
+    Returns: the patients, and sentences that say which images were combined.
+    Raises: InputError that names the file, for headers that cannot be read and for two files with the same name.
     """
-    named: dict[str, dict[int, tuple[Path, Place]]] = {}  # as the RVSC names them: patient -> frame -> image
+    named: dict[str, dict[int, tuple[Path, Place]]] = {}  # files named as in RVSC: patient -> frame -> image
     others: list[tuple[Path, Place]] = []
     for path in tqdm(files, desc="headers", unit="file", leave=False, disable=None):
         places = dicom.read_places(path)
@@ -69,7 +72,9 @@ def find(files: Sequence[Path], root: Path, left_out: Counter[str]) -> tuple[lis
         elif len(places) == 1 and (match := rvsc.DICOM_NAME.fullmatch(path.name)):
             frames, number = named.setdefault(match[1].upper(), {}), int(match[2])
             if number in frames:
-                raise InputError(f"{path} and {frames[number][0]} have the same name: which one counts? Move one elsewhere.")
+                raise InputError(
+                    f"{path} and {frames[number][0]} have the same name. Keep the correct one, and move the other elsewhere."
+                )
             frames[number] = (path, places[0])
         else:
             others += [(path, place) for place in places]
@@ -99,29 +104,30 @@ def _by_name(patient: str, frames: Mapping[int, tuple[Path, Place]]) -> Patient:
 
 
 def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
-    """How the headers contradict the slices that the files' names give; empty if they agree or state nothing."""
+    """The contradiction between the headers and the slices given by the file names; empty if there is none."""
     if len({(frame.place.person, frame.place.study) for frame in frames}) > 1:
-        return "its images are of several patients or studies, whatever their names say"
+        return "according to their headers, its images belong to several patients or studies, although their names give one patient"
     if not all(frame.place.header.position and frame.place.header.axes for frame in frames):
         return ""
     positions: dict[int, list[float]] = {}
     for frame in frames:
         positions.setdefault(frame.slice_index, []).append(along(frame.place))
     if any(max(at) - min(at) > SAME_PLACE_MM for at in positions.values()):
-        return f"images {rvsc.PHASES_PER_SLICE} * slice + phase, by their names, are not at one place, by their headers"
+        return f"images of one slice by their names ({rvsc.PHASES_PER_SLICE} * slice + phase) are at several positions by their headers"
     for (here, a), (there, b) in itertools.pairwise(sorted(positions.items())):
         if gap_mm is not None and abs(abs(b[0] - a[0]) - (there - here) * gap_mm) > EVEN * gap_mm:
             return (
-                f"slices {here} and {there}, by their names, are {abs(b[0] - a[0]):.3g} mm apart, by their headers {gap_mm:.3g}"
+                f"slices {here} and {there} (as numbered by the file names) are {abs(b[0] - a[0]):.3g} mm apart, but the headers give a "
+                f"slice distance of {gap_mm:.3g} mm"
             )
     return ""
 
 
-# Sentences on what was put together; they contain no text of a header and no name of a file
+# Sentences about combined images. They contain no header text and no file name, because both may contain a person's name.
 
 
 def _put_together(labelled: Mapping[str, Stack]) -> list[str]:
-    """Which images belong to one patient according to their headers, where the folders alone do not show it."""
+    """Sentences that say which images belong together by their headers, where the folders do not already show it."""
     return [
         *(sentence for label, stack in labelled.items() for sentence in _of_stack(label, stack)),
         *_of_studies(labelled),
@@ -132,13 +138,13 @@ def _put_together(labelled: Mapping[str, Stack]) -> list[str]:
 def _of_stack(label: str, stack: Stack) -> Iterator[str]:
     n_folders = len({frame.path.parent for frame in stack.frames if not frame.undefined})
     if stack.n_series > 1 or n_folders > 1:
-        yield f"{label}: {stack.n_series} series in {n_folders} folders put together, of one patient and study"
+        yield f"{label}: combined from {stack.n_series} series in {n_folders} folders, because all are of one patient and study"
     if stack.others:
-        yield f"{label}: images in no volume, {stacks.OTHERWISE}: {stack.others}"
+        yield f"{label}: images in no volume ({stacks.OTHERWISE}): {stack.others}"
 
 
 def _of_studies(labelled: Mapping[str, Stack]) -> Iterator[str]:
-    """Which labels are stacks of one study, and which studies are of one person; 0 is no study and no person."""
+    """Yield which labels are stacks of one study, and which studies are of one person. The value 0 means unknown."""
     of_study: dict[int, list[str]] = {}
     of_person: dict[int, dict[int, str]] = {}  # person -> study -> its first label
     for label, stack in labelled.items():
@@ -146,17 +152,17 @@ def _of_studies(labelled: Mapping[str, Stack]) -> Iterator[str]:
         of_person.setdefault(stack.person, {}).setdefault(stack.study, label)
     for study, labels in of_study.items():
         if study and len(labels) > 1:
-            yield f"{', '.join(labels)}: stacks of one patient and study"
+            yield f"{', '.join(labels)} are stacks of one patient and study"
     for person, studies in of_person.items():
         if person and len(studies) > 1:
-            yield f"{', '.join(studies.values())}: studies of one patient"
+            yield f"{', '.join(studies.values())} are studies of one patient"
 
 
 def _of_folders(labelled: Mapping[str, Stack]) -> list[str]:
-    """Which labels have images in one folder."""
+    """Sentences that say which labels share a folder."""
     folders: dict[Path, set[str]] = {}
     for label, stack in labelled.items():
         for frame in stack.frames:
             folders.setdefault(frame.path.parent, set()).add(label)
     mixed = {", ".join(sorted(labels)) for labels in folders.values() if len(labels) > 1}
-    return [f"{labels}: told apart by patient and study in one folder" for labels in sorted(mixed)]
+    return [f"{labels} share a folder and were separated by patient and study" for labels in sorted(mixed)]

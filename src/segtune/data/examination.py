@@ -1,4 +1,7 @@
-"""Examine a data set for segtune.check: read it, split it and collect every finding, even where its reader refuses it."""
+"""Examine a data set for segtune.check: read it, split it, and collect all findings.
+
+If the reader refuses the data set, its contour files are still checked one by one.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,13 +16,14 @@ from segtune.errors import InputError
 def examine(
     data: Mapping[str, Any], read: Callable[[], SliceSet], split: Callable[[SliceSet], Split]
 ) -> tuple[SliceSet, list[Finding]]:
-    """The data set and all findings in it. If its reader refuses it, it is empty, but every contour file is still checked.
+    """Return the slices of a data set and all findings. If the reader refuses the data set, there are no slices.
 
     Args:
         data: cfg.data as a mapping.
-        read, split: read the data set, and split it as a run would.
+        read: function that reads the data set.
+        split: function that splits the slices as a run would.
 
-    Raises: InputError if the reader refuses data that have no contour files to check one by one.
+    Raises: InputError if the reader refuses the data set, and the data set has no contour files that could be checked.
     """
     slices, refusal = SliceSet(()), ""
     try:

@@ -1,7 +1,7 @@
-"""Findings: what is wrong with a data set, or may be.
+"""Findings: possible faults in a data set.
 
-An error would make results wrong, for example an image that two patients share: it belongs to the wrong patient or lies on
-both sides of a split. A warning should be looked at. A note states what the data do not contain.
+An error would make results wrong. For example, an image that two patients share belongs to the wrong patient, or would be in
+both training and validation. A warning is something that the user should look at. A note says what the data do not contain.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from segtune.errors import InputError
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-KINDS = {  # of findings, each in words
+KINDS = {  # the kinds of findings, with descriptions
     "unreadable": "a file that the reader refuses",
     "outside_image": "a contour that leaves its image",
     "duplicate_image": "two frames with the same image",
@@ -45,8 +45,8 @@ class Finding:
 
     Attributes:
         kind: a key of KINDS.
-        patient, frame, file: where it is (file below data.root); None if it concerns more than one.
-        message: what was found and how to cure it.
+        patient, frame, file: the place of the finding (file: below data.root); None if the finding concerns several.
+        message: what was found, and how to correct it.
     """
 
     severity: Severity
@@ -58,14 +58,17 @@ class Finding:
 
 
 def joined(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]:
-    """Both lists, errors first; a finding of the second list is left out if the first has one of its kind at that frame."""
+    """Both lists in one, errors first.
+
+    A finding of the second list is left out if the first list has a finding of the same kind, patient and frame.
+    """
     found = [*first]
     known = {(one.kind, one.patient, one.frame) for one in found}
     return ranked([*found, *(one for one in second if (one.kind, one.patient, one.frame) not in known)])
 
 
 def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
-    """Kind -> number of its warnings, and the first of them in words. Args: found: as slice_checks.for_run has them."""
+    """Kind -> the number of its warnings, and the first of them as text. Args: found: as returned by slice_checks.for_run."""
     by_kind: dict[str, tuple[int, str]] = {}
     for one in found:
         if one["severity"] == "warning":
@@ -75,7 +78,7 @@ def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
 
 
 def not_allowed(found: Iterable[Finding], allow: Collection[str] | None) -> list[Finding]:
-    """The errors of kinds that are not allowed. Raises: InputError if allow names a kind that is not in ALLOWABLE."""
+    """The errors whose kind is not in `allow`. Raises: InputError if `allow` names a kind that is not in ALLOWABLE."""
     kinds = [] if allow is None else [*allow] if isinstance(allow, Collection) and not isinstance(allow, str) else [allow]
     for kind in kinds:
         if kind not in ALLOWABLE:
@@ -87,7 +90,7 @@ def not_allowed(found: Iterable[Finding], allow: Collection[str] | None) -> list
 
 
 def place(finding: Finding) -> str:
-    """The place as messages name it: patient P01, frame 20 (P01-0020-icontour-manual.txt)."""
+    """The place of a finding, as in messages: patient P01, frame 20 (P01-0020-icontour-manual.txt)."""
     named = [f"patient {finding.patient}"] if finding.patient is not None else []
     named += [f"frame {finding.frame}"] if finding.frame is not None else []
     where = ", ".join(named)
@@ -97,6 +100,6 @@ def place(finding: Finding) -> str:
 
 
 def ranked(found: Iterable[Finding]) -> list[Finding]:
-    """Sorted by severity, then by kind; findings that agree in both keep the data set's order."""
+    """The findings sorted by severity, then by kind. Findings that agree in both keep their order."""
     kinds = list(KINDS)
     return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), kinds.index(one.kind)))

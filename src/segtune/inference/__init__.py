@@ -1,1 +1,1 @@
-"""A finished run as a model: on other data, on images without labels, as ONNX, and its model card."""
+"""Use finished runs as models: evaluate them on other data, predict masks, export ONNX files and model cards."""

@@ -1,8 +1,8 @@
-"""The model card of a finished run, in Markdown: what it is for, on whom it was trained and scored, what is not known.
+"""Write the model card of a finished run in Markdown: intended use, data, scores and limitations.
 
-card.md.j2 holds the text; this module gathers the values from the run's folder, without torch. All text from that folder is
-escaped, because a patient's label may hold anything. Undefined values are called undefined, never 0, and values that an
-earlier version did not record are called missing.
+card.md.j2 contains the text. This module reads the values from the run's folder, without importing torch. All text from the
+folder is escaped, because a patient's label may contain any characters. Undefined values are shown as "undefined", never as 0,
+and values that an earlier version did not record are shown as "not recorded".
 """
 
 import math
@@ -22,7 +22,7 @@ from segtune.runs.tables import read_table
 Result = Mapping[str, Any]
 Rows = Sequence[Mapping[str, str]]
 
-METRICS = {  # name -> what it is called, how it is written
+METRICS = {  # name -> name on the card, number format
     "dice": ("Dice", ".3f"),
     "iou": ("IoU", ".3f"),
     "sensitivity": ("sensitivity", ".3f"),
@@ -34,7 +34,7 @@ METRICS = {  # name -> what it is called, how it is written
 }
 LEVELS = {"slices": "per slice", "cases": "per case (3-D)", "patients": "per patient"}
 COUNTS = ("n", "n_one_empty", "n_both_empty", "n_undefined")
-AGREEMENT = {  # name -> what it is called, and what it is multiplied by
+AGREEMENT = {  # name -> name on the card, factor for its unit
     "volume_ED_ml": ("end-diastolic volume [ml]", 1),
     "volume_ES_ml": ("end-systolic volume [ml]", 1),
     "stroke_volume_ml": ("stroke volume [ml]", 1),
@@ -42,15 +42,20 @@ AGREEMENT = {  # name -> what it is called, and what it is multiplied by
 }
 LIMITS = ("bias", "lower", "upper")
 MISSING = "not recorded"
-EARLIER = "the run is of an earlier version of segtune"
-FEW = 10  # validation patients, below which the card says what that means
-RARE = 0.05  # share of slices without the structure below which silence has hardly been tested
+EARLIER = "the run was trained with an earlier version of segtune"
+FEW = 10  # with fewer validation patients, the card says how little the scores tell
+RARE = 0.05  # with a smaller share of slices without the structure, the card says that false positives were hardly tested
 
 
 def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
-    """The card of the weights of an epoch. Args: which: last or best. checked: how model.onnx was checked, in words.
+    """Return the model card as Markdown.
 
-    Raises: InputError for a damaged table; LookupError, TypeError, ValueError or AttributeError for values of a wrong kind.
+    Args:
+        result: the content of result.json.
+        which: the epoch whose weights were exported, last or best.
+        checked: a phrase on how well model.onnx agrees with PyTorch.
+
+    Raises: InputError for a damaged table; LookupError, TypeError, ValueError or AttributeError for values of a wrong type.
     """
     tables = {name: table(folder, name, which) for name in layout.TABLES}
     patients, config = tables[layout.PATIENTS], result["config"]["data"]
@@ -82,53 +87,53 @@ def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
 
 
 def table(folder: Path, name: str, which: str) -> Rows | None:
-    """The rows of one of the run's tables that are of this epoch; None if there is no such table."""
+    """Read the rows of one of the run's tables that belong to an epoch, last or best; None if the table does not exist."""
     if not (folder / name).exists():
         return None
     return [row for row in read_table(folder, name) if row["which"] == which]
 
 
-# The values that the template holds
+# The values that the template inserts
 
 
 def alarms(result: Result, which: str) -> Iterator[str]:
-    """The warnings, which stand at the top of the card and again among its limits."""
+    """Yield the warnings, which the card shows at its top and again in the section Limits."""
     n_leaks, n_errors = result["data"].get("n_leaks") or 0, sum(one["severity"] == "error" for one in findings(result))
     if n_leaks:
         yield (
-            f"{counted(n_leaks, 'patient')} on both sides: images of one person both train and validate. Every score here "
-            "is too good, and none shows what to expect for new patients."
+            f"{counted(n_leaks, 'patient')} on both sides: images of the same person are in training and in validation. All "
+            "scores are therefore too high and do not show what to expect for new patients."
         )
     if n_errors:
         yield (
-            f"{counted(n_errors, 'error')} in the data, with which the run was told to go on (see Data). Training, scores or "
-            "both rest on them."
+            f"{counted(n_errors, 'error')} in the data, which the user allowed with data.allow (see Data). They affect the "
+            "training, the scores, or both."
         )
     if readers.of(result["config"]["data"]).is_synthetic:
-        yield "Trained on synthetic images, a phantom: it has never seen a patient. For trying out only."
+        yield "This model was trained on synthetic images of a phantom, not on patients. Use it only to try out the software."
     if which == "best":
         yield (
-            "These weights were chosen among all epochs by their score on the validation patients: that score is too good to "
-            "be had elsewhere."
+            "These weights were chosen among all epochs by their score on the validation patients. Expect lower scores on "
+            "other patients."
         )
 
 
 def running(result: Result, checked: str) -> Markdown:
     config = result["config"]["data"]
     size, spacing_mm, crops = int(config["size"]), config.get("spacing_mm"), config.get("larger")
-    larger = "" if crops else "; an image that is larger, to the next multiple of 16 (in training there was none)"
+    larger = "" if crops else "; larger images, which did not occur in training, to the next multiple of 16"
     before = [
-        "" if spacing_mm is None else f"resampled to pixels of {float(spacing_mm):g} mm, linearly, about the image's centre",
-        f"cropped to {size} x {size} about the centre where it is larger" if crops else "",
+        "" if spacing_mm is None else f"resampled linearly to pixels of {float(spacing_mm):g} mm, keeping the image's centre",
+        f"cropped around the centre to at most {size} x {size}" if crops else "",
         f"intensities normalised ({escaped(config['normalize'])}): {NORMALIZED[config['normalize']][0]}",
-        f"zero padded at bottom and right to {size} x {size}{larger}",
+        f"padded with zeros at the bottom and right to {size} x {size}{larger}",
     ]
     steps = "; then ".join(filter(None, before))
     rows = [
         ("input", "`image`, float32, (batch, 1, height, width); height and width are multiples of 16"),
-        ("output", "`probability` of the structure, of the same shape; and `logits`, of which it is the sigmoid"),
-        ("before", f"pixels {'as stored' if spacing_mm is None else 'of a known size'}, {steps}"),
-        ("after", "the same steps back; what is above 0.5 is inside"),
+        ("output", "`probability` of the structure and `logits`, both of the input's shape; probability = sigmoid(logits)"),
+        ("preprocessing", f"the image {'as stored' if spacing_mm is None else 'with known pixel size'}, {steps}"),
+        ("postprocessing", "undo padding, crop and resampling; pixels with a probability above 0.5 belong to the structure"),
         ("checked", escaped(checked)),
     ]
     return grid(("", ""), rows)
@@ -156,7 +161,7 @@ def sides(result: Result) -> Markdown:
 
 
 def checks(result: Result) -> Markdown | None:
-    """What the check of the data found, by kind: empty if nothing, None if that is not recorded."""
+    """Return a table of the data check's findings by kind: empty if there are none, None if findings were not recorded."""
     if result["data"].get("findings") is None:
         return None
     kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -177,7 +182,7 @@ def checks(result: Result) -> Markdown | None:
 def training(result: Result) -> Markdown:
     config, git = result["config"], result.get("git")
     axes, calibration = identity.axes(config), result.get("calibration")
-    measured = f"; lambda = {number(calibration['lambda'], '.3g')}, measured" if calibration else ""
+    measured = f"; calibrated lambda = {number(calibration['lambda'], '.3g')}" if calibration else ""
     commit = (str(git["commit"]) + (", with uncommitted changes" if git["dirty"] else "")) if git else MISSING
     rows = [
         ("network", described(config["model"])),
@@ -199,7 +204,7 @@ def training(result: Result) -> Markdown:
 
 
 def again(folder: Path, result: Result) -> dict[str, Any] | None:
-    """The command that repeats the run, without absolute paths, which may hold names; None if it is not recorded."""
+    """Return the command that repeats the run, without absolute paths, which may contain names; None if it was not recorded."""
     status = read_status(folder) or {}
     overrides = status.get("overrides")
     if status.get("run_id") != result["run_id"] or not isinstance(overrides, list):
@@ -256,31 +261,32 @@ def by_patient(rows: Rows) -> Markdown:
 
 
 def few(result: Result, rows: Rows | None) -> str:
-    """The number of scored patients, and the influence of one of them on the mean Dice."""
+    """Say how many patients were scored and how far the mean Dice changes if one of them is left out."""
     n = len(result["data"]["patients"].get("val") or [])
     told = f"Scored on {counted(n, 'patient')}."
     dice = [value for row in rows or () if math.isfinite(value := float(row["dice"] or "nan"))]
     if len(dice) > 1:
         without = [(sum(dice) - value) / (len(dice) - 1) for value in dice]
-        told += f" Without one of them, the mean Dice per patient would be from {min(without):.3f} to {max(without):.3f}."
-    return told + (" So few tell neither what the next one will get nor how often it fails." if n < FEW else "")
+        told += f" Without any one of them, their mean Dice is between {min(without):.3f} and {max(without):.3f}."
+    few_tell = " So few patients show neither what to expect for a new patient nor how often the model fails."
+    return told + (few_tell if n < FEW else "")
 
 
 def of_slices(rows: Rows | None) -> list[str]:
-    """The phases that were scored, and the number of slices without the structure."""
+    """Say which phases were scored and how many slices do not show the structure."""
     if not rows:
-        return [f"Phases, and slices without the structure, are {MISSING}."]
+        return [f"Phases and the number of slices without the structure are {MISSING}."]
     phases = Counter(row["phase"] or "not known" for row in rows)
     told = ", ".join(f"{escaped(phase)} ({counted(n, 'slice')})" for phase, n in sorted(phases.items()))
     n_empty = sum(float(row["n_true"]) == 0 for row in rows)
-    rare = " That it stays silent there has hardly been tested." if n_empty < RARE * len(rows) else ""
+    rare = " False positives on such slices were therefore hardly tested." if n_empty < RARE * len(rows) else ""
     return [
-        f"Phases of the scored slices: {told}. Others were not scored.",
+        f"Phases of the scored slices: {told}. No other phases were scored.",
         f"{n_empty} of {len(rows)} scored slices ({n_empty / len(rows):.0%}) do not show the structure.{rare}",
     ]
 
 
-# Facts in words
+# Values as text
 
 
 def reader(result: Result) -> str:
@@ -306,14 +312,14 @@ def leaks(result: Result) -> str:
 
 
 def described(option: Mapping[str, Any]) -> str:
-    """A part of the configuration: the name of its class or function, and its values."""
+    """Describe a part of the configuration in one line: the name of its class or function, and its values."""
     name = str(option.get("_target_", "")).removeprefix("segtune.")
     values = [f"{key}={value}" for key, value in option.items() if not str(key).startswith("_") and value is not None]
     return escaped(" ".join(filter(None, [name, ", ".join(values)])))
 
 
 def pathless(override: str) -> str:
-    """The override; a value that contains an absolute path becomes ...."""
+    """Return the override, with its value replaced by ... if it contains an absolute path."""
     key, _, value = override.partition("=")
     return f"{key}=..." if re.search(r"(^|[\s'\"\[{,:=])(~\w*/|/|[A-Za-z]:[\\/]|\\\\)", value) else override
 

@@ -1,4 +1,4 @@
-"""The Python code in a model card that uses model.onnx without segtune; card_code.py.j2 holds its text."""
+"""Generate the Python code in a model card that runs model.onnx without segtune. Its template is card_code.py.j2."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from segtune.data import readers
 from segtune.inference.markdown import Markdown, rendered
 
-NORMALIZED = {  # data.normalize -> in words, and as code
+NORMALIZED = {  # data.normalize -> description, Python code
     "zscore": (
-        "(intensity - mean) / standard deviation over the image's own pixels",
+        "(intensity - mean) / standard deviation, both computed over this image's pixels",
         "(seen - seen.mean(dtype=np.float64)) / (seen.std(dtype=np.float64) or 1)",
     ),
     "divide255": ("intensity / 255", "seen / 255"),
@@ -16,9 +16,9 @@ NORMALIZED = {  # data.normalize -> in words, and as code
 
 
 def code(result: Mapping[str, Any]) -> str:
-    """Code that gives one image's mask with numpy and onnxruntime alone, by the run's own steps. A test runs it.
+    """Return Python code that computes an image's mask with numpy and onnxruntime only, with the run's preprocessing.
 
-    No text of the run enters it: what is inserted is a number, or stands in this program.
+    Only numbers from the run's result are inserted, never its text, so a foreign run cannot insert code.
     """
     config = result["config"]["data"]
     spacing_mm = config.get("spacing_mm")

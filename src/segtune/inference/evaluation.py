@@ -1,4 +1,4 @@
-"""Evaluate finished runs on other data: check the data, leave out patients the runs have trained on, score the rest."""
+"""Evaluate finished runs on other data: check the data, exclude patients of the runs' training, score the others."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,15 @@ from segtune.metrics.score import TOLERANCE_MM, Scores
 from segtune.runs import identity
 
 log = logging.getLogger(__name__)
-# The keys of cfg.data that the runs decide, because they say how their network sees an image.
+# Keys of cfg.data that are taken from the runs, because a network needs the image preprocessing that it was trained with.
 OF_THE_RUN = ("size", "spacing_mm", "larger", "normalize")
 
 
 class Evaluation(NamedTuple):
-    """The scores of an evaluation. about: the entries of evaluation.json besides them; name: the hash that names its folder."""
+    """The scores of an evaluation.
+
+    name: a hash that names the output folder. about: the entries of evaluation.json besides the scores.
+    """
 
     name: str
     about: dict[str, Any]
@@ -27,29 +30,29 @@ class Evaluation(NamedTuple):
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """Raises: InputError if no data are named, or if a setting is given that the runs decide."""
+    """Check cfg.data. Raises: InputError if no data set is named, or if a setting is given that is taken from the runs."""
     if "reader" not in config["data"]:
         options = ", ".join(f"data={name}" for name in readers.NAMES)
-        raise InputError(f"data: name the data on which the run is to be scored, one of {options}.")
+        raise InputError(f"data: choose the data set to evaluate the run on, one of {options}.")
     for key in OF_THE_RUN:
         if (value := config["data"][key]) is not None:
-            raise InputError(f"data.{key}={value}: the run decides how its network sees an image. Leave data.{key} out.")
+            raise InputError(f"data.{key}={value}: this setting is taken from the run. Leave data.{key} out.")
 
 
 def of_the_user(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of cfg.data that the user decides."""
+    """Return the settings of cfg.data without those that are taken from the runs (OF_THE_RUN)."""
     return {key: value for key, value in data.items() if key not in OF_THE_RUN}
 
 
 def evaluate(models: Sequence[Trained], origins: Sequence[Origin], slices: SliceSet, config: Mapping[str, Any]) -> Evaluation:
-    """Score the mean prediction of some runs on data.
+    """Score the prediction of one run, or the mean prediction of several runs, on a data set.
 
     Args:
-        origins: what each of the models was trained on, in the same order.
-        slices: the data as they are stored.
+        origins: what each model was trained on, in the order of the models.
+        slices: the data set as stored, before resampling.
         config: the composed configuration of segtune.evaluate.
 
-    Raises: InputError for errors in the data, or if all patients were in the training of a run.
+    Raises: InputError for errors in the data, or if every patient was in the training of a run.
     """
     data, which = config["data"], config["which"]
     fingerprint = slices.fingerprint()

@@ -1,4 +1,4 @@
-"""A run's network as ONNX, checked against PyTorch."""
+"""Export the network of a run as ONNX and compare its outputs with PyTorch's."""
 
 import json
 import warnings
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from segtune.inference.models import Trained
 
 MODEL, CARD = "model.onnx", "model_card.md"
-OPSET = 17  # of 2022: what runtimes of today have in common
-TOLERANCE = 1e-4  # by which ONNX and PyTorch may differ; rounding makes some 1e-6
-SHAPES = ((1, 32, 32), (2, 48, 32), (5, 32, 64))  # images, rows and columns of the check, beside one of the run's own size
-LARGEST_CHECKED = 512  # pixels of its side; of a larger one the check takes this
+OPSET = 17  # released in 2022; current ONNX runtimes support it
+TOLERANCE = 1e-4  # largest accepted difference between ONNX and PyTorch; rounding causes about 1e-6
+SHAPES = ((1, 32, 32), (2, 48, 32), (5, 32, 64))  # (images, height, width) of the test batches
+LARGEST_CHECKED = 512  # side [pixels] of the test image if the run's images are larger
 
 
 class Agreement(NamedTuple):
-    """How far model.onnx is from PyTorch.
+    """The difference between the outputs of model.onnx and of PyTorch.
 
-    difference: the largest, of a probability, or of a logit in parts of that logit if it is above 1; NaN if an output is not
-    finite. n: batches of images, each of a size of its own. runtime: onnxruntime's version.
+    difference: the largest difference of a probability (absolute) or of a logit (relative to max(1, |logit|)); NaN if an output
+    is not finite. n: the number of test batches, each with images of another size. runtime: the version of onnxruntime.
     """
 
     difference: float
@@ -35,37 +35,37 @@ class Agreement(NamedTuple):
 
 
 def checked(model: "Trained", path: Path) -> Agreement:
-    """Write model.onnx. Raises: InputError if it does not do what the network does in PyTorch."""
+    """Write model.onnx and compare it with PyTorch. Raises: InputError if the export fails or the outputs differ too much."""
     try:
         write_onnx(model, path)
         found = agreement(path, model.net, size=min(model.config["data"]["size"], LARGEST_CHECKED))
     except Exception as error:
         if not type(error).__module__.startswith(("torch.onnx", "onnx")):
             raise
-        why = f"its network cannot be had as ONNX ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        why = f"its network cannot be exported as ONNX ({(str(error).splitlines() or [type(error).__name__])[0]})"
     else:
         if found.difference <= TOLERANCE:
             return found
-        why = f"as ONNX, its network differs from PyTorch by {found.difference:.1e}, and {TOLERANCE:g} is allowed"
-    raise InputError(f"run={model.folder}: {why}. Nothing is written. Try the versions of constraints.txt.")
+        why = f"the outputs of ONNX and PyTorch differ by {found.difference:.1e}, but only {TOLERANCE:g} is allowed"
+    raise InputError(f"run={model.folder}: {why}. Nothing was written. Try the library versions of constraints.txt.")
 
 
 def agreement_text(found: Agreement) -> str:
     return (
-        f"differs from PyTorch by {found.difference:.1e} at most, on random images of {found.n} sizes (onnxruntime "
+        f"outputs differ from PyTorch by at most {found.difference:.1e} on random images of {found.n} sizes (onnxruntime "
         f"{found.runtime}; {TOLERANCE:g} is allowed)"
     )
 
 
 def card_of(model: "Trained", checked: str) -> str:
-    """Raises: InputError for a result, a table or a status with values of a wrong kind."""
+    """Return the model card. Raises: InputError if the run's result, tables or status have values of a wrong type."""
     try:
         return card.page(model.folder, model.result, which=model.which, checked=checked)
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
-            f"{model.folder / layout.RESULT}, or a table beside it, is damaged. Copy the run's folder again."
+            f"{model.folder / layout.RESULT}, or a table in its folder, is damaged. Copy the run's folder again."
         ) from error
 
 
@@ -73,13 +73,17 @@ def card_of(model: "Trained", checked: str) -> str:
 
 
 def write_onnx(model: "Trained", path: Path) -> None:
-    """image (batch, 1, height, width) float32, normalised, sides multiples of 16, to probability and logits of that shape."""
+    """Write the network as ONNX.
+
+    Input: image (batch, 1, height, width), float32, normalised; height and width are multiples of 16. Outputs: probability and
+    logits, of the same shape.
+    """
     import onnx
     import torch
 
     with warnings.catch_warnings():
-        # PyTorch's newer exporter takes 30 times as long, and some versions fail on MONAI's networks. This one is deprecated,
-        # and tells of every size that it takes for constant: agreement() tries others.
+        # PyTorch's newer exporter takes 30 times as long, and some of its versions fail on MONAI's networks. This exporter
+        # warns that it is deprecated, and for each size that it treats as constant. agreement() tests several sizes instead.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.net,
@@ -96,7 +100,7 @@ def write_onnx(model: "Trained", path: Path) -> None:
     shape = ("batch", 1, "height", "width")
     written.graph.output.insert(0, onnx.helper.make_tensor_value_info("probability", onnx.TensorProto.FLOAT, shape))
     written.doc_string = (
-        f"probability that a pixel is of the structure ({plain(model.target)}), and its logits. For research use only, not a "
+        f"Probability and logit that a pixel belongs to the structure ({plain(model.target)}). For research use only, not a "
         f"medical device. See {CARD}."
     )
     onnx.helper.set_model_props(written, {key: plain(value) for key, value in metadata(model).items()})
@@ -105,7 +109,7 @@ def write_onnx(model: "Trained", path: Path) -> None:
 
 
 def metadata(model: "Trained") -> dict[str, Any]:
-    """What a program needs to know to give it an image."""
+    """Return the properties stored in the ONNX file, which a program needs to prepare an image for it."""
     data = model.config["data"]
     return {
         "run_id": model.result["run_id"],
@@ -118,12 +122,12 @@ def metadata(model: "Trained") -> dict[str, Any]:
 
 
 def plain(value: Any) -> str:
-    """As UTF-8, which not every string of JSON can be; what is no string as JSON."""
+    """Convert a value to printable text: strings as they are, other values as JSON. Characters invalid in UTF-8 become ?."""
     return printable((value if isinstance(value, str) else json.dumps(value)).encode(errors="replace").decode())
 
 
 def agreement(path: Path, net: "nn.Module", *, size: int) -> Agreement:
-    """Run both on random images, some of them smooth, of several batch sizes and sides."""
+    """Compare the ONNX file with the network on random images, half of them smooth, of several batch and image sizes."""
     import numpy as np
     import onnxruntime
     import torch

@@ -1,4 +1,4 @@
-"""From images without labels to contours, masks and overlays: what `segtune.predict` writes."""
+"""Predict images without labels and write contours, masks and overlays, for `segtune.predict`."""
 
 import dataclasses
 import itertools
@@ -32,29 +32,32 @@ if TYPE_CHECKING:
 
 Mask = NDArray[np.bool_]
 
-THRESHOLD = 0.5  # a pixel belongs to the mask where its probability is above
-RING = 0.2  # holes that are more of what the outlines enclose are told: the structure is likely a ring
-CHUNK = 32  # images that are in memory with their probabilities at a time
+THRESHOLD = 0.5  # pixels with a higher probability belong to the mask
+RING = 0.2  # if holes are a larger share of the enclosed area, the structure is probably a ring, and the user is told
+CHUNK = 32  # number of images in memory at a time
 CONTOURS, MASKS, OVERLAYS = "contours", "masks", "overlays"
 VOLUMES, ABOUT = "volumes.csv", "about.json"
 SLICE_COLUMNS = (
     *("file", "patient", "phase", "slice", "frame", "n_pixels", "n_dropped", "n_filled", "area_mm2", "mean_probability"),
 )
-MOST_LINES = 20  # of patients that are printed
+MOST_LINES = 20  # largest number of patients that are printed
 LIBRARIES = ("torch", "monai", "numpy", "pydicom", "nibabel")
 RESEARCH = "For research use only."
 NAMES = {"EDV": "edv_ml", "ESV": "esv_ml", "SV": "stroke_volume_ml"}
 
 
 def check_apart(source: Path, output: Path) -> None:
-    """Raises: InputError if a folder is within the other."""
+    """Raises: InputError if one folder is inside the other, or if they are the same."""
     here, there = (Path(os.path.realpath(path)) for path in (source, output))
     if here.is_relative_to(there) or there.is_relative_to(here):
-        raise InputError(f"output={output}: it and input={source} lie within each other. Name a folder elsewhere.")
+        raise InputError(f"output={output}: it must not contain input={source} or be inside it. Name another folder.")
 
 
 def write_images(folder: Path, models: Sequence["Trained"], found: images.Found) -> list[tuple[Image, Row]]:
-    """Write contours, masks and overlays; returns each image, without its pixels, and its row of slices.csv."""
+    """Predict all images and write contours, masks and overlays.
+
+    Returns: each image without its pixels, and its row of slices.csv.
+    """
     predicted: list[tuple[Image, Row]] = []
     for name in (MASKS, OVERLAYS, *([CONTOURS] if found.patients else [])):
         (folder / name).mkdir()
@@ -72,20 +75,22 @@ def write_images(folder: Path, models: Sequence["Trained"], found: images.Found)
 
 
 def slice_axis_of(models: Sequence["Trained"]) -> int | None:
-    """The slice axis that the user gave for the volumes of the training (data.slice_axis), if there is one.
+    """Return data.slice_axis of the training, the array axis along which slices are taken; None if it was not set.
 
-    Raises: InputError if the runs of an ensemble disagree.
+    Raises: InputError if the runs of an ensemble have different values.
     """
     axes: list[int | None] = [model.config["data"].get("slice_axis") for model in models]
     first, *others = axes
     for other in others:
         if other != first:
-            raise InputError(f"run: one was trained with data.slice_axis={first}, one with {other}. Predict with each alone.")
+            raise InputError(
+                f"run: one run was trained with data.slice_axis={first}, another with {other}. Use each run separately."
+            )
     return first
 
 
 def with_probabilities(models: Sequence["Trained"], read: Iterator[Image]) -> Iterator[tuple[Image, NDArray[np.float64]]]:
-    """Each image and its probabilities (H, W), CHUNK images at a time."""
+    """Yield each image with its probabilities (H, W), the mean over the models. CHUNK images are in memory at a time."""
     from segtune.inference.models import ensemble
 
     while chunk := list(itertools.islice(read, CHUNK)):
@@ -93,11 +98,11 @@ def with_probabilities(models: Sequence["Trained"], read: Iterator[Image]) -> It
 
 
 def write_frame(folder: Path, target: str, image: Image, probability: NDArray[np.float64]) -> tuple[Image, Row]:
-    """One DICOM image's contour, mask and overlay."""
+    """Write contour, mask and overlay of one DICOM image. Returns: the image without its pixels, and its row of slices.csv."""
     name = f"{image.item.patient}-{image.item.frame:04d}"
     mask, n_dropped, n_filled = contours.enclosed(probability > THRESHOLD)
     lines = contours.outlines(mask)
-    for line in lines:  # one, or none
+    for line in lines:  # enclosed() leaves at most one outline
         kind = rvsc.TARGETS.get(target, "i")
         (folder / CONTOURS / f"{name}-{kind}contour-auto.txt").write_bytes(contours.text(line).encode())
     Picture.fromarray(np.where(mask, np.uint8(255), np.uint8(0))).save(folder / MASKS / f"{name}.png")
@@ -106,7 +111,11 @@ def write_frame(folder: Path, target: str, image: Image, probability: NDArray[np
 
 
 def write_volume(folder: Path, models: Sequence["Trained"], file: VolumeFile, slice_axis: int) -> list[tuple[Image, Row]]:
-    """One NIfTI file's mask, and its overlays or those of its frames. Args: slice_axis: the stored axis of its slices."""
+    """Write the mask and the overlays of one NIfTI file, for all of its frames.
+
+    Args: slice_axis: the array axis in the file along which slices are taken.
+    Returns: each slice without its pixels, and its row of slices.csv.
+    """
     predicted, masks = [], []
     for frame in file.frames():
         volume = frame.read(slice_axis)
@@ -120,7 +129,7 @@ def write_volume(folder: Path, models: Sequence["Trained"], file: VolumeFile, sl
 def write_slices(
     folder: Path, models: Sequence["Trained"], frame: VolumeFile, volume: nifti.Volume, mask: Mask
 ) -> list[tuple[Image, Row]]:
-    """One volume's overlays; fills the mask (K, H, W)."""
+    """Predict one volume slice by slice, write its overlays, and fill `mask` (K, H, W) in place."""
     rows, tiles, n_pages = [], [], 0
     name = f"{frame.name}/frame-{frame.frame:02}" if frame.n_frames > 1 else frame.name
     for index, (image, probability) in enumerate(with_probabilities(models, frame.images(volume))):
@@ -137,7 +146,7 @@ def write_slices(
 
 
 def about_slice(image: Image, mask: Mask, probability: NDArray[np.float64], n_dropped: int, n_filled: int) -> tuple[Image, Row]:
-    """The image without its pixels, and its row."""
+    """Return the image without its pixels, and its row of slices.csv."""
     item, n_pixels = image.item, int(np.count_nonzero(mask))
     row = {
         **{"file": image.file, "patient": item.patient, "phase": image.phase, "frame": item.frame},
@@ -152,7 +161,7 @@ def about_slice(image: Image, mask: Mask, probability: NDArray[np.float64], n_dr
 
 
 def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequence[tuple[Image, Row]]) -> Row:
-    """What about.json says: no path, and nothing of a header but what the tables have."""
+    """Return the content of about.json. It contains no paths, and no header entries that are not in the tables."""
     rows = [row for _, row in predicted]
     return {
         "runs": [model.result["run_id"] for model in models],
@@ -177,26 +186,26 @@ def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequen
 
 
 def summary(found: images.Found, about: Row, of_volumes: Sequence[Row], of_patients: Sequence[Row]) -> list[str]:
-    """The lines that are printed: what was predicted and left out, and each patient's volumes."""
+    """Return the lines to print: how many images were predicted, which were excluded, and the volumes of each patient."""
     what = several(about["n_images"], "image")
     if found.volumes:
         what = f"{several(about['n_volumes'], 'volume')} ({several(about['n_images'], 'slice')})"
     n_empty, whose = about["n_empty"], several(about["n_patients"], "patient")
     lines = [
         f"{about['target']} by {' + '.join(about['runs'])} ({about['which']} epoch): {what} of {whose}, "
-        f"found on {about['n_images'] - n_empty}, nothing on {n_empty}"
+        f"structure found on {about['n_images'] - n_empty}, not found on {n_empty}"
     ]
     if found.patients:
         dropped, filled = (several(about[name], "pixel") for name in ("n_dropped", "n_filled"))
-        lines.append(f"outside the largest component, dropped: {dropped}; holes filled: {filled}")
+        lines.append(f"removed outside the largest component: {dropped}; holes filled: {filled}")
         if about["n_filled"] > RING * about["n_pixels"]:
             share = about["n_filled"] / about["n_pixels"]
-            lines.append(f"{share:.0%} of what the outlines enclose is holes: of a ring, areas and volumes are with its cavity")
+            lines.append(f"holes: {share:.0%} of the enclosed area; areas and volumes of a ring include its cavity")
     lines += found.put_together
     lines += [f"left out, {kind}: {n}" for kind, n in about["left_out"].items()]
     folders = {patient.patient: f" = {patient.folder}" for patient in found.patients if patient.folder}
     if not sys.stdout.isatty():
-        folders = {}  # a folder's name may be a person's: nothing but a screen says which is which
+        folders = {}  # a folder's name may be a person's name, so it is only shown on a terminal
     most = len(of_patients) if folders else MOST_LINES
     volumes_of = grouped(of_volumes, lambda row: row["patient"])
     for row in of_patients[:most]:

@@ -1,4 +1,4 @@
-"""Text of a run as Markdown: escaped, so that a name may hold anything; undefined numbers are called so, never 0."""
+"""Write values of a run as Markdown: text is escaped, and undefined numbers are written as "undefined", never as 0."""
 
 import html
 import math
@@ -10,18 +10,18 @@ from segtune.errors import printable
 
 
 class Markdown(str):
-    """Text that is Markdown already; a template escapes all other values (see shown)."""
+    """Text that is already Markdown. Templates escape all other values."""
 
 
 def shown(value: Any) -> str:
-    """What a template writes for a value."""
+    """Return the text that a template inserts for a value: escaped, unless it is already Markdown."""
     return value if isinstance(value, Markdown) else escaped(value)
 
 
 def rendered(name: str, values: Mapping[str, Any]) -> str:
-    """A template of this package, in which every value is escaped that is not Markdown already.
+    """Render a template of this package. Values that are not already Markdown are escaped.
 
-    Raises: LookupError for a value that the template needs and the run lacks.
+    Raises: LookupError if a value that the template needs is missing.
     """
     import jinja2
 
@@ -40,7 +40,7 @@ def rendered(name: str, values: Mapping[str, Any]) -> str:
 
 
 def number(value: Any, form: str, scale: float = 1) -> str:
-    """As a person reads it; None, empty, and what is not finite as undefined."""
+    """Format scale * value; None, an empty string and values that are not finite become "undefined"."""
     found = math.nan if value is None or value == "" else scale * float(value)
     return format(found, form) if math.isfinite(found) else "undefined"
 
@@ -50,18 +50,18 @@ def whole(value: Any) -> str:
 
 
 def grid(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markdown:
-    """A table. Cells are Markdown already."""
+    """Return a Markdown table. The cells must already be Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return Markdown("\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines))
 
 
 def fenced(text: str, language: str = "") -> Markdown:
-    """A block of code, behind a fence that the text cannot close."""
+    """Return a code block whose fence is longer than any run of backticks in the text, so the text cannot end the block."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     lines = "\n".join(map(printable, text.rstrip().split("\n")))
     return Markdown(f"{fence}{language}\n{lines}\n{fence}")
 
 
 def escaped(value: Any) -> str:
-    """Text as it is, neither Markdown nor HTML, on one line."""
+    """Escape a value so that it is shown literally, on one line, and never read as Markdown or HTML."""
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(printable(str(value).replace("\n", " ")), quote=False))

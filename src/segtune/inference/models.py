@@ -1,7 +1,8 @@
-"""A finished run as a model, from its folder alone: its network and the preparation of its images.
+"""Load a finished run from its folder as a model: its network, and the preprocessing of its images.
 
-A run's folder may come from anybody. Its checkpoint is read as tensors and plain values, and nothing of its configuration is
-resolved or instantiated: the network is built from a list (networks.LISTED), or is one that the user names (trust).
+A run's folder may come from an untrusted source. Its checkpoint is read as tensors and plain values only, and its
+configuration is neither resolved nor instantiated. The network must be one of networks.LISTED, or a class that the user names
+(trust).
 """
 
 import contextlib
@@ -32,18 +33,19 @@ from segtune.runs.result import read_result, verify_files
 log = logging.getLogger(__name__)
 
 WHICH = ("last", "best")
-MULTIPLE = 16  # the sides of an image must be multiples of this for every network here
-PIXELS = 2**20  # the most that a network gets at a time: 16 images of 256 x 256
-LARGEST = 4096  # pixels of the side of an image as the network sees it
-COPIES = 6  # of a network's widest layer that its answer to an image may take in memory
-OTHER_SCALE = 1.25  # pixel sizes that differ from the training's by this factor cause a warning
+MULTIPLE = 16  # the networks need images whose sides are multiples of this
+PIXELS = 2**20  # largest number of pixels in a batch: 16 images of 256 x 256
+LARGEST = 4096  # largest side [pixels] of an image at the network's input
+COPIES = 6  # estimate of the memory for one image, as a multiple of the output of the largest layer
+OTHER_SCALE = 1.25  # warn if pixel sizes differ from those of the training images by more than this factor
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """One run's network, ready to be used. result: its result.json, whose config says what its images must be.
+    """The trained network of one run.
 
-    pixel_bytes: memory per pixel of an image while the network computes [bytes]; 0 if unknown.
+    which: the epoch of the weights, last or best. result: the content of result.json. pixel_bytes: estimated memory per image
+    pixel during inference [bytes]; 0 if unknown.
     """
 
     folder: Path
@@ -60,17 +62,17 @@ class Trained:
 
     @property
     def target(self) -> str:
-        """The structure it was trained to find."""
+        """The structure that the network was trained to segment."""
         return str(self.config["data"]["target"])
 
     def probabilities(self, slices: Sequence[Slice]) -> list[NDArray[np.float64]]:
-        """Each slice's probability of the structure, on the slice's own grid: (H, W) float64.
+        """Predict the probability of the structure for each pixel of each slice: (H, W) float64, on the slice's original grid.
 
-        Images are resampled, cropped, normalised and padded as in the training. One that is larger than data.size where the
-        training had no crop is not refused: the network takes it whole, padded to the next multiple of 16.
+        Images are resampled, cropped, normalised and padded as in training. An image larger than data.size is accepted even if
+        the training did not crop. It is padded to the next multiple of 16.
         """
         data = self.config["data"]
-        slices = [dataclasses.replace(item, mask=np.zeros_like(item.mask)) for item in slices]  # it sees no expert's mask
+        slices = [dataclasses.replace(item, mask=np.zeros_like(item.mask)) for item in slices]  # without the expert's mask
         sizes = [self._size(item) for item in slices]
         values: list[NDArray[np.float64]] = [np.empty(0)] * len(slices)
         for size in dict.fromkeys(sizes):
@@ -87,11 +89,14 @@ class Trained:
         return {key: self.config["data"].get(key) for key in ("spacing_mm", "larger")}
 
     def _answers(self, images: torch.Tensor) -> NDArray[np.float64]:
-        """(B, 1, S, S) to (B, S, S): in float64, so that a probability is above 0.5 where the logit is above 0."""
+        """Compute probabilities (B, S, S) of images (B, 1, S, S), in float64, so that p > 0.5 exactly where the logit > 0."""
         with torch.inference_mode():
             logits = self.net(images.to(self.device)).float().cpu().double()
         if not logits.isfinite().all():
-            raise InputError(f"{self.folder}: its network's output is not finite on these images. Are they of another kind?")
+            raise InputError(
+                f"{self.folder}: the output of this network is not finite on these images. Check that they are of the same "
+                "kind as the training images."
+            )
         return torch.sigmoid(logits)[:, 0].numpy()
 
     def _size(self, item: Slice) -> int:
@@ -105,31 +110,31 @@ class Trained:
             raise InputError(
                 f"an image of {' x '.join(map(str, item.image.shape))} pixels of {_range(*sorted(item.spacing_mm))} mm has a "
                 f"side of {longest} pixels for run {self.folder.name}, which was trained on pixels of "
-                f"{data.get('spacing_mm') or 'any'} mm; more than {LARGEST} are not tried. Is its spacing right?"
+                f"{data.get('spacing_mm') or 'any'} mm; the limit is {LARGEST}. Check the pixel spacing of the image."
             )
         side = size if longest <= size else math.ceil(longest / MULTIPLE) * MULTIPLE
         if _is_too_much(needed := self.pixel_bytes * side**2):
             raise InputError(
-                f"an image of {' x '.join(map(str, item.image.shape))} pixels takes about {needed / 1e9:.1f} GB with the "
-                f"network of run {self.folder.name}: more than {MEMORY_FRACTION:.0%} of this machine's memory."
+                f"an image of {' x '.join(map(str, item.image.shape))} pixels needs about {needed / 1e9:.1f} GB with the "
+                f"network of run {self.folder.name}, more than {MEMORY_FRACTION:.0%} of this machine's memory."
             )
         return side
 
 
 def load(folder: str | Path, *, which: str = "last", device: torch.device | None = None, trust: Any = None) -> Trained:
-    """The run in this folder.
+    """Load the run in this folder.
 
     Args:
-        which: last, the weights of the last epoch, or best, those of the epoch with the best validation Dice.
-        device: None: the CPU.
-        trust: names of further network classes that may be built, beside those of networks.LISTED.
-    Raises: InputError for a folder without a finished run, a damaged one, or one with a network that may not be built.
+        which: last for the weights of the last epoch, or best for those of the epoch with the best validation Dice.
+        device: the device to compute on; None for the CPU.
+        trust: names of network classes that may be built in addition to networks.LISTED.
+    Raises: InputError if the folder has no finished run, if the run is damaged, or if its network may not be built.
     """
     folder, trust = Path(folder).expanduser(), networks.trusted(trust)
     if which not in WHICH:
         raise InputError(f"which={which}: choose {' or '.join(WHICH)}, the epoch whose weights are used.")
     if not folder.is_dir():
-        raise InputError(f"run={folder}: there is no such folder. Give a run's, like run=outputs/runs/0123456789ab.")
+        raise InputError(f"run={folder}: there is no such folder. Give a run's folder, like run=outputs/runs/0123456789ab.")
     source = folder / layout.RESULT
     path = folder / layout.CHECKPOINTS / {"last": layout.LAST, "best": layout.BEST}[which]
     for own in (source, path, *(folder / name for name in (layout.STATUS, layout.HISTORY, *layout.TABLES))):
@@ -141,7 +146,7 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
         _check_code(target, result, source)
     verify_files(folder, result, [path.relative_to(folder).as_posix()])
     if not result.get("files"):
-        log.warning("run %s is of an earlier segtune, which recorded no hashes: damage would not be seen.", folder.name)
+        log.warning("run %s is of an earlier version of segtune without file hashes; damage cannot be detected.", folder.name)
     weights = checkpoint_weights(path, result)
     pixel_bytes = 0.0
     try:
@@ -151,11 +156,11 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
     except InputError:
         raise
     except Exception:
-        raise InputError(f"{path}: its weights do not fit the network of {source}.") from None
+        raise InputError(f"{path}: its weights do not fit the network in {source}. Copy the run's folder again.") from None
     size = result["config"]["data"]["size"]
     if _is_too_much(needed := pixel_bytes * size**2):
         raise InputError(
-            f"{source}: data.size={size}: one image would take about {needed / 1e9:.1f} GB with this network, more than "
+            f"{source}: data.size={size}: one image needs about {needed / 1e9:.1f} GB with this network, more than "
             f"{MEMORY_FRACTION:.0%} of this machine's memory."
         )
     device = device or torch.device("cpu")
@@ -163,31 +168,31 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
 
 
 def _check_code(target: str, result: Mapping[str, Any], source: Path) -> None:
-    """Raises: InputError if the code of a user's own network is not what it was when the run was trained."""
+    """Raises: InputError if the code of a user-defined network has changed since the run was trained."""
     recorded = result["inputs"] if isinstance(result.get("inputs"), Mapping) else {}
     changed = [name for name, digest in inputs.modules(target).items() if recorded.get(name, digest) != digest]
     if changed:
         raise InputError(
             f"{source}: the code of its network {printable(target)} has changed since the run was trained "
-            f"({', '.join(changed)}), so its scores would be of another network. Restore that code, or train again."
+            f"({', '.join(changed)}), so this is no longer the trained network. Restore the code, or train again."
         )
 
 
-# Checks of a run's folder, which may come from anybody
+# Checks of a run's folder, which may come from an untrusted source
 
 
 def _check_own(folder: Path, path: Path) -> None:
-    """Raises: InputError if the path is no regular file, or leads out of the run's folder, perhaps to a private file."""
+    """Raises: InputError if the path is not a regular file, or is a link out of the run's folder, perhaps to a private file."""
     if not path.exists():
         return
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{path}: a link that leads out of the run's folder. Copy the folder with its files (cp -RL).")
+        raise InputError(f"{path}: this is a link to a file outside the run's folder. Copy the folder with its files (cp -RL).")
     if not stat.S_ISREG(path.stat().st_mode):
-        raise InputError(f"{path}: is no file. Copy the run's folder again.")
+        raise InputError(f"{path}: this is not a regular file. Copy the run's folder again.")
 
 
 def _well_formed(result: Mapping[str, Any], path: Path) -> None:
-    """Raises: InputError unless the result holds, of the right kinds, what a model needs beside its network."""
+    """Raises: InputError unless the entries of result.json that are needed for preprocessing exist and have valid values."""
     size: Any = None
     try:
         config, data = result["config"], result["config"]["data"]
@@ -206,13 +211,13 @@ def _well_formed(result: Mapping[str, Any], path: Path) -> None:
         sound = False
     if not sound:
         run = str(result.get("run_id"))[:80]
-        raise InputError(f"{path}: damaged (its configuration is not that of run {run}, or is not whole). Copy it again.")
+        raise InputError(f"{path}: damaged (its configuration is incomplete, or is not that of run {run}). Copy it again.")
     if not (MULTIPLE <= size <= LARGEST and size % MULTIPLE == 0):
         raise InputError(f"{path}: data.size={size}: must be a multiple of {MULTIPLE} from {MULTIPLE} to {LARGEST}.")
 
 
 def _is_label(value: Any) -> bool:
-    """Whether this can be the name or the value of a structure. Text that OmegaConf would resolve is refused."""
+    """Return whether a value is a valid name or label number of a structure. Text that OmegaConf would resolve is not valid."""
     if isinstance(value, str):
         return 0 < len(value) <= 200 and "${" not in value and "}" not in value
     return type(value) is int and abs(value) < 2**31
@@ -223,13 +228,13 @@ def _is_spacing(value: Any) -> bool:
 
 
 def _network(target: str, arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """The network with its weights. Raises: any exception, if the arguments or the weights do not fit."""
+    """Build the network and load its weights. Raises: any exception, if the arguments or the weights do not fit."""
     net = None
-    if target not in networks.LISTED:  # it may compute on what it is built with, which the meta device does not have
+    if target not in networks.LISTED:  # its constructor may compute with values, which fails on the meta device
         with contextlib.suppress(NotImplementedError, RuntimeError):
             net = networks.build(target, arguments)
         if net is not None and {k: v.shape for k, v in net.state_dict().items()} != {k: v.shape for k, v in weights.items()}:
-            raise ValueError("other weights than these")
+            raise ValueError("the weights have other names or shapes than those of the network")
         net = networks.build(target, arguments, device="cpu")
     net = net or networks.build(target, arguments)
     net.load_state_dict(weights, assign=True)
@@ -237,7 +242,7 @@ def _network(target: str, arguments: Mapping[str, Any], weights: Mapping[str, to
 
 
 def _pixel_bytes(net: nn.Module) -> float:
-    """Memory per pixel while this network computes [bytes], estimated from its layers on a small image.
+    """Estimate the memory per image pixel during inference [bytes], from the layer outputs for a small image.
 
     Raises: ValueError if the output does not have one value for each pixel.
     """
@@ -254,7 +259,7 @@ def _pixel_bytes(net: nn.Module) -> float:
     for hook in hooks:
         hook.remove()
     if answer.shape != image.shape:
-        raise ValueError("no value for each pixel")
+        raise ValueError("the output does not have one value for each pixel")
     return COPIES * image.element_size() * widest / image.numel()
 
 
@@ -266,38 +271,42 @@ def _is_too_much(n_bytes: float) -> bool:
 
 
 def load_all(runs: Any, *, which: str, accelerator: str, trust: Any = None) -> list[Trained]:
-    """The runs of an ensemble: a folder or a list of them. Raises: InputError; also if they look for different structures."""
-    folders = [runs] if isinstance(runs, str | int | float) else list(runs or [])  # a name may look like a number
+    """Load the run or the runs of an ensemble.
+
+    Args: runs: a folder or a list of folders.
+    Raises: InputError as `load` does, and if a run is listed twice or the runs segment different structures.
+    """
+    folders = [runs] if isinstance(runs, str | int | float) else list(runs or [])  # a folder's name may look like a number
     if not folders:
         raise InputError("run=: give the folder of a run, run=outputs/runs/0123456789ab, or several, run=[a,b].")
     models = [load(str(folder), which=which, device=device(accelerator), trust=trust) for folder in folders]
     if len({model.result["run_id"] for model in models}) < len(models):
-        raise InputError("run=: a run is there twice; in an ensemble it would count twice.")
+        raise InputError("run=: a run is listed twice. Name each run of an ensemble once.")
     targets = {(model.config["data"]["reader"]["_target_"], model.target) for model in models}
     if len(targets) > 1:
         told = ", ".join(sorted(f"{target} ({reader.split('.')[-2]})" for reader, target in targets))
-        raise InputError(f"run=: these runs look for different structures ({told}); an ensemble needs runs that look for one.")
+        raise InputError(f"run=: these runs segment different structures ({told}). Choose runs that segment the same one.")
     return models
 
 
 def ensemble(models: Sequence[Trained], slices: Sequence[Slice]) -> list[NDArray[np.float64]]:
-    """Each slice's probability of the structure, (H, W): the mean over the models."""
+    """Predict the probability of the structure for each pixel of each slice, (H, W), as the mean over the models."""
     of_models = [model.probabilities(slices) for model in models]
     return [np.mean(values, axis=0) for values in zip(*of_models, strict=True)]
 
 
 def device(accelerator: str) -> torch.device:
-    """Args: accelerator: auto (a GPU if there is one), cpu or gpu."""
+    """Return the device to compute on. Args: accelerator: auto (a GPU if there is one), cpu or gpu."""
     if accelerator not in ("auto", "cpu", "gpu"):
         raise InputError(f"accelerator={accelerator}: choose auto (a GPU if there is one), cpu or gpu.")
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator == "gpu" and found is None:
-        raise InputError("accelerator=gpu: PyTorch finds no GPU here. Choose accelerator=cpu.")
+        raise InputError("accelerator=gpu: PyTorch finds no GPU on this machine. Choose accelerator=cpu.")
     return torch.device("cpu") if found is None or accelerator == "cpu" else found
 
 
 def warn_of_other_scale(models: Sequence[Trained], slices: Sequence[Slice]) -> None:
-    """Warn if the pixels that the network sees have a size that did not occur in its training."""
+    """Warn if the pixel sizes of the slices differ from those of a model's training images by more than OTHER_SCALE."""
     for model in models:
         known = model.result["data"].get("pixel_mm")
         if model.config["data"].get("spacing_mm") is not None or not known or not slices:
@@ -305,8 +314,8 @@ def warn_of_other_scale(models: Sequence[Trained], slices: Sequence[Slice]) -> N
         seen = [mm for item in slices for mm in item.spacing_mm]
         if min(seen) * OTHER_SCALE < known[0] or max(seen) > OTHER_SCALE * known[1]:
             log.warning(
-                "pixels of %s mm; run %s was trained on %s mm, so that structures look of another size to it. A run with "
-                "data.spacing_mm=%.2g would not care.",
+                "The images have pixels of %s mm, but run %s was trained on pixels of %s mm, so structures appear in another "
+                "size. A run with data.spacing_mm=%.2g would resample all images to the same pixel size.",
                 *(_range(min(seen), max(seen)), printable(model.folder.name), _range(*known), sum(known) / 2),
             )
 

@@ -1,7 +1,8 @@
-"""Networks from a run's folder, which may come from anybody: a listed class, called directly with plain, checked arguments.
+"""Build the network of a run's folder, which may come from an untrusted source.
 
-Hydra and OmegaConf have no part in this: both run code that a configuration names, be it in a `_target_`, in `${...}` or
-nested in an argument. A class that is not listed is imported and called only if the user names it (trust).
+Only listed classes are built, called directly with checked arguments that are plain values. Hydra and OmegaConf are not used,
+because they run code that a configuration names in a `_target_` or in `${...}`, even nested in an argument. A class that is
+not listed is imported and called only if the user names it (trust).
 """
 
 import importlib
@@ -18,16 +19,16 @@ from torch import nn
 
 from segtune.errors import InputError
 
-Check = tuple[Callable[[Any], bool], str]  # whether a value can be, and what it must be
+Check = tuple[Callable[[Any], bool], str]  # a test of a value, and a description of valid values
 
 MOST_CHANNELS = 4096
-MOST_VALUES, DEEPEST = 1000, 8  # of the arguments of a trusted class, altogether, and lists and mappings within each other
+MOST_VALUES, DEEPEST = 1000, 8  # limits on all arguments of a trusted class: number of values, and depth of nesting
 LARGEST_NUMBER = 1e6
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)  # package.module.Class
-KEY = re.compile(r"[A-Za-z]\w{0,63}", re.ASCII)  # Hydra's own keys (_target_, _args_, _partial_) begin with a line
-TEXT = re.compile(r"[A-Za-z0-9_+ -]{0,64}", re.ASCII)  # no path, no URL, no file's name, no interpolation, no module
-FETCHES = {"pretrain", "pretrained", "download"}  # words in the name of an argument that has something fetched
-PLACES = {  # words in the name of an argument that says where something is; a number or a flag of such a name is none
+KEY = re.compile(r"[A-Za-z]\w{0,63}", re.ASCII)  # excludes Hydra's keys, which begin with _
+TEXT = re.compile(r"[A-Za-z0-9_+ -]{0,64}", re.ASCII)  # excludes paths, URLs, file names, modules and interpolations
+FETCHES = {"pretrain", "pretrained", "download"}  # words in names of arguments that make a class download something
+PLACES = {  # words in names of arguments that name a file or an address, unless their value is a number or a flag
     *("url", "urls", "uri", "href", "path", "paths", "file", "files", "filename", "filepath", "dir", "directory", "folder"),
     *("root", "checkpoint", "checkpoints", "ckpt", "cache", "hub", "repo", "repository", "weights"),
 }
@@ -57,7 +58,7 @@ def _either(*checks: Check) -> Check:
 
 
 def _named(names: Collection[str], options: Mapping[str, Check]) -> Check:
-    """The name of a layer, or a list of it and a mapping of its options."""
+    """Check for a layer: one of the names, or a list [name, mapping of options]."""
 
     def fulfils(value: Any) -> bool:
         if isinstance(value, str):
@@ -72,7 +73,7 @@ def _named(names: Collection[str], options: Mapping[str, Check]) -> Check:
 FLAG: Check = (lambda v: isinstance(v, bool), "true or false")
 DROPOUT: Check = (lambda v: _is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1")
 KERNEL = _either(_whole(1, 15), _wholes(2, 1, 15))
-LISTED: dict[str, dict[str, Check]] = {  # the networks of conf/model, and what their arguments may be
+LISTED: dict[str, dict[str, Check]] = {  # the networks of conf/model and the valid values of their arguments
     "segtune.nets.UNet": {
         "width": _whole(1, MOST_CHANNELS // 4),
         "dropout": DROPOUT,
@@ -105,30 +106,31 @@ LISTED: dict[str, dict[str, Check]] = {  # the networks of conf/model, and what 
 
 
 def trusted(names: Any) -> tuple[str, ...]:
-    """trust=, as the user gives it: the exact names of classes. Raises: InputError for anything else."""
+    """Check the user's value of trust= and return it as a tuple of class names. Raises: InputError if it is anything else."""
     given = [names] if isinstance(names, str) else names
     if given is None:
         return ()
     if not isinstance(given, list | tuple) or not all(isinstance(one, str) and NAME.fullmatch(one) for one in given):
-        raise InputError("trust=: give the whole names of network classes that you trust, like trust=[mypackage.nets.MyNet].")
+        raise InputError("trust=: give the full names of network classes that you trust, like trust=[mypackage.nets.MyNet].")
     return tuple(given)
 
 
 def checked(model: Any, source: Path, trust: Collection[str] = ()) -> tuple[str, dict[str, Any]]:
-    """The class and the arguments that a network's configuration names, checked. Nothing is imported or called.
+    """Check a network's configuration and return the name of its class and its arguments. Nothing is imported or called.
 
     Args:
-        source: the file that says it, for messages.
-        trust: names of classes, beside the LISTED ones, that the user wants built.
-    Raises: InputError for a class that is neither listed nor trusted, and for an argument that is not plain.
+        model: the part `model` of a run's configuration.
+        source: the file that contains the configuration, for error messages.
+        trust: names of classes that are allowed in addition to LISTED.
+    Raises: InputError for a class that is neither listed nor trusted, and for arguments that are not valid plain values.
     """
     target = model.get("_target_") if isinstance(model, Mapping) else None
     is_name = isinstance(target, str) and len(target) < 200 and NAME.fullmatch(target) is not None
     if not is_name or (target not in LISTED and target not in trust):
         raise InputError(
             f"{source}: its network is {target if is_name else _shown(target)}. Building it would run code that this file "
-            f"names, so only {', '.join(LISTED)} are built from a run's folder."
-            + (f" If you know the class, add trust=[{target}]." if is_name else "")
+            f"names, so only these networks are built from a run's folder: {', '.join(LISTED)}."
+            + (f" If you trust this class, add trust=[{target}]." if is_name else "")
         )
     arguments = {key: value for key, value in model.items() if key != "_target_"}
     for key, value in arguments.items():
@@ -136,18 +138,18 @@ def checked(model: Any, source: Path, trust: Collection[str] = ()) -> tuple[str,
             raise InputError(f"{source}: model.{_shown(key)}={_shown(value)}. Using it would run code that this file names.")
     for key in arguments:
         if not (isinstance(key, str) and KEY.fullmatch(key)):
-            raise InputError(f"{source}: its network has an argument called {_shown(key)}, which is not taken from a file.")
+            raise InputError(f"{source}: its network has an argument named {_shown(key)}, which is not a valid name.")
     wrong = _wrong_of_listed(LISTED[target], arguments) if target in LISTED else _wrong_of_trusted(arguments)
     if wrong:
-        raise InputError(f"{source}: model.{wrong}. A network from a run's folder has plain arguments only.")
+        raise InputError(f"{source}: model.{wrong}. Networks from a run's folder may only have plain arguments.")
     return str(target), arguments
 
 
 def _wrong_of_listed(known: Mapping[str, Check], arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with the arguments of a listed class; None if nothing is."""
+    """Describe the first invalid argument of a listed class; None if all are valid."""
     for key, value in arguments.items():
         if key not in known:
-            return f"{key} is none of {', '.join(known)}"
+            return f"{key}: unknown argument. Known: {', '.join(known)}"
         fulfils, requirement = known[key]
         if not fulfils(value):
             return f"{key}={_shown(value)}: must be {requirement}"
@@ -155,33 +157,36 @@ def _wrong_of_listed(known: Mapping[str, Check], arguments: Mapping[str, Any]) -
 
 
 def _wrong_of_trusted(arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with the arguments of a class that the user trusts: they are data, and lead nowhere."""
+    """Describe an invalid argument of a class that the user trusts; None if all are valid.
+
+    Valid arguments are plain data that name no file and no address.
+    """
     waiting: list[tuple[str, Any, int]] = [(str(key), value, 1) for key, value in arguments.items()]
     n = 0
     while waiting:
         key, value, depth = waiting.pop()
         n += 1
         if n > MOST_VALUES or depth > DEEPEST:
-            return f"{key[:64]}: there are too many values, or they are too deep within each other"
+            return f"{key[:64]}: too many values, or values nested too deeply"
         if leads_outside(key.rpartition(".")[2], value):
-            return f"{key[:200]}={_shown(value)}: nothing is read or fetched for a network whose weights are in the folder"
+            return f"{key[:200]}={_shown(value)}: no file is read or downloaded, because the run's folder contains all weights"
         if isinstance(value, dict):
             inner = [(f"{key}.{one}", item, depth + 1) for one, item in value.items()]
             if not all(KEY.fullmatch(str(one)) for one in value):
-                return f"{key[:200]}: has a key that is not taken from a file"
+                return f"{key[:200]}: contains a key that is not a valid name"
             waiting += inner
         elif isinstance(value, list):
             waiting += [(key, item, depth + 1) for item in value]
         elif isinstance(value, str):
             if not TEXT.fullmatch(value):
-                return f"{key[:200]}={_shown(value)}: must be a word, not a path, an address, a file or an interpolation"
+                return f"{key[:200]}={_shown(value)}: must be a word, not a path, address, file name or interpolation"
         elif not (value is None or isinstance(value, bool) or (_is_number(value) and abs(value) <= LARGEST_NUMBER)):
-            return f"{key[:200]}={_shown(value)}: must be finite, and {LARGEST_NUMBER:.0f} at most"
+            return f"{key[:200]}={_shown(value)}: must be a finite number of at most {LARGEST_NUMBER:.0f}"
     return None
 
 
 def leads_outside(name: str, value: Any) -> bool:
-    """Whether an argument has something read or fetched: pretrained=true, pretrained_url, weights_path."""
+    """Return whether an argument makes a class read a file or download: pretrained=true, pretrained_url, weights_path."""
     words = {*re.split(r"[_\d]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())}
     if words & FETCHES and value is not None and value is not False:
         return True
@@ -189,21 +194,22 @@ def leads_outside(name: str, value: Any) -> bool:
 
 
 def build(target: str, arguments: Mapping[str, Any], *, device: str = "meta") -> nn.Module:
-    """The network that `checked` has let through; on the meta device without memory, for its weights are in the checkpoint.
+    """Build a network whose class and arguments `checked` has accepted.
 
-    Raises: InputError if there is no such class of networks; what the class raises for arguments that it does not take.
+    Args: device: meta allocates no memory, because the weights are loaded from the checkpoint afterwards.
+    Raises: InputError if the class cannot be imported or is not a network; any exception of the class for wrong arguments.
     """
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the module of a trusted class raises
-        raise InputError(f"{target}: cannot be imported ({type(error).__name__}). Is its package installed here?") from error
+    except Exception as error:  # the module of a trusted class may raise anything
+        raise InputError(f"{target}: cannot be imported ({type(error).__name__}). Install its package.") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise InputError(f"{target}: is no class of networks (torch.nn.Module), and nothing else is built.")
-    # Weights that a class would fetch by itself would be thrown away: the checkpoint has them all.
-    unsaid = {key: False for key in inspect.signature(found).parameters if key == "pretrained" and key not in arguments}
+        raise InputError(f"{target}: this is not a network class (a subclass of torch.nn.Module).")
+    # Some classes download pretrained weights by default, which is useless: the checkpoint contains all weights.
+    unset = {key: False for key in inspect.signature(found).parameters if key == "pretrained" and key not in arguments}
     with torch.device(device):
-        return found(**arguments, **unsaid)
+        return found(**arguments, **unset)
 
 
 def _is_number(value: Any) -> bool:
@@ -211,6 +217,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value of the file, for a message."""
+    """Return a value from a file as short text for an error message."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,7 +1,8 @@
-"""What a finished run was trained on, so that its training patients are recognised and left out of an evaluation."""
+"""Find out what a finished run was trained on, in order to exclude its training patients from an evaluation."""
 
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,9 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Origin(NamedTuple):
-    """What a run was trained on. data: cfg.data; fingerprint: of the data; trained: the patients of its training side.
+    """The data that a run was trained on.
 
-    codes: code and patient of each training image; None if the run recorded none.
+    data: cfg.data. fingerprint: identifies the data. trained: the training patients. codes: recognition code and patient of
+    each training image; None if the run did not record them.
     """
 
     run_id: str
@@ -38,13 +40,13 @@ class Origin(NamedTuple):
 
 
 def origin(model: "Trained") -> Origin:
-    """What this run was trained on. Raises: InputError if its result.json is damaged."""
+    """Read from a run's folder what it was trained on. Raises: InputError if its result.json is damaged."""
     result = model.result
     try:
         return Origin(
             run_id=str(result["run_id"]),
             cell_id=runs_identity.cell_id(result["config"], str(result["data"]["fingerprint"])),
-            label=runs_identity.label(result["config"]),
+            label=shlex.join(runs_identity.words(runs_identity.label_of(result), without=runs_identity.PATHS)),
             reader=readers.of(result["config"]["data"]),
             data=result["config"]["data"],
             fingerprint=str(result["data"]["fingerprint"]),
@@ -58,7 +60,7 @@ def origin(model: "Trained") -> Origin:
 
 
 def _codes(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, str]] | None:
-    """Code and patient of each image that the run trained on. Raises: InputError for a damaged table."""
+    """Read the recognition code and the patient of each training image. Raises: InputError for a damaged table."""
     if layout.IMAGES not in (result.get("files") or {}):
         return None
     verify_files(folder, result, [layout.IMAGES])
@@ -67,24 +69,25 @@ def _codes(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, str]] | N
 
 
 def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[str, Any]:
-    """The settings of cfg.data that make other data comparable with the runs: the target, and for the phantom the image size.
+    """Choose the settings of cfg.data with which the runs can be evaluated: the target, and for the phantom the image size.
 
-    A target that the user named stays. Otherwise it is the runs' own in data of the same kind, the same structure under the
-    name that it has in these data, or a structure of the same name, which is logged.
+    A target that the user named is kept. Otherwise it is, in this order: the runs' target, if the data are of the same kind as
+    their training data; the name of the same structure in these data; a structure of the same name, with a warning.
 
-    Raises: InputError if no structure fits, or if the user named another structure of the same kind of data.
+    Args: data: cfg.data of the evaluation. origins: what each run was trained on.
+    Raises: InputError if no structure matches, or if the user named another structure of the same kind of data.
     """
     here, there, own, asked = readers.of(data), origins[0].reader, origins[0].data["target"], data["target"]
     run = f"run {origins[0].run_id} segments the {own}"
     if asked is None and not there.targets and str(own).isdigit():
         log.warning(
-            "%s, which is the number of a label: label %s is compared here too, whatever it is called in these data. "
-            "If it is another one, say data.target=...",
+            "%s, which is the number of a label. In these data, label %s is evaluated, which may be another structure. To "
+            "choose another label: data.target=...",
             *(printable(run), own),
         )
     if here.kind == there.kind:
         if here.targets and asked not in (None, own):
-            raise InputError(f"data.target={asked}: {run} of such data. Leave data.target out.")
+            raise InputError(f"data.target={asked}: {run} of this kind of data. Leave data.target out.")
         target = own if asked is None else asked
     elif asked is not None:
         target = asked
@@ -92,14 +95,14 @@ def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[
         target = same
     elif own in here.targets:
         log.warning(
-            "%s (%s), which may be another heart chamber in data=%s: compared all the same.",
+            "%s (%s). This name may mean another heart chamber in data=%s; it is evaluated nevertheless.",
             *map(printable, (run, there.name, here.name)),
         )
         target = own
     else:
         known = f"one of {', '.join(here.targets)}" if here.targets else "its name or value"
         raise InputError(
-            f"data.target: {run} ({there.name}). Say which structure of data={here.name} that is: data.target=... ({known})."
+            f"data.target: {run} ({there.name}). Name the same structure of data={here.name}: data.target=... ({known})."
         )
     if not here.sizes:
         return {"target": target}
@@ -110,8 +113,11 @@ def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[
 def trained_on(
     slices: SliceSet, fingerprint: str, data: Mapping[str, Any], origins: Sequence[Origin], *, which: str
 ) -> frozenset[str]:
-    """The patients in the training of one of the runs, who must be left out. Warns who is left out, or may have to be.
+    """Find the patients that at least one run was trained on. They must be excluded from the evaluation.
 
+    A warning names the excluded patients, and patients who only have the names of training patients.
+
+    Args: fingerprint: identifies the data set `slices`. data: cfg.data of the evaluation. which: last or best.
     Raises: InputError if no patient remains.
     """
     patients = set(slices.patients)
@@ -121,24 +127,24 @@ def trained_on(
         told = ", ".join(one.run_id for one in own)
         if seen == patients:
             raise InputError(
-                f"these are the data of run {told}, and all {len(patients)} patients were in its training: nobody is left to "
-                "score on. Give other data, or fewer runs."
+                f"these are the data of run {told}, and all {len(patients)} patients were in its training, so no patient is "
+                "left to evaluate. Give other data, or fewer runs."
             )
         chosen = (
-            " Its best epoch was chosen on the remaining ones, so its scores are optimistic: use which=last."
+            " Its best epoch was chosen on the remaining patients, so these scores are optimistic: use which=last."
             if which == "best"
             else ""
         )
         log.warning(
-            "these are the data of run %s: %d of %d patients are left out, for they were on its training side.%s",
+            "these are the data of run %s: %d of %d patients are excluded, because they were in its training.%s",
             *(told, len(seen), len(patients), chosen),
         )
     seen |= by_images(slices, seen, origins)
     others = [one for one in origins if one not in own and _may_be_alike(one, data)]
     if alike := sorted((patients - seen) & frozenset().union(*(one.trained for one in others))):
         log.warning(
-            "%d of %d patients are called like patients that run %s was trained on (%s). If they are the same, the scores "
-            "are optimistic: move their files elsewhere.",
+            "%d of %d patients have names of training patients of run %s (%s). If they are the same persons, the scores are "
+            "optimistic: remove their files from the data folder.",
             *(len(alike), len(patients), ", ".join(one.run_id for one in others if one.trained & patients)),
             printable(", ".join(alike[:5]) + (", ..." if len(alike) > 5 else "")),
         )
@@ -146,14 +152,14 @@ def trained_on(
 
 
 def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin]) -> frozenset[str]:
-    """The patients besides `seen` whose images are recognised as training images of a run, under any name.
+    """Find the patients besides `seen` whose images are recognised as training images of a run, even under another name.
 
     Raises: InputError if no patient remains.
     """
     for one in origins:
         if one.codes is None:
             log.warning(
-                "run %s is of an earlier segtune, which recorded no codes of its images: its patients are known by name alone.",
+                "run %s is of an earlier segtune without codes of its images, so its patients are recognised by name only.",
                 one.run_id,
             )
     known = dict(pair for one in origins for pair in one.codes or ())
@@ -163,23 +169,23 @@ def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin])
     found = {item.patient: names[index] for item, index in zip(others, nearest, strict=True) if index >= 0}
     if not found:
         return frozenset()
-    told = ", ".join(f"{patient} (there {there})" for patient, there in sorted(found.items())[:5])
+    told = ", ".join(f"{patient} (training patient {there})" for patient, there in sorted(found.items())[:5])
     told = printable(told + (", ..." if len(found) > 5 else ""))
     runs = ", ".join(one.run_id for one in origins)
     if {*found} | seen == {*slices.patients}:
         raise InputError(
-            f"the images of all {len(found)} patients that are left were in the training of run {runs}, whatever they are "
-            f"called here: {told}. Nobody is left to score on. Give other data, or fewer runs."
+            f"the images of all {len(found)} patients that are left were in the training of run {runs}, some under other "
+            f"names: {told}. No patient is left to evaluate. Give other data, or fewer runs."
         )
     log.warning(
-        "%d of %d patients are left out, for their images were in the training of run %s, whatever they are called here: %s.",
+        "%d of %d patients are excluded, because their images were in the training of run %s: %s.",
         *(len(found), len({*slices.patients}), runs, told),
     )
     return frozenset(found)
 
 
 def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:
-    """Whether a run read its data from the same folder, even if with other settings."""
+    """Return whether a run read its data from the same folder, possibly with other settings."""
     roots = [where.get("root") for where in (one.data, data)]
     return (
         one.reader.name == readers.of(data).name
@@ -189,6 +195,6 @@ def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:
 
 
 def _may_be_alike(one: Origin, data: Mapping[str, Any]) -> bool:
-    """Whether two data sets may hold the same patients: of one kind, and not phantoms of different seeds."""
+    """Return whether two data sets may share patients: they are of the same kind, and not phantoms of different seeds."""
     seeds = {one.data.get("seed"), data.get("seed")}
     return one.reader.kind == readers.of(data).kind and (None in seeds or len(seeds) == 1)

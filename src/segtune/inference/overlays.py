@@ -1,4 +1,4 @@
-"""Pictures of predicted outlines on their images, and montages of slices."""
+"""Draw predicted outlines on images, and arrange slices in montages."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from PIL import ImageDraw
 from segtune.data.display import grey
 from segtune.data.slices import Slice
 
-SIDES = (512, 1024)  # least and most pixels of the longer side of a picture, between which an image keeps its own
-FINER = 2  # how much finer a picture is drawn than kept: smooth lines
-TILES, GAP = 20, 4  # slices of one montage, and the pixels between them
+SIDES = (512, 1024)  # smallest and largest longer side of a picture [pixels]; images in between keep their size
+FINER = 2  # pictures are drawn larger by this factor and then reduced, for smooth lines
+TILES, GAP = 20, 4  # largest number of slices in a montage, gap between them [pixels]
 COLOUR, SHADE = "#ffd000", "#101010"
 
 
 def overlay(item: Slice, lines: Sequence[NDArray[np.float64]], *, text: str = "") -> Picture.Image:
-    """A slice, its 1st to 99th percentile from black to white, with the outlines (N, 2) [pixels] over it; to scale in mm."""
+    """Draw outlines (N, 2) [pixels] on a slice, true to scale in mm, with its 1st to 99th percentile from black to white."""
     sides_mm = [n * mm for n, mm in zip(item.image.shape, item.spacing_mm, strict=True)]
     side = min(max(SIDES[0], max(sides_mm) / min(item.spacing_mm)), SIDES[1])
     height, width = (max(1, round(side * mm / max(sides_mm))) for mm in sides_mm)
@@ -37,7 +37,7 @@ def overlay(item: Slice, lines: Sequence[NDArray[np.float64]], *, text: str = ""
 
 
 def montage(tiles: Sequence[Picture.Image]) -> Picture.Image:
-    """Pictures of one size in rows, as near to a square as they go."""
+    """Arrange pictures of the same size in a nearly square grid, row by row."""
     columns = math.ceil(math.sqrt(len(tiles)))
     width, height = (side + GAP for side in tiles[0].size)
     picture = Picture.new("RGB", (columns * width - GAP, math.ceil(len(tiles) / columns) * height - GAP), SHADE)

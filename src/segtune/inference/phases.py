@@ -1,4 +1,4 @@
-"""Volumes and ejection fraction from predicted masks: the rows of volumes.csv and patients.csv."""
+"""Compute volumes and ejection fractions from predicted masks: the rows of volumes.csv and patients.csv."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -19,10 +19,12 @@ PATIENT_COLUMNS = (
 
 
 def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:
-    """The rows of volumes.csv, one per patient and phase.
+    """Return the rows of volumes.csv, one per patient and phase.
 
-    n_lacking: slices of the patient that a phase has not. They are taken for empty, which is right where somebody chose the
-    images that show the structure, as the RVSC did, and too small else.
+    n_lacking is the number of the patient's slices without an image in this phase. They are counted as empty. This is correct
+    if only images that show the structure were selected, as in the RVSC; otherwise the volume is too small.
+
+    Args: predicted: each image and its row of slices.csv.
     """
     rows: list[Row] = []
     for patient, mine in grouped(predicted, lambda pair: pair[0].item.patient).items():
@@ -41,10 +43,13 @@ def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:
 
 
 def patient_row(rows: Sequence[Row]) -> Row:
-    """A patient's row of patients.csv, from its rows of volumes.csv.
+    """Return a patient's row of patients.csv: ED, ES and the volumes and ejection fraction derived from them.
 
-    ED and ES are those of Info.cfg; without it the phases of the largest and the smallest predicted volume, of all that lack no
-    slice, or of the two that there are. EDV 0: nothing was found, and there is no ejection fraction.
+    ED and ES are taken from Info.cfg. Without this file, they are the phases with the largest and the smallest predicted
+    volume. If there are more than two phases, phases with missing slices are not considered. If the end-diastolic volume is
+    0, because the structure was not found, the ejection fraction is undefined.
+
+    Args: rows: the patient's rows of volumes.csv.
     """
     rows = [row for row in rows if row["undefined"] != stacks.OTHERWISE]
     of_phase = {row["phase"]: row for row in rows}
@@ -80,7 +85,7 @@ def patient_row(rows: Sequence[Row]) -> Row:
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """The items of each key, in order of first appearance."""
+    """Group items by key, with the keys in order of first appearance."""
     found: dict[Key, list[Item]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)

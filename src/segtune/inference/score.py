@@ -1,4 +1,4 @@
-"""Score finished runs on other data: slices, cases and patients, and their tables."""
+"""Score finished runs on other data per slice, case and patient, and write or print the tables."""
 
 import math
 import statistics
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 
 EVALUATION = "evaluation.json"
-MOST_PATIENTS = 20  # up to which each has its line on the terminal
+MOST_PATIENTS = 20  # with more patients, the printed tables only show means
 PHASES = {"ED": "end-diastole (ED)", "ES": "end-systole (ES)", "unknown": "phase not known"}
 
 
@@ -51,7 +51,7 @@ def _score_patient(models: Sequence["Trained"], slices: Sequence[Slice], toleran
 
 
 class Phase(NamedTuple):
-    """The rows of one phase. cases: in 3-D. means: of each case, the mean over its images, in their plane. images: these."""
+    """The scores of one phase. cases: per case, in 3-D. images: per image, in 2-D. means: per case, mean over its images."""
 
     cases: list["Row"]
     means: list["Row"]
@@ -59,7 +59,7 @@ class Phase(NamedTuple):
 
 
 def by_phase(scores: "Scores") -> dict[str, Phase]:
-    """The rows of each phase of PHASES that occurs."""
+    """Group the scores by phase, for the phases of PHASES that occur."""
     images: dict[tuple[str, str | None, str], list[Row]] = {}
     for row in scores.slices:
         images.setdefault((row["patient"], row["phase"], row["volume"]), []).append(row)
@@ -74,7 +74,7 @@ def by_phase(scores: "Scores") -> dict[str, Phase]:
 
 
 def _empty(rows: Sequence["Row"]) -> dict[str, int]:
-    """Whether any row has one empty mask, and whether all rows have two (0 or 1)."""
+    """Return two flags (0 or 1): whether any row has one empty mask, and whether in all rows both masks are empty."""
     return {
         "n_one_empty": int(any(row["n_one_empty"] for row in rows)),
         "n_both_empty": int(all(row["n_both_empty"] for row in rows)),
@@ -82,7 +82,10 @@ def _empty(rows: Sequence["Row"]) -> dict[str, int]:
 
 
 class MeanAndSd(NamedTuple):
-    """Mean and standard deviation over the n defined rows. n_one_empty: of these; n_undefined: left out."""
+    """Mean and standard deviation over the n defined values.
+
+    n_one_empty: how many of the n are of rows with one empty mask. n_undefined: the number of excluded, undefined values.
+    """
 
     mean: float
     sd: float
@@ -98,7 +101,7 @@ def mean_and_sd(rows: Sequence["Row"], column: str) -> MeanAndSd:
 
 
 def write_evaluation(folder: Path, about: Mapping[str, Any], scores: "Scores") -> None:
-    """Write the tables, then evaluation.json, whose presence means that all is written."""
+    """Write the tables and then evaluation.json, whose existence means that all files are complete."""
     from segtune.metrics.score import summarize
     from segtune.training import provenance
 
@@ -124,7 +127,7 @@ def write_evaluation(folder: Path, about: Mapping[str, Any], scores: "Scores") -
 
 
 def evaluation_table(about: Mapping[str, Any], scores: "Scores") -> list[str]:
-    """The lines that are printed: what was scored, the scores of each phase, and the agreement of volumes."""
+    """Return the lines to print: what was scored, the scores of each phase, and the agreement of volumes."""
     from segtune.metrics.score import summarize
 
     data, source = about["data"], about["trained_on"]
@@ -172,12 +175,12 @@ def _of_phase(rows: Phase) -> list[str]:
 
 
 def _called(case: "Row") -> str:
-    """The patient, and the volume if it has several of one phase."""
+    """Return the name of the patient, and of the volume if the patient has several of one phase."""
     return " ".join(filter(None, (case["patient"], case["volume"])))
 
 
 def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Bland-Altman, in ml and in % of the ejection fraction."""
+    """Return the table of Bland-Altman agreement: volumes in ml, ejection fraction in percentage points."""
     cells = [["predicted less expert", "bias", "95 % limits of agreement", "patients", "undefined"]]
     for head, name, unit in (
         ("EDV [ml]", "volume_ED_ml", 1),

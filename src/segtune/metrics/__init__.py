@@ -1,1 +1,1 @@
-"""Overlap, distances [mm] and volumes [ml] of masks, per slice, case and patient."""
+"""Metrics for segmentation masks: overlap, distances [mm] and volumes [ml], per slice, case and patient."""

@@ -1,10 +1,12 @@
-"""Distances in mm between the boundaries of two masks, and the conventions they follow.
+"""Distances in mm between the boundaries of two masks.
 
-Boundary: the mask minus its erosion with the 4-neighbourhood (2-D) or 6-neighbourhood (3-D); what lies outside the image is
-background, so that a mask has a boundary where it is cut off. A distance is from pixel centre to pixel centre.
+Boundary: the mask minus its erosion with the 4-neighbourhood (2-D) or 6-neighbourhood (3-D). Everything outside the image
+counts as background, so a mask that touches the edge of the image has a boundary there. Distances are measured between pixel
+centres.
 
-Empty masks: both empty is undefined (NaN). One empty has no distance, and gets the worst there can be: the image's diagonal,
-and surface Dice 0. So a model that predicts nothing scores worst, where MONAI 1.6.1 has NaN, drops it and averages to 0.
+Empty masks: if both masks are empty, the distances are undefined (NaN). If exactly one mask is empty, it gets the worst
+possible value: the diagonal of the image for distances, and 0 for surface Dice. A model that predicts nothing therefore gets
+the worst score. MONAI 1.6.1 returns NaN in this case and ignores it in the mean; if all values are NaN, the mean is 0.
 """
 
 import math
@@ -19,12 +21,14 @@ Mask = NDArray[np.bool_]
 
 
 class SurfaceDistances(NamedTuple):
-    """The one computation that all distances derive from.
+    """Distances between the boundaries of a predicted and a true mask. All distance metrics are derived from them.
 
-    pred_to_true_mm: (n,) float64, from each boundary pixel of the prediction to the expert's boundary; empty if it has none.
-    true_to_pred_mm: (m,) float64, the other way.
-    diagonal_mm: of the whole image (or volume), edge to edge: longer than any distance between two of its pixels.
-    If one mask is empty, the other's pixels are all a diagonal away.
+    pred_to_true_mm: (n,) float64, the distance of each boundary pixel of the prediction to the boundary of the true mask. It
+        has length 0 if the prediction is empty.
+    true_to_pred_mm: (m,) float64, the same in the other direction.
+    diagonal_mm: the diagonal of the whole image or volume, from edge to edge, which is longer than any distance between two
+        pixels.
+    If exactly one mask is empty, all distances of the other mask's boundary pixels are set to diagonal_mm.
     """
 
     pred_to_true_mm: NDArray[np.float64]
@@ -33,45 +37,49 @@ class SurfaceDistances(NamedTuple):
 
 
 def boundary(mask: Mask) -> Mask:
-    """The True pixels that have a False pixel, or the image's edge, as a direct neighbour. Args: mask: (H, W) or (D, H, W)."""
+    """Return the True pixels that touch a False pixel or the edge of the image. Args: mask: (H, W) or (D, H, W) bool."""
     inner: Mask = ndimage.binary_erosion(mask)
     return mask & ~inner
 
 
 def surface_distances(pred: Mask, true: Mask, *, spacing_mm: Sequence[float]) -> SurfaceDistances:
-    """Euclidean distance of every boundary pixel of one mask to the nearest boundary pixel of the other [mm].
+    """Compute the Euclidean distance of each boundary pixel of one mask to the nearest boundary pixel of the other [mm].
 
     Args:
-        pred, true: (H, W) or (D, H, W) bool, of one shape.
-        spacing_mm: distance of neighbouring pixel centres along each axis [mm], slices' first.
-    Raises: ValueError for masks that are not bool (a probability is no mask), for shapes or spacings that don't fit.
+        pred, true: (H, W) or (D, H, W) bool, both of the same shape.
+        spacing_mm: distance between neighbouring pixel centres along each axis [mm]; in 3-D, that between slices comes first.
+    Raises: ValueError if a mask is not bool (such as a probability map), if the shapes differ, or if spacing_mm is invalid.
     """
     if pred.dtype != bool or true.dtype != bool:
-        raise ValueError(f"masks must be bool, got {pred.dtype} and {true.dtype}: apply a threshold first.")
+        raise ValueError(f"masks must be bool, got {pred.dtype} and {true.dtype}. Apply a threshold first.")
     if pred.shape != true.shape or len(spacing_mm) != pred.ndim:
         raise ValueError(
-            f"masks of {pred.shape} and {true.shape} with {len(spacing_mm)} spacings: give one shape, one per axis."
+            f"masks have the shapes {pred.shape} and {true.shape}, and spacing_mm has {len(spacing_mm)} values. "
+            "Both masks must have the same shape, and spacing_mm one value per axis."
         )
     if not all(0 < step < math.inf for step in spacing_mm):
-        raise ValueError(f"spacing_mm={tuple(spacing_mm)}: must be distances in mm.")
+        raise ValueError(f"spacing_mm={tuple(spacing_mm)}: must be finite distances above 0, in mm.")
     diagonal = math.hypot(*(n * step for n, step in zip(pred.shape, spacing_mm, strict=True)))
     if not (pred.any() and true.any()):
         from_pred, from_true = (np.full(np.count_nonzero(boundary(mask)), diagonal) for mask in (pred, true))
         return SurfaceDistances(from_pred, from_true, diagonal)
-    box = ndimage.find_objects((pred | true).view(np.uint8))[0]  # both boundaries lie in it: the same distances, sooner
+    box = ndimage.find_objects((pred | true).view(np.uint8))[0]  # contains both boundaries; faster, same result
     edges = boundary(pred[box]), boundary(true[box])
     to_pred, to_true = (ndimage.distance_transform_edt(~edge, sampling=spacing_mm) for edge in edges)
     return SurfaceDistances(to_true[edges[0]], to_pred[edges[1]], diagonal)
 
 
 def hausdorff_mm(d: SurfaceDistances, percentile: float = 100) -> float:
-    """max(P_q(d(p, T) over p in P), P_q(d(t, P) over t in T)), q = percentile: 100 is the Hausdorff distance, 95 is HD95.
+    """Hausdorff distance (percentile = 100) or HD95 (percentile = 95) [mm, 0 to the diagonal, lower is better].
 
-    [mm, 0 to the diagonal, lower is better]. P, T: the boundaries. Percentiles are taken in each direction, then the larger
-    one, as MONAI and DeepMind's surface-distance do. MedPy pools both directions first: then the longer boundary outvotes the
-    shorter one, and a part that is far off, 10 % of one boundary, vanishes as 1 % of both.
-    Between two ranks a percentile is linear, as numpy's.
-    Undefined: NaN if both masks are empty; the diagonal if one is.
+    Formula: max(P_q(d(p, T) over p in P), P_q(d(t, P) over t in T)), where P and T are the boundaries of prediction and true
+    mask, and P_q is the percentile q. Percentiles are interpolated linearly, as numpy does.
+
+    The percentile is computed for each direction and the larger value is returned, as in MONAI and DeepMind's
+    surface-distance. MedPy pools the distances of both directions first. The longer boundary then dominates, and an error in
+    10 % of a short boundary may be only 1 % of the pooled distances, which HD95 ignores.
+
+    Undefined: NaN if both masks are empty, the diagonal of the image if exactly one is.
     Source: Huttenlocher et al. 1993, doi:10.1109/34.232073; Maier-Hein et al. 2024 (Metrics Reloaded),
     doi:10.1038/s41592-023-02151-z.
     """
@@ -79,9 +87,11 @@ def hausdorff_mm(d: SurfaceDistances, percentile: float = 100) -> float:
 
 
 def assd_mm(d: SurfaceDistances) -> float:
-    """(sum of d(p, T) over P + sum of d(t, P) over T) / (|P| + |T|), the average symmetric surface distance.
+    """Average symmetric surface distance (ASSD) [mm, 0 to the diagonal, lower is better].
 
-    [mm, 0 to the diagonal, lower is better]. Undefined: NaN if both masks are empty; the diagonal if one is.
+    Formula: (sum of d(p, T) over p in P + sum of d(t, P) over t in T) / (|P| + |T|), where P and T are the boundaries of
+    prediction and true mask.
+    Undefined: NaN if both masks are empty, the diagonal of the image if exactly one is.
     Source: Heimann et al. 2009, doi:10.1109/TMI.2009.2013851.
     """
     both = np.concatenate(d[:2])
@@ -89,15 +99,17 @@ def assd_mm(d: SurfaceDistances) -> float:
 
 
 def surface_dice(d: SurfaceDistances, *, tolerance_mm: float) -> float:
-    """(|{p: d(p, T) <= tolerance}| + |{t: d(t, P) <= tolerance}|) / (|P| + |T|), the share of both boundaries that agree.
+    """Surface Dice: the fraction of both boundaries that lies within the tolerance of the other [0 to 1, higher is better].
 
-    [0 to 1, higher is better]. Boundary pixels are counted, not weighed by their area.
-    A distance that equals the tolerance but for rounding (3 pixels of 0.1 mm and 0.3 mm) is within it.
-    Undefined: NaN if both masks are empty; 0 if one is, whatever the tolerance.
+    Formula: (|{p: d(p, T) <= tolerance}| + |{t: d(t, P) <= tolerance}|) / (|P| + |T|), where P and T are the boundaries of
+    prediction and true mask. Each boundary pixel counts once; pixels are not weighted by their surface area.
+    A distance that exceeds the tolerance only by rounding, such as 3 * 0.1 mm for a tolerance of 0.3 mm, is within the
+    tolerance.
+    Undefined: NaN if both masks are empty, 0 for any tolerance if exactly one is.
     Source: Nikolov et al. 2021, doi:10.2196/26151.
     """
     if not tolerance_mm >= 0:
-        raise ValueError(f"tolerance_mm={tolerance_mm}: must be a distance in mm.")
+        raise ValueError(f"tolerance_mm={tolerance_mm}: must be a distance of at least 0 mm.")
     both = np.concatenate(d[:2])
     if not (d.pred_to_true_mm.size and d.true_to_pred_mm.size):
         return 0.0 if both.size else math.nan

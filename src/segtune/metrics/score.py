@@ -1,9 +1,11 @@
-"""From masks to numbers: per image, slice, case (a volume: patient x phase x volume) and patient.
+"""Compute the scores of predicted masks per slice, per case (the slices of one volume of a patient) and per patient.
 
-One rule for empty masks: both empty is undefined (NaN, counted, left out of means); one empty is the worst value: 0 for an
-overlap, the image's diagonal for a distance. So a model that predicts nothing scores worst, and not undefined, wherever there
-is something to be found. The geometry that a case needs for its distances and volumes may be unknown: then they are NaN, and
-the row's `undefined` says why.
+Rule for empty masks: if both masks are empty, the score is undefined (NaN); it is left out of means and counted. If exactly one
+mask is empty, the score is the worst possible value: 0 for an overlap, the diagonal of the image for a distance. A model that
+predicts nothing therefore gets the worst score, and not an undefined one, wherever the structure is present.
+
+Distances and volumes of a case need its geometry. If the geometry is unknown, they are NaN and the column `undefined` gives
+the reason.
 """
 
 import math
@@ -20,15 +22,15 @@ from segtune.metrics import distances, overlap, volumes
 Row = dict[str, Any]
 
 OVERLAPS = ("dice", "iou", "sensitivity", "precision")
-TOLERANCE_MM = 2.0  # of surface Dice, where no other is chosen: one to three pixels of cardiac MRI
+TOLERANCE_MM = 2.0  # default tolerance of surface Dice; one to three pixels in cardiac MRI
 DISTANCES = ("hd_mm", "hd95_mm", "assd_mm", "surface_dice")
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The two masks of a slice, and where it lies: patient, phase, volume, slice_index, ... as in slices.Slice.
+    """The predicted and the true mask of a slice, and its position. The other fields are those of data.slices.Slice.
 
-    pred, true: (H, W) bool, on the grid that spacing_mm speaks of.
+    pred, true: (H, W) bool, on a grid with pixels of size spacing_mm.
     """
 
     pred: NDArray[np.bool_]
@@ -43,30 +45,32 @@ class Pair:
 
     @classmethod
     def of(cls, item: Any, pred: NDArray[np.bool_], true: NDArray[np.bool_]) -> "Pair":
-        """The two masks of a data.slices.Slice."""
+        """Create a Pair from a data.slices.Slice and its two masks."""
         place = (item.patient, item.phase, item.slice_index, item.spacing_mm, item.gap_mm)
         return cls(pred, true, *place, n_cut=item.n_cut, volume=item.volume)
 
     def __post_init__(self) -> None:
         if not (self.pred.dtype == self.true.dtype == bool and self.pred.shape == self.true.shape):
             found = [f"{mask.dtype} {mask.shape}" for mask in (self.pred, self.true)]
-            raise ValueError(f"masks must be bool and of one shape, got {found[0]} and {found[1]}.")
+            raise ValueError(f"masks must be bool and of the same shape, got {found[0]} and {found[1]}.")
 
 
 def score_slice(pair: Pair, *, tolerance_mm: float) -> Row:
-    """OVERLAPS and DISTANCES in the slice's plane, its pixels, and n_one_empty, n_both_empty (1 or 0)."""
+    """Compute the scores of one slice in 2-D: OVERLAPS, DISTANCES, pixel counts, and n_one_empty and n_both_empty (0 or 1)."""
     about = {"patient": pair.patient, "phase": pair.phase, "volume": pair.volume, "slice_index": pair.slice_index}
     c = _counted([pair])
     return {**about, **_overlaps(c), **_distances(pair.pred, pair.true, pair.spacing_mm, tolerance_mm)}
 
 
 def score_case(pairs: Sequence[Pair], *, tolerance_mm: float) -> Row:
-    """The same in 3-D over all slices of one volume of a patient, in any order; its millilitres and their error [ml].
+    """Compute the scores of one case in 3-D: those of `score_slice`, and the volumes with their error [ml].
 
-    Overlaps need no geometry. Distances and volumes are NaN, and `undefined` says why, unless the slices follow each other
-    without a hole, with a known gap, on one grid: a missing slice would be a hole in both masks. A case with one slice is
-    scored in its plane, and has no volume. Slices beyond the first and the last that are given count as empty. Where a crop
-    has cut the expert's structure, all is of what is left, and there is no volume.
+    Args: pairs: all slices of one volume of a patient, in any order. Slices outside the given range count as empty.
+
+    Overlaps need no geometry. Distances and volumes need consecutive slices with a known distance on the same grid, because a
+    missing slice would be a gap in both masks. Otherwise they are NaN and `undefined` gives the reason. A case with one slice
+    gets its distances in 2-D and no volume. If a crop has removed part of the true mask, the scores describe the remaining
+    part, and the volume is NaN.
     """
     pairs = sorted(pairs, key=lambda pair: pair.slice_index)
     first, c = pairs[0], _counted(pairs)
@@ -91,11 +95,12 @@ def score_case(pairs: Sequence[Pair], *, tolerance_mm: float) -> Row:
 
 
 def score_patient(cases: Sequence[Row]) -> Row:
-    """From the rows of a patient's cases: means over the defined ones, stroke volume [ml] and ejection fraction with errors.
+    """Compute the scores of one patient from the rows of its cases (`score_case`).
 
-    n_one_empty and n_both_empty count cases. Stroke volume and ejection fraction need one ED and one ES of known volume and an
-    expert's EDV above 0, each visit its own; else they are NaN and `undefined` says why. Of several visits they are the means.
-    A prediction without any EDV has ejection fraction 0, not NaN: nothing was found, and that must not be left out.
+    OVERLAPS and DISTANCES are means over the cases for which they are defined. n_one_empty and n_both_empty count cases.
+    Stroke volume [ml], ejection fraction and their errors need, for every visit, an ED and an ES case with known volumes and a
+    true EDV above 0. Otherwise they are NaN and `undefined` gives the reason. With several visits they are means over visits.
+    A predicted EDV of 0 gives an ejection fraction of 0, not NaN, so that a prediction that found nothing is not left out.
     """
     beats, why = _beats(cases)
     row: Row = {"patient": cases[0]["patient"], "n_cases": len(cases)}
@@ -111,7 +116,7 @@ def score_patient(cases: Sequence[Row]) -> Row:
 
 
 def _beats(cases: Sequence[Row]) -> tuple[list[Mapping[str, Row]], str]:
-    """Of a patient's cases the ED and the ES of each visit, and what keeps them from an ejection fraction; empty if nothing."""
+    """Return the ED and ES case of each visit, and the reason why there is no ejection fraction ("" if there is one)."""
     beats: dict[str, dict[str, Row]] = {}
     for case in cases:
         if case["phase"]:
@@ -134,7 +139,10 @@ def _beats(cases: Sequence[Row]) -> tuple[list[Mapping[str, Row]], str]:
 
 
 class Scores(NamedTuple):
-    """The rows of all slices in the order given, of all cases and of all patients in the order of first appearance."""
+    """The rows of all slices, cases and patients.
+
+    Slices are in the given order, cases and patients in the order in which they first appear.
+    """
 
     slices: list[Row]
     cases: list[Row]
@@ -142,7 +150,12 @@ class Scores(NamedTuple):
 
 
 def score_pairs(pairs: Sequence[Pair], *, tolerance_mm: float) -> Scores:
-    """Args: pairs: slices of any number of patients, phases and volumes. tolerance_mm: of surface Dice."""
+    """Compute the scores of all slices, cases and patients.
+
+    Args:
+        pairs: slices of any number of patients, phases and volumes.
+        tolerance_mm: tolerance of surface Dice [mm].
+    """
     cases: dict[tuple[str, str | None, str], list[Pair]] = {}
     for pair in pairs:
         cases.setdefault((pair.patient, pair.phase, pair.volume), []).append(pair)
@@ -155,10 +168,11 @@ def score_pairs(pairs: Sequence[Pair], *, tolerance_mm: float) -> Scores:
 
 
 def summarize(scores: Scores) -> dict[str, Any]:
-    """Means over slices, cases and patients, each with its counts, and how well volumes and what follows from them agree.
+    """Compute the means over slices, cases and patients with their counts, and the agreement of volumes with the expert.
 
     Returns: {"slices", "cases", "patients": {metric: volumes.Mean as a dict}, "agreement": {quantity: volumes.Agreement as a
-    dict}}; a volume's is of one phase at a time, of several visits the mean, so that a patient counts once.
+    dict}}. The quantities are ED volume, ES volume, stroke volume and ejection fraction. Several visits of a patient are
+    averaged, so each patient counts once.
     """
     means = {
         level: {name: volumes.mean(rows, name)._asdict() for name in (*OVERLAPS, *DISTANCES)}
@@ -171,7 +185,7 @@ def summarize(scores: Scores) -> dict[str, Any]:
 
 
 def _of_phase(cases: Sequence[Row], phase: str) -> list[Row]:
-    """A row for each patient: the mean of each side's volumes over its cases of a phase that have one."""
+    """Return one row per patient: the means of the true and predicted volume over its cases of the phase with a volume."""
     mine: dict[str, list[Row]] = {}
     for case in cases:
         if case["phase"] == phase:

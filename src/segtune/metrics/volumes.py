@@ -1,4 +1,4 @@
-"""What is said of a heart, in ml; and of many cases together, with the count of those that a mean leaves out or punishes."""
+"""Volumes in ml, stroke volume and ejection fraction; means with the counts of empty and undefined cases; Bland-Altman."""
 
 import itertools
 import math
@@ -9,11 +9,13 @@ import numpy as np
 
 
 class Mean(NamedTuple):
-    """A mean, never without the cases behind it.
+    """A mean over rows, with the numbers of rows that it includes and leaves out.
 
-    value: over the defined ones; NaN, not 0, if there is none.
-    n: defined ones. n_one_empty, n_both_empty: as the rows count them, the former in the mean with the worst value.
-    n_undefined: left out, for empty masks or an unknown geometry.
+    value: mean over the rows with a defined value; NaN, not 0, if there is none.
+    n: number of rows with a defined value.
+    n_one_empty: sum of the column n_one_empty. These cases are part of the mean, with the worst possible value.
+    n_both_empty: sum of the column n_both_empty.
+    n_undefined: number of rows left out, because both masks are empty or the geometry is unknown.
     """
 
     value: float
@@ -24,9 +26,10 @@ class Mean(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """Bland-Altman: the mean error, and the limits between which 95 % of normally distributed errors lie [unit of the values].
+    """Bland-Altman statistics of errors, in the unit of the values.
 
-    n: pairs with both values; n_undefined: the others, left out.
+    bias, sd: mean and standard deviation of the errors. lower, upper: limits of agreement, which contain 95 % of normally
+    distributed errors. n: number of pairs with both values. n_undefined: number of pairs left out, because a value is NaN.
     """
 
     bias: float
@@ -38,7 +41,7 @@ class Agreement(NamedTuple):
 
 
 class Disc(NamedTuple):
-    """Where a slice lies, as in data.slices.Slice. shape: (H, W)."""
+    """Position and grid of a slice, with the fields of data.slices.Slice. shape: (H, W)."""
 
     slice_index: int
     shape: tuple[int, ...]
@@ -47,7 +50,7 @@ class Disc(NamedTuple):
 
 
 def why_undefined(discs: Sequence[Disc]) -> str:
-    """What keeps slices, in order, from being a volume; empty if nothing does."""
+    """Return the reason why the slices, sorted by slice_index, do not form a volume, or "" if they do."""
     first = discs[0]
     if len(discs) == 1:
         return "one slice is no volume"
@@ -65,35 +68,36 @@ def why_undefined(discs: Sequence[Disc]) -> str:
 
 
 def _same(a: Sequence[float], b: Sequence[float]) -> bool:
-    """But for the rounding of headers."""
+    """Return whether the values are equal, up to the rounding in file headers."""
     return np.allclose(a, b, rtol=1e-3, atol=0)
 
 
 def volume_ml(areas_px: Iterable[int], *, spacing_mm: tuple[float, float], gap_mm: float) -> float:
-    """sum of area_i * gap / 1000, Simpson's sum of discs [ml, 0 or more]; consecutive slices, each once, 0 for empty ones.
+    """Volume by the sum of discs (Simpson's method) [ml, >= 0]: sum of area_i * gap_mm / 1000, with area_i in mm^2.
 
     Args:
-        areas_px: True pixels of each slice's mask.
-        spacing_mm, gap_mm: of pixel centres and of slice centres [mm]; not the slices' thickness, which is less.
+        areas_px: number of True pixels in the mask of each slice. Slices must be consecutive, with 0 for an empty slice.
+        spacing_mm: distance between pixel centres [mm].
+        gap_mm: distance between slice centres [mm]. This is not the slice thickness, which is smaller if there are gaps.
     Source: Schulz-Menger et al. 2020 (SCMR), doi:10.1186/s12968-020-00610-6.
     """
     return sum(areas_px) * spacing_mm[0] * spacing_mm[1] * gap_mm / 1000
 
 
 def stroke_volume_ml(edv_ml: float, esv_ml: float) -> float:
-    """EDV - ESV [ml]; NaN if either is. Negative where the end-systolic volume is the larger one: a sign of a wrong mask."""
+    """Stroke volume: EDV - ESV [ml]. NaN if either volume is NaN. A negative value indicates a wrong mask."""
     return edv_ml - esv_ml
 
 
 def ejection_fraction(edv_ml: float, esv_ml: float) -> float:
-    """(EDV - ESV) / EDV [a fraction, at most 1]; NaN if either volume is, or if EDV is 0."""
+    """Ejection fraction: (EDV - ESV) / EDV [fraction, at most 1]. NaN if either volume is NaN or if EDV is 0."""
     return (edv_ml - esv_ml) / edv_ml if edv_ml else math.nan
 
 
 def mean(rows: Sequence[Mapping[str, Any]], column: str) -> Mean:
-    """The mean of a column over rows of metrics.score_slice, score_case or score_patient.
+    """Mean of a column over rows of score.score_slice, score.score_case or score.score_patient.
 
-    Undefined values are left out and counted, so compare models by it only where their counts agree.
+    Undefined values are left out and counted. Two models should only be compared by their means if these counts are equal.
     """
     defined = [row[column] for row in rows if not math.isnan(row[column])]
     n_one_empty, n_both_empty = (sum(row[name] for row in rows) for name in ("n_one_empty", "n_both_empty"))
@@ -102,10 +106,12 @@ def mean(rows: Sequence[Mapping[str, Any]], column: str) -> Mean:
 
 
 def bland_altman(pred: Sequence[float], true: Sequence[float]) -> Agreement:
-    """bias = mean(e), limits = bias -+ 1.96 sd(e), e = pred - true, sd with n - 1; e.g. of volumes or ejection fractions.
+    """Bland-Altman statistics of e = pred - true: bias = mean(e), limits of agreement = bias -+ 1.96 sd(e).
 
-    Args: pred, true: (n,), one per patient (errors of one patient are not independent).
-    Undefined: pairs with a NaN are left out and counted. bias is NaN without a pair, sd and limits with fewer than two.
+    sd is the sample standard deviation, with n - 1 in the denominator.
+
+    Args: pred, true: (n,), for example volumes. Give one value per patient, as errors of one patient are not independent.
+    Undefined: Pairs with a NaN are left out and counted. bias is NaN without any pair, sd and limits with fewer than two.
     Source: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8.
     """
     errors = np.asarray(pred, float) - np.asarray(true, float)

@@ -1,1 +1,1 @@
-"""Figures that several rooms draw: arrays in, matplotlib figures out."""
+"""Functions that draw figures for training, calibration and reports. They take arrays and return matplotlib figures."""

@@ -1,4 +1,4 @@
-"""Bland and Altman's plots: predicted against the expert's volumes and ejection fraction."""
+"""Bland-Altman plots that compare predicted volumes and ejection fractions with the expert's."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,14 @@ from segtune.plots.style import BLUE, GREY, LABEL_WIDTH, ORANGE, text
 
 @dataclass(frozen=True)
 class Agreement:
-    """One quantity of one configuration. Per patient: expert's value, predicted value, sd between runs (NaN for one run).
+    """The data of one Bland-Altman plot: one quantity, such as the ED volume, for one configuration.
 
-    `bias`, `lower` and `upper` describe the errors; `*_interval` are 95 % intervals of the limits. All are NaN where there
-    are too few patients.
+    true, predicted: the expert's and the predicted value of each patient.
+    sd: for each patient, the standard deviation of the predicted value between runs; NaN for a single run.
+    bias: the mean error.
+    lower, upper: the limits of agreement.
+    lower_interval, upper_interval: 95 % confidence intervals of the limits.
+    The bias, the limits and the intervals are NaN if there are too few patients.
     """
 
     true: Sequence[float]
@@ -30,9 +34,10 @@ class Agreement:
 
 
 def agreement(rows: Sequence[tuple[str, Mapping[str, Agreement]]], *, title: str) -> Figure:
-    """Bland and Altman's plots, error against the mean of both values: a row per configuration, a column per quantity.
+    """Draw Bland-Altman plots: error against the mean of both values, a row per configuration, a column per quantity.
 
-    Args: rows: configuration, and quantity -> values. The quantity's name ends in its unit in brackets; all rows have the same.
+    Args: rows: name of the configuration, and quantity -> values. The name of a quantity ends in its unit in square brackets.
+        All rows must have the same quantities.
     """
     names = list(rows[0][1])
     figure = Figure(figsize=(0.6 + 3.6 * len(names), 1.3 + 2.8 * len(rows)), layout="constrained")
@@ -51,7 +56,7 @@ def agreement(rows: Sequence[tuple[str, Mapping[str, Agreement]]], *, title: str
         pad = 0.08 * (max(ends) - min(ends) or 1)
         column[0].set_ylim(
             min(ends) - pad, max(ends) + pad
-        )  # the interval of a limit may reach beyond the figure; the table has its numbers
+        )  # the intervals of the limits may extend beyond the axes; the table shows their numbers
     handles = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     figure.suptitle(text(textwrap.fill(title, 30 * len(names))), fontsize="medium")
@@ -59,7 +64,7 @@ def agreement(rows: Sequence[tuple[str, Mapping[str, Agreement]]], *, title: str
 
 
 def _draw_agreement(axes: Axes, one: Agreement) -> tuple[int, list[float]]:
-    """Draw one panel. Returns: the number of patients drawn, and the values that must be in view."""
+    """Draw one panel. Return the number of patients drawn, and the y values that the axis must include."""
     true, predicted, sd = (np.asarray(values, dtype=float) for values in (one.true, one.predicted, one.sd))
     errors, bars = predicted - true, np.nan_to_num(sd)
     axes.axhline(0, color=GREY, linewidth=0.8)

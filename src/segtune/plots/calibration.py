@@ -1,4 +1,4 @@
-"""What `python -m segtune.calibrate` draws: the effect of lambda at the start and after a short training."""
+"""The figure of `python -m segtune.calibrate`: the effect of lambda at the first step and after a short training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,10 @@ from segtune.plots.style import text
 
 
 def calibration(record: Mapping[str, Any], *, title: str) -> Figure:
-    """Ratio of weighted penalty to loss at the start, and share of the penalty left after a short training, by lambda.
+    """Draw the result of a calibration against lambda.
+
+    The left axis shows the ratio of weighted penalty to loss at the first step, and the ratio of their gradients. The right
+    axis shows the penalty after a short training, relative to a training without penalty.
 
     Args: record: the content of calibration.json.
     """

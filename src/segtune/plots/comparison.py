@@ -1,4 +1,4 @@
-"""Configurations beside one another: intervals, the values of single runs, and Dice against lambda."""
+"""Figures that compare configurations: means with intervals, values of single runs, and Dice against lambda."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from segtune.plots.style import BLUE, GREEN, GREY, ORANGE, shorten, text
 
 
 def forest(rows: Sequence[tuple[str, float, float, float, bool]], *, title: str, label: str) -> Figure:
-    """Means with their intervals, one below the other.
+    """Draw a forest plot: one row per configuration, with its mean and interval.
 
-    Args: rows: name, mean, low, high (NaN: no interval), and whether to highlight it.
+    Args: rows: name, mean, lower and upper end of the interval (NaN: no interval), and whether to highlight the row.
+        label: label of the x axis.
     """
     figure = Figure(figsize=(7.5, 1.1 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -30,7 +31,10 @@ def forest(rows: Sequence[tuple[str, float, float, float, bool]], *, title: str,
 
 
 def strip(groups: Sequence[tuple[str, Sequence[float]]], *, unit: str) -> Figure:
-    """The value of every run by group, with the mean of each group: the evidence for or against a claim."""
+    """Draw a strip plot: the value of every run, in one row per group, with the mean of each group.
+
+    The report uses this plot to show the evidence for or against a claim.
+    """
     figure = Figure(figsize=(5.2, 0.8 + 0.3 * len(groups)), layout="constrained")
     axes = figure.subplots()
     for y, (_, values) in enumerate(groups):
@@ -49,7 +53,13 @@ def strip(groups: Sequence[tuple[str, Sequence[float]]], *, unit: str) -> Figure
 
 @dataclass(frozen=True)
 class LambdaPoint:
-    """One lambda of a response curve: Dice with interval, weighted penalty / loss in the first epoch, norm of the weights."""
+    """One point of a figure of Dice against lambda.
+
+    penalty_weight: the lambda.
+    dice: the mean, and the lower and upper end of its 95 % interval.
+    ratio: weighted penalty / loss in the first epoch.
+    norm: the norm of the weights at the end of training.
+    """
 
     penalty_weight: float
     dice: tuple[float, float, float]
@@ -60,7 +70,17 @@ class LambdaPoint:
 def response(
     points: Sequence[LambdaPoint], none: LambdaPoint | None, calibrated: float | None, *, title: str, symbol: str
 ) -> Figure:
-    """Dice and the measured penalty / loss ratio (second axis) against lambda; below, the norm of the weights at the end."""
+    """Draw the effect of lambda.
+
+    The upper panel shows Dice and, on a second axis, the ratio of weighted penalty to loss. The lower panel shows the norm of
+    the weights at the end of training.
+
+    Args:
+        points: one point per lambda.
+        none: the same values for training without penalty, drawn as horizontal lines; None: not drawn.
+        calibrated: the lambda at which penalty and loss are equal, drawn as a vertical line; None: not drawn.
+        symbol: label of the x axis.
+    """
     figure = Figure(figsize=(6.8, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     x = np.array([point.penalty_weight for point in points])

@@ -1,4 +1,4 @@
-"""Loss and Dice by epoch: of one run, and of many configurations as small multiples."""
+"""Learning curves: loss and Dice against the epoch, for one run or for many configurations in a grid of panels."""
 
 import textwrap
 import warnings
@@ -15,9 +15,9 @@ from segtune.plots.style import LABEL_WIDTH, text
 
 History = Mapping[str, Sequence[float]]
 COLOURS = {"train_loss": "tab:blue", "val_loss": "tab:orange", "train_dice": "tab:green", "val_dice": "tab:red"}
-DASHES = {"train_loss": "-", "val_loss": "--", "train_dice": "-", "val_dice": "--"}  # for readers who cannot tell the colours
+DASHES = {"train_loss": "-", "val_loss": "--", "train_dice": "-", "val_dice": "--"}  # readable without colour vision
 BEST = "best epoch of a run"
-IN_A_ROW = 6  # panels per row of an overview that is not laid out as a grid
+IN_A_ROW = 6  # panels per row if the panels are not arranged by the row and column of their key
 NAMES = {
     "train_loss": "training loss / max",
     "val_loss": "validation loss / max",
@@ -27,9 +27,14 @@ NAMES = {
 
 
 def curves(history: History, best_epoch: int, *, title: str) -> Figure:
-    """One run: both losses divided by their common maximum, both Dice, and a mark at the best validation Dice.
+    """Draw the learning curves of one run.
 
-    Args: history: columns epoch, train_loss, val_loss, train_dice, val_dice. best_epoch: counted from 1.
+    The figure shows training and validation loss, both divided by their common maximum, training and validation Dice, and a
+    mark at the best validation Dice.
+
+    Args:
+        history: column -> values, with the columns epoch, train_loss, val_loss, train_dice, val_dice.
+        best_epoch: epoch with the best validation Dice, counted from 1.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -39,7 +44,7 @@ def curves(history: History, best_epoch: int, *, title: str) -> Figure:
             line.set_label(f"best: {history['val_dice'][best_epoch - 1]:.3f}")
     _frame(axes)
     axes.set(xlabel="epoch", ylabel="Dice, loss / maximum")
-    axes.set_title(text(title), fontsize="medium")
+    axes.set_title(text(textwrap.fill(title, 70)), fontsize="medium")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return figure
 
@@ -52,19 +57,22 @@ def _frame(axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class Panel:
-    """One configuration of an overview: the histories of its runs, and a study's own printed curves if there are any."""
+    """The data of one panel of `overview`: the histories of a configuration's runs.
+
+    published: the learning curves that the published study printed for this configuration, if any.
+    """
 
     histories: Sequence[History]
     published: History | None = None
 
 
 def overview(panels: Mapping[tuple[str, str], Panel], *, title: str, scaled: bool = True) -> Figure:
-    """Small multiples with a panel per configuration: the median of its runs, and their range as a band.
+    """Draw the learning curves of many configurations, one panel each: the median over runs, with their range as a band.
 
     Args:
-        panels: (row, column) -> panel; rows and columns in the order in which they first appear. If that grid
-            would be more than half empty, the panels are placed one after the other instead.
-        scaled: divide each loss by the largest in its panel; otherwise draw losses on a logarithmic axis on the right.
+        panels: (row, column) -> panel. Rows and columns appear in the order of their first occurrence. If more than half of
+            this grid would be empty, the panels are placed one after another instead.
+        scaled: True: divide each loss by the largest loss in its panel. False: draw losses on a logarithmic axis on the right.
     """
     places = _places(list(panels))
     n_rows, n_columns = (1 + max(place[i] for place in places.values()) for i in (0, 1))
@@ -99,7 +107,7 @@ def overview(panels: Mapping[tuple[str, str], Panel], *, title: str, scaled: boo
 
 
 def _places(panels: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
-    """(row, column) of each panel as numbers; one after the other if the grid would be more than half empty."""
+    """Return the position (row, column) of each panel. See `overview` for the arrangement."""
     rows, columns = (list(dict.fromkeys(key[i] for key in panels)) for i in (0, 1))
     if 2 * len(panels) < len(rows) * len(columns):
         return {key: divmod(i, IN_A_ROW) for i, key in enumerate(panels)}
@@ -107,7 +115,7 @@ def _places(panels: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[in
 
 
 def _positive_losses(panels: Iterable[Panel]) -> tuple[float, float]:
-    """The smallest and largest positive finite loss: the ends of a logarithmic axis."""
+    """Return the smallest and largest positive loss, the ends of a logarithmic axis; (1, 1) if there is none."""
     losses = [v for panel in panels for h in panel.histories for name in ("train_loss", "val_loss") for v in h[name]]
     positive = [value for v in losses if np.isfinite(value := min(v, 1e300)) and value > 0] or [1.0]
     return min(positive), max(positive)
@@ -122,7 +130,7 @@ def _draw_panel(axes: Axes, right: Axes, panel: Panel, *, scaled: bool) -> None:
     for name, colour in COLOURS.items():
         on, scale = (right, largest) if name.endswith("loss") else (axes, 1.0)
         values = curves[name] / scale
-        with warnings.catch_warnings():  # an epoch in which no run has a finite value
+        with warnings.catch_warnings():  # numpy warns of epochs in which all values are NaN
             warnings.simplefilter("ignore", RuntimeWarning)
             middle, low, high = np.nanmedian(values, 0), np.nanmin(values, 0), np.nanmax(values, 0)
         if len(values) > 1:

@@ -1,4 +1,4 @@
-"""Patients: their segmented slices, and which part of each split they belong to."""
+"""Figures of patients: their segmented slices, and their assignment to training and validation in each split."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ SIDES = {  # colour, letter, name
 
 
 def patients(rows: Sequence[tuple[str, Sequence[tuple[str, Any, Any, Any]]]], *, title: str) -> Figure:
-    """A row per patient; for each slice the image, the expert's contour, the predicted contour and the errors.
+    """Draw one row per patient. Each slice has four pictures: image, expert's contour, predicted contour, and errors.
 
-    Args: rows: label, and slices: name, 8-bit image (S, S), expert's and predicted mask (S, S) bool.
+    Args: rows: the label of each patient, and a list of slices: name, 8-bit image (S, S), true and predicted mask (S, S) bool.
     """
     n = max(len(slices) for _, slices in rows)
     figure = Figure(figsize=(1.0 + 1.5 * 4 * n, 0.9 + 1.75 * len(rows)), layout="constrained")
@@ -62,7 +62,7 @@ def patients(rows: Sequence[tuple[str, Sequence[tuple[str, Any, Any, Any]]]], *,
 
 
 def _error_picture(image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """The darkened image in colour, (S, S, 3): missed pixels blue, wrongly predicted pixels orange."""
+    """Colour missed pixels blue and wrongly predicted pixels orange on the darkened image; RGB, (S, S, 3)."""
     return np.stack(
         [
             np.where(true & ~predicted, missed, np.where(predicted & ~true, wrong, image / 510))
@@ -73,7 +73,10 @@ def _error_picture(image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -
 
 
 def _window(mask: np.ndarray, least: int = 96) -> tuple[slice, slice]:
-    """A square window around the mask, at least `least` pixels wide and inside the image; everything if the mask is empty."""
+    """Return a square window inside the image that contains the mask and is at least `least` pixels wide, if the image is.
+
+    If the mask is empty, the window is the whole image.
+    """
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
         return slice(None), slice(None)
@@ -86,9 +89,11 @@ def _window(mask: np.ndarray, least: int = 96) -> tuple[slice, slice]:
 
 
 def sides(columns: Mapping[str, Mapping[str, Sequence[str]]], *, title: str) -> Figure:
-    """A row per patient, a column per split: training, validation or unused; a leak (both) in red.
+    """Draw a table with a row per patient and a column per split, coloured by training, validation or unused.
 
-    Args: columns: name of the split -> patients of train, val and unused.
+    A patient in both training and validation is a leak and drawn in red.
+
+    Args: columns: name of the split -> names of the patients in "train", "val" and "unused".
     """
     patients = sorted({name for column in columns.values() for side in column.values() for name in side})
     figure = Figure(figsize=(2.6 + 0.55 * len(columns), 2.2 + 0.24 * len(patients)), layout="constrained")

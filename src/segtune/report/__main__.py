@@ -86,7 +86,7 @@ def draw_run(folder: Path) -> list[Path]:
     """Draw loss and Dice of one finished run."""
     result = read_result(folder)
     try:
-        best_epoch, label = int(result["best"]["epoch"]), identity.label(result["config"])
+        best_epoch, label = int(result["best"]["epoch"]), identity.label_of(result)
         figure = curves.curves(read_history(folder), best_epoch, title=label)
     except InputError:
         raise

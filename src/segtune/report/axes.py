@@ -1,6 +1,7 @@
 """The axes on which the runs of a sweep differ, the name of each run's value on them, and its configurations."""
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,36 +11,55 @@ from segtune.report.records import Cell, Record
 from segtune.report.scores import pool
 from segtune.runs import identity
 
-FIRST = ("loss", "split", "reg", "batch")  # the scientific axes, in the order in which they are shown; others follow
+FIRST = identity.AXES  # the scientific axes, in the order in which they are shown; others follow
+Words = dict[str, list[str]]  # config group -> the words of a label that belong to it
 
 
 def with_levels(records: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     """The records with their values on the axes, and the axes: the groups of the configuration in which they differ."""
     keys = (str(key) for record in records for key in record.config if key not in identity.BOOKKEEPING)
-    names = {group: of for group in dict.fromkeys([*FIRST, *keys]) if (of := _names(group, records))}
+    labels = [identity.words(record.label, without=(*identity.REPLICATE, *identity.PATHS)) for record in records]
+    words = [_by_group(of) for of in identity.with_varied(labels, [record.config for record in records])]
+    names = {group: of for group in dict.fromkeys([*FIRST, *keys]) if (of := _names(group, records, words))}
     found = [replace(one, levels={group: of[i] for group, of in names.items()}) for i, one in enumerate(records)]
     return tuple(found), tuple(names)
 
 
-def _names(group: str, records: Sequence[Record]) -> list[str]:
+def typed(axis: str, level: str) -> str:
+    """Return a value on an axis as it is typed: loss=focal for focal, but batch.size=5 as it is."""
+    return level if identity.key_of(level).partition(".")[0] == axis and "=" in level else f"{axis}={level}"
+
+
+def _by_group(words: Sequence[str]) -> Words:
+    """Return the words of a label by the config group that they belong to."""
+    found: Words = defaultdict(list)
+    for word in words:
+        found[identity.key_of(word).partition(".")[0]].append(word)
+    return found
+
+
+def _names(group: str, records: Sequence[Record], words: Sequence[Words]) -> list[str]:
     """A name for each run's settings of this group (beyond seed and fold); empty if all runs have the same settings."""
     settings = [{group: _settings(group, record.config.get(group))} for record in records]
     if group == "data":
         settings = _with_fingerprints(settings, records)
     texts = [json.dumps(identity.flat(one), sort_keys=True) for one in settings]
-    distinct = dict(zip(texts, settings, strict=True))
-    if len(distinct) < 2:
+    if len({*texts}) < 2:
         return []
-    differences = dict(zip(distinct, identity.differences(list(distinct.values())), strict=True))
-    named = [_name(group, record, differences[text]) for record, text in zip(records, texts, strict=True)]
-    return _distinct(named, texts, group)
+    of = [one.get(group) or _default(group, record) for one, record in zip(words, records, strict=True)]
+    shared = {*of[0]}.intersection(*of)
+    named: dict[str, str] = {}  # equal settings have one name, the shortest, however they were typed
+    for text, mine in zip(texts, of, strict=True):
+        name = " ".join([word for word in mine if word not in shared] or mine).removeprefix(f"{group}=")
+        named[text] = min(named.get(text, name), name, key=len)
+    return _distinct([named[text] for text in texts], texts, group)
 
 
-def _name(group: str, record: Record, difference: str) -> str:
-    """The short name of a group's settings (focal, l2(0.01)) followed by what differs besides: gamma=3."""
-    short = identity.axes(record.config).get(group, "")
-    words = [word.removeprefix(f"{group}.").removeprefix("fingerprint=") for word in difference.split(", ")]
-    return " ".join(filter(None, [short, ", ".join(words)])) or str(record.config.get(group))
+def _default(group: str, record: Record) -> list[str]:
+    """Return the word for a group that the label does not name: its default option, or its value if it is no group."""
+    value = record.config.get(group)
+    option = record.options.get(group, "") if isinstance(value, Mapping) else "null" if value is None else str(value)
+    return [f"{group}={option}"] if option else []
 
 
 def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
@@ -51,8 +71,8 @@ def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
     for name, text in zip(named, texts, strict=True):
         flats = [json.loads(one) for one in behind[name]]
         varying = sorted({key for one in flats for key in one if any(one.get(key) != other.get(key) for other in flats)})
-        said = ", ".join(f"{key.removeprefix(f'{group}.')}={json.loads(text).get(key, 'null')}" for key in varying)
-        found.append(f"{name} {said}".strip())
+        said = " ".join(f"{key}={json.loads(text).get(key, 'null')}" for key in varying)
+        found.append(f"{name} {said}".strip().removeprefix(f"{group}=").replace("data.fingerprint=", "fingerprint "))
     return found
 
 
@@ -72,6 +92,10 @@ def _with_fingerprints(of: Sequence[Mapping[str, Any]], raw: Sequence[Record]) -
     return [{"data": {**one["data"], "fingerprint": record.fingerprint[:6]}} for one, record in zip(of, raw, strict=True)]
 
 
+def _whole_label(record: Record) -> str:
+    return shlex.join(identity.words(record.label, without=(*identity.REPLICATE, *identity.PATHS)))
+
+
 def group(records: Sequence[Record]) -> tuple[Cell, ...]:
     """The configurations of these runs, named by their values on the axes."""
     groups: dict[str, list[Record]] = defaultdict(list)
@@ -80,7 +104,7 @@ def group(records: Sequence[Record]) -> tuple[Cell, ...]:
     several = len({record.fingerprint for record in records}) > 1
     cells = [
         Cell(
-            (" ".join(f"{axis}={level}" for axis, level in of[0].levels.items()) or identity.label(of[0].config))
+            (" ".join(typed(axis, level) for axis, level in of[0].levels.items()) or _whole_label(of[0]))
             + (f" of data {of[0].fingerprint[:6]}" if several and "data" not in of[0].levels else ""),
             tuple(sorted(of, key=lambda record: (record.seed, record.fold or 0))),
         )

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from segtune.plots import agreement, comparison, curves, patients
-from segtune.report import clinical
+from segtune.report import axes, clinical
 from segtune.report.analysis import Analysis
 from segtune.report.claims import Verdict
 from segtune.report.formats import fixed, short_percent
@@ -78,7 +78,7 @@ def _curves(analysis: Analysis, name: str) -> dict[str, Drawing]:
 def _place(sweep: Sweep, cell: Cell) -> tuple[str, str]:
     """Row and column of a configuration's panel: losses and penalties down, splits and batches across."""
     levels = {**identity.axes(cell.first.config), **cell.levels}
-    rest = [f"{axis}={level}" for axis, level in cell.levels.items() if axis not in ("loss", "split", "reg", "batch")]
+    rest = [axes.typed(axis, level) for axis, level in cell.levels.items() if axis not in axes.FIRST]
     penalty = levels["reg"] if "reg" in sweep.axes or levels["reg"] != "none" else ""
     row = ", ".join(filter(None, [levels["loss"], penalty, *rest]))
     return row, f"validation {levels['split']}, batch {levels['batch']}"

@@ -1,6 +1,7 @@
 """The results of a sweep in memory: a Record for each finished run, and configurations of runs that repeat each other."""
 
 import math
+import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import numpy as np
 from segtune.report import clinical
 from segtune.report.curves import epochs_to, roughness
 from segtune.report.scores import UNLIKE, Block, Pooled, Scores
+from segtune.runs import identity
 
 FAMILY = {"bce_logdice": "bce_dice"}  # variant -> the loss that it is a variant of
 
@@ -65,6 +67,17 @@ class Record:
     def config(self) -> Mapping[str, Any]:
         config: Mapping[str, Any] = self.result["config"]
         return config
+
+    @property
+    def label(self) -> str:
+        """The words that give the same run when they are typed after `python -m segtune`."""
+        return identity.label_of(self.result)
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Config group -> chosen option; empty for a run of an early version, which recorded none."""
+        said = self.result.get("options")
+        return {str(group): str(option) for group, option in said.items()} if isinstance(said, Mapping) else {}
 
     @property
     def fingerprint(self) -> str:
@@ -130,6 +143,11 @@ class Cell:
     @property
     def facts(self) -> Facts:
         return self.first.facts
+
+    @property
+    def label(self) -> str:
+        """The words that give a run of this configuration, without seed and fold, when they are typed."""
+        return shlex.join(identity.words(self.first.label, without=identity.REPLICATE))
 
     @property
     def levels(self) -> Mapping[str, str]:

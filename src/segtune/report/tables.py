@@ -66,6 +66,7 @@ def cell_rows(analysis: Analysis) -> list[Row]:
                 **summary([cell], estimate),
                 "not_declared_worse_than_best": id(cell) in kept,
                 **ranking,
+                "label": cell.label,
                 "run_ids": " ".join(record.run_id for record in cell.records),
             }
         )
@@ -135,6 +136,7 @@ def run_row(record: Record, cell: Cell) -> Row:
         "n_patients": len(record.patients),
         "n_slices": record.n_slices,
         "n_undefined": record.n_undefined,
+        "label": record.label,
         "command": identity.command(record.overrides),
     }
 

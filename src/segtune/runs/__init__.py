@@ -1,1 +1,1 @@
-"""What a run is and what it leaves on disk: the seam between training and reporting. Imports neither torch nor numpy."""
+"""Identity, state and files of runs: the interface between training and reporting. It imports neither torch nor numpy."""

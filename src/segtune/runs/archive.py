@@ -1,7 +1,7 @@
-"""The archive of a checkpoint that anybody may have made: it is checked before PyTorch sees any of it.
+"""Check the zip archive of a checkpoint from an untrusted source before PyTorch reads it.
 
-Two programs can read different contents from one zip file. PyTorch is therefore never given the file itself, but a new archive
-in memory that holds the checked entries and nothing else. This module imports no torch.
+Two programs can read different contents from the same zip file. PyTorch therefore reads a new archive in memory that contains
+only the checked entries, never the file itself. This module does not import torch.
 """
 
 import io
@@ -14,22 +14,24 @@ from typing import BinaryIO
 from segtune.runs import pickles
 from segtune.runs.files import open_regular
 
-ENTRY = re.compile(  # what torch.save writes: the pickle, one entry for each storage, and a few bytes about the format
+ENTRY = re.compile(  # entries written by torch.save: the pickle, one entry for each storage, and small entries on the format
     r"([^/\x00]+)/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id|data/\d+)", re.ASCII
 )
 START = b"PK\x03\x04"
-# The records at the end of the file: torch.save writes all three, zipfile the last alone. The first and last tell the size and
-# the start of the directory; the locator tells where the first stands.
+# The records at the end of the file. torch.save writes all three, zipfile only the last one (END). END_64 and END contain the
+# size and the start of the directory; LOCATOR contains the position of END_64.
 END_64, LOCATOR, END = struct.Struct("<4s36xQQ"), struct.Struct("<4s4xQI"), struct.Struct("<4s8xIIH")
-LARGEST_DIRECTORY = 2**23  # bytes; an entry takes about 70
-LARGEST_PICKLE = 2**22  # bytes; a checkpoint takes about 150 for each tensor
+LARGEST_DIRECTORY = 2**23  # bytes; an entry needs about 70
+LARGEST_PICKLE = 2**22  # bytes; a checkpoint needs about 150 for each tensor
 
 
 def checked(path: Path) -> io.BytesIO:
-    """The checkpoint as a new archive in memory, to be given to torch.load(..., weights_only=True) in place of the file.
+    """Check a checkpoint and return it as a new archive in memory, for torch.load(..., weights_only=True).
 
-    Raises: ValueError (zipfile.BadZipFile, struct.error, ... for half a file) unless the file is as torch.save writes it: an
-    archive without compression, whose pickle holds plain values and tensors that lie within their storages.
+    A valid file is an archive as torch.save writes it: without compression, with a pickle of plain values and of tensors that
+    lie within their storages.
+
+    Raises: ValueError for any other file; also zipfile.BadZipFile, struct.error and others, for a truncated file.
     """
     with open_regular(path) as file:
         size = _check_ends(file)
@@ -50,18 +52,18 @@ def checked(path: Path) -> io.BytesIO:
 
 
 def _check_ends(file: BinaryIO) -> int:
-    """The file's size in bytes. Raises: ValueError unless it is a zip archive from its first byte to its last."""
+    """Return the file's size in bytes. Raises: ValueError if there are bytes before or after the zip archive in it."""
     size = file.seek(0, io.SEEK_END)
     n_last = min(size, END_64.size + LOCATOR.size + END.size)
     file.seek(size - n_last)
     last = file.read()
     file.seek(0)
     if n_last < END.size or file.read(len(START)) != START:
-        raise ValueError("not an archive from its first byte")
+        raise ValueError("the file does not begin as an archive")
     signature, directory, start, comment = END.unpack(last[-END.size :])
     end = size - END.size
     if signature != b"PK\x05\x06" or comment:
-        raise ValueError("not an archive to its last byte")
+        raise ValueError("the file does not end as an archive")
     if last[-END.size - LOCATOR.size :].startswith(b"PK\x06\x07"):
         end -= LOCATOR.size + END_64.size
         _, record, _ = LOCATOR.unpack(last[-END.size - LOCATOR.size : -END.size])
@@ -69,12 +71,12 @@ def _check_ends(file: BinaryIO) -> int:
         if signature != b"PK\x06\x06" or record != end:
             raise ValueError("the archive's records contradict each other")
     if directory > LARGEST_DIRECTORY or start + directory != end:
-        raise ValueError("the archive's directory does not stand at its end")
+        raise ValueError("the archive's directory is not at its end")
     return size
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Raises: ValueError unless these are the entries of one checkpoint, each once and without compression."""
+    """Raises: ValueError unless the entries are those of one checkpoint, each present once and uncompressed."""
     found = [ENTRY.fullmatch(entry.filename) for entry in entries]
     folders, names = {match and match[1] for match in found}, [match and match[2] for match in found]
     if None in names or len(folders) != 1 or len(set(names)) < len(names) or "data.pkl" not in names:

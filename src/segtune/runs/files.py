@@ -1,4 +1,4 @@
-"""Safe files: atomic writes that never replace another process's work, and reads of bounded size."""
+"""Write files atomically, without overwriting another process's work, and read files of limited size."""
 
 import errno
 import fcntl
@@ -19,16 +19,17 @@ from typing import Any, BinaryIO, cast
 from segtune.errors import InputError
 from segtune.runs import layout
 
-DAY_S = 86_400.0  # a temporary file of this age [s] is abandoned, if locks do not work
-LARGEST_JSON = 2**26  # the most bytes of a JSON file
+DAY_S = 86_400.0  # where locks do not work, an older temporary file [s] counts as abandoned
+LARGEST_JSON = 2**26  # largest size of a JSON file [bytes]
 
 
 def open_regular(path: Path, mode: str = "rb") -> BinaryIO:
-    """Open a file of a run's or a sweep's folder, which may come from somebody else: links and pipes are refused.
+    """Open a regular file in the folder of a run or a sweep, which may come from an untrusted source.
 
-    A link could lead to any file of the reader's, and a pipe or device may never end.
+    Links, pipes and devices are refused, because a link could lead to any of the user's files, and reading a pipe or device may
+    never end.
 
-    Args: mode: rb to read, ab to append to it and make it if it is not there.
+    Args: mode: rb to read; ab to append, creating the file if it does not exist.
     Raises: OSError.
     """
     flags = os.O_RDONLY if mode == "rb" else os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -40,15 +41,15 @@ def open_regular(path: Path, mode: str = "rb") -> BinaryIO:
 
 
 def make_folder(path: Path) -> Path:
-    """A folder within a run's or a sweep's folder, made if it is not there. Raises: InputError if it is a link."""
+    """Create a folder within the folder of a run or a sweep, if it does not exist. Raises: InputError if it is a link."""
     if path.is_symlink():
-        raise InputError(f"{path}: this is a link, and nothing is written where it leads. Remove it.")
-    path.mkdir(exist_ok=True)  # without its parents: a run's folder that was removed is not made again
+        raise InputError(f"{path}: this is a link, and segtune does not write through links. Remove it.")
+    path.mkdir(exist_ok=True)  # without parents, so that a removed run's folder is not created again
     return path
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, as hexadecimal digits. Raises: OSError."""
+    """Compute the SHA-256 of a file's content, as hexadecimal digits. Raises: OSError."""
     with open_regular(path) as file:
         return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
@@ -58,9 +59,9 @@ guards: dict[str, Callable[[], None]] = {}
 
 
 def check_owner(path: Path) -> None:
-    """Raise LostError unless this process still owns the run's folder in which it is about to write this file.
+    """Raise LostError if the file is in the folder of a run that this process has started and no longer owns.
 
-    A process that is not working on a run (state.working) has nothing to check.
+    Outside state.working nothing is checked.
     """
     for folder in path.parent.resolve(), path.parent.resolve().parent:
         if (guard := guards.get(str(folder))) is not None:
@@ -68,12 +69,12 @@ def check_owner(path: Path) -> None:
 
 
 def as_list(value: Any) -> list[Any]:
-    """The value if it is a list, otherwise an empty list."""
+    """Return the value if it is a list, otherwise an empty list."""
     return value if isinstance(value, list) else []
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write a file that appears whole or not at all. durable: wait until it is on the disk."""
+    """Write a file atomically: it is either complete or unchanged. Args: durable: wait until it is on the disk."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         if durable:
@@ -83,7 +84,10 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> No
 
 
 def write_files(stem: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Write files of one name with several suffixes, such as a figure as .svg and .png. Makes the folder if it is missing."""
+    """Write several files with the same stem, such as a figure as .svg and .png, and create their folder if necessary.
+
+    Args: contents: suffix -> content.
+    """
     check_owner(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in contents]
@@ -93,7 +97,7 @@ def write_files(stem: Path, contents: Mapping[str, bytes]) -> list[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk (fsync)."""
+    """Wait until a file's content, or a folder's list of entries, is on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -103,7 +107,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an OSError of this block: a full disk is noticed in a write, which does not know the name."""
+    """Add the file's name to an OSError raised in the block, because errors of write(), such as a full disk, lack it."""
     try:
         yield
     except OSError as error:
@@ -113,7 +117,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that replaces it if the block succeeds and is removed if it fails.
+    """Yield a temporary file in the folder of `path`, which replaces `path` if the block succeeds and is removed otherwise.
 
     Raises: LostError if `path` is in the folder of a run that another process has taken over.
     """
@@ -128,7 +132,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that is renamed to it if the block succeeds and is removed if it fails.
+    """Yield a temporary folder, which is renamed to `path` if the block succeeds and is removed otherwise.
 
     Raises: InputError, before or after the block, if `path` exists and is not an empty folder.
     """
@@ -145,9 +149,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """A new, locked, temporary file or folder beside `path`; removed at the end if it is still there.
+    """Yield a new, locked, temporary file or folder in the folder of `path`, and remove it at the end if it still exists.
 
-    Temporary files of processes that have died are removed first.
+    Temporary files of dead processes are removed first.
     """
     for stale in path.parent.glob(f".*{layout.PARTIAL}"):
         remove_if_stale(stale)
@@ -172,14 +176,14 @@ def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
 
 
 def remove_if_stale(path: Path) -> None:
-    """Remove a temporary file or folder whose writer has died: its lock is free or, without locks, it is a day old."""
+    """Remove a temporary file or folder of a dead process: its lock is free or, where locks do not work, it is a day old."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(path)
         except BlockingIOError:
-            pass  # its writer is alive
+            pass  # the process that writes it is alive
         except OSError:
             if time.time() - os.fstat(handle).st_mtime > DAY_S:
                 _remove(path)
@@ -196,7 +200,7 @@ def _remove(path: Path) -> None:
 
 def _refuse_existing(path: Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"output={path}: is there already. Name a new folder, or remove this one.")
+        raise InputError(f"output={path}: this path already exists. Name a new folder, or remove it.")
 
 
 def to_json(value: Any) -> bytes:
@@ -204,7 +208,7 @@ def to_json(value: Any) -> bytes:
 
 
 def json_text(value: Any) -> bytes:
-    """The value as JSON, with NaN as null."""
+    """Encode a value as JSON, with NaN and infinity as null."""
     return to_json(_without_nan(value))
 
 
@@ -217,7 +221,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
-    """The first of the paths stem-1, stem-2, ... that does not exist."""
+    """Return the first of the paths stem-1, stem-2, ... in the folder that does not exist."""
     number = 1
     while (folder / f"{stem}-{number}{suffix}").exists():
         number += 1
@@ -225,9 +229,9 @@ def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a file in a run's or a sweep's folder. Raises: OSError; ValueError if it is larger than `most` bytes."""
+    """Read a file in the folder of a run or a sweep. Raises: OSError; ValueError if it is larger than `most` bytes."""
     with open_regular(path) as file:
-        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)  # a read reserves all that it may take
+        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)  # read(n) reserves n bytes
     if len(content) > most:
         raise ValueError(f"larger than {most >> 20} MB")
     return content

@@ -1,4 +1,4 @@
-"""A run's identity: run_id and cell_id, hashes of the configuration, and the words that name a run for a person."""
+"""Identify runs: run_id and cell_id, which are hashes of the configuration, and readable labels."""
 
 import hashlib
 import json
@@ -7,38 +7,41 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# keys that say where and how a run is made, not what it is
+# keys on where and how a run is executed; they do not change its result
 BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")
-PATHS = ("data.root", "data.reader.root")  # where the data are stored, which does not say what they are
-REPLICATE = ("seed", "split.fold")  # keys in which replicates of one configuration differ
+PATHS = ("data.root", "data.reader.root")  # the location of the data, which may change while the data stay the same
+REPLICATE = ("seed", "split.fold")  # the keys in which replicates of a configuration may differ
+BATCHES = (1, 10, 15, "patient")  # the sizes that have an option of that name in conf/batch
+LONGEST_LABEL = 10_000  # characters; a longer one is damaged
+AXES = ("loss", "split", "reg", "batch")  # the config groups that a label always names
 
 Config = Mapping[str, Any]
 
 
 def run_id(config: Config) -> str:
-    """12 hex digits of a SHA-256 over the configuration without bookkeeping and without null or empty keys.
+    """Compute the id of a run: 12 hex digits of a SHA-256 over its configuration.
 
-    The order of keys and the way a number is written (1, 1.0) do not matter. A new option that defaults to null changes no
-    run id.
+    Bookkeeping keys, null values and empty lists and mappings are excluded, so a new option that defaults to null changes no
+    run id. The order of keys and the notation of numbers (1, 1.0) do not matter.
     """
     return _hash(config, without=BOOKKEEPING)
 
 
 def cell_id(config: Config, data: str | None = None) -> str:
-    """A hash of the configuration without seed, fold and data folder: all replicates of a configuration share it.
+    """Compute the id that all replicates of a configuration share: a hash without seed, fold and data folder.
 
-    Args: data: the fingerprint of the data, which identifies them wherever they are stored.
+    Args: data: the fingerprint of the data, which identifies them independently of their folder.
     """
     return _hash({**config, "fingerprint": data}, without=(*BOOKKEEPING, *REPLICATE, *PATHS))
 
 
 def placeless_id(config: Config) -> str:
-    """A hash of the configuration without the data folder: runs on copies of the same data share it."""
+    """Compute a hash of the configuration without the data folder, which runs on copies of the same data share."""
     return _hash(config, without=(*BOOKKEEPING, *PATHS))
 
 
 def axes(config: Config) -> dict[str, str]:
-    """The run's value on each axis of a sweep: the names of its loss, split, regulariser and batch."""
+    """Return the run's value on each axis of a sweep: the names of its loss, split, regulariser and batch."""
     reg = config.get("reg") or {}
     lambdas = ",".join(
         f"{value:g}" if value != "auto" else f"auto {reg.get('ratio') or 1:g}"
@@ -54,34 +57,79 @@ def axes(config: Config) -> dict[str, str]:
 
 
 def _called(target: str) -> str:
-    """The name of a function: short for segtune's own, the full path for others, because lab.bce is not bce."""
+    """Return the short name of a function of segtune, or the full path of any other, so that lab.bce differs from bce."""
     return target.rpartition(".")[2] if target.startswith("segtune.") else target
 
 
 def label(config: Config) -> str:
-    """One line that names a run for a person: loss=focal split=0.6 reg=none batch=15."""
-    return " ".join(f"{key}={value}" for key, value in axes(config).items())
+    """Return the words for a configuration without a recorded label: loss=focal split=0.6 reg=l2 reg.lambda=0.01 batch=15.
+
+    They are made of the configuration's functions and values, so a user's own option is not among them.
+    """
+    named, reg, size = axes(config), config.get("reg") or {}, config["batch"]["size"]
+    penalty = f"reg={_called(reg['penalty']['_target_'])}" if reg.get("penalty") else "reg=none"
+    lambdas = [f"reg.{key}={value:g}" for key, value in reg.items() if key.startswith("lambda") and value != "auto"]
+    lambdas += ["reg.lambda=auto"] if reg.get("lambda") == "auto" else []
+    lambdas += [f"reg.ratio={reg['ratio']:g}"] if reg.get("ratio") is not None else []
+    batch = f"batch={size}" if size in BATCHES else f"batch.size={size}"
+    return shlex.join([f"loss={named['loss']}", f"split={named['split']}", penalty, *lambdas, batch])
 
 
-def differences(configs: Sequence[Config]) -> list[str]:
-    """For each configuration, the settings in which it differs from the others and that its label does not show."""
-    named = (
-        *(*BOOKKEEPING, "loss._target_", "loss._partial_", "reg.penalty", "reg.lambda", "reg.lambda_l1", "reg.lambda_l2"),
-        *("reg.ratio", "batch.size", "split.val_fraction", "data.reader"),
-    )
-    flat = [_flat(config, without=named) for config in configs]
-    values: dict[str, set[str]] = {key: set() for one in flat for key in one}
-    for one in flat:
-        for key in values:
-            values[key].add(repr(one.get(key)))
-    # a key that only some losses or regularisers have, with one value, adds nothing to the option's name
-    alike = {key for key in values if key.startswith(("loss.", "reg.")) and len(values[key] - {"None"}) < 2}
-    varying = sorted(key for key in values if len(values[key]) > 1 and key not in alike)
-    return [", ".join(f"{key}={one[key]}" for key in varying if key in one) for one in flat]
+def label_of(result: Mapping[str, Any]) -> str:
+    """Return the label that a run recorded (config/labels.py), or else the words for its configuration."""
+    said = result.get("label")
+    is_one = isinstance(said, str) and said.isprintable() and 0 < len(said) <= LONGEST_LABEL
+    return str(said) if is_one else label(result["config"])
+
+
+def words(label: str, *, without: Sequence[str] = ()) -> list[str]:
+    """Return the words of a label, except those that set one of the keys `without`."""
+    try:
+        found = shlex.split(label)
+    except ValueError:  # a quotation that does not end
+        found = label.split()
+    return [word for word in found if key_of(word) not in without]
+
+
+def key_of(word: str) -> str:
+    """Return the key that a word of a label sets: reg.lambda for reg.lambda=0.1 or +reg.lambda=0.1."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def with_varied(labels: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[list[str]]:
+    """Add to the words of each label the keys that other labels of the same sweep set, with the run's own value.
+
+    A label leaves out what is an option's own value, so that of optimizer.lr=1e-3,1e-4 it names the second alone; beside each
+    other both are named. A key that replaces a whole option in one label (batch.size=5 for batch=15) is added to no other.
+    """
+    of = [{key_of(word): word for word in words} for words in labels]
+    keys = dict.fromkeys(key for one in of for key in one)
+    replacing = {key for one in of for key in one if (group := key.partition(".")[0]) in AXES and group not in one}
+    found = []
+    for one, config in zip(of, configs, strict=True):
+        values = {key: _value(config, key) for key in keys if key not in one and key not in replacing}
+        more = {key: f"{key}={_written(value)}" for key, value in values.items() if not isinstance(value, Mapping | list)}
+        merged = one | more
+        found.append([merged[key] for key in keys if key in merged])
+    return found
+
+
+def _value(config: Config, key: str) -> Any:
+    """Return the value of a dotted key; an empty mapping if the configuration does not have it."""
+    node: Any = config
+    for name in key.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return {}
+        node = node[name]
+    return node
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
-    """Dotted keys and values as the run id hashes them; with replicates=False, as the cell id does."""
+    """Return the dotted keys and values that the run id hashes or, with replicates=False, those that the cell id hashes."""
     return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE, *PATHS))
 
 
@@ -90,7 +138,7 @@ def _hash(config: Config, *, without: tuple[str, ...]) -> str:
 
 
 def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration as dotted keys and values. Left out: null, empty values, and the keys `without`. 1.0 becomes 1."""
+    """Flatten the configuration to dotted keys, except null and empty values and the keys `without`. 1.0 becomes 1."""
     found: dict[str, Any] = {}
 
     def visit(key: str, value: Any) -> None:
@@ -107,5 +155,5 @@ def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
 
 
 def command(overrides: Sequence[str]) -> str:
-    """The command that repeats one run, without the quotes that segtune itself puts around numbers."""
+    """Return the command that repeats a run, without the quotes that segtune adds around numbers."""
     return shlex.join(["python", "-m", "segtune", *(re.sub(r"^(\w+)='([\d.]+)'$", r"\1=\2", one) for one in overrides)])

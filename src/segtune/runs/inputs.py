@@ -1,9 +1,9 @@
-"""Content hashes of the user's own code and files, on which a run depends besides its configuration and its data.
+"""Hash the user's own code and files, on which a run depends besides its configuration and its data.
 
-A `_target_` outside segtune and the libraries below names the user's code. Its module, the packages around it and all modules
-of the same package or folder that it imports are hashed from their source files; nothing is imported or run to find them.
-Limits: modules in other folders of the Python path, imports whose name is computed, and data files that the code opens by
-itself are not seen.
+A `_target_` outside segtune and the libraries below is the user's code. The source files of its module, of the packages that
+contain it, and of all imported modules in the same package or folder are hashed. They are found without importing or running
+anything. Not found are modules in other folders of the Python path, imports whose name is computed, and data files that the
+code opens itself.
 """
 
 import ast
@@ -22,14 +22,15 @@ from segtune.runs.files import sha256
 
 # libraries that are identified by their versions
 VERSIONED = {"segtune", "torch", "monai", "torchmetrics", "pytorch_lightning", "numpy", *sys.stdlib_module_names}
-LIBRARIES = {"site-packages", "dist-packages"}  # in these folders only modules of the same package are followed
-STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # config groups in which a value may be the path of a file
+LIBRARIES = {"site-packages", "dist-packages"}  # in these folders, only imports within the same package are followed
+STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # config groups whose values may be paths of files
 
 
 def content_hashes(config: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> SHA-256 of each of the user's modules that the configuration calls and of each file that it names.
+    """Hash each of the user's modules that the configuration uses and each file that it names.
 
-    A file, such as initial weights, is named by its key: model.weights.
+    Returns: name -> SHA-256. The name of a module is its dotted name; that of a file, such as initial weights, is its key in
+    the configuration, such as model.weights.
     """
     found: dict[str, str] = {}
     for key, value in _leaves(config):
@@ -41,22 +42,24 @@ def content_hashes(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def missing_modules(config: Mapping[str, Any]) -> list[str]:
-    """The `_target_`s whose module or package is not on Python's path."""
+    """List the `_target_` values whose package is not on the Python path."""
     targets = [str(value) for key, value in _leaves(config) if key.rpartition(".")[2] == "_target_"]
     tops = {target: target.partition(".")[0] for target in targets}
     return [target for target, top in tops.items() if top and top not in VERSIONED and not _is_there(top)]
 
 
 def changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The names of inputs that changed, disappeared or are new."""
+    """Return the names of inputs that have changed, are missing or are new."""
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 @functools.cache
 def modules(target: str) -> dict[str, str]:
-    """Module -> SHA-256 of the source of a `_target_` and of the modules beside it that it imports.
+    """Hash the source files of a `_target_` and of the imported modules in the same package or folder.
 
-    Cached, because a process imports a module only once and keeps running that version if the file changes.
+    The result is cached, because a process imports a module only once and keeps using that version if the file changes.
+
+    Returns: module -> SHA-256.
     """
     top = target.partition(".")[0]
     if top in VERSIONED or (root := _root(top)) is None:
@@ -76,7 +79,10 @@ def modules(target: str) -> dict[str, str]:
 
 
 def describe_changes(names: list[str]) -> str:
-    """A sentence on what has changed. names: of `changed_inputs`; they may come from a checkpoint of somebody else's."""
+    """Say in words what has changed.
+
+    Args: names: from `changed_inputs`. They may come from an untrusted checkpoint, so they are made printable.
+    """
     own = printable(", ".join(name for name in names if name != "data"))
     return " and ".join(
         (["its data have changed"] if "data" in names else []) + ([f"its code has changed ({own})"] if own else [])
@@ -84,7 +90,7 @@ def describe_changes(names: list[str]) -> str:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its dotted key."""
+    """Yield the dotted key and the value of each leaf of a nested configuration."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _leaves(item, f"{key}.{name}" if key else str(name))
@@ -98,12 +104,12 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _file(value: str) -> Path | None:
     try:
         return Path(value) if ("/" in value or "." in value) and Path(value).is_file() else None
-    except (OSError, ValueError):  # too long for a path, or with a null character
+    except (OSError, ValueError):  # the value is too long for a path, or contains a null character
         return None
 
 
 def _root(top: str) -> Path | None:
-    """The folder on Python's path that holds a module or package; None if there is no such file."""
+    """Return the folder on the Python path that contains a top-level module or package; None if it has no file."""
     try:
         spec = importlib.util.find_spec(top)  # finding a name without a dot imports nothing
     except (ImportError, ValueError):
@@ -122,7 +128,7 @@ def _is_there(top: str) -> bool:
 
 
 def _version(top: str) -> str | None:
-    """The version of an installed library that has the name of its package."""
+    """Return the version of the installed library with the same name as the package; None if there is none."""
     try:
         return importlib.metadata.version(top)
     except (importlib.metadata.PackageNotFoundError, ValueError):
@@ -130,20 +136,20 @@ def _version(top: str) -> str | None:
 
 
 def _existing(root: Path, dotted: str) -> list[str]:
-    """The existing modules along a dotted name: lab and lab.nets for lab.nets.Mine."""
+    """List the existing modules along a dotted name: lab and lab.nets for lab.nets.Mine."""
     parts = dotted.split(".")
     names = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return [name for name in names if _source(root, name) or (root / name.replace(".", "/")).is_dir()]
 
 
 def _is_beside(root: Path, top: str, module: str) -> bool:
-    """Whether a module belongs to the same package, or is the user's own in the same folder."""
+    """Return whether a module is in the package `top`, or is a module of the user in the same folder."""
     first = module.partition(".")[0]
     return first == top or (not LIBRARIES & {*root.parts} and first not in VERSIONED)
 
 
 def _source(root: Path, name: str) -> Path | None:
-    """The file of a module or package."""
+    """Return the file of a module or package below the folder `root`; None if there is none."""
     place = root / name.replace(".", "/")
     candidates = [place / "__init__.py", place.with_name(f"{place.name}.py")]
     candidates += [place.with_name(place.name + suffix) for suffix in importlib.machinery.EXTENSION_SUFFIXES]
@@ -151,10 +157,10 @@ def _source(root: Path, name: str) -> Path | None:
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:
-    """The absolute names that a module's source imports anywhere in it."""
+    """Yield the absolute name of every import in a module's source file."""
     try:
         tree = ast.parse(path.read_bytes()) if path.suffix == ".py" else ast.Module([], [])
-    except (SyntaxError, ValueError, RecursionError):  # Python reports it when it imports the module
+    except (SyntaxError, ValueError, RecursionError):  # Python reports such errors when it imports the module
         return
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):

@@ -1,11 +1,11 @@
-"""The names of the files that a run and a sweep write, and the columns of the tables."""
+"""Names of the files of runs and sweeps, and columns of their tables."""
 
 HISTORY, SLICES, CASES, PATIENTS, PICTURES, IMAGES, RESULT, SWEEP, CURVES, SIDES = (
     *("history.csv", "slices.csv", "cases.csv", "patients.csv", "pictures.npz", "images.csv"),
     *("result.json", "sweep.json", "curves", "sides"),
 )
 STATUS, LOG, LOCK, JOBS = "status.json", "segtune.log", ".lock", "jobs.json"
-PARTIAL = ".partial"  # the suffix of a file that is being written
+PARTIAL = ".partial"  # suffix of files that are being written
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 HISTORY_COLUMNS = (
     *("epoch", "lr", "train_loss", "train_data_loss", "train_penalty", "train_soft_dice", "train_dice"),

@@ -1,4 +1,4 @@
-"""The state of a run (status.json) and the ownership of its folder (lock and heartbeat)."""
+"""Manage the state of a run (status.json) and the ownership of its folder (lock and heartbeat)."""
 
 import fcntl
 import functools
@@ -28,7 +28,7 @@ from segtune.runs.files import (
 from segtune.runs.result import is_done, read_result
 
 BEAT_S = 10.0  # interval at which a working process touches status.json
-STALE_S = 60.0  # without a touch for this long, a process counts as dead if its lock cannot be seen
+STALE_S = 60.0  # without a touch for this long, a process counts as dead, if its lock cannot be tested
 STATES = ("queued", "running", "completed", "failed", "interrupted")  # possible values of `state` in status.json
 KINDS = {  # the types of the entries of status.json; entries of another type are ignored
     **dict.fromkeys(("state", "since", "host", "job", "signal", "run_id", "attempt"), str),
@@ -48,9 +48,9 @@ class LostError(InputError):
 def lock(folder: Path, *, waiting: Callable[[BusyError], None] | None = None) -> Iterator[None]:
     """Hold the exclusive lock on a run's or a sweep's folder. The kernel releases it if the process dies.
 
-    Args: waiting: called once before waiting for another process to release it; None: raise instead of waiting.
+    Args: waiting: called once before waiting for the process that holds the lock; None to raise BusyError instead of waiting.
 
-    Raises: BusyError, which names the other process; OSError.
+    Raises: BusyError, which names the process that holds the lock; OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open_regular(folder / layout.LOCK, "ab") as file:
@@ -65,10 +65,15 @@ def lock(folder: Path, *, waiting: Callable[[BusyError], None] | None = None) ->
 
 
 def _occupied(folder: Path, file: int, kind: int) -> BusyError | None:
-    """Take the lock, or return an error that names its owner. Between machines without shared locks, the heartbeat decides."""
+    """Try to take the lock. If another process owns the folder, return an error that names this process.
+
+    Between machines that do not share locks, the heartbeat shows whether the owner is alive.
+
+    Args: file: the descriptor of the lock file. kind: fcntl.LOCK_EX or fcntl.LOCK_SH.
+    """
     status = read_status(folder) or {}
     host = printable(status.get("host", "another machine"))
-    busy = BusyError(f"{folder}: process {status.get('pid', '?')} on {host} works on it.")
+    busy = BusyError(f"{folder}: process {status.get('pid', '?')} on {host} is working in this folder.")
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -79,7 +84,7 @@ def _occupied(folder: Path, file: int, kind: int) -> BusyError | None:
 
 
 def _beats(folder: Path, status: Mapping[str, Any]) -> bool:
-    """Whether status.json was touched within STALE_S; a time in the future, as in a copied folder, does not count."""
+    """Return whether a running process touched status.json within the last STALE_S. Times far in the future do not count."""
     try:
         return status.get("state") == "running" and abs(time.time() - (folder / layout.STATUS).stat().st_mtime) < STALE_S
     except OSError:
@@ -87,23 +92,23 @@ def _beats(folder: Path, status: Mapping[str, Any]) -> bool:
 
 
 def write_status(folder: Path, state: str, **about: Any) -> None:
-    """Write status.json: the state, its time, and further entries about this attempt."""
+    """Write status.json: the state, the current time, and the entries `about`."""
     status = {"state": state, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about}
     write_atomically(folder / layout.STATUS, to_json(status))
 
 
 def write_queued(folder: Path, *, if_queued: bool = False, **about: Any) -> None:
-    """Mark a run as queued, unless a process is working on it. if_queued: only if it is marked so already."""
+    """Mark a run as queued, unless a process is working on it. Args: if_queued: only update a run that is already queued."""
     try:
         with lock(folder):
             if not if_queued or (read_status(folder) or {}).get("state") == "queued":
                 write_status(folder, "queued", **{"host": socket.gethostname(), "pid": os.getpid(), **about})
     except (BusyError, OSError):
-        pass  # it is running, or the folder cannot be written, which the run itself will report
+        pass  # it is running, or the folder is not writable, which the run itself will report
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """The content of status.json without entries of a wrong type, or None if it cannot be read."""
+    """Read status.json without entries of a wrong type; None if it cannot be read."""
     try:
         status = json.loads(read_bytes(folder / layout.STATUS, LARGEST_JSON))
     except (OSError, ValueError, RecursionError):
@@ -120,10 +125,12 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def working(folder: Path, **about: Any) -> Iterator[str]:
-    """Mark a run as running and touch status.json from a thread until the block ends. The lock must be held.
+    """Mark a run as running and touch status.json from a thread until the block ends. The caller must hold the lock.
 
-    Within the block, files.check_owner refuses to write once another process owns the folder. Temporary files of a process
-    that was killed here are removed. Yields the name of this attempt, which end_attempt needs.
+    Within the block, files.check_owner raises an error as soon as another process owns the folder. Temporary files that a
+    killed process left in the folder are removed.
+
+    Yields: the id of this attempt, for end_attempt.
     """
     for path in [*folder.glob(f".*{layout.PARTIAL}"), *(folder / layout.CHECKPOINTS).glob(f".*{layout.PARTIAL}")]:
         remove_if_stale(path)
@@ -138,7 +145,7 @@ def working(folder: Path, **about: Any) -> Iterator[str]:
                 if (read_status(folder) or {}).get("attempt") == attempt:
                     os.utime(folder / layout.STATUS)
             except OSError:
-                continue  # the file system may be away for a moment; a longer absence shows as stale
+                continue  # the file system may be unavailable for a moment; after a longer time the run shows as stale
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -160,8 +167,8 @@ def _check_attempt(folder: Path, attempt: str) -> None:
     if status is None or status.get("attempt") != attempt:
         why = "is gone" if status is None else "belongs to another process now"
         raise LostError(
-            f"{folder}: this run's folder {why} (removed, or taken over while this process stood still), so nothing "
-            "more is written here. Start its command again."
+            f"{folder}: this run's folder {why} (it was removed, or taken over while this process was suspended), so "
+            "this process stops writing to it. Start the run's command again."
         )
 
 
@@ -172,10 +179,13 @@ def end_attempt(folder: Path, attempt: str, state: str, **about: Any) -> None:
 
 
 def state_of(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
-    """A run's state and the content of its status.json.
+    """Determine the state of a run and read its status.json.
 
-    completed (result.json is there and matches its files), running, stale (its process died), queued, failed, interrupted,
-    or missing (never started). The files decide, not the last status of a process that died.
+    The state is completed (result.json exists and matches its files), running, stale (its process has died), queued, failed,
+    interrupted, or missing (never started). It is derived from all files, because a process that died did not update
+    status.json.
+
+    Returns: the state, and the content of status.json.
     """
     status = read_status(folder) or {}
     if is_done(folder, run):
@@ -183,7 +193,7 @@ def state_of(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
     said = status.get("state")
     if said not in STATES:
         return "missing", status
-    if said == "completed":  # its result has been damaged or removed
+    if said == "completed":  # its result was damaged or removed later
         return "interrupted", status
     if (
         said == "queued"
@@ -191,7 +201,7 @@ def state_of(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
         and status.get("host") == socket.gethostname()
         and not _lives(status.get("pid", 0))
     ):
-        begun = (folder / layout.CHECKPOINTS / layout.LAST).exists()  # the process that was to start it is gone
+        begun = (folder / layout.CHECKPOINTS / layout.LAST).exists()  # the process that queued it has ended
         return "interrupted" if begun else "missing", status
     if said == "running":
         return ("running" if _alive(folder, status) else "stale"), status
@@ -209,31 +219,31 @@ def _alive(folder: Path, status: Mapping[str, Any]) -> bool:
 
 
 def refuse_another(folder: Path, run: str) -> None:
-    """Raises: InputError if the folder holds another run, which must not be overwritten."""
+    """Raises: InputError if the folder contains another run, which must not be overwritten."""
     found = {(read_status(folder) or {}).get("run_id")}
-    with suppress(InputError):  # no result, or a damaged one
+    with suppress(InputError):  # result.json is missing or damaged
         found.add(read_result(folder).get("run_id"))
     for other in found - {None, run}:
         raise InputError(
-            f"{folder} holds run {other}, another configuration than this one ({run}). Name an empty folder, or leave "
-            "hydra.run.dir out of the command."
+            f"{folder} contains run {other}, which has another configuration than this run ({run}). Name an empty folder, or "
+            "leave hydra.run.dir out of the command."
         )
 
 
 def _lives(pid: int) -> bool:
-    if pid <= 0:  # 0 and negative numbers mean groups of processes
+    if pid <= 0:  # os.kill takes 0 and negative numbers for groups of processes
         return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        pass  # another user's process
+        pass  # the process exists but belongs to another user
     return True
 
 
 def epochs_done(folder: Path) -> int:
-    """The number of epochs in history.csv."""
+    """Return the number of epochs in history.csv; 0 if it cannot be read."""
     try:
         return max(read_bytes(folder / layout.HISTORY, LARGEST_JSON).count(b"\n") - 1, 0)
     except (OSError, ValueError):

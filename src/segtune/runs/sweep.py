@@ -1,4 +1,4 @@
-"""sweep.json (the command and the runs of a sweep) and jobs.json (the Slurm job of each run)."""
+"""Read and write sweep.json (the command and the runs of a sweep) and jobs.json (the Slurm job of each run)."""
 
 import re
 import time
@@ -13,10 +13,11 @@ from segtune.runs.state import lock
 
 
 def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]], elsewhere: bool = False) -> Path:
-    """Write sweep.json with the command and its runs; returns its folder.
+    """Write sweep.json with the command and its runs.
 
-    Args: elsewhere: if the folder holds the sweep.json of other runs, use the first of <folder>-2, <folder>-3, ... that does
-        not. Otherwise the earlier sweep.json is renamed.
+    Args: elsewhere: what to do if the folder contains the sweep.json of other runs. If true, use the first of <folder>-2,
+        <folder>-3, ... that does not. If false, rename the earlier sweep.json.
+    Returns: the folder that contains the new sweep.json.
     """
     asked, number = {run["run_id"] for run in runs}, 1
     while True:
@@ -34,7 +35,7 @@ def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]],
 
 
 def _runs_of(folder: Path) -> set[str] | None:
-    """The ids of the runs in sweep.json; None if the file is damaged."""
+    """Return the ids of the runs in sweep.json; None if the file is damaged."""
     try:
         return {run["run_id"] for run in read_sweep(folder)["runs"]}
     except InputError:
@@ -42,12 +43,12 @@ def _runs_of(folder: Path) -> set[str] | None:
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """The content of sweep.json: command, and runs (run_id, overrides, axes). Raises: InputError."""
-    cure = "sweep= names the folder of a sweep, like sweep=outputs/grid; starting its command again writes the file anew."
+    """Read sweep.json: command, and runs (run_id, overrides, axes). Raises: InputError."""
+    cure = "Give the folder of a sweep, like sweep=outputs/grid. Starting the sweep's command again writes this file again."
     about = read_json(folder / layout.SWEEP, cure)
     runs = about.get("runs")
     if not isinstance(runs, list) or not all(isinstance(run, dict) and _is_name(run.get("run_id")) for run in runs):
-        raise InputError(f"{folder / layout.SWEEP}: damaged (it lists no runs). {cure}")
+        raise InputError(f"{folder / layout.SWEEP}: damaged (it has no valid list of runs). {cure}")
     about["command"] = [str(word) for word in as_list(about.get("command"))]
     for run in runs:
         run["overrides"] = [str(one) for one in as_list(run.get("overrides")) if not str(one).startswith("-")]
@@ -57,20 +58,20 @@ def read_sweep(folder: Path) -> dict[str, Any]:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether the value is a plain name of a folder that cannot lead out of its parent."""
+    """Return whether a value is a plain folder name, which cannot lead out of the parent folder."""
     return isinstance(value, str) and value.isprintable() and 0 < len(value) < 256 and Path(value).name == value != ".."
 
 
 def write_jobs(folder: Path, jobs: Mapping[str, str]) -> None:
-    """Add run id -> Slurm job to jobs.json."""
+    """Add the jobs, a mapping of run id to Slurm job, to jobs.json."""
     with lock(folder, waiting=lambda busy: None):
         write_atomically(folder / layout.JOBS, to_json(read_jobs(folder) | dict(jobs)))
 
 
 def read_jobs(folder: Path) -> dict[str, str]:
-    """The content of jobs.json; empty if there is none."""
+    """Read jobs.json, a mapping of run id to Slurm job; empty if the file does not exist."""
     if not (folder / layout.JOBS).exists():
         return {}
-    cure = "Remove it; runs that Slurm has already are then submitted again, which does no harm."
+    cure = "Remove it. Runs that are already queued are then submitted again, which does no harm."
     found = {run: str(job) for run, job in read_json(folder / layout.JOBS, cure).items()}
-    return {run: job for run, job in found.items() if re.fullmatch(r"[\w.+-]{1,64}", job, re.ASCII)}  # 12_3
+    return {run: job for run, job in found.items() if re.fullmatch(r"[\w.+-]{1,64}", job, re.ASCII)}  # like 12_3

@@ -1,4 +1,4 @@
-"""CSV tables and pictures of a run: history.csv, slices.csv, cases.csv, patients.csv, pictures.npz."""
+"""Read and write the CSV tables of a run, and read its pictures: history.csv, slices.csv, pictures.npz and others."""
 
 import csv
 import io
@@ -13,16 +13,16 @@ from segtune.runs import layout
 from segtune.runs.files import check_owner, naming, open_regular, read_bytes, write_atomically
 
 if TYPE_CHECKING:
-    import numpy as np  # its import takes a tenth of a second, which reading results can do without
-LARGEST_TABLE, LARGEST_PICTURES = 2**27, 2**28  # the most bytes of a file that is read; of pictures: unpacked
-LARGEST_SIDE = 2048  # pixels of a picture
-MOST_COLUMNS = 256  # of a table
+    import numpy as np  # its import takes 0.1 s, and only pictures need it
+LARGEST_TABLE, LARGEST_PICTURES = 2**27, 2**28  # largest size of a table, and of the unpacked pictures [bytes]
+LARGEST_SIDE = 2048  # largest side of a picture [pixels]
+MOST_COLUMNS = 256  # largest number of columns of a table
 
 
 def append_history(folder: Path, row: Mapping[str, float]) -> None:
-    """Append an epoch's row, with the keys HISTORY_COLUMNS, to history.csv."""
+    """Append the row of one epoch to history.csv. Its keys must be HISTORY_COLUMNS."""
     if set(row) != set(layout.HISTORY_COLUMNS):
-        raise ValueError(f"history row with {sorted(set(row) ^ set(layout.HISTORY_COLUMNS))} missing or unknown")
+        raise ValueError(f"history row: the keys {sorted(set(row) ^ set(layout.HISTORY_COLUMNS))} are missing or unknown")
     path = folder / layout.HISTORY
     text = csv_text(layout.HISTORY_COLUMNS, [row], header=not path.exists())
     check_owner(path)
@@ -31,7 +31,11 @@ def append_history(folder: Path, row: Mapping[str, float]) -> None:
 
 
 def cut_history(folder: Path, epochs: int) -> bool:
-    """Keep the first epochs of history.csv, up to the checkpoint from which a run resumes; False if one is missing."""
+    """Remove the rows of history.csv after the epoch of the checkpoint from which a run resumes.
+
+    Args: epochs: the number of epochs to keep.
+    Returns: False if one of these epochs is missing; nothing is changed then.
+    """
     try:
         rows = [row for row in read_csv(folder / layout.HISTORY) if None not in row.values()][:epochs]
         numbers = [[float(row[column]) for column in layout.HISTORY_COLUMNS] for row in rows]
@@ -44,7 +48,7 @@ def cut_history(folder: Path, epochs: int) -> bool:
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:
-    """The columns of history.csv, for the epochs so far."""
+    """Read the columns of history.csv. Raises: InputError if it is missing or damaged."""
     path = folder / layout.HISTORY
     rows = read_csv(path)
     try:
@@ -54,12 +58,12 @@ def read_history(folder: Path) -> dict[str, list[float]]:
 
 
 def read_table(folder: Path, name: str) -> list[dict[str, str]]:
-    """The rows of a table as dicts. Raises: InputError if it is missing (runs of early versions have slices.csv only)."""
+    """Read the rows of a table as dicts. Raises: InputError if it is missing (runs of early versions only have slices.csv)."""
     return read_csv(folder / name)
 
 
 def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
-    """The arrays of pictures.npz: {best,median,worst}_{image,true,pred,frame,patient}. Raises: InputError."""
+    """Read the arrays of pictures.npz: {best,median,worst}_{image,true,pred,frame,patient}. Raises: InputError."""
     import numpy as np
 
     path = folder / layout.PICTURES
@@ -89,18 +93,18 @@ def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
 
 
 def _check_pictures(pictures: "Mapping[str, np.ndarray]") -> None:
-    """Raises: KeyError or ValueError unless each patient has images and masks of one shape, which a run can have written."""
+    """Raises: KeyError or ValueError unless each patient has images and masks of the same shape and of valid types."""
     for which in ("best", "median", "worst"):
         image, true, predicted = (pictures[f"{which}_{part}"] for part in ("image", "true", "pred"))
         n, *sides = image.shape
         if not (image.shape == true.shape == predicted.shape and len(sides) == 2 and n == len(pictures[f"{which}_frame"]) > 0):
-            raise ValueError(f"{which}: images, masks and frames do not fit each other")
+            raise ValueError(f"{which}: images, masks and frames do not match")
         if not (image.dtype.kind == "u" and true.dtype == predicted.dtype == bool and max(sides) <= LARGEST_SIDE):
-            raise ValueError(f"{which}: no images and masks of at most {LARGEST_SIDE} pixels")
+            raise ValueError(f"{which}: images or masks have a wrong type or a side of more than {LARGEST_SIDE} pixels")
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, header: bool = True) -> str:
-    """The rows as CSV. A missing key or None becomes an empty cell, NaN becomes nan, and formulas become text (safe_cell)."""
+    """Write rows as CSV text. Missing keys and None become empty cells, NaN becomes nan, formulas become text (safe_cell)."""
     lines = _Lines()
     writer: csv.DictWriter[str] = csv.DictWriter(lines, columns, lineterminator="\r\n", restval="")
     if header:
@@ -110,22 +114,22 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, heade
 
 
 class _Lines(list[str]):
-    """Collects lines that end in \\n. The csv writer is given \\r\\n, so that it quotes texts that contain either character."""
+    """Collects lines and ends them with \\n. The csv writer uses \\r\\n, so that it quotes texts with either character."""
 
     def write(self, line: str) -> None:
         self.append(line.removesuffix("\r\n") + "\n")
 
 
-# The beginning of a cell that a spreadsheet would compute, with or without the ' of safe_cell. Some accept full-width signs.
+# The beginning of a cell that a spreadsheet takes for a formula, also with the ' of safe_cell. Some accept full-width signs.
 FORMULA = re.compile("'*([\\s\0\ufeff]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
-CONTROLS = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # they steer a terminal, as `cat` on a table does
+CONTROLS = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a terminal would execute them, for example in `cat table.csv`
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|nan)", re.IGNORECASE | re.ASCII)
 
 
 def safe_cell(value: Any) -> Any:
-    """A value as a cell of a table. A text that a spreadsheet would take for a formula is preceded by a '.
+    """Convert a value to a cell of a table. A ' is put before text that a spreadsheet would take for a formula.
 
-    Numbers, and texts that are numbers, stay as they are. Control characters become ?.
+    Numbers and texts that are numbers are not changed. Control characters become ?.
     """
     if not isinstance(value, str):
         return value
@@ -134,7 +138,7 @@ def safe_cell(value: Any) -> Any:
 
 
 def _uncelled(value: Any) -> Any:
-    """The text that safe_cell has written as this."""
+    """Restore the text from which safe_cell made this cell."""
     return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
 
 
@@ -142,7 +146,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     try:
         content = read_bytes(path, LARGEST_TABLE).decode()
         rows = csv.DictReader(io.StringIO(content, newline=""))
-        if len(rows.fieldnames or ()) > MOST_COLUMNS:  # each row would have them all, however short it is
+        if len(rows.fieldnames or ()) > MOST_COLUMNS:  # every row, however short, would get all columns
             raise ValueError(f"more than {MOST_COLUMNS} columns")
         return [{column: _uncelled(value) for column, value in row.items()} for row in rows]
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Text for people: durations, nouns with their count, and aligned tables."""
+"""Format text for the terminal: durations, counted nouns and aligned tables."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from segtune.errors import printable
 
 
 def duration(seconds: float) -> str:
-    """89 -> 89 s; 5,000 -> 83 min; 7,000 -> 1 h 57 min."""
+    """Format a duration in seconds: 89 becomes 89 s; 5,000 becomes 83 min; 7,000 becomes 1 h 57 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -14,7 +14,7 @@ def duration(seconds: float) -> str:
 
 
 def count(n: int, noun: str) -> str:
-    """1 run, 2 runs."""
+    """Format a number with its noun: 1 run, 2 runs."""
     return f"{n} {noun}{'s' * (n != 1)}"
 
 

@@ -1,1 +1,1 @@
-"""Many runs: which ones, where they are executed, and how far they are."""
+"""Plan, execute and monitor sweeps, which are sets of runs."""

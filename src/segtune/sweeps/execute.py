@@ -1,4 +1,4 @@
-"""Execute one run: take its folder, train it, and write how it ended."""
+"""Execute one run: lock its folder, train it, and write its final status."""
 
 import contextlib
 import io
@@ -25,29 +25,34 @@ log = logging.getLogger(__name__)
 
 
 def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
-    """Train this run unless it is done, and write to its status.json how it ended.
+    """Train a run unless it is already done, and write its final state to status.json.
 
-    Args: wait: wait for another process that is working on it; otherwise BusyError is raised. bar: show a progress bar.
+    Args:
+        wait: if another process is working on the run, wait for it; otherwise raise BusyError.
+        bar: whether to show a progress bar.
 
-    Raises: the error that made it fail; Interrupted if a signal stopped it.
+    Raises: the error that made the run fail; Interrupted if a signal stopped it; BusyError.
     """
 
     def waiting(busy: BusyError) -> None:
-        log.info("%s Waiting for it.", busy)
+        log.info("%s Waiting for this process to end.", busy)
 
     with lock(run.folder, waiting=waiting if wait else None):
         refuse_another(run.folder, run.run_id)
         if is_done(run.folder, run.run_id) and not damaged_files(run.folder, read_result(run.folder), contents=True):
             changed = Changed()(run.folder, run.config)
             if not changed:
-                log.info("run %s is done already: %s", run.run_id, run.folder / layout.RESULT)
+                log.info("run %s is already done: %s", run.run_id, run.folder / layout.RESULT)
                 return
             aside = set_aside(run.folder, "other-data" if "data" in changed else "other-code")
             log.info(
-                "run %s: %s since it was done; the old result is in %s", run.run_id, inputs.describe_changes(changed), aside
+                "run %s: %s since it was done; the old result is in %s",
+                run.run_id,
+                inputs.describe_changes(changed),
+                aside,
             )
         if damage := set_aside_damaged(run.folder):
-            log.warning("run %s: %s; the result is in %s, and is made anew", run.run_id, damage[1], damage[0])
+            log.warning("run %s: %s. The old result was moved to %s and is computed again.", run.run_id, damage[1], damage[0])
         about = run.about() | ({"job": slurm_job()} if slurm_job() else {})
         with log_file(run.folder), stopped_by_signals(), working(run.folder, **about) as attempt:
 
@@ -56,12 +61,13 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
 
             try:
                 settle_process()
-                # these import torch, which takes seconds: only when there is something to train
+                # imported here, because importing torch takes seconds and only training needs it
                 from segtune.training import build
                 from segtune.training.run import train
 
                 log.info("run %s: %s", run.run_id, run.label)
-                train(build.experiment(OmegaConf.create(run.config)), run.folder, bar=bar)
+                experiment = build.experiment(OmegaConf.create(run.config), options=run.options, label=run.label)
+                train(experiment, run.folder, bar=bar)
             except Exception as error:
                 end("failed", error=describe_failure(error))
                 raise
@@ -73,9 +79,11 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
 
 
 def write_final_status(folder: Path, state: str, *, attempt: str | None = None, **about: Any) -> None:
-    """Write how a run ended. If even that fails, the run counts as stale, because its lock is released.
+    """Write the final state of a run to status.json.
 
-    Args: attempt: write only if status.json still names this attempt; None: the caller holds the run's lock.
+    If writing fails, a warning is logged, and the run then counts as stale, because its lock is released.
+
+    Args: attempt: write only if status.json still names this attempt; None if the caller holds the run's lock.
     """
     try:
         if attempt is None:
@@ -87,7 +95,10 @@ def write_final_status(folder: Path, state: str, *, attempt: str | None = None, 
 
 
 def describe_failure(error: BaseException) -> dict[str, str]:
-    """The entry of status.json for an error: its kind (input, not finite, out of memory, error), message and traceback."""
+    """Return the entry of status.json for an error: kind, message and traceback.
+
+    The kind is input, not finite, out of memory, taken over, or error. Only the kind error has a traceback.
+    """
     if memory := out_of_memory(error):
         kind, message = "out of memory", memory
     elif isinstance(error, LostError):
@@ -103,7 +114,7 @@ def describe_failure(error: BaseException) -> dict[str, str]:
 
 @contextlib.contextmanager
 def log_file(folder: Path) -> Iterator[None]:
-    """Within the block, segtune also logs to the run's own file, behind earlier attempts; an error is logged there too."""
+    """Within the block, append segtune's log messages to the run's log file, and an error that ends the block, too."""
     stream = io.TextIOWrapper(open_regular(folder / layout.LOG, "ab"), encoding="utf-8", line_buffering=True)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -115,7 +126,7 @@ def log_file(folder: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, LostError):
-            raise  # the file belongs to another attempt now
+            raise  # the log file now belongs to another attempt
         said = describe_failure(error)
         text = said["traceback"] or said["message"]
         handler.handle(logging.makeLogRecord({"levelname": "ERROR", "levelno": logging.ERROR, "msg": text}))
@@ -128,7 +139,11 @@ def log_file(folder: Path) -> Iterator[None]:
 
 
 def report_failure(run: Run, failed: dict[str, str], halt: Path | None) -> dict[str, str]:
-    """Log that a run failed, and create the file `halt`, if it is given, which tells other processes to stop."""
+    """Log that a run failed, and create the file `halt`, if given, which tells other processes to start no further runs.
+
+    Args: failed: kind, message and traceback (describe_failure).
+    Returns: failed.
+    """
     log.error("run %s (%s) failed: %s", run.run_id, run.label, failed["traceback"] or failed["message"])
     if halt:
         halt.touch()
@@ -136,6 +151,6 @@ def report_failure(run: Run, failed: dict[str, str], halt: Path | None) -> dict[
 
 
 def slurm_job() -> str:
-    """The name of this process's Slurm job in squeue; empty outside Slurm."""
+    """Return the name of this process's Slurm job, as squeue shows it; empty outside Slurm."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", "")

@@ -1,4 +1,4 @@
-"""Launch a sweep: write sweep.json, start what is not done, and conclude."""
+"""Launch a sweep: write sweep.json, start the runs that are not done, and report how they ended."""
 
 import logging
 from collections import Counter
@@ -24,7 +24,7 @@ Start = Callable[[list[Run], "Sweep"], Failures]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What an execution backend needs to know about the sweep whose runs it executes."""
+    """A sweep as seen by the execution backend that executes its runs."""
 
     folder: Path
     halt: Path | None  # a file that is created when a run fails; while it exists, no further run is started
@@ -34,27 +34,35 @@ class Sweep:
 def launch(
     runs: Sequence[Run], folder: Path, command: list[str], start: Start, *, on_failure: str, is_named: bool = True
 ) -> None:
-    """Write sweep.json, start the runs that are not done, and report how they ended, by their files, not by exit codes.
+    """Write sweep.json, start the runs that are not done, and report how they ended, judged by their files.
 
     Args:
-        on_failure: continue, or stop: start no further run after one has failed.
-        is_named: whether the user named the folder; if not, and it holds a sweep of other runs, another one is used.
+        runs: all runs of the sweep.
+        folder: the sweep's folder.
+        command: the command that the user typed.
+        start: the execution backend.
+        on_failure: continue, or stop to start no further run after one has failed.
+        is_named: whether the user chose the name of the folder. If not, and if it contains a sweep of other runs, another
+            folder is used.
 
-    Raises: SummaryError that lists the runs that failed or were interrupted, after all have been tried.
+    Raises: SummaryError that lists the failed and interrupted runs, after all runs have been tried.
     """
+    axes = varied_values(runs)
     listed = [
         {
             "run_id": run.run_id,
             "folder": f"{run.folder.parent.name}/{run.folder.name}",  # relative to the folder that holds the sweep's folder
             "overrides": run.overrides,
-            "axes": identity.axes(run.config),
+            "options": run.options,
+            "label": run.label,
+            "axes": of,
         }
-        for run in runs
+        for run, of in zip(runs, axes, strict=True)
     ]
     log.info("%s", tally(runs))
     asked, folder = folder, write_sweep(folder, command=command, runs=listed, elsewhere=not is_named)
     if folder != asked:
-        log.info("%s is of a sweep of other runs; this one is %s (name=... names a sweep's folder)", asked, folder)
+        log.info("%s contains a sweep of other runs, so this sweep is in %s (choose a folder with name=...)", asked, folder)
     todo = [run for run in runs if run.state != "completed"]
     if len(runs) > MOST_FIGURES:
         todo = [replace(run, config={**run.config, "figures": False}) for run in todo]
@@ -72,26 +80,35 @@ def launch(
     _conclude(runs, failures, folder)
 
 
+def varied_values(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Return each run's loss, split, reg and batch, and its value of every other key in which the labels of the runs differ."""
+    of = [{identity.key_of(word): word.partition("=")[2] for word in identity.words(run.label)} for run in runs]
+    keys = dict.fromkeys(key for values in of for key in values)
+    shown = [key for key in keys if key in identity.AXES or len({values.get(key) for values in of}) > 1]
+    return [{key: values[key] for key in shown if key in values} for values in of]
+
+
 def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
     lines, count = [], Counter[str]()
     for run in runs:
         state, status = state_of(run.folder, run.run_id)
         error = failures.get(run.run_id) or (status.get("error") if state == "failed" else None)
         if error and error["kind"] == "taken over" and state == "completed":
-            error = None  # the process that took it over has completed it
+            error = None  # the process that took the run over has completed it
         if error:
             state = "failed"
             lines.append(f"  {run.run_id} {run.label}: {error['message']}")
         elif state in ("interrupted", "stale"):
-            lines.append(f"  {run.run_id} {run.label}: cut off ({status.get('signal', 'killed')}); the same command resumes it")
+            cause = status.get("signal", "killed")
+            lines.append(f"  {run.run_id} {run.label}: interrupted ({cause}); the same command resumes it")
         count[state] += 1
     if lines:
-        count["not begun"] = count.pop("queued", 0) + count.pop("missing", 0)
+        count["not started"] = count.pop("queued", 0) + count.pop("missing", 0)
     said = ", ".join(f"{n} {state}" for state, n in sorted(count.items()) if n)
-    again = f"python -m segtune.status sweep={folder} says more; the same command runs again what is not done."
+    again = f"Details: python -m segtune.status sweep={folder}. To run what is not done, start the same command again."
     if lines:
         raise SummaryError([f"sweep {folder}: {said}.", *lines, again])
     if count["completed"] < len(runs):
         log.info("sweep %s: %s. %s", folder, said, again)
     else:
-        log.info("sweep %s: all %d runs done. What they show: python -m segtune.report sweep=%s", folder, len(runs), folder)
+        log.info("sweep %s: all %d runs are done. Results: python -m segtune.report sweep=%s", folder, len(runs), folder)

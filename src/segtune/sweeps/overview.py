@@ -1,10 +1,10 @@
-"""The state of a sweep and its runs, as data and as a table."""
+"""Read the state of a sweep and its runs, and show it as a table."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segtune.config import rules
+from segtune.config import option_rules
 from segtune.errors import InputError, printable, printable_lines
 from segtune.runs.state import epochs_done, state_of
 from segtune.runs.sweep import read_sweep
@@ -15,19 +15,20 @@ from segtune.sweeps.slurm import queued_jobs
 
 STATES = ("completed", "running", "queued", "interrupted", "stale", "failed", "missing")
 MEANING = (
-    "stale: its process has died; missing: it was never started. The sweep's command runs these and the failed runs again."
+    "stale: the run's process has died; missing: the run was never started. The sweep's command starts these and failed runs."
 )
 
 
 def read_overview(folder: Path) -> dict[str, Any]:
-    """The state of a sweep and its runs.
+    """Read the state of a sweep and its runs.
 
-    Returns: runs (one dict each: run_id, state, folder, axes, epochs_done, host, job), states and axes (counts per state),
-        failures (by message: kind, message, runs), seconds_left (None if no finished run tells).
+    Returns: a dict with sweep, command, n_runs, runs (one dict each: run_id, state, folder, axes, epochs_done, host, job),
+        states and axes (number of runs in each state), failures (one dict for each message: kind, message, runs),
+        and seconds_left (estimated; None without a finished epoch).
     """
     sweep = read_sweep(folder)
     listed, home = sweep["runs"], folder.parent / "runs"
-    if folder.parent == folder:  # sweep=. from inside it
+    if folder.parent == folder:  # sweep=. was typed inside the folder
         home = folder.resolve().parent / "runs"
     runs, known = [], []
     failures: dict[str, dict[str, Any]] = {}
@@ -37,7 +38,7 @@ def read_overview(folder: Path) -> dict[str, Any]:
         place = home / one["run_id"]
         state, said = states_said[one["run_id"]]
         if state == "queued" and in_queue is not None and said.get("job", "") not in {"", *in_queue}:
-            state = "missing"  # cancelled before it began
+            state = "missing"  # its job was cancelled before it began
         entry = {"run_id": one["run_id"], "state": state, "folder": str(place), "axes": one["axes"]}
         entry |= {key: said[key] for key in ("since", "host", "job", "signal") if key in said}
         if state in ("running", "stale", "interrupted", "failed"):
@@ -48,7 +49,7 @@ def read_overview(folder: Path) -> dict[str, Any]:
             error = said.get("error") or {"kind": "error", "message": "no message"}
             group = failures.setdefault(error["message"], {"kind": error["kind"], "message": error["message"], "runs": []})
             group["runs"].append(one["run_id"])
-    typical = next((run.config for run in known if run.config), None)  # for runs that have said nothing yet
+    typical = next((run.config for run in known if run.config), None)  # used for runs that have no status yet
     states = {state: sum(run["state"] == state for run in runs) for state in STATES}
     seconds_left = None
     if typical:
@@ -67,15 +68,15 @@ def read_overview(folder: Path) -> dict[str, Any]:
 
 
 def _config(said: dict[str, Any]) -> dict[str, Any]:
-    """The configuration in a status, if it has what a run's time is estimated by; else an empty one."""
+    """Return the configuration in a status if it has all keys needed to estimate the run's time, otherwise an empty dict."""
     config = said.get("config", {})
     trainer = config.get("trainer")
     has_all = isinstance(trainer, dict) and {"data", "model", "batch"} <= config.keys()
-    return config if has_all and rules.is_number(n := trainer.get("max_epochs")) and 0 < n < 1e9 else {}
+    return config if has_all and option_rules.is_number(n := trainer.get("max_epochs")) and 0 < n < 1e9 else {}
 
 
 def _slurm_queue() -> set[str] | None:
-    """The jobs in Slurm's queue; None where it cannot be asked."""
+    """Return the jobs in Slurm's queue; None if Slurm is not available."""
     try:
         return queued_jobs()
     except InputError:
@@ -83,7 +84,7 @@ def _slurm_queue() -> set[str] | None:
 
 
 def _axes(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
-    """axis -> value -> state -> number of runs."""
+    """Count the runs for each axis, value and state: axis -> value -> state -> number of runs."""
     names = dict.fromkeys(name for run in runs for name in run["axes"])
     counts: dict[str, dict[str, dict[str, int]]] = {name: {} for name in names}
     for run in runs:
@@ -94,7 +95,10 @@ def _axes(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def overview_table(found: dict[str, Any]) -> str:
-    """The state of a sweep as a table for the terminal, with its failures below."""
+    """Format the state of a sweep as a table for the terminal, followed by its failures.
+
+    Args: found: from read_overview.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -117,7 +121,7 @@ def overview_table(found: dict[str, Any]) -> str:
         left = found["seconds_left"]
         if found["states"]["completed"] < found["n_runs"]:
             running = max(1, found["states"]["running"])
-            told = "no finished run to estimate it from" if left is None else f"about {duration(left)} ({running} at a time)"
+            told = "unknown until a run has finished" if left is None else f"about {duration(left)} ({running} at a time)"
             console.print(f"time left: {told}", soft_wrap=True)
         for failure in found["failures"]:
             names = ", ".join(failure["runs"][:3]) + (" ..." if len(failure["runs"]) > 3 else "")

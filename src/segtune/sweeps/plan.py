@@ -1,12 +1,13 @@
-"""Plan a sweep: which runs it has, and which of them are done."""
+"""Plan a sweep: compose its runs and find out which of them are done."""
 
 import contextlib
 import itertools
 import json
 import logging
+import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from segtune.config import entry, rules
+from segtune.config.composing import Compose, Composed, Composer
+from segtune.config.labels import Labels
 from segtune.config.overrides import groups, has_key, quote_numbers
 from segtune.errors import InputError
 from segtune.runs import identity, inputs, layout
@@ -26,39 +29,53 @@ from segtune.runs.state import state_of
 
 log = logging.getLogger(__name__)
 
-MOST_FIGURES = 60  # a larger sweep draws a run's figure on demand (python -m segtune.report run=...)
-Compose = Callable[[list[str]], DictConfig]
+MOST_FIGURES = 60  # larger sweeps draw no figure for each run (python -m segtune.report run=... draws one)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: its id, the overrides that give its configuration, its folder, and its state (state.state_of)."""
+    """One run of a sweep.
+
+    Attributes:
+        overrides: the command-line overrides from which config is composed.
+        folder: the run's folder.
+        state: see state.state_of; also `changed` for a finished run whose data or code have changed since.
+        options: config group -> chosen option.
+        label: the overrides that give the same run again (config/labels.py).
+    """
 
     run_id: str
     overrides: list[str]
     config: dict[str, Any]
     folder: Path
     state: str
-
-    @property
-    def label(self) -> str:
-        return identity.label(self.config)
+    options: dict[str, str] = field(default_factory=dict)
+    label: str = ""
 
     def done_in(self, folder: Path) -> "Run":
-        """The same run, finished in another folder; the folder's name is its id."""
+        """Return the same run as finished in another folder, whose name is the id of the run there."""
         return replace(self, run_id=folder.name, folder=folder, state="completed")
 
     def about(self) -> dict[str, Any]:
-        """The entries of status.json that identify the run."""
-        return {"run_id": self.run_id, "overrides": self.overrides, "config": self.config}
+        """Return the entries of status.json that identify the run."""
+        return {
+            "run_id": self.run_id,
+            "overrides": self.overrides,
+            "config": self.config,
+            "options": self.options,
+            "label": self.label,
+        }
 
 
 def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> list[list[str]]:
-    """Every run's overrides: a union of products. An axis that the command line names is pinned in every grid.
+    """Return the overrides of every run of a sweep: the union of the Cartesian products of all grids.
+
+    Values given on the command line replace those of the same key in every grid.
 
     Args:
-        grids: each a mapping of key to its values; none at all: the command line alone.
-        arguments: overrides of the command line, sweeps among them.
+        grids: each grid maps keys to lists of values. Without grids, only the command line counts.
+        arguments: the overrides of the command line, including sweeps such as seed=0,1.
+    Raises: InputError for invalid grids and sweeps.
     """
     if isinstance(grids, str) or not all(isinstance(grid, Mapping) for grid in grids):
         raise InputError(f"hydra.sweeper.grids={grids}: must be a list of grids, like [{{loss: [bce, focal], seed: [0, 1]}}].")
@@ -68,14 +85,14 @@ def combinations(grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -
         key = override.get_key_element()
         if key == "study" and override.is_sweep_override():
             raise InputError(
-                f"{override.input_line}: a sweep has the grids of one study. Start each with a command of its own."
+                f"{override.input_line}: a sweep can only have one study. Start each study with a separate command."
             )
         if key == "name" and override.is_sweep_override():
-            raise InputError(f"{override.input_line}: it names the folder of this sweep, so it has one value.")
+            raise InputError(f"{override.input_line}: this key names the folder of the sweep, so it must have a single value.")
         if not override.is_sweep_override():
             typed[key] = [override.input_line or ""]
         elif isinstance(override._value, Glob):
-            raise InputError(f"{override.input_line}: name the options, like {key}=one,another.")
+            raise InputError(f"{override.input_line}: patterns are not supported. List the options, like {key}=one,another.")
         elif override.is_discrete_sweep():
             typed[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
@@ -91,16 +108,16 @@ def _values(key: str, values: Any) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise InputError(f"hydra.sweeper.grids: {key}: {values} must be a list, like {key}: [{values}].")
     if not values:
-        raise InputError(f"hydra.sweeper.grids: {key}: [] has no value, so there would be no run. Leave the axis out.")
+        raise InputError(f"hydra.sweeper.grids: {key}: [] has no values, so there would be no runs. Leave this key out.")
     return list(values)
 
 
 class Changed:
-    """Finds the inputs of a finished run (its data, modules and files) that have changed since it ran.
+    """Finds the inputs (data, modules and files) of a finished run that have changed since the run.
 
-    An instance is called with the run's folder and configuration and returns the names of the changed inputs. It reads each
-    data set once. For a result that recorded no inputs only the data are compared. Raises what the reader raises for data
-    that cannot be read now.
+    Call an instance with the run's folder and configuration. It returns the names of the changed inputs. Each data set is read
+    only once per instance. For results that recorded no inputs, only the data are compared. If the data cannot be read now, the
+    reader's error is raised.
     """
 
     def __init__(self) -> None:
@@ -110,8 +127,8 @@ class Changed:
         result = read_result(folder)
         for target in inputs.missing_modules(config):
             raise InputError(
-                f"{target}: there is no such module on Python's path now, so whether it is what run {folder.name} was made "
-                "with cannot be told. Start the command where it can be imported."
+                f"{target}: this module is not on the Python path now, so it cannot be compared with the module that run "
+                f"{folder.name} used. Start the command where the module can be imported."
             )
         now = {"data": self.fingerprint(config), **inputs.content_hashes(config)}
         data = result.get("data")
@@ -119,11 +136,11 @@ class Changed:
         if not isinstance(before, dict):
             before = {**now, "data": data.get("fingerprint") if isinstance(data, dict) else None}
             if len(now) > 1:
-                log.info("%s: it recorded nothing of its own code (%s), which is taken to be the same", folder, ", ".join(now))
+                log.info("%s: its result does not record the code (%s), which is taken as unchanged", folder, ", ".join(now))
         return inputs.changed_inputs(before, now)
 
     def fingerprint(self, config: Mapping[str, Any]) -> str:
-        """The fingerprint of the data that this configuration reads."""
+        """Read the data of this configuration and return their fingerprint."""
         reader = json.dumps(config["data"]["reader"], sort_keys=True)
         if reader not in self._known:
             self._known[reader] = instantiate(OmegaConf.create(reader)).fingerprint()
@@ -131,44 +148,52 @@ class Changed:
 
 
 def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
-    """The runs of a sweep, each once. All are composed and checked before the first one starts.
+    """Compose and check all runs of a sweep, before the first one starts. Duplicates are removed.
 
-    A finished run whose data or code have changed since has the state `changed` and is run again. A run that was finished
-    with the same data in another folder counts as done.
+    A finished run whose data or code have changed since gets the state `changed` and is run again. A run that was finished with
+    a copy of the same data in another folder counts as done.
+
+    Args: jobs: the overrides of each run. compose: composes a configuration from overrides.
     """
     from segtune.data import readers
 
     runs: dict[str, Run] = {}
     ignored: set[str] = set()
-    changed = Changed()
+    changed, composer = Changed(), Composer(compose)
+    labels = Labels(composer)
     for job in tqdm(jobs, desc="composing", leave=False, disable=None if len(jobs) > MOST_FIGURES else True):
-        cfg, overrides = _compose(job, compose, ignored)
-        config = entry.plain(cfg)
+        composed, overrides = _compose(job, composer, ignored)
+        config = entry.plain(composed.cfg)
         rules.check(config)
         readers.check_target(config["data"])
         run_id = identity.run_id(config)
         if run_id in runs:
             continue
-        folder = Path(cfg.hydra.sweep.dir) / "runs" / run_id
+        folder = Path(composed.outputs) / "runs" / run_id
         state, _ = state_of(folder, run_id)
         if state == "completed":
             try:
                 state = "changed" if changed(folder, config) else "completed"
-            except (InputError, HydraException):  # they cannot be read now; the run will say why
+            except (InputError, HydraException):  # the inputs cannot be read now; the run will report the reason
                 state = "changed"
         elif (folder / layout.RESULT).exists() and (why := why_not_done(folder, run_id)):
             log.warning("run %s: %s", run_id, why)
-        runs[run_id] = Run(run_id, overrides, config, folder, state)
+        label = labels.of(composed.cfg, composed.options)
+        runs[run_id] = Run(run_id, overrides, config, folder, state, composed.options, label)
     for line in sorted(ignored):
         log.info(line)
-    return once(list(runs.values()), changed)
+    found = list(runs.values())
+    words = identity.with_varied([identity.words(run.label) for run in found], [run.config for run in found])
+    return once([replace(run, label=shlex.join(of)) for run, of in zip(found, words, strict=True)], changed)
 
 
 def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
-    """The runs without those that differ from another one, finished or of this sweep, in the folder of their data alone.
+    """Remove runs that differ from another run only in the folder of their data, if the data are the same.
 
-    A run that was finished with the same data from elsewhere takes the place of one that would repeat it, unless the data
-    that it came from have changed since: then its own command will set that result aside.
+    The other run may be in this sweep, or may have been finished earlier. A finished run replaces the run that would repeat it,
+    unless the data in its folder have changed since, because its own command would then move its result aside.
+
+    Args: runs: the runs of a sweep. changed: finds changed inputs and caches the fingerprints of data.
     """
     finished: dict[Path, dict[str, list[Path]]] = {}
     found: dict[str, Run] = {}
@@ -188,7 +213,7 @@ def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
 
 
 def _stays(changed: Changed, run: Run) -> bool:
-    """Whether the data folder of a finished run is unchanged or gone."""
+    """Return whether the data folder of a finished run is unchanged or no longer exists."""
     root = read_result(run.folder)["config"]["data"]["root"]
     if not isinstance(root, str) or "${" in root:
         return False
@@ -200,7 +225,7 @@ def _stays(changed: Changed, run: Run) -> bool:
 
 
 def _finished(home: Path) -> dict[str, list[Path]]:
-    """The folders of the finished runs in `home`, by identity.placeless_id."""
+    """Group the folders of the finished runs in `home` by identity.placeless_id."""
     found: dict[str, list[Path]] = {}
     for path in sorted(home.glob(f"*/{layout.RESULT}")):
         with contextlib.suppress(InputError, LookupError, TypeError, AttributeError):
@@ -213,7 +238,7 @@ def _finished(home: Path) -> dict[str, list[Path]]:
 def _differs(changed: Changed, run: Run) -> bool:
     try:
         return bool(changed(run.folder, run.config))
-    except (InputError, HydraException):  # the data cannot be read now; the run will say why
+    except (InputError, HydraException):  # the data cannot be read now; the run will report the reason
         return True
 
 
@@ -224,15 +249,18 @@ def _fingerprint(changed: Changed, run: Run) -> str | None:
         return None
 
 
-def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictConfig, list[str]]:
-    """The job's configuration. A key of an option that this job did not choose (reg.lambda with reg=none) is left out.
+def _compose(job: list[str], composer: Composer, ignored: set[str]) -> tuple[Composed, list[str]]:
+    """Compose a job's configuration. Overrides that belong to another option, such as reg.lambda with reg=none, are removed.
 
-    Else `reg=none,l2 reg.lambda=1e-4,1e-3` could not run, or would count reg=none twice.
+    Otherwise `reg=none,l2 reg.lambda=1e-4,1e-3` would fail, or would contain reg=none twice.
+
+    Args: ignored: messages on removed overrides are added to it.
+    Returns: the configuration and the remaining overrides.
     """
     overrides = list(job)
     while True:
         try:
-            return compose(overrides), overrides
+            return composer(overrides), overrides
         except HydraException as error:
             message = str(error)
             key = message.split("'")[1] if message.startswith("Could not override '") else ""
@@ -241,5 +269,5 @@ def _compose(job: list[str], compose: Compose, ignored: set[str]) -> tuple[DictC
             owners = [option for option in groups().get(group, []) if has_key(group, option, name)]
             if not owners or len(kept) == len(overrides):
                 raise
-            ignored.add(f"{key} belongs to {group}={','.join(owners)} and is left out of runs with another {group}")
+            ignored.add(f"{key} belongs to {group}={','.join(owners)} and is ignored in runs with another {group}")
             overrides = kept

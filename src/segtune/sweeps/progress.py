@@ -1,4 +1,4 @@
-"""How far a sweep is: counts, estimated time, the progress bar."""
+"""Show the progress of a sweep: counts, estimated time and a progress bar."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from segtune.errors import InputError
-from segtune.runs import identity, layout
+from segtune.runs import layout
 from segtune.runs.result import read_result
 from segtune.runs.state import epochs_done
 from segtune.runs.tables import read_history
@@ -20,7 +20,7 @@ from segtune.sweeps.plan import Run
 
 
 def tally(runs: Sequence[Run]) -> str:
-    """Counts that add up to all runs: 12 done, 3 to resume, 1 failed, 8 to run."""
+    """Count the runs by what remains to be done, like: 12 done, 3 to resume, 1 failed, 8 to run."""
     count = Counter(run.state for run in runs)
     resume, new = ("interrupted", "stale"), ("missing", "queued", "changed")
     words = [
@@ -33,10 +33,12 @@ def tally(runs: Sequence[Run]) -> str:
 
 
 def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
-    """Seconds that the unfinished runs will take, estimated from finished runs in the same folder; None without any.
+    """Estimate the time that the unfinished runs will take [s]; None if no epoch has been finished yet.
 
-    The estimate is the median time per epoch of finished runs with the same data, network and batch, or of all finished runs
-    if there are none. Before any run has finished, the epochs so far are used.
+    The estimate uses the median time per epoch of finished runs in the same folder with the same data, network, batch and
+    trainer settings, or of all finished runs if there are none. Before any run has finished, it uses the epochs so far.
+
+    Args: at_once: the number of runs that are executed in parallel.
     """
     by_kind: dict[str, list[float]] = {}
     for folder in {run.folder.parent for run in runs}:
@@ -74,16 +76,15 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 
 def listing(runs: Sequence[Run]) -> str:
-    """A line for each run and the estimated time, as dry_run=true prints them."""
-    others = identity.differences([run.config for run in runs])
-    lines = [f"{run.run_id}  {run.state:<11}  {run.label} {other}".rstrip() for run, other in zip(runs, others, strict=True)]
+    """Format the output of dry_run=true: a line for each run, the counts and the estimated time."""
+    lines = [f"{run.run_id}  {run.state:<11}  {run.label}" for run in runs]
     seconds = estimate(runs)
     time_left = "no finished run to estimate the time from" if seconds is None else f"about {duration(seconds)}, one at a time"
     return "\n".join([*lines, f"{len(runs)} runs: {tally(runs)}; {time_left}"])
 
 
 class Progress:
-    """A progress bar for the sweep: runs done, running and failed, and the time left; only on a terminal."""
+    """Progress bar of a sweep with the numbers of done, running and failed runs and the remaining time; only on a terminal."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         done = sum(run.state == "completed" for run in runs)

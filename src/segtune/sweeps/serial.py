@@ -1,4 +1,4 @@
-"""Run a sweep's runs one after another in this process."""
+"""Execution backend that executes runs one after another in this process."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -11,7 +11,14 @@ from segtune.sweeps.plan import Run
 
 
 def run_serially(runs: Sequence[Run], sweep: Sweep | None, *, halt: Path | None = None, bar: bool = True) -> Failures:
-    """Execute the runs one after another in this process. Runs that another process is working on come last."""
+    """Execute runs one after another in this process. Runs that another process is working on come last.
+
+    Args:
+        sweep: the sweep whose progress bar is updated, if any.
+        halt: no further run is started once this file exists.
+        bar: whether to show a progress bar for each run.
+    Returns: the failures, by run id.
+    """
     failures: Failures = {}
     queue = deque((run, False) for run in runs)
     while queue and not (halt and halt.exists()):

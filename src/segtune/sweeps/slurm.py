@@ -1,4 +1,4 @@
-"""Run a sweep's runs as tasks of a Slurm cluster."""
+"""Execution backend that executes runs as tasks on a Slurm cluster."""
 
 import logging
 import signal
@@ -19,8 +19,8 @@ from segtune.sweeps.serial import run_serially
 from segtune.training.process import stopped_by_signals
 
 log = logging.getLogger(__name__)
-MOST_TIMEOUTS = 1000  # how often Slurm may cut a task off at its time limit before it is not queued again
-MOST_IDLE = 5  # the same, without an epoch in between
+MOST_TIMEOUTS = 1000  # a task is requeued at most this often after reaching its time limit
+MOST_IDLE = 5  # a task is given up after this many interruptions in a row without a finished epoch
 
 
 # A Slurm cluster
@@ -28,19 +28,19 @@ MOST_IDLE = 5  # the same, without an epoch in between
 
 @dataclass
 class SlurmTask:
-    """One task of a job array: a few runs, one after another. submitit pickles it and calls it on the node.
+    """One task of a job array. It executes a few runs one after another. submitit pickles it and calls it on the node.
 
-    SIGUSR2 (time is nearly up, or a job of higher rank comes) ends the run at once, which loses at most an epoch, and
-    puts the task back in the queue, where it goes on from that run's last checkpoint.
+    When SIGUSR2 announces the time limit or a preemption, the current run is interrupted at once, which loses at most one
+    epoch. The task is put back into the queue and later resumes this run from its last checkpoint.
     """
 
     runs: list[Run]
     halt: Path | None
-    idle: int = 0  # how often in a row it was taken off its node before an epoch had ended
+    idle: int = 0  # number of interruptions in a row without a finished epoch
 
     def __call__(self) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: pickles checkpoint() and asks Slurm
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's handler, which pickles checkpoint() and requeues the job
         before = self._epochs()
         try:
             with stopped_by_signals():
@@ -63,8 +63,8 @@ class SlurmTask:
 
     def _give_up(self) -> None:
         message = (
-            f"Slurm took its task off the node {self.idle} times before an epoch had ended. Choose more hydra.launcher.time "
-            "(minutes), or less hydra.launcher.signal_delay_s."
+            f"Slurm stopped its task {self.idle} times before an epoch had finished. Increase hydra.launcher.time (minutes) or "
+            "decrease hydra.launcher.signal_delay_s."
         )
         failed = {"kind": "out of time", "message": message, "traceback": ""}
         for run in self.runs:
@@ -73,22 +73,24 @@ class SlurmTask:
 
 
 def _preempted() -> bool:
-    """Whether Slurm itself takes this job off its node, to make room: `scancel` sends the same SIGTERM."""
+    """Return whether Slurm is preempting this job. The signal alone does not show it, as `scancel` sends SIGTERM too."""
     job = slurm_job()
     return bool(job) and "PreemptTime=2" in _ask_slurm("scontrol", "show", "job", job)
 
 
 def run_on_slurm(runs: Sequence[Run], sweep: Sweep, *, pack: int, wait: bool, sbatch: Mapping[str, Any]) -> Failures:
-    """Job arrays through submitit: `pack` runs a task. Runs that are in Slurm's queue already are not submitted again.
+    """Execute runs as Slurm job arrays through submitit. Runs that are already in Slurm's queue are not submitted again.
 
     Args:
-        wait: until no task is left; else return at once, and `segtune.status` tells the rest.
+        pack: number of runs per task.
+        wait: wait until all tasks have ended; otherwise return at once (`segtune.status` then shows the progress).
         sbatch: submitit's parameters (partition, time, cpus_per_task, ...).
+    Returns: the failures of runs that were never started, by run id.
     """
     jobs, in_queue = read_jobs(sweep.folder), queued_jobs()
     new = [run for run in runs if jobs.get(run.run_id) not in in_queue]
     if len(new) < len(runs):
-        log.info("%d of them are in Slurm's queue already", len(runs) - len(new))
+        log.info("%d of these runs are already in Slurm's queue", len(runs) - len(new))
     if new:
         jobs |= submit(new, sweep, pack=pack, sbatch=sbatch)
     ids = sorted({jobs[run.run_id].partition("_")[0] for run in runs})
@@ -99,15 +101,15 @@ def run_on_slurm(runs: Sequence[Run], sweep: Sweep, *, pack: int, wait: bool, sb
     try:
         follow(runs, sweep, jobs)
     except KeyboardInterrupt:
-        log.warning("The jobs go on; segtune.status tells of them. To cancel them: scancel %s", " ".join(ids))
+        log.warning("The jobs continue; segtune.status shows their progress. To cancel them: scancel %s", " ".join(ids))
         raise
-    unbegun = {"kind": "cancelled", "message": "its Slurm task ended before this run began.", "traceback": ""}
+    unbegun = {"kind": "cancelled", "message": "its Slurm task ended before this run was started.", "traceback": ""}
     halted = sweep.halt and sweep.halt.exists()
     return {run.run_id: unbegun for run in runs if not halted and state_of(run.folder, run.run_id)[0] == "queued"}
 
 
 def submit(runs: Sequence[Run], sweep: Sweep, *, pack: int, sbatch: Mapping[str, Any]) -> dict[str, str]:
-    """Send job arrays to Slurm; returns run id -> job id, which jobs.json keeps."""
+    """Submit job arrays to Slurm and record their ids in jobs.json. Returns: run id -> job id."""
     try:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
@@ -121,16 +123,16 @@ def submit(runs: Sequence[Run], sweep: Sweep, *, pack: int, sbatch: Mapping[str,
             tasks = [executor.submit(SlurmTask(one, sweep.halt)) for one in packs]
     except (RuntimeError, TypeError, ValueError, FailedJobError) as error:
         said = "; ".join(dict.fromkeys(line.removeprefix("sbatch: error: ") for line in str(error).split("\n")))
-        raise InputError(f"hydra.launcher: Slurm took no job: {said}.") from error
+        raise InputError(f"hydra.launcher: Slurm did not accept the job: {said}.") from error
     jobs = {run.run_id: task.job_id for one, task in zip(packs, tasks, strict=True) for run in one}
     write_jobs(sweep.folder, jobs)
-    for run in runs:  # the launching process may end; these are queued all the same
+    for run in runs:  # queued runs stay queued even if this process ends
         write_queued(run.folder, if_queued=True, job=jobs[run.run_id], **run.about())
     return jobs
 
 
 def follow(runs: Sequence[Run], sweep: Sweep, jobs: Mapping[str, str]) -> None:
-    """Wait until none of these runs is in Slurm's queue, and show how far they are by their own files."""
+    """Wait until none of these runs is in Slurm's queue, and show their progress, as read from their files."""
     pending, pause = {run.run_id: run for run in runs}, 1.0
     while pending:
         time.sleep(pause)
@@ -145,9 +147,9 @@ def follow(runs: Sequence[Run], sweep: Sweep, jobs: Mapping[str, str]) -> None:
 
 
 def queued_jobs(*, patient: bool = False) -> set[str]:
-    """The user's jobs that Slurm has queued or running, as 12 or 12_3.
+    """Return the ids of the user's queued and running Slurm jobs, like 12 or 12_3.
 
-    Args: patient: wait for a controller that does not answer.
+    Args: patient: if Slurm does not answer, ask again until it does.
     """
     while True:
         try:
@@ -164,6 +166,6 @@ def _ask_slurm(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except FileNotFoundError as error:
-        raise InputError(f"hydra/launcher=slurm: there is no {command[0]} here. Start it where you use sbatch.") from error
+        raise InputError(f"hydra/launcher=slurm: there is no {command[0]} here. Use a machine with sbatch.") from error
     except subprocess.CalledProcessError as error:
         raise InputError(f"{command[0]} failed: {error.stderr.strip()}.") from error

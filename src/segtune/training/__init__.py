@@ -1,1 +1,1 @@
-"""One run: from its configuration to a trained network with its scores."""
+"""Train one run: from its configuration to a trained and scored network."""

@@ -1,10 +1,10 @@
-"""From a configuration to an Experiment. This is where the configuration ends: nothing that trains or scores sees it."""
+"""Build an Experiment from a configuration. The modules that train and score use the Experiment, not the configuration."""
 
 import functools
 import inspect
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,9 @@ from segtune.training.experiment import Experiment, Penalty, TrainerSettings
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 log = logging.getLogger(__name__)
-COARSE = 0.09  # two of the named shares, 0.2 apart, train on the same patients only where one is missed by 0.1
+# Warn if the training share is missed by more than this. Shares of the option files that are 0.2 apart can only give the same
+# training patients if one of them is missed by 0.1.
+COARSE = 0.09
 OWN_TRAINER_KEYS = ("threads", "compile", "patience")  # the keys of cfg.trainer that are not arguments of Lightning's Trainer
 LIGHTNING_KEYS = {
     *("max_epochs", "accelerator", "devices", "precision", "accumulate_grad_batches", "gradient_clip_val"),
@@ -35,10 +37,13 @@ LIGHTNING_KEYS = {
 }
 
 
-def experiment(cfg: DictConfig) -> Experiment:
-    """Read the data of a composed configuration, check and split them, and build everything that a run needs.
+def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, label: str = "") -> Experiment:
+    """Read, check and split the data of a composed configuration, and build all objects that a run needs.
 
-    Raises: InputError for data or settings that cannot be used.
+    Args:
+        options: config group -> chosen option, which the run records.
+        label: the overrides that give the same run again; empty: made from the configuration.
+    Raises: InputError for invalid data or settings.
     """
     started = time.perf_counter()
     config = plain(cfg)
@@ -56,10 +61,12 @@ def experiment(cfg: DictConfig) -> Experiment:
     )
     return Experiment(
         config=config,
+        options=options or {},
+        label=label or identity.label(config),
         slices=on_grid,
         split=sides,
         calibration_split=split(cfg, stored, fold=0) if cfg.split.get("fold") else sides,
-        findings=found + slice_checks.of_crop(on_grid),  # resample_and_crop has logged the latter
+        findings=found + slice_checks.of_crop(on_grid),  # resample_and_crop has already logged the latter
         fingerprint=fingerprint,
         inputs={"data": fingerprint, **content_hashes(config)},
         codes=recognition.codes(stored),
@@ -81,7 +88,7 @@ def experiment(cfg: DictConfig) -> Experiment:
 
 
 def slices(cfg: DictConfig) -> SliceSet:
-    """The data set as it is stored, read by the reader that cfg.data names. Raises: InputError."""
+    """Read the data set with the reader that cfg.data names, without resampling or cropping. Raises: InputError."""
     readers.check_target(cfg.data)
     try:
         data: SliceSet = instantiate(cfg.data.reader)
@@ -89,15 +96,19 @@ def slices(cfg: DictConfig) -> SliceSet:
     except InstantiationException as error:
         if not isinstance(error.__cause__, InputError):
             raise
-        refusal = error.__cause__  # the reader's own, which Hydra has wrapped
+        refusal = error.__cause__  # raised by the reader and wrapped by Hydra
     raise refusal
 
 
 def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
-    """The training and the validation side by cfg.split. fold: another fold than the configuration's. Raises: InputError."""
+    """Split the slices into training and validation as cfg.split says.
+
+    Args: fold: use this fold instead of cfg.split.fold.
+    Raises: InputError if the data have a single patient.
+    """
     if len(set(data.patients)) < 2:
         raise InputError(
-            f"the data hold a single patient ({', '.join(set(data.patients))}), so nobody is left to validate on. Give at "
+            f"the data contain a single patient ({', '.join(set(data.patients))}), so none is left for validation. Give at "
             "least two patients."
         )
     rule = splits.RULES[cfg.split.by]
@@ -105,21 +116,21 @@ def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
     sides = rule(data.patients, **{name: settings[name] for name in inspect.signature(rule).parameters if name != "patients"})
     if cfg.split.by == "nested" and abs((got := len(sides.train) / len(data)) - (1 - cfg.split.val_fraction)) > COARSE:
         log.warning(
-            "split.val_fraction=%g with split.by=nested: patients stay together, so with these %d patients a share of %.2f "
-            "trains, not %.2f, and neighbouring values may give the same split. More patients allow a finer choice.",
+            "split.val_fraction=%g with split.by=nested: a patient's images are never divided, so with these %d patients the "
+            "training share is %.2f instead of %.2f, and similar values may give the same split. Use more patients.",
             *(cfg.split.val_fraction, len(set(data.patients)), got, 1 - cfg.split.val_fraction),
         )
     return sides
 
 
 def network(model: DictConfig | dict[str, Any]) -> nn.Module:
-    """A new network as cfg.model describes it, in the memory format in which convolutions are fastest."""
+    """Build a new network from cfg.model, in the memory format with the fastest convolutions (channels last)."""
     net: nn.Module = instantiate(model).to(memory_format=torch.channels_last)
     return net
 
 
 def _penalty(cfg: DictConfig) -> Penalty | None:
-    """The regulariser of cfg.reg. `lambda` is a keyword of Python, so from here on it is called a weight."""
+    """Build the regulariser of cfg.reg; None without one. `lambda` is a Python keyword, so the code calls it weight."""
     reg = cfg.get("reg") or {}
     if "penalty" not in reg:
         return None
@@ -136,25 +147,29 @@ def _penalty(cfg: DictConfig) -> Penalty | None:
 
 
 def _optimizer(cfg: DictConfig) -> Callable[..., torch.optim.Optimizer]:
-    """The optimiser of cfg.optimizer, fused unless Lightning must unscale half-precision gradients in order to clip them."""
+    """Build the optimiser of cfg.optimizer, fused unless Lightning must unscale half-precision gradients to clip them."""
     optimizer = _function(cfg.optimizer, "optimizer")
     unscales = str(cfg.trainer.precision).startswith("16") and cfg.trainer.get("gradient_clip_val")
     return optimizer if unscales else fused(optimizer)
 
 
 def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
-    """The function or object that a `_target_` gives. Arguments that a `_partial_` function does not take are refused now."""
+    """Instantiate the function or object of a `_target_`.
+
+    Args: key: the key of cfg in the configuration, for error messages.
+    Raises: InputError if a `_partial_` function does not accept the given arguments, before it is first called.
+    """
     function: Callable[..., Any] = instantiate(cfg)
     try:
         inspect.signature(function)
     except ValueError as error:
         given = ", ".join(str(name) for name in cfg if not str(name).startswith("_"))
-        raise InputError(f"{key}: {cfg['_target_']} does not take all of these arguments: {given}.") from error
+        raise InputError(f"{key}: {cfg['_target_']} does not accept all of these arguments: {given}.") from error
     return function
 
 
 def fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
-    """The optimiser as one kernel, if it has one and the user chose no implementation: the same update in less time."""
+    """Return the optimiser with fused=True, which computes the same update faster, if supported and not set by the user."""
     parameters = inspect.signature(optimizer).parameters
     chosen = {parameters[name].default for name in ("fused", "foreach") if name in parameters}
     return functools.partial(optimizer, fused=True) if "fused" in parameters and chosen == {None} else optimizer

@@ -3,18 +3,18 @@
 import statistics
 from typing import Any
 
-from segtune.runs import identity, words
+from segtune.runs import words
 from segtune.training.lambda_search import GRADIENT_SEEDS, SEEDS, STEPS
 
 
-def table(record: dict[str, Any], config: dict[str, Any]) -> str:
+def table(record: dict[str, Any], config: dict[str, Any], label: str) -> str:
     """The lines of the table. record: the content of calibration.json."""
     at, penalty, free = record["start"], record["penalty"], record["trials"][0]
     closed = f", closed form {penalty['closed_form']:,.6g}" if penalty["closed_form"] else ""
     norms = f"loss {at['loss_gradient']:.3g}, penalty {at['penalty_gradient']:.3g}"
     after = f"loss {_late(free['loss']):.4g}, penalty {free['penalty'][-1]:,.6g}"
     lines = [
-        title(config),
+        title(config, label),
         f"penalty of a fresh network: {penalty['mean']:,.6g} +- {penalty['sd']:,.2g} ({penalty['n']} seeds{closed})",
         f"loss at the first step: {at['loss']:.4g} +- {at['loss_sd']:.2g} ({SEEDS} seeds; one run's ratio scatters so)",
         f"norm of the gradient there: {norms} ({GRADIENT_SEEDS} seeds)",
@@ -51,9 +51,8 @@ def _late(values: list[float]) -> float:
     return statistics.fmean(values[-len(values) // 3 :])
 
 
-def title(config: dict[str, Any]) -> str:
+def title(config: dict[str, Any], label: str) -> str:
     """The recipe that a calibration is for, in one line."""
-    axes = identity.axes(config)
     name = str(config["reg"]["penalty"]["_target_"]).rpartition(".")[2]
     penalty = f"{name} of {config['reg']['on']}"
-    return f"loss={axes['loss']} split={axes['split']} batch={axes['batch']}: {penalty}"
+    return f"{label}: {penalty}"

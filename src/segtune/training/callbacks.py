@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run: history and checkpoints at each epoch's end, and the progress bar."""
+"""Lightning callbacks of a run: write history and checkpoints after each epoch, and show a progress bar."""
 
 import math
 from pathlib import Path
@@ -16,10 +16,10 @@ from segtune.training.module import Segmenter
 
 
 class Keeper(pl.Callback):
-    """Writes at each epoch's end its row of history.csv, then last.ckpt, and best.ckpt if it is the best epoch so far.
+    """After each epoch, writes its row of history.csv, then last.ckpt, and best.ckpt if it is the best epoch so far.
 
-    `checkpoints.resume` relies on this order to repair a run that was cut off in between. Also stops the run early, if its
-    patience has run out.
+    `checkpoints.resume` relies on this order to repair a run that was interrupted in between. The callback also does early
+    stopping.
     """
 
     def __init__(self, folder: Path, patience: int | None = None) -> None:
@@ -44,11 +44,11 @@ class Keeper(pl.Callback):
 
 
 class RunBar(pl.Callback):
-    """A progress bar for the whole run with the epoch, the last validation Dice and the time left; only on a terminal."""
+    """Progress bar for the whole run with the epoch, the last validation Dice and the remaining time; only on a terminal."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.bar = tqdm(disable=True)
-        self.disable = None if enabled else True  # None disables it unless this is a terminal
+        self.disable = None if enabled else True  # tqdm: None shows the bar only on a terminal
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]

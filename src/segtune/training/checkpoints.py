@@ -1,4 +1,4 @@
-"""Checkpoints of a run: writing them whole, resuming from them, the best epoch and early stopping."""
+"""Checkpoints of a run: write them atomically, resume from them, find the best epoch, decide on early stopping."""
 
 import io
 import logging
@@ -23,28 +23,35 @@ ONLY_LAST = (*OPTIMIZER, "callbacks")
 
 
 def attempts_of(last: Path) -> list[dict[str, Any]]:
-    """The attempts that the last checkpoint records; checkpoints of early versions record none. `resume` has checked it."""
+    """Read the records of attempts from the last checkpoint, which `resume` has already checked.
+
+    Checkpoints of early versions have none.
+    """
     return list(torch.load(last, weights_only=True, map_location="cpu").get("attempts", []))
 
 
 def _load_checked(path: Path) -> dict[str, Any]:
-    """A checkpoint that may be somebody else's: links, pipes and anything that torch.save does not write are refused.
+    """Load a checkpoint that may come from an untrusted source.
 
-    Raises: any exception, if the file is no checkpoint.
+    Links, pipes and any content that torch.save does not write are refused.
+
+    Raises: any exception, if the file is not a checkpoint.
     """
     checkpoint: dict[str, Any] = torch.load(archive.checked(path), weights_only=True, map_location="cpu")
     return checkpoint
 
 
 def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
-    """Prepare a run's folder to resume or to start; returns the number of epochs already trained.
+    """Prepare a run's folder for resuming or starting.
 
-    A damaged checkpoint, or one made with other data or code, is moved aside, not deleted. Both checkpoints are checked here,
-    because the folder may come from somebody else; what loads them later in the run relies on it.
+    A damaged checkpoint, or one trained with other data or code, is moved to another folder, not deleted. Both checkpoints are
+    checked here, because the folder may come from an untrusted source. Code that loads them later relies on this check.
 
+    Args: run: the run's id. inputs: content hashes of the data and of the user's code.
+    Returns: the number of epochs already trained.
     Raises: InputError if the checkpoint is of another configuration.
     """
-    check_owner(folder / layout.RESULT)  # a folder that was removed since this attempt began is not made again
+    check_owner(folder / layout.RESULT)  # if the folder was removed during this attempt, do not create it again
     folder.mkdir(parents=True, exist_ok=True)
     last, best = (folder / layout.CHECKPOINTS / name for name in (layout.LAST, layout.BEST))
     if not last.exists():
@@ -53,18 +60,18 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
     try:
         checkpoint = _load_checked(last)
         epochs, other = int(checkpoint["epoch"]) + 1, identity.run_id(checkpoint["hyper_parameters"])
-        legacy = {**inputs, "data": checkpoint.get("data_fingerprint")}  # checkpoints of early versions record the data alone
+        legacy = {**inputs, "data": checkpoint.get("data_fingerprint")}  # checkpoints of early versions record only the data
         changed = changed_inputs(checkpoint.get("inputs", legacy), inputs)
-    except Exception:  # a truncated file can make torch.load raise anything
+    except Exception:  # torch.load can raise any exception for a truncated file
         return _anew(folder, run, "damaged", "its last checkpoint is damaged")
     if other != run:
-        raise InputError(f"{last} is of run {other}, not of {run}: give this run a folder of its own.")
+        raise InputError(f"{last} is of run {other}, not of run {run}. Give this run another folder.")
     if changed:
         return _anew(folder, run, "other-data" if "data" in changed else "other-code", describe_changes(changed))
     if not cut_history(folder, epochs):
         return _anew(folder, run, "damaged", "its history is damaged")
     best_epoch = best_of(read_history(folder)["val_dice"])
-    if best_epoch == epochs:  # it may have been interrupted between writing the last and the best checkpoint
+    if best_epoch == epochs:  # the run may have been interrupted between writing last.ckpt and best.ckpt
         save({key: checkpoint[key] for key in checkpoint if key not in ONLY_LAST}, best)
     else:
         try:
@@ -73,22 +80,22 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
             whole = False
         if not whole:
             return _anew(folder, run, "damaged", "its best checkpoint is damaged")
-    log.info("run %s: goes on after epoch %d", run, epochs)
+    log.info("run %s: resuming after epoch %d", run, epochs)
     return epochs
 
 
 def _anew(folder: Path, run: str, name: str, why: str) -> int:
-    log.warning("run %s: %s; what it left is in %s, and it starts anew", run, why, set_aside(folder, name))
+    log.warning("run %s: %s. Its files were moved to %s, and it starts again.", run, why, set_aside(folder, name))
     return 0
 
 
 def best_of(val_dice: list[float]) -> int:
-    """The first epoch (counted from 1) with the highest validation Dice; an undefined Dice counts as the lowest."""
+    """Return the first epoch (counted from 1) with the highest validation Dice; an undefined Dice counts as the lowest."""
     return 1 + int(np.argmax([-1.0 if math.isnan(value) else value for value in val_dice]))
 
 
 def stopped(folder: Path, patience: int | None) -> bool:
-    """Whether, by history.csv, the validation loss has had no new minimum for `patience` epochs."""
+    """Return whether to stop early: the validation loss in history.csv had no new minimum for `patience` epochs."""
     if patience is None:
         return False
     val_loss = read_history(folder)["val_loss"]
@@ -96,7 +103,7 @@ def stopped(folder: Path, patience: int | None) -> bool:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's checkpoint writer, made atomic, with further entries (about) in each checkpoint."""
+    """Lightning's checkpoint writer, changed to write atomically and to add the entries `about` to each checkpoint."""
 
     def __init__(self, about: dict[str, Any] | None = None) -> None:
         self.about = about or {}
@@ -106,7 +113,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
-    """Save atomically and through memory, so that a full disk raises OSError instead of leaving a damaged archive."""
+    """Save a checkpoint atomically. It is built in memory, so a full disk raises OSError and leaves no damaged file."""
     check_owner(path)
     make_folder(path.parent)
     content = io.BytesIO()
@@ -115,7 +122,10 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def drop_optimizer(path: Path) -> int:
-    """Drop the optimiser's state, because finished runs are never resumed; returns the number of epochs trained."""
+    """Remove the optimiser's state from the checkpoint of a finished run, which is never resumed.
+
+    Returns: the number of epochs trained.
+    """
     checkpoint = torch.load(path, weights_only=True)
     for key in OPTIMIZER:
         checkpoint.pop(key, None)

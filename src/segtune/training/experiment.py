@@ -1,6 +1,6 @@
-"""The typed objects that one run consists of. `build` makes them of a configuration; `run` trains them."""
+"""Experiment: the typed objects of one run. `build` creates them from a configuration, and `run` trains them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,11 +23,12 @@ from segtune.training.module import Segmenter
 
 @dataclass(frozen=True)
 class Penalty:
-    """A regulariser: a function of the network's parameters, which of them it sees, and its weight in the loss.
+    """A regulariser, which adds weight * function(parameters(net)) to the loss.
 
-    weight: lambda; None if it is to be calibrated (reg.lambda=auto), such that lambda * penalty / loss is `ratio` at the first
-    step. tunable: whether it has a single lambda; l1l2 has lambdas of its own. name: the function's, such as l2; on: the name
-    of the set of parameters, kernels or all.
+    function: the penalty. parameters: selects the regularised parameters of a network. weight: lambda, or None for
+    reg.lambda=auto: lambda is then calibrated so that lambda * penalty / loss = ratio at the first step. tunable: whether the
+    penalty has a single lambda (l1l2 has two and includes them). name: of the function, such as l2. on: the name of the set of
+    parameters, kernels or all.
     """
 
     function: Callable[[Iterable[Tensor]], Tensor]
@@ -41,7 +42,11 @@ class Penalty:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How the training loop runs. arguments: those of Lightning's Trainer; threads: of the CPU, None for all cores."""
+    """Settings of the training loop.
+
+    arguments: passed to Lightning's Trainer. patience: epochs without a new minimum of the validation loss before early
+    stopping, or None. threads: CPU threads, None for all cores. compile: mode of torch.compile, or None.
+    """
 
     arguments: dict[str, Any]
     max_epochs: int
@@ -52,25 +57,37 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that one run consists of, as typed objects.
+    """All objects of one run.
 
     Args:
-        config: the composed configuration as plain values; result.json and the checkpoints carry it.
-        slices: the data set on the network's grid, resampled and cropped.
-        split: the indices of the slices that train and validate.
-        calibration_split: the split on whose training side lambda is calibrated; of folds, that of fold 0, so that all folds
-            share one lambda.
-        findings: what was found in the data; errors are those that data.allow names.
-        fingerprint: identifies the data exactly; inputs: the content hashes of the data and of the user's own code.
-        codes: of each slice, a code by which its image is recognised in other files.
-        network, loss: each call makes a new one, for both may have weights. They come from torch's global generator.
-        optimizer, scheduler: functions of the parameters, and of the optimiser.
-        batch_size: images, or None for all images of one patient.
-        seed: of the weights, the order of the images and dropout.
-        seconds: how long it took to read and check the data.
+        config: the composed configuration as plain values; it is stored in result.json and the checkpoints.
+        options: config group -> chosen option.
+        label: the overrides that give the same run again (config/labels.py).
+        slices: the data set, resampled and cropped for the network.
+        split: the indices of the training and validation slices.
+        calibration_split: the split whose training slices are used to calibrate lambda. In cross-validation it is that of
+            fold 0, so that all folds share one lambda.
+        findings: problems found in the data. Errors among them are allowed by data.allow.
+        fingerprint: a hash that identifies the data.
+        inputs: content hashes of the data and of the user's code.
+        codes: for each slice, a code that recognises its image in other files.
+        network, loss: each call returns a new object, because both may have weights (from torch's global random generator).
+        penalty: the regulariser, or None.
+        optimizer: parameters -> optimiser.
+        scheduler: optimiser -> learning rate scheduler, or None.
+        image_size: side of the padded images [pixels].
+        normalize: name of the intensity normalisation.
+        batch_size: number of images, or None for all images of one patient.
+        shuffle: whether the order of the training images is random.
+        seed: random seed of the weights, the order of the images and dropout.
+        tolerance_mm: tolerance of surface Dice [mm].
+        figures: whether to draw the learning curves.
+        seconds: time spent reading and checking the data [s].
     """
 
     config: dict[str, Any]
+    options: Mapping[str, str]
+    label: str
     slices: SliceSet
     split: Split
     calibration_split: Split
@@ -97,16 +114,12 @@ class Experiment:
     def run_id(self) -> str:
         return identity.run_id(self.config)
 
-    @property
-    def label(self) -> str:
-        return identity.label(self.config)
-
     def for_calibration(self) -> "Experiment":
-        """The experiment with seed 0, fold 0 and no compilation: all replicates of a configuration share one lambda."""
+        """Return the experiment with seed 0, fold 0 and no compilation, so that all replicates get the same lambda."""
         return replace(self, seed=0, split=self.calibration_split, trainer=replace(self.trainer, compile=None))
 
     def datamodule(self) -> SliceData:
-        """The data on their way to the network: batches of the training and the validation side."""
+        """Return the data module, which provides the training and validation batches."""
         return SliceData(
             self.slices,
             self.split,
@@ -118,9 +131,9 @@ class Experiment:
         )
 
     def module(self, penalty_weight: float | None = None) -> Segmenter:
-        """A new network with its loss, penalty and optimiser. Its weights come from torch's global generator.
+        """Build a new network with its loss, penalty and optimiser. torch's global generator initialises the weights.
 
-        Args: penalty_weight: lambda, where it is not the configuration's but calibrated or tried.
+        Args: penalty_weight: lambda, if it differs from the configuration because it is calibrated or tried.
         Raises: ValueError if lambda is neither given nor in the configuration (reg.lambda=auto).
         """
         penalty = self.penalty
@@ -129,7 +142,7 @@ class Experiment:
             raise ValueError("reg.lambda=auto: calibrate lambda first (lambda_search.penalty_weight)")
         net = self.network()
         if self.trainer.compile:
-            torch.compiler.reset()  # torch compiles at most eight networks in a process; this starts the count anew
+            torch.compiler.reset()  # torch compiles at most eight networks per process; this resets the count
             net.compile(mode=self.trainer.compile, dynamic=False)
         return Segmenter(
             net,
@@ -144,9 +157,9 @@ class Experiment:
         )
 
     def make_trainer(self, callbacks: list[pl.Callback], checkpoint_io: CheckpointIO | None = None) -> pl.Trainer:
-        """Lightning's Trainer. Logging, checkpoints, the progress bar and a cluster's requeue are segtune's own.
+        """Create Lightning's Trainer without its logging, checkpoints, progress bar and Slurm support.
 
-        Raises: InputError if Lightning refuses the settings.
+        segtune has its own versions of these. Raises: InputError if Lightning rejects the settings.
         """
         plugins: list[Any] = [LightningEnvironment(), *([checkpoint_io] if checkpoint_io else [])]
         try:
@@ -162,11 +175,11 @@ class Experiment:
             )
         except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
             chosen = ", ".join(f"trainer.{key}={value}" for key, value in self.trainer.arguments.items())
-            raise InputError(f"{chosen}: Lightning refuses this: {error}") from error
+            raise InputError(f"{chosen}: Lightning rejects these settings: {error}") from error
 
     @contextmanager
     def threads(self) -> Iterator[None]:
-        """Within the block, this process uses the number of CPU threads that the experiment wants."""
+        """Within the block, use the number of CPU threads in the experiment's settings."""
         before = torch.get_num_threads()
         if self.trainer.threads is not None:
             torch.set_num_threads(self.trainer.threads)

@@ -1,4 +1,4 @@
-"""Measure the lambda at which the weighted penalty is a chosen multiple of the loss at the first step of training."""
+"""Calibrate lambda: find the value at which lambda * penalty / loss has a chosen ratio at the first training step."""
 
 import logging
 import math
@@ -20,21 +20,22 @@ from segtune.training.module import Segmenter
 
 log = logging.getLogger(__name__)
 PENALTY_SEEDS = 100  # number of fresh networks whose penalty is measured
-SEEDS, GRADIENT_SEEDS = 20, 5  # of these, networks whose loss, and whose gradients, are measured too
-LEAST_IMAGES = 15  # images per network in a measurement of the loss
-STEPS = 100  # of a short training, with one image each
-RATIOS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # ratios in the table
-TRIED = (0.01, 0.1, 1.0, 10.0)  # ratios whose lambda is tried in a short training
-ALONE = 1e4  # a ratio at which the penalty alone determines the weights
-COLLAPSED = 0.8  # weights collapse if they shrink faster than this share of the rate under the penalty alone
+SEEDS, GRADIENT_SEEDS = 20, 5  # number of fresh networks whose loss, and whose gradients, are measured
+LEAST_IMAGES = 15  # smallest number of images per network for measuring the loss
+STEPS = 100  # number of steps of a short training, with one image per step
+RATIOS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # ratios of penalty to loss in the table
+TRIED = (0.01, 0.1, 1.0, 10.0)  # ratios whose lambda is used in a short training
+ALONE = 1e4  # a ratio so large that only the penalty determines the weights
+COLLAPSED = 0.8  # the weights collapse if they shrink faster than this fraction of the rate with ratio ALONE
 
 
 @dataclass(frozen=True)
 class Start:
-    """Measurements at the first step of training: means over SEEDS fresh networks, each with other training images.
+    """Measurements at the first training step, averaged over fresh networks, each with different training images.
 
-    loss: the data loss; loss_sd: its standard deviation over networks, which also applies to a single run. penalty: without
-    lambda. loss_gradient, penalty_gradient: Euclidean norms, with respect to the regularised parameters.
+    loss: the data loss. loss_sd: its standard deviation over networks, so the ratio of a single run scatters as much. penalty:
+    the penalty without lambda. loss_gradient, penalty_gradient: Euclidean norms of the gradients with respect to the
+    regularised parameters. Losses and penalties are means over SEEDS networks, gradients over GRADIENT_SEEDS.
     """
 
     loss: float
@@ -44,16 +45,19 @@ class Start:
     penalty_gradient: float
 
     def penalty_weight(self, ratio: float) -> float:
-        """The lambda at which lambda * penalty / loss is this ratio."""
+        """Return the lambda at which lambda * penalty / loss equals the ratio."""
         return ratio * self.loss / self.penalty
 
     def penalty_weight_by_gradient(self, ratio: float) -> float:
-        """The lambda at which lambda * |gradient of the penalty| / |gradient of the loss| is this ratio."""
+        """Return the lambda at which lambda * |gradient of the penalty| / |gradient of the loss| equals the ratio."""
         return ratio * self.loss_gradient / self.penalty_gradient
 
 
 def penalty_weight(experiment: Experiment) -> dict[str, float] | None:
-    """The lambda for reg.lambda=auto and the measurement behind it; None if the configuration has a lambda or no penalty."""
+    """Calibrate lambda for reg.lambda=auto.
+
+    Returns: lambda, the ratio and the measurements of Start; None if the configuration has no penalty or has a given lambda.
+    """
     penalty = experiment.penalty
     if penalty is None or penalty.weight is not None:
         return None
@@ -66,9 +70,11 @@ def penalty_weight(experiment: Experiment) -> dict[str, float] | None:
 
 
 def start(experiment: Experiment) -> Start:
-    """Measure the first step of training. Seed and fold do not matter: replicates of a configuration get one lambda.
+    """Measure loss, penalty and gradients at the first training step.
 
-    Raises: InputError if there is no penalty with a single lambda, or if loss or penalty are not positive and finite.
+    Its seeds and its fold do not depend on the run's, so all replicates of a configuration get the same lambda.
+
+    Raises: InputError if there is no penalty with a single lambda, or if a measurement is not positive and finite.
     """
     _tunable(experiment)
     experiment = experiment.for_calibration()
@@ -77,7 +83,7 @@ def start(experiment: Experiment) -> Start:
 
 def _tunable(experiment: Experiment) -> Penalty:
     if experiment.penalty is None or not experiment.penalty.tunable:
-        raise InputError("reg: nothing to calibrate. Choose a penalty that has a single lambda: reg=l1 or reg=l2.")
+        raise InputError("reg: there is no lambda to calibrate. Choose a penalty with a single lambda: reg=l1 or reg=l2.")
     return experiment.penalty
 
 
@@ -97,20 +103,20 @@ def _start(experiment: Experiment, data: Batch, batches: Sequence[Any], device: 
     if not all(math.isfinite(value) and value > 0 for value in asdict(found).values()):
         raise InputError(
             f"reg.lambda cannot be calibrated: at the first step the loss is {found.loss:g} and the penalty {found.penalty:g}, "
-            f"their gradients {found.loss_gradient:g} and {found.penalty_gradient:g}; all must be above 0. Choose it yourself."
+            f"their gradients {found.loss_gradient:g} and {found.penalty_gradient:g}; all must be above 0. Choose a number."
         )
     return found
 
 
 def _data(experiment: Experiment) -> tuple[Batch, Sequence[Any], torch.device]:
-    """The images and masks, the indices of each training batch in the order of epoch 0, and the device of the run."""
+    """Return images and masks, the indices of each training batch in the order of epoch 0, and the device of the run."""
     device = experiment.make_trainer([]).strategy.root_device
     images, masks = to_tensors(experiment.slices, size=experiment.image_size, normalize=experiment.normalize)
     return (images.to(device), masks.to(device)), experiment.datamodule().train_batches(0), device
 
 
 def _module(experiment: Experiment, seed: int, device: torch.device, weight: float = 0.0) -> Segmenter:
-    """A fresh network of this seed, whose penalty has this weight in the loss."""
+    """Build a newly initialised network. Args: seed: of its weights. weight: lambda."""
     torch.manual_seed(seed)
     return experiment.module(weight).to(device).train()
 
@@ -122,7 +128,7 @@ def _loss(module: Segmenter, data: Batch, index: Any) -> Tensor:
 
 
 def _norm(value: Tensor, module: Segmenter) -> Tensor:
-    """The Euclidean norm of a value's gradient with respect to the regularised parameters."""
+    """Compute the Euclidean norm of a value's gradient with respect to the regularised parameters."""
     gradients = torch.autograd.grad(value, module.regularized_parameters)
     norm: Tensor = torch.cat([gradient.flatten() for gradient in gradients]).norm()
     return norm
@@ -130,21 +136,28 @@ def _norm(value: Tensor, module: Segmenter) -> Tensor:
 
 @dataclass(frozen=True)
 class Trial:
-    """A short training of seed 0 with one lambda: the data loss and the penalty (without lambda) of each step."""
+    """A short training with seed 0 and one lambda.
+
+    penalty_weight: lambda. loss, penalty: the data loss and the penalty (without lambda) at each step.
+    """
 
     penalty_weight: float
     loss: list[float]
     penalty: list[float]
 
     def record(self) -> dict[str, Any]:
-        """The trial as calibration.json has it."""
+        """Return the trial as it is stored in calibration.json."""
         return {"strength": self.penalty_weight, "loss": self.loss, "penalty": self.penalty}
 
 
 def try_out(
     experiment: Experiment, data: Batch, order: Any, device: torch.device, weight: float
 ) -> Iterator[tuple[float, float]]:
-    """Train STEPS steps of one image each with this lambda; yields the data loss and the penalty of each step."""
+    """Train a new network for STEPS steps of one image each.
+
+    Args: data: images and masks. order: the order of the images, as indices. weight: lambda.
+    Yields: the data loss and the penalty (without lambda) of each step.
+    """
     module = _module(experiment, 0, device, weight)
     optimizer = module.optimizer(module.net.parameters())
     for step in range(STEPS):
@@ -156,13 +169,13 @@ def try_out(
 
 
 def penalties(experiment: Experiment) -> list[float]:
-    """The penalty (without lambda) of PENALTY_SEEDS fresh networks."""
+    """Compute the penalty (without lambda) of PENALTY_SEEDS newly initialised networks."""
     cpu = torch.device("cpu")
     return [_module(experiment, seed, cpu).penalties()[0].item() for seed in range(PENALTY_SEEDS)]
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    """The measurements of calibration.json. Raises: InputError as `start` does."""
+    """Make all measurements for calibration.json. Raises: InputError as `start` does."""
     penalty = _tunable(experiment)
     experiment = experiment.for_calibration()
     data, batches, device = _data(experiment)
@@ -200,9 +213,11 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 
 
 def collapsed(trial: Trial, free: Trial, alone: Trial) -> bool:
-    """Whether the weights shrink with this lambda nearly as fast as under the penalty alone.
+    """Return whether the weights shrink with this lambda nearly as fast as if only the penalty was minimised.
 
-    A rate is the logarithm of the penalty after the training, divided by the penalty after a training without lambda.
+    The rate of shrinking is log(penalty after the training / penalty after a training without regularisation).
+
+    Args: trial: with the lambda to judge. free: with lambda = 0. alone: with the lambda of ratio ALONE.
     """
     rate, fastest = (math.log(one.penalty[-1] / free.penalty[-1]) for one in (trial, alone))
     return rate < COLLAPSED * fastest < 0

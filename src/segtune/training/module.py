@@ -1,4 +1,4 @@
-"""The training step, loss(net(x), y) + lambda * penalty(parameters), and the epoch's row of history.csv."""
+"""The training step, which minimises loss(net(x), y) + lambda * penalty(parameters), and the rows of history.csv."""
 
 import time
 from collections import defaultdict
@@ -23,16 +23,16 @@ class Segmenter(pl.LightningModule):
         net: (B, 1, H, W) images to logits of the same shape.
         loss: (logits, target as float) -> scalar; a function or a module.
         optimizer: parameters -> optimiser.
-        scheduler: optimiser -> scheduler of the learning rate, stepped after each epoch; or None.
+        scheduler: optimiser -> learning rate scheduler, which is stepped after each epoch; or None.
         penalty: parameters -> scalar, or None.
         penalty_weight: lambda, the penalty's weight in the loss.
-        regularized_parameters: the parameters that the penalty sees.
-        seed: of dropout; an epoch's random numbers derive from (seed, epoch) alone.
-        hyperparameters: a plain dict for the checkpoints to carry.
+        regularized_parameters: the parameters that are passed to the penalty.
+        seed: random seed of dropout. Random numbers depend only on (seed, epoch), so resuming a run does not change them.
+        hyperparameters: a plain dict that is stored in the checkpoints.
 
-    After each epoch `row` holds its history. Training values are means over the epoch's images while the weights change (with
-    dropout, as published); validation values are computed with the weights at its end. train_penalty excludes lambda; the
-    weighted penalty is train_loss - train_data_loss. Soft Dice and Dice are means over images.
+    After each epoch, `row` contains its row of history.csv. Training values are means over the epoch's images while the weights
+    change, with dropout, as published. Validation values are computed with the weights at the end of the epoch. train_penalty
+    does not include lambda; the weighted penalty is train_loss - train_data_loss. Soft Dice and Dice are means over images.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Segmenter(pl.LightningModule):
         return logits.float()
 
     def penalties(self) -> tuple[Tensor, Tensor]:
-        """The penalty without and with lambda; zeros if there is no penalty."""
+        """Compute the penalty without and with the factor lambda; zeros if there is no penalty."""
         if self.penalty is None:
             zero = torch.zeros((), device=self.device)
             return zero, zero
@@ -78,7 +78,7 @@ class Segmenter(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._started = time.perf_counter()
-        self._lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])  # the scheduler steps before the end of the epoch
+        self._lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])  # the scheduler steps before the epoch's end
         torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -116,17 +116,17 @@ class Segmenter(pl.LightningModule):
             **{f"val_{name}": value for name, value in val.items()},
             "seconds": time.perf_counter() - self._started,
         }
-        self.log("val_dice", val["dice"])  # for the checkpoint of the best epoch
+        self.log("val_dice", val["dice"])
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Soft Dice (B,), predicted and true masks (B, 1, H, W) bool, on the CPU."""
+        """Return soft Dice (B,), predicted masks and true masks (B, 1, H, W) bool, on the CPU."""
         image, mask = batch
         logits = self(image)
         return losses.soft_dice(logits, mask.float()).cpu(), (logits > 0).cpu(), mask.cpu()
 
 
 class EpochMeans(nn.Module):
-    """Means over the images of an epoch. `add` keeps tensors on the device; only `take` waits for the device."""
+    """Accumulates means over the images of an epoch. Only `take` waits for the device; `add` does not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,14 +135,14 @@ class EpochMeans(nn.Module):
         self._sizes: list[int] = []
 
     def add(self, logits: Tensor, mask: Tensor, **values: Tensor) -> None:
-        """Args: logits, mask: (B, 1, H, W), the mask bool. values: means over this batch's images."""
+        """Add a batch. Args: logits, mask: (B, 1, H, W), the mask bool. values: scalar means over this batch's images."""
         self.overlap.update(logits > 0, mask)
         self._sizes.append(len(mask))
         for name, value in values.items():
             self._values[name].append(value.detach())
 
     def take(self) -> dict[str, float]:
-        """The mean of each value, and of Dice, over the images added so far; then resets."""
+        """Return the mean of each value and of Dice over the images added so far, and start again from zero."""
         weights = torch.tensor(self._sizes, dtype=torch.float64) / sum(self._sizes)
         means = {name: float(torch.stack(values).cpu().double() @ weights) for name, values in self._values.items()}
         means["dice"] = float(self.overlap.compute()["dice"])

@@ -1,4 +1,4 @@
-"""The outcome of a run: scores, summaries and pictures of its best and last epoch, and the files that hold them."""
+"""Compute and write the outcome of a run: scores, summaries and pictures of its best and its last epoch."""
 
 import math
 import statistics
@@ -27,7 +27,7 @@ from segtune.training.module import Segmenter
 
 
 class Predictions(NamedTuple):
-    """A network's output for the validation slices, on its grid: soft Dice (N,); predicted and true masks (N, 1, S, S) bool."""
+    """Predictions for the N validation slices, padded to S x S: soft Dice (N,), predicted and true masks (N, 1, S, S) bool."""
 
     soft_dice: Tensor
     predicted: Tensor
@@ -35,17 +35,17 @@ class Predictions(NamedTuple):
 
     @classmethod
     def of(cls, batches: Iterable[Sequence[Tensor]]) -> "Predictions":
-        """The batches of Trainer.predict, joined."""
+        """Concatenate the batches that Trainer.predict returns."""
         return cls(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
 
 
 def validation_slices(experiment: Experiment) -> list[Slice]:
-    """The slices of the validation side, in the order of its batches."""
+    """Return the validation slices, in the order of the validation batches."""
     return [experiment.slices[int(index)] for index in experiment.split.val]
 
 
 def score_predictions(experiment: Experiment, predictions: Predictions) -> Scores:
-    """The scores of the validation slices, cases and patients."""
+    """Compute the scores of the validation slices, cases and patients."""
     slices = validation_slices(experiment)
     masks = zip(slices, predictions.predicted[:, 0].numpy(), predictions.true[:, 0].numpy(), strict=True)
     scores = score_pairs([Pair.of(item, pred, mask) for item, pred, mask in masks], tolerance_mm=experiment.tolerance_mm)
@@ -54,7 +54,7 @@ def score_predictions(experiment: Experiment, predictions: Predictions) -> Score
 
 
 def summary(history: dict[str, list[float]], epoch: int, scores: Scores) -> dict[str, Any]:
-    """The summary of one epoch: its history, weighted penalties, number of slices without a defined Dice, and all metrics."""
+    """Summarise one epoch: its row of history.csv, weighted penalties, number of slices with undefined Dice, all metrics."""
     at_epoch = {name: values[epoch - 1] for name, values in history.items()}
     return {
         **at_epoch,
@@ -68,7 +68,7 @@ def summary(history: dict[str, list[float]], epoch: int, scores: Scores) -> dict
 
 
 def patient_dice(rows: Iterable[Row]) -> float:
-    """The mean over patients of their mean Dice over slices, as in the report; NaN if no Dice is defined."""
+    """Compute each patient's mean Dice over slices, and their mean over patients, as in the report; NaN if none is defined."""
     of: dict[str, list[float]] = {}
     for row in rows:
         if not math.isnan(row["dice"]):
@@ -77,18 +77,20 @@ def patient_dice(rows: Iterable[Row]) -> float:
 
 
 def epochs_to_90(val_dice: list[float]) -> int | None:
-    """The first epoch (from 1) whose validation Dice reaches 90 % of the run's best; None if the best is 0 or undefined."""
+    """Return the first epoch (from 1) whose validation Dice reaches 90 % of the run's best; None if that is 0 or undefined."""
     best = np.nanmax([0.0, *val_dice])
     return next((epoch for epoch, value in enumerate(val_dice, start=1) if value >= 0.9 * best), None) if best else None
 
 
 def describe_experiment(experiment: Experiment) -> dict[str, Any]:
-    """The entries of result.json that are known before training."""
+    """Return the entries of result.json that are known before training."""
     config, fingerprint = experiment.config, experiment.fingerprint
     return {
         "run_id": experiment.run_id,
         "cell_id": identity.cell_id(config, fingerprint),
         "config": config,
+        "options": dict(experiment.options),
+        "label": experiment.label,
         "inputs": experiment.inputs,
         "data": describe_data(experiment.slices, experiment.split, fingerprint) | {"findings": experiment.findings},
         "tolerance_mm": experiment.tolerance_mm,
@@ -96,7 +98,7 @@ def describe_experiment(experiment: Experiment) -> dict[str, Any]:
 
 
 def describe_data(slices: SliceSet, sides: Split, fingerprint: str) -> dict[str, Any]:
-    """The fingerprint, the patients of each side, those on both sides, and the smallest and largest training pixel [mm]."""
+    """Describe the data for result.json: fingerprint, patients per side and on both sides, training pixel sizes [mm]."""
     names = np.asarray(slices.patients)
     leaks = splits.leaks(slices.patients, sides)
     on = {"train": set(names[sides.train].tolist()), "val": set(names[sides.val].tolist())}
@@ -123,21 +125,24 @@ def write(
     scored: Mapping[str, Scores],
     last: Predictions,
 ) -> None:
-    """Write the figure, the tables, the pictures and, last of all, result.json. scored: by checkpoint, best and last."""
+    """Write the figure, the tables, the pictures and finally result.json.
+
+    Args: scored: the scores of the checkpoints best and last. last: the predictions of the last checkpoint.
+    """
     if experiment.figures:
         drawing = curves.curves(history, result["best"]["epoch"], title=experiment.label)
         write_files(folder / layout.CURVES, style.rendered(drawing))
     write_atomically(folder / layout.IMAGES, csv_text(layout.IMAGE_COLUMNS, image_rows(experiment)).encode())
     tables: dict[str, list[Row]] = {name: [] for name in layout.TABLES}
     for which, scores in scored.items():
-        for name, rows in zip(layout.TABLES, scores, strict=True):  # slices, cases, patients: both in this order
+        for name, rows in zip(layout.TABLES, scores, strict=True):  # both are in the order slices, cases, patients
             tables[name] += [{"which": which, **row} for row in rows]
     chosen = pictures(validation_slices(experiment), scored["last"].slices, last)
     write_result(folder, result=result, tables=tables, pictures=chosen)
 
 
 def image_rows(experiment: Experiment) -> list[Row]:
-    """The rows of images.csv: each slice's patient, side (train, val or unused), and code."""
+    """Return the rows of images.csv: patient, side (train, val or unused) and recognition code of each slice."""
     on_side = {int(index): "train" for index in experiment.split.train}
     on_side |= {int(index): "val" for index in experiment.split.val}
     return [
@@ -147,9 +152,12 @@ def image_rows(experiment: Experiment) -> list[Row]:
 
 
 def pictures(slices: list[Slice], rows: list[Row], last: Predictions) -> dict[str, NDArray[Any]]:
-    """All slices of the best, the median and the worst validation patient, by mean Dice of the last epoch.
+    """Return the arrays of pictures.npz: all slices of the best, median and worst validation patient.
 
-    Per patient: image (n, S, S) uint8, true and pred (n, S, S) bool, frame (n,), and the patient's label.
+    Patients are ranked by their mean Dice after the last epoch. The arrays for each are image (n, S, S) uint8, true and pred
+    (n, S, S) bool, frame (n,), and patient, its label.
+
+    Args: slices: the validation slices. rows: their scores. last: their predictions.
     """
     dice: dict[str, list[float]] = {}
     for row in rows:
@@ -169,11 +177,11 @@ def pictures(slices: list[Slice], rows: list[Row], last: Predictions) -> dict[st
 
 
 def padded_grey(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
-    """The image as grey levels, padded at bottom and right to size x size."""
+    """Convert an image to grey levels and pad it at the bottom and right to size x size."""
     return np.pad(grey(image), [(0, size - side) for side in image.shape])
 
 
 def weight_sums(module: Segmenter) -> dict[str, float]:
-    """The size of the kernels after the last epoch: their number n, sum |w| (l1) and sum w^2 (l2)."""
+    """Summarise the kernel weights after the last epoch: their number n, sum |w| (l1) and sum w^2 (l2)."""
     values = regularizers.vector(nets.REGULARIZED["kernels"](module.net)).detach().double()
     return {"n": len(values), "l1": values.abs().sum().item(), "l2": values.square().sum().item()}

@@ -1,4 +1,4 @@
-"""Settings of the process: memory, threads and signals. Imports no torch."""
+"""Settings of the process: memory allocation, threads and signals. This module does not import torch."""
 
 import contextlib
 import ctypes
@@ -15,11 +15,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def settle_process() -> None:
-    """Settings that speed up the process and change no result; call it before torch is imported. LOG.md has measurements.
+    """Apply settings that make the process faster and change no result. Call this before torch is imported.
 
-    GOMP_SPINCOUNT (unless set by the user) limits busy waiting, which slows down processes that share cores by a factor of
-    three. glibc is told to keep freed memory (unless SEGTUNE_MALLOC=default), because returning it to the kernel makes the
-    kernel zero the pages of every new tensor.
+    GOMP_SPINCOUNT, unless the user set it, limits busy waiting, which makes processes that share cores three times slower.
+    glibc keeps freed memory, unless SEGTUNE_MALLOC=default, because the kernel zeroes the pages of returned memory again for
+    every new tensor. LOG.md has measurements.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if platform.libc_ver()[0] == "glibc" and os.environ.get("SEGTUNE_MALLOC") != "default":

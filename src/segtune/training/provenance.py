@@ -1,4 +1,4 @@
-"""Provenance of a run's numbers: versions, commit, machine, memory."""
+"""Record the provenance of a run's results: software versions, git commit, machine and memory."""
 
 import functools
 import os
@@ -19,12 +19,12 @@ LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "pydico
 
 
 def attempt(done: int) -> dict[str, Any]:
-    """The record of one attempt at a run. done: the number of epochs that earlier attempts have trained."""
+    """Return the record of a new attempt at a run. Args: done: the number of epochs that earlier attempts have trained."""
     return {"first_epoch": done + 1, "versions": versions(), "git": git(), "machine": machine()}
 
 
 def of_this_process() -> dict[str, Any]:
-    """The entries of result.json that say what made it."""
+    """Return the entries of result.json on the software and the machine that produced the result."""
     return {"peak_memory_mb": peak_memory_mb(), "versions": versions(), "git": git(), "machine": machine()}
 
 
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_mb() -> dict[str, float]:
-    """Peak memory [MB] of this process since its start (in a sweep: of all runs so far), and of the GPU in use."""
+    """Return the peak memory [MB] of this process since its start (in a sweep: of all runs so far) and of the GPU in use."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
     if torch.cuda.is_available():
@@ -48,7 +48,7 @@ def peak_memory_mb() -> dict[str, float]:
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """The machine: processor, cores, GPU and system, but not its name."""
+    """Describe the machine by processor, cores, GPU and system. The host name is not recorded."""
     model = platform.processor() or platform.machine()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -59,7 +59,7 @@ def machine() -> dict[str, Any]:
 
 @functools.cache
 def git() -> dict[str, Any] | None:
-    """Commit of the checkout that this code runs from, and whether it has uncommitted changes; None outside a checkout."""
+    """Return the commit of segtune's git checkout and whether it has uncommitted changes; None outside a checkout."""
     top = Path(__file__).resolve().parents[3]
     if not (top / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""One run, from top to bottom: resume, calibrate, train, score the best and the last epoch, write the result."""
+"""Execute all steps of one run: resume, calibrate lambda, train, score the best and the last epoch, write the result."""
 
 import logging
 import time
@@ -18,15 +18,18 @@ from segtune.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 uses what torch 2.13 deprecates
-warnings.filterwarnings("ignore", message="The `srun` command is available")  # Slurm is installed, but this run may not use it
+warnings.filterwarnings("ignore", message="The `srun` command is available")  # shown even if the run does not use Slurm
 
 
 def train(experiment: Experiment, folder: Path, *, bar: bool = True) -> dict[str, Any]:
-    """Train an experiment and write it to its folder; returns the content of result.json.
+    """Train an experiment and write its results to the run's folder.
 
-    A run that was cut off continues after its last epoch and ends, on a CPU to the bit, as if it had not been interrupted.
+    An interrupted run continues after its last complete epoch. On a CPU, the result is bit-identical to that of an
+    uninterrupted run.
 
-    Args: bar: show a progress bar. Raises: InputError, NotFiniteError; the folder then has no result.json.
+    Args: bar: whether to show a progress bar.
+    Returns: the content of result.json.
+    Raises: InputError, NotFiniteError. The folder then has no result.json.
     """
     started = time.perf_counter() - experiment.seconds
     trainer_settings = experiment.trainer

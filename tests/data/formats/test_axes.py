@@ -167,7 +167,7 @@ def test_the_key_is_checked_by_name_and_leaves_run_ids_as_they_were(tmp_path):
     del config["data"]["slice_axis"], config["data"]["reader"]["slice_axis"]
     assert identity.run_id(config) == ids[0] != ids[1]
     with pytest.raises(InputError, match="data.slice_axis=3: must be a whole number"):
-        rules.check({"data": {"slice_axis": 3}})
+        rules.check({"data": {"reader": {"_target_": "segtune.data.acdc.read"}, "slice_axis": 3}})
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -1,14 +1,15 @@
-"""The axis of a stored volume that counts its slices: found from spacing and shape, as in nnU-Net, or given by the user.
+"""Find the axis of a stored volume that counts its slices, from its spacing and shape, unless the user names the axis.
 
-A volume's slices are the planes in which it was acquired or drawn. Most files store them along their last axis, but after
-nibabel.as_closest_canonical, or from another tool, it may be any of the three. The rule for one volume:
+A volume's slices are the planes in which it was acquired or drawn. Most files store slices along the last axis, but files from
+some tools (such as nibabel.as_closest_canonical) store them along another one. The rule for one volume is:
 
-1. The spacing decides (in nnU-Net: the axis of the largest spacing) if one axis clearly differs: the other two have square
-   pixels (within SQUARE) and it differs from them (by DISTINCT), or its spacing is at least CLEAR times the next smaller one.
-2. Otherwise the shape decides, if planes across the last axis would be strips (FLAT to one or more, in mm) and those across
-   the axis with the fewest pixels would not.
-3. Otherwise, as for cubic voxels, nothing decides. Then it is the axis that spacing gives for the other volumes of the data
-   set if they agree, and the last axis otherwise, which is also nnU-Net's choice for equal spacings.
+1. The spacing decides if one axis clearly differs from the other two. This is the case if the other two spacings are equal
+   (within SQUARE) and the third differs (by DISTINCT), or if the largest spacing is at least CLEAR times the next one.
+   (nnU-Net takes the axis of the largest spacing.)
+2. Otherwise the shape decides, if planes across the last axis would be strips (sides in mm of FLAT to one or more) and planes
+   across the axis with the fewest pixels would not.
+3. Otherwise nothing decides, as for cubic voxels. Then the axis is the one that the spacing gives for the other volumes of the
+   data set, if they agree. If not, it is the last axis, which is also nnU-Net's choice for equal spacings.
 """
 
 import logging
@@ -21,32 +22,32 @@ from segtune.errors import InputError
 log = logging.getLogger(__name__)
 
 LAST = 2
-SQUARE = 1.01  # ratio of two spacings up to which they are equal
-DISTINCT = 1.05  # ratio from which a third spacing differs from two equal ones
-CLEAR = 1.5  # ratio of the largest spacing to the next from which it is that of slices, even if pixels are not square
-FLAT = 3.0  # ratio of a plane's sides from which it is a strip
-LONG = 20.0  # ratio of a volume's longest side to its shortest [mm] that no image of a heart, head or body has
+SQUARE = 1.01  # two spacings are equal if their ratio is at most this
+DISTINCT = 1.05  # a third spacing differs from two equal ones if their ratio is at least this
+CLEAR = 1.5  # the largest spacing is that of slices if it is at least this times the next, even if pixels are not square
+FLAT = 3.0  # a plane is a strip if the ratio of its sides is at least this
+LONG = 20.0  # no image of a heart, head or body has a longest side [mm] this many times its shortest
 KEY = "data.slice_axis"
 
 
 class Axis(NamedTuple):
-    """The axis that counts the slices (0, 1 or 2 of the stored array), and what decided it."""
+    """The axis of the stored array that counts the slices (0, 1 or 2), and what decided it."""
 
     axis: int
     decided_by: Literal["spacing", "shape", "nothing", "user"]
 
 
 class Grid(NamedTuple):
-    """A stored volume's shape [pixels] and spacing [mm], both along the stored axes."""
+    """The shape [pixels] and spacing [mm] of a stored volume along its stored axes."""
 
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
 
 
 def of_set(grids: Mapping[Path, Grid], chosen: int | None = None) -> dict[Path, int]:
-    """The slice axis of each volume of a data set. Logs where it is not the last axis, or unclear.
+    """Find the slice axis of each volume of a data set. Log a warning if it is unclear, or is not the last axis.
 
-    Args: chosen: the user's axis for all of them; None: by the rule.
+    Args: chosen: the axis that the user names for all volumes; None: find it by the rule of this module.
     Raises: InputError if spacing and shape of a volume contradict each other, or if nothing decides for one volume and the
         others disagree.
     """
@@ -55,7 +56,9 @@ def of_set(grids: Mapping[Path, Grid], chosen: int | None = None) -> dict[Path, 
     if chosen is not None:
         for path, grid in grids.items():
             if len(grid.shape) < 3 and chosen != LAST:
-                raise InputError(f"{path}: a single plane, which has no axis {chosen} of slices. Remove {KEY} or the file.")
+                raise InputError(
+                    f"{path}: the file holds a single plane, so axis {chosen} cannot count its slices. Remove {KEY} or the file."
+                )
         return dict.fromkeys(grids, chosen)
     found = {path: of_volume(path, grid) for path, grid in grids.items()}
     by_spacing = {one.axis for one in found.values() if one.decided_by == "spacing"}
@@ -64,7 +67,7 @@ def of_set(grids: Mapping[Path, Grid], chosen: int | None = None) -> dict[Path, 
         if len(by_spacing) > 1:
             raise InputError(
                 f"{undecided[0]}: its spacing does not show which axis counts the slices, and in other files it is axis "
-                f"{' or '.join(map(str, sorted(by_spacing)))}. Store the slices of all volumes along the last, or give "
+                f"{' or '.join(map(str, sorted(by_spacing)))}. Store the slices of all volumes along the last axis, or set "
                 f"{KEY}."
             )
         axes |= dict.fromkeys(undecided, next(iter(by_spacing), LAST))
@@ -76,16 +79,16 @@ def of_set(grids: Mapping[Path, Grid], chosen: int | None = None) -> dict[Path, 
     if others := [path for path, axis in axes.items() if axis != LAST]:
         by_shape = sum(found[path].decided_by == "shape" for path in others)
         log.warning(
-            "%d of %d volumes do not have their slices along the last axis of the stored array (the first is %s, axis %d)%s; "
-            "each is read along its own axis. Choose one axis for all with %s.",
+            "%d of %d volumes do not store their slices along the last axis of the array (the first is %s, axis %d)%s. "
+            "Each volume is read along its own axis. To use one axis for all volumes, set %s.",
             *(len(others), len(axes), others[0].name, axes[others[0]]),
-            *(f", found by the shape alone in {by_shape}" if by_shape else "", KEY),
+            *(f"; in {by_shape} of them only the shape shows this" if by_shape else "", KEY),
         )
     return axes
 
 
 def of_volume(path: Path, grid: Grid) -> Axis:
-    """The slice axis of one volume. Raises: InputError where spacing and shape contradict each other."""
+    """Find the slice axis of one volume. Raises: InputError if its spacing and shape contradict each other."""
     if len(grid.shape) < 3 or grid.shape[LAST] == 1:
         return Axis(LAST, "shape")
     axis = _by_spacing(grid.spacing_mm)
@@ -93,8 +96,8 @@ def of_volume(path: Path, grid: Grid) -> Axis:
         if _is_denied(grid, axis):
             sizes, spacing = (" x ".join(f"{n:g}" for n in numbers) for numbers in grid)
             raise InputError(
-                f"{path}: its spacing, {spacing} mm, says that axis {axis} counts the slices (of 0, 1 and 2), but its shape, "
-                f"{sizes}, does not. Correct the header, or say which axis it is by {KEY}."
+                f"{path}: according to its spacing, {spacing} mm, axis {axis} (of 0, 1 and 2) counts the slices, but its shape, "
+                f"{sizes}, contradicts this. Correct the header, or set {KEY}."
             )
         return Axis(axis, "spacing")
     fewest = min(range(3), key=lambda one: (grid.shape[one], -one))
@@ -104,7 +107,7 @@ def of_volume(path: Path, grid: Grid) -> Axis:
 
 
 def _by_spacing(spacing_mm: tuple[float, ...]) -> int | None:
-    """The axis with the spacing of slices; None if it is unclear."""
+    """The axis whose spacing is that of slices; None if it is unclear."""
     small, middle, large = sorted(range(3), key=lambda axis: spacing_mm[axis])
     low, high = spacing_mm[middle] / spacing_mm[small], spacing_mm[large] / spacing_mm[middle]
     if low <= SQUARE and high >= DISTINCT:
@@ -115,9 +118,10 @@ def _by_spacing(spacing_mm: tuple[float, ...]) -> int | None:
 
 
 def _is_denied(grid: Grid, axis: int) -> bool:
-    """Whether the shape contradicts this axis: its planes would be strips, and more of them than a strip is wide.
+    """Whether the shape contradicts that this axis counts the slices.
 
-    The last axis, along which most files store their slices, is only contradicted if one side of the volume is also LONG times
+    This is the case if the planes would be strips, and there would be FLAT times as many planes as a strip is wide. Most files
+    store their slices along the last axis, so this axis is contradicted only if one side of the volume is also LONG times
     another one.
     """
     plane = [grid.shape[other] for other in range(3) if other != axis]
@@ -127,6 +131,6 @@ def _is_denied(grid: Grid, axis: int) -> bool:
 
 
 def _stretch(grid: Grid, axis: int) -> float:
-    """Ratio of the sides [mm] of a plane across the axis, from 1."""
+    """The ratio (1 or more) of the longer to the shorter side [mm] of a plane across the axis."""
     sides = [grid.shape[other] * grid.spacing_mm[other] for other in range(3) if other != axis]
     return max(sides) / min(sides)

@@ -1,4 +1,7 @@
-"""The structure in masks stored as PNG or TIFF files: the pixels of one colour, the same in every file of a data set."""
+"""Find the structure in masks stored as PNG or TIFF files.
+
+The structure is the pixels of one colour, which must be the same in all files of a data set.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +13,22 @@ from PIL import Image
 
 from segtune.errors import InputError
 
-COLOURED = {"P", "PA", "RGB", "RGBA", "LA"}  # Pillow's modes that `coded` takes
-COLOUR = 1 << 32  # a colour that is not grey is COLOUR + 0xRRGGBB, above all grey values
+COLOURED = {"P", "PA", "RGB", "RGBA", "LA"}  # Pillow's modes that `coded` accepts
+COLOUR = 1 << 32  # a colour that is not grey has the code COLOUR + 0xRRGGBB, which is above all grey values
 WHITE = 255
-NEAR = 1 / 16  # of the brightest value: how far lossy compression or smoothing moves values of a mask
-PURE = 0.95  # of a mask's pixels near black or near its brightest value, if it was drawn with these two values
-MOST_COLOURS = 256  # in a mask, up to which the colours that are not the structure are remembered
+NEAR = 1 / 16  # how far lossy compression or smoothing moves a mask's values, as a fraction of the brightest value
+PURE = (
+    0.95  # a mask was drawn with two values if at least this fraction of its pixels is near black or near the brightest value
+)
+MOST_COLOURS = 256  # background colours are remembered only for masks with at most this many colours
 
 
 def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, int]]:
-    """Colours as numbers: grey ones by value, others as COLOUR + 0xRRGGBB; and, of an image with a palette, number -> colour.
+    """Code the colours of an image as numbers.
+
+    A grey value is its own code. Other colours have the code COLOUR + 0xRRGGBB.
+
+    Returns: the codes (H, W), and the palette (number -> code), which is empty for an image without one.
 
     Raises: InputError naming the file if the palette gives one colour two numbers, or if transparency contradicts the colours.
     """
@@ -29,7 +38,7 @@ def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, 
     codes = np.where(is_grey, red, COLOUR + (red << 16 | green << 8 | blue))
     if (alpha < WHITE).any() and not ((alpha == np.where(codes == 0, 0, WHITE)).all()):
         raise InputError(
-            f"{path}: its transparency contradicts its colours: it should be black exactly where it is transparent. "
+            f"{path}: its transparency contradicts its colours, because it must be black exactly where it is transparent. "
             "Store the mask as a grey PNG without transparency, 0 outside the structure."
         )
     if not image.mode.startswith("P"):
@@ -46,28 +55,29 @@ def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, 
 
 
 def shown(code: float) -> str:
-    """A colour as messages show it: 255, or #ff0000."""
+    """The text of a colour code in messages: 255, or #ff0000."""
     return f"#{int(code) - COLOUR:06x}" if code >= COLOUR else f"{code:g}"
 
 
 class Structure:
-    """The structure in the masks of one data set, file after file.
+    """Finds the structure in the masks of one data set, and checks that its colour is the same in all files.
 
-    value: the structure's grey value or, in masks with a palette, its number there if that is one colour in all files. None:
-    all pixels that are not black, which must have a single colour in all files.
+    Args: value: the structure's grey value or, for masks with a palette, its number in the palette, which must be the same
+        colour in all files. None: all pixels that are not black; they must have the same single colour in all files.
     """
 
     def __init__(self, value: int | None) -> None:
         self.value = value
         self._taken: dict[float, Path] = {}  # colours of the structure, and the first file with each
-        self._left: dict[float, Path] = {}  # other colours
+        self._left: dict[float, Path] = {}  # other colours, and the first file with each
 
     def mask(self, path: Path, pixels: NDArray[Any], palette: Mapping[int, int]) -> NDArray[np.bool_]:
-        """The mask (H, W) of the structure. Args: pixels, palette: as from `coded`, or grey values and an empty palette.
+        """Return the mask (H, W) of the structure in one file.
 
-        Raises: InputError naming the file if it is unclear whether a value or colour is the structure.
+        Args: pixels, palette: as returned by `coded`, or grey values and an empty palette.
+        Raises: InputError that names the file, if it is unclear whether a value or colour is the structure.
         """
-        if pixels.dtype == bool:  # one bit per pixel: white, which is 255 or 1
+        if pixels.dtype == bool:  # one bit per pixel; True is white, whose value may be given as 255 or 1
             return pixels if self.value in (None, 1, WHITE) else np.zeros_like(pixels)
         values, counts = np.unique(pixels, return_counts=True)
         self._check_lossy(path, values, counts)
@@ -77,7 +87,7 @@ class Structure:
             if where := self._left.get(code):
                 self._refuse(path, where, f"the colour {shown(code)} is the structure in one and not in the other")
             self._taken.setdefault(code, path)
-        if len(self._taken) > 1:  # only by a number in palettes; _foreground has checked its own
+        if len(self._taken) > 1:  # possible only for palettes with the same number; _foreground checks the other case
             (one, where), (other, _) = [*self._taken.items()][:2]
             self._refuse(path, where, f"the structure is {shown(other)} in one and {shown(one)} in the other")
         if len(used) <= MOST_COLOURS:
@@ -89,7 +99,7 @@ class Structure:
         return np.isin(pixels, taken)
 
     def _foreground(self, path: Path, values: NDArray[Any]) -> list[float]:
-        """All colours but black. Raises: InputError for a second one: another structure, or the edge of a smoothed drawing."""
+        """All colours except black. Raises: InputError if there are two, because of another structure or smoothed edges."""
         taken: list[float] = values[values != 0][:2].tolist()
         seen = dict(self._taken)
         for code in taken:
@@ -97,22 +107,22 @@ class Structure:
             if len(seen) > 1:
                 (one, where), (other, _) = [*seen.items()][:2]
                 kind = "values" if max(one, other) < COLOUR else "colours"
-                message = (
-                    f"data.target=foreground, but masks hold the {kind} {shown(one)} ({where.name}) and {shown(other)} beside 0"
-                )
+                message = f"data.target=foreground, but besides 0 the masks hold the {kind} {shown(one)} ({where.name}) and {shown(other)}"
                 raise InputError(f"{path}: {message}. {_cure(one, other, values[-1])}")
         return taken
 
     def _refuse(self, path: Path, where: Path, why: str) -> None:
         raise InputError(
-            f"{path}: its palette is mixed up with that of {where}: by data.target={self.value} {why}. Give the structure's "
-            "grey value, or foreground for all that is not black, or store masks as grey PNG."
+            f"{path}: its palette does not agree with that of {where}: with data.target={self.value}, {why}. Set data.target to "
+            "the structure's grey value or to foreground (all pixels that are not black), or store the masks as grey PNG."
         )
 
     def _check_lossy(self, path: Path, values: NDArray[Any], counts: NDArray[Any]) -> None:
-        """Raises: InputError for values that scatter around black and white, as lossy compression leaves them.
+        """Check that the mask was not stored with lossy compression, which scatters values around black and white.
 
-        A value that data.target names is refused only if both scatter, because then pixels of the structure would be lost.
+        If data.target names a value, values must scatter around both black and white to be refused.
+
+        Raises: InputError that names the file.
         """
         top = values[-1]
         if not (3 <= len(values) <= MOST_COLOURS and WHITE / 4 <= top <= WHITE and values[0] == 0):
@@ -122,8 +132,8 @@ class Structure:
         if scatters and counts[low | high].sum() >= PURE * counts.sum():
             near = [value for value in values[low | high].tolist() if value not in (0, top)]
             raise InputError(
-                f"{path}: beside 0 and {top:g} it holds values near them, like {', '.join(f'{one:g}' for one in near[-3:])}: "
-                f"it was stored with lossy compression, as JPEG is, or smoothed. Store masks as PNG with two values, "
+                f"{path}: besides 0 and {top:g} it holds values near them, like {', '.join(f'{one:g}' for one in near[-3:])}, so "
+                f"it was stored with lossy compression (like JPEG) or smoothed. Store masks as PNG with two values, "
                 "from the original drawing."
             )
 
@@ -134,27 +144,27 @@ def _valued(path: Path, value: int, values: NDArray[Any], palette: Mapping[int, 
     if len(taken) > 1:
         raise InputError(
             f"{path}: data.target={value} is the number of the colour {shown(palette[value])} in its palette, and the grey "
-            "value of another. Store masks as grey PNG."
+            "value of another colour. Store masks as grey PNG."
         )
     coloured = [code for code in values.tolist() if code >= COLOUR]
     if coloured and not palette:
         raise InputError(
-            f"{path}: its pixels are colours, like {shown(coloured[0])}, and data.target={value} is a grey value. "
-            "data.target=foreground takes all that is not black, if that is one colour; else store masks as grey PNG."
+            f"{path}: its pixels are colours, like {shown(coloured[0])}, but data.target={value} is a grey value. If all pixels "
+            "that are not black have one colour, set data.target=foreground; if not, store masks as grey PNG."
         )
     return sorted(taken)
 
 
 def _cure(one: float, other: float, top: float) -> str:
-    """Advice for two different values in a data set. Args: top: the largest value of the last file."""
+    """Advice for a data set with two different values. Args: top: the largest value of the last file."""
     if max(one, other, top) >= COLOUR:
         return (
-            "Store masks as grey PNG with a value for each structure and give that as data.target, or masks of one structure "
-            "in one colour on black."
+            "Store masks as grey PNG with one value per structure and set data.target to the value of yours, or store masks "
+            "of a single structure in one colour on black."
         )
     if max(one, other, top) < WHITE / 4 and one == int(one) and other == int(other):
-        return f"Say which is the structure, like data.target={min(one, other):g}, or store masks of two values."
+        return f"Name the structure's value, like data.target={min(one, other):g}, or store masks with two values."
     return (
-        "If each value is a structure, give that of yours as data.target; if they are the traces of a smoothed edge or of "
-        "lossy compression, store masks as PNG with two values."
+        "If each value is a structure, set data.target to the value of yours. If they come from smoothed edges or lossy "
+        "compression, store masks as PNG with two values."
     )

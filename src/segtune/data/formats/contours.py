@@ -1,4 +1,7 @@
-"""Contour files and their masks. Convention: `x y` = column row, and the centre of the first pixel is (0, 0)."""
+"""Read contour files, and convert between contours and masks.
+
+Convention: `x y` is column and row, and the centre of the first pixel is (0, 0).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +23,11 @@ EDGE_PX = 1.0  # how far outside the outermost pixel centres a vertex may lie [p
 
 
 def read(path: Path) -> NDArray[np.float64]:
-    """Vertices of the contour in a text file, one `x y` pair per line, closed or not.
+    """Read the vertices of a contour from a text file with one `x y` pair per line. The contour may be closed or not.
 
     Returns: (N, 2) float64, N >= 3, columns x (column) and y (row) [pixels].
-    Raises: InputError naming file and line for lines that are not two numbers, for fewer than 3 points or too many, and for
-        a second contour in the file.
+    Raises: InputError that names the file and the line, for lines that are not two numbers, for fewer than 3 points or more
+        than MAX_POINTS, and for a second contour in the file.
     """
     lines = names.content(path, MAX_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     points, at = [], []
@@ -43,21 +46,27 @@ def read(path: Path) -> NDArray[np.float64]:
         points.append((x, y))
         at.append(number)
     if len(points) > MAX_POINTS:
-        raise InputError(f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Is it a contour? Restore it.")
+        raise InputError(
+            f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Check whether it is a contour, and restore it."
+        )
     if len({*points}) < 3:
-        raise InputError(f"{path}: a contour needs at least 3 different points, this one has {len({*points})}.")
+        raise InputError(f"{path}: a contour needs at least 3 different points, but this one has {len({*points})}. Restore it.")
     _check_single(path, points, at)
     return np.array(points, dtype=np.float64)
 
 
 def _check_single(path: Path, points: Sequence[tuple[float, float]], at: Sequence[int]) -> None:
-    """Raises: InputError for points that are two contours: separated by an empty line, or closed before the last point.
+    """Check that the points are a single contour.
 
-    Fewer than 3 points are no contour, so empty lines among them are ignored. Args: at: each point's line in the file.
+    A second contour begins after an empty line, or after the first contour was closed. Fewer than 3 points are no contour,
+    so empty lines next to such points are ignored.
+
+    Args: at: the line of each point in the file.
+    Raises: InputError that names the line at which the second contour begins.
     """
     cure = (
-        "A file holds one contour. If the structure has two parts, provide masks as images (data=folder); if it has one, "
-        "remove the other points"
+        "A file must hold one contour. If the structure has two parts, provide masks as images (data=folder). If it has "
+        "one, remove the other points"
     )
     parts: list[list[int]] = []
     for index, line in enumerate(at):
@@ -68,7 +77,7 @@ def _check_single(path: Path, points: Sequence[tuple[float, float]], at: Sequenc
     if len(whole) > 1:
         raise InputError(f"{path}, line {at[whole[1][0]]}: a second contour begins after an empty line. {cure}, or that line.")
     distinct: set[tuple[float, float]] = set()
-    closed = len(points) - 1  # the first point that is the beginning again
+    closed = len(points) - 1  # index of the point that closes the contour
     for index, point in enumerate(points):
         if point == points[0] and len(distinct) >= 3:
             closed = index
@@ -76,8 +85,8 @@ def _check_single(path: Path, points: Sequence[tuple[float, float]], at: Sequenc
         distinct.add(point)
     if len({*points[closed:]}) >= 3:
         raise InputError(
-            f"{path}, line {at[closed + 1]}: the contour was closed at line {at[closed]} and goes on, as a second one or as a "
-            f"repetition. {cure}."
+            f"{path}, line {at[closed + 1]}: the contour was closed at line {at[closed]}, but more points follow: a second "
+            f"contour or a repetition. {cure}."
         )
 
 
@@ -91,10 +100,10 @@ def area(contour: NDArray[np.float64]) -> float:
 
 
 def end_diastole(areas: Mapping[tuple[int, int], float]) -> int | None:
-    """The one of two contoured cardiac phases with the larger contours, on average over the slices that have both.
+    """Of two contoured cardiac phases, the one with the larger contours, on average over the slices contoured at both.
 
-    Args: areas: (slice, phase) -> area of one patient's contour there [pixels^2].
-    Returns: the phase, the earlier one if both are equal; None unless exactly two phases are contoured.
+    Args: areas: (slice, phase) -> area of the patient's contour [pixels^2].
+    Returns: the phase, or the earlier phase if the areas are equal; None unless exactly two phases are contoured.
     """
     at: dict[int, dict[int, float]] = {}
     for (index, phase), value in areas.items():
@@ -108,13 +117,13 @@ def end_diastole(areas: Mapping[tuple[int, int], float]) -> int | None:
 
 
 def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels with their centre inside the polygon (even-odd rule).
+    """The pixels whose centre lies inside the polygon (even-odd rule).
 
-    The centre of the pixel in row r and column c is the point (x, y) = (c, r): no offset of half a pixel. A drawn
-    polygon (PIL) gains or loses its outline, which is 18 % of a small structure; the centre test has no such bias as
-    long as a centre exactly on the edge counts on one side only: on the left and upper edge it is inside, on the right
-    and lower one outside. Contours drawn in steps of half a pixel have many such centres; counting them all inside
-    (matplotlib, scikit-image) adds 2 % of area.
+    The centre of the pixel in row r and column c is the point (x, y) = (c, r), without an offset of half a pixel. Drawing
+    a polygon (PIL) adds or removes its outline, which is 18 % of a small structure. The centre test has no such bias, as long
+    as a centre exactly on the edge counts on one side only: it is inside on the left and upper edge, and outside on the right
+    and lower edge. Contours drawn in steps of half a pixel have many such centres. Counting all of them as inside, as
+    matplotlib and scikit-image do, adds 2 % of area.
 
     Args: contour: (N, 2) x y [pixels]. shape: (H, W).
     Returns: (H, W) bool.
@@ -123,20 +132,24 @@ def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.boo
     check_inside(contour, shape)
     inside: NDArray[np.bool_] = winding(contour, shape) % 2 == 1
     if not inside.any():
-        raise InputError("the contour encloses no pixel centre: it is smaller than a pixel, or its points lie on a line.")
+        raise InputError(
+            "the contour encloses no pixel centre: it is smaller than a pixel, or its points lie on a line. Restore it."
+        )
     return inside
 
 
 def winding(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """How often a polygon winds around each pixel centre: 1 or -1 (by its direction) inside one that does not cross itself.
+    """The winding number of a polygon at each pixel centre: how often it winds around that point.
 
-    Args: contour: (N, 2) x y. shape: (H, W), the centre of the pixel in row r and column c is (c, r).
+    Inside a polygon that does not cross itself it is 1 or -1, depending on the direction; outside it is 0.
+
+    Args: contour: (N, 2) x y. shape: (H, W); the centre of the pixel in row r and column c is (c, r).
     """
     height, width = shape
     x, y = contour.T
     next_x, next_y = np.roll(contour, -1, axis=0).T
     rows = np.arange(height)[:, None]
-    row, edge = np.nonzero((y <= rows) != (next_y <= rows))  # the edges that the line through a row's centres crosses
+    row, edge = np.nonzero((y <= rows) != (next_y <= rows))  # edges crossed by the line through a row's centres
     crossing = x[edge] + (row - y[edge]) * (next_x[edge] - x[edge]) / (next_y[edge] - y[edge])
     turns = np.zeros((height, width + 1), dtype=np.int64)  # crossings between one centre and the next, with their direction
     np.add.at(turns, (row, np.clip(np.ceil(crossing).astype(int), 0, width)), np.where(next_y > y, 1, -1)[edge])
@@ -144,12 +157,12 @@ def winding(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.
 
 
 def mask_pil(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels that PIL paints for the polygon filled and outlined, as the study's notebook drew its masks.
+    """The pixels that PIL paints for the filled and outlined polygon, as in the published study's notebook.
 
-    PIL cuts the decimals of every vertex, which moves a structure by half a pixel up and left on average, and paints the
-    outline's pixels whole, which adds half a pixel all around: a disc of 141 pixels becomes one of 164 to 177.
+    PIL truncates the coordinates of every vertex, which moves a structure up and left by half a pixel on average. It also
+    paints every pixel of the outline, which adds half a pixel all around: a disc of 141 pixels becomes one of 164 to 177.
 
-    Args, Returns, Raises: as `mask`.
+    Args, Returns, Raises: as in `mask`.
     """
     check_inside(contour, shape)
     height, width = shape
@@ -162,12 +175,12 @@ def mask_pil(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np
 
 
 def enclosed(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, int]:
-    """The part of a mask (H, W) that one contour can enclose: its largest component, with holes filled.
+    """The part of a mask (H, W) that a single contour can enclose: the largest component, with its holes filled.
 
-    Pixels are neighbours if they share an edge; of equally large components the first counts. A gap between two pixels that
-    share a corner does not open a hole.
+    Pixels are neighbours if they share an edge. Among equally large components the first is taken. A hole stays closed, and
+    is filled, if it touches the outside only at a corner.
 
-    Returns: the mask (H, W), and the numbers of pixels removed and filled in. An empty mask stays empty.
+    Returns: the mask (H, W), the number of removed pixels and the number of filled pixels. An empty mask stays empty.
     """
     from scipy import ndimage  # takes a quarter of a second to import
 
@@ -178,19 +191,19 @@ def enclosed(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, int]:
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """The closed lines between the True and the False pixels of a mask (H, W), halfway between their centres.
+    """The closed outlines of a mask (H, W), halfway between the centres of True and False pixels.
 
-    A mask from `enclosed` has a single line, from which `mask` makes the same mask again, also at the image's edge and for a
-    single pixel.
+    A mask returned by `enclosed` has a single outline, and `mask` turns it back into the same mask, even at the image's edge
+    and for a single pixel.
 
-    Returns: (N, 2) each, x y [pixels], in steps of a half; the last point is the first one.
+    Returns: one array (N, 2) per outline, x y [pixels] in steps of half a pixel. The last point equals the first.
     """
     lines: Any = contourpy.contour_generator(z=np.pad(mask, 1).astype(np.float64)).lines(0.5)
     return [line - 1 for line in lines]
 
 
 def text(contour: NDArray[np.float64]) -> str:
-    """A contour as text in the RVSC's format: `x y` per line, two decimals, CRLF."""
+    """Format a contour as in RVSC: one `x y` pair per line, with two decimals and CRLF line ends."""
     return "".join(f"{x:.2f} {y:.2f}\r\n" for x, y in contour.tolist())
 
 
@@ -198,18 +211,20 @@ RASTERISERS: dict[str | None, Rasteriser] = {None: mask, "pil": mask_pil}
 
 
 def rasteriser(masks: str | None) -> Rasteriser:
-    """The function that makes masks from contours. None: `mask`, by pixel centres; "pil": `mask_pil`, as published."""
+    """Return the function that makes masks from contours. Args: masks: None for `mask`, or "pil" for `mask_pil`."""
     if masks not in RASTERISERS:
-        raise InputError(f"data.masks={masks}: choose null (a pixel belongs if its centre is inside) or pil (as published).")
+        raise InputError(
+            f"data.masks={masks}: choose null (a pixel is in the mask if its centre is inside the contour) or pil (as published)."
+        )
     return RASTERISERS[masks]
 
 
 def check_inside(contour: NDArray[np.float64], shape: tuple[int, int]) -> None:
-    """Raises: InputError when a vertex lies outside the image."""
+    """Check that all vertices lie in the image. Raises: InputError if one does not."""
     height, width = shape
     low, high = contour.min(axis=0), contour.max(axis=0)
     if (low < -EDGE_PX).any() or (high > np.array([width - 1, height - 1]) + EDGE_PX).any():
         raise InputError(
             f"the contour lies outside the image: x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}, but the image "
-            f"has {width} columns and {height} rows. Is it the contour of another frame, or are x and y swapped?"
+            f"has {width} columns and {height} rows. Check whether it is the contour of another frame, or whether x and y are swapped."
         )

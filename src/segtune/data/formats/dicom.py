@@ -1,7 +1,9 @@
-"""DICOM images and the few tags that are used. Headers may contain names: only TAGS, PLACE and IDENTITY are read, and none of
-their text is stored or logged.
+"""Read DICOM images, and the few header tags that segtune needs.
 
-A file contains one image or, in Enhanced MR, several frames. Each frame is an image with its own tags in its functional
+Headers may contain names of persons. Therefore only the tags in TAGS, PLACE and IDENTITY are read, and their text is neither
+stored nor logged.
+
+A file contains one image or, in Enhanced MR, several frames. Each frame is an image whose own tags are in its functional
 groups.
 """
 
@@ -25,10 +27,10 @@ from segtune.data.formats.dicom_pixels import check_grey, check_pixels, decoder_
 from segtune.data.slices import SPACINGS_MM
 from segtune.errors import InputError
 
-logging.getLogger("pydicom").propagate = False  # its log quotes headers, which may contain names
+logging.getLogger("pydicom").propagate = False  # its log quotes headers, which may contain names of persons
 
 IMAGE_CODE = "pydicom.dcmread(path).pixel_array"  # for a model card
-GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # tags of the second replace those of the first
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # tags in the second replace those in the first
 TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "PixelData"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -41,22 +43,28 @@ PLACE = [  # tags for `read_places`, which reads no pixels
 ]
 PERSON, STUDY = ("PatientID", "PatientName", "PatientBirthDate"), "StudyInstanceUID"
 IDENTITY = [*PERSON, STUDY]  # compared as hashes, never stored
-OF_A_FRAME = (  # the functional groups that are read; their tags are those of the frame
+OF_A_FRAME = (  # the functional groups that are read for a frame's tags
     *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence"),
     *("FrameContentSequence", "CardiacSynchronizationSequence", "TemporalPositionSequence", "MRImageFrameTypeSequence"),
     *("CTImageFrameTypeSequence", "MREchoSequence", "MRDiffusionSequence", "MRModifierSequence"),
 )
 TIMES = ("NominalCardiacTriggerDelayTime", "TriggerTime")  # of an image in the heartbeat [ms]
-ORDERS = ("TemporalPositionIndex", *TIMES)  # dimensions that order the phases
+ORDERS = ("TemporalPositionIndex", *TIMES)  # a dimension with one of these tags gives the order of the phases
 ACQUIRED = ("FrameType", "ComplexImageComponent", "StackID", "EffectiveEchoTime", "DiffusionBValue", "InversionTimes")
 
-MAX_BYTES = 2**27  # of a file with one image: such an image at 32 bits, and as much again for everything else
-MAX_FILM_BYTES = 2**30  # of a file of several frames
+MAX_BYTES = 2**27  # of a file with one image: the largest image at 32 bits, and as much again for everything else
+MAX_FILM_BYTES = 2**30  # of a file with several frames
 MAX_POSITION_MM = 1e6
 
 
 class Header(NamedTuple):
-    """The tags that are used, as numbers: spacing (row, column) and gap in mm; position and axes may be empty."""
+    """The geometry in a DICOM header.
+
+    Attributes:
+        spacing_mm: spacing of rows and columns [mm].
+        gap_mm: distance of neighbouring slices [mm]; None if the header does not give it.
+        position, axes: ImagePositionPatient and ImageOrientationPatient; empty if absent.
+    """
 
     spacing_mm: tuple[float, float]
     gap_mm: float | None
@@ -65,13 +73,15 @@ class Header(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The place of an image among others.
+    """The place of an image among the other images of a patient.
 
     Attributes:
         shape: (H, W).
-        trigger_ms: time in the heartbeat [ms]; instance: the image's number; both inf if unknown.
-        person, study, series, image: hashes that identify each of these; 0 if unknown. That of the image is always known.
-        frame: index in the file, from 0.
+        trigger_ms: time in the heartbeat [ms]; inf if unknown.
+        instance: the image's number; inf if unknown.
+        person, study, series: hashes that identify each of these; 0 if unknown.
+        image: hash that identifies the image; always known.
+        frame: index of the image in the file, from 0.
     """
 
     header: Header
@@ -86,34 +96,42 @@ class Place(NamedTuple):
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], Header]:
-    """The only image of a file (H, W), larger values brighter (see `grey`), and the few header tags that are used.
+    """Read the only image (H, W) of a file, in which larger values are brighter (see `grey`), and its header.
 
-    Raises: InputError naming the file if it is not a single grey image with a usable geometry.
+    Raises: InputError that names the file, if it is not a single grey image with a usable geometry.
     """
     names.check_file(path, MAX_BYTES)
     dataset = _dataset(path, TAGS)
     if (n := _n_frames(path, dataset)) != 1:
-        raise InputError(f"{path}: expected one grey image, not {n} frames (NumberOfFrames). Store each as a file of its own.")
+        raise InputError(
+            f"{path}: expected one grey image, not {n} frames (NumberOfFrames). Store each frame in a file of its own."
+        )
     ((_, image, header),) = _images(path, dataset, [0])
     return image, header
 
 
 def read_frames(path: Path, frames: Sequence[int]) -> Iterator[tuple[int, NDArray[np.float32], Header]]:
-    """Some of a file's images [frame, from 0], each as `read` gives it. Raises: InputError as `read`."""
+    """Read some images of a file one by one. Args: frames: their indices in the file, from 0.
+
+    Returns: for each image its index, its pixels and its header, as from `read`.
+    Raises: InputError as in `read`.
+    """
     names.check_file(path, MAX_FILM_BYTES if len(frames) > 1 else MAX_BYTES)
     yield from _images(path, _dataset(path, TAGS), frames)
 
 
 def read_places(path: Path) -> list[Place]:
-    """The places of a file's images, without reading pixels; empty for a DICOM object that is no image.
+    """Read the places of a file's images, but not their pixels. The list is empty for a DICOM object that is not an image.
 
-    Raises: InputError as `read`, except for errors in the pixels.
+    Raises: InputError as in `read`, except for errors in the pixels.
     """
     names.check_file(path)
     dataset = _dataset(path, [*PLACE, *IDENTITY], stop_before_pixels=True)
     with explained(path):
         kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
-        if kind.name != kind and "Image Storage" not in kind.name:  # a known kind, such as a directory, a report or raw data
+        if (
+            kind.name != kind and "Image Storage" not in kind.name
+        ):  # a known DICOM object without an image, such as a directory or a report
             return []
         shape = tuple(int(n) for name in ("Rows", "Columns") for n in _numbers(dataset, name))
         person, study, series = (
@@ -121,7 +139,7 @@ def read_places(path: Path) -> list[Place]:
         )
         image = _hash(dataset.get("SOPInstanceUID")) or hash(path)  # without the tag, each file is an image of its own
     if len(shape) != 2:
-        raise InputError(f"{path}: the header gives no size (Rows, Columns), so there is no image in it. Move it elsewhere.")
+        raise InputError(f"{path}: the header gives no size (Rows, Columns), so the file contains no image. Move it elsewhere.")
     check_grey(path, dataset)
     n_frames, places = _n_frames(path, dataset), []
     for frame in range(n_frames):
@@ -145,7 +163,7 @@ def _hash(*values: object) -> int:
 
 
 def _counted(dataset: pydicom.Dataset, tags: pydicom.Dataset) -> list[float]:
-    """A frame's number among the phases, if one of the file's dimensions counts them; else empty."""
+    """The frame's position among the phases, if one of the file's dimensions counts them; otherwise empty."""
     wanted = [pydicom.datadict.tag_for_keyword(name) for name in ORDERS]
     pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
     indices = _numbers(tags, "DimensionIndexValues")
@@ -153,35 +171,35 @@ def _counted(dataset: pydicom.Dataset, tags: pydicom.Dataset) -> list[float]:
 
 
 def _dataset(path: Path, tags: list[str], *, stop_before_pixels: bool = False) -> pydicom.FileDataset:
-    """The file's values of these tags. Raises: InputError naming the file."""
+    """Read these tags of a file. Raises: InputError that names the file."""
     with explained(path):
         meta = pydicom.filereader.read_file_meta_info(path)
         is_deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-    if is_deflated:  # pydicom would inflate all of it, of any size
-        raise InputError(f"{path}: its header is compressed (deflated); such files are not read. Store it uncompressed.")
+    if is_deflated:  # pydicom would decompress all of the file, whatever its size
+        raise InputError(f"{path}: its header is compressed (deflated), which is not supported. Store it uncompressed.")
     with explained(path):
         return pydicom.dcmread(path, specific_tags=tags, stop_before_pixels=stop_before_pixels)
 
 
 def _n_frames(path: Path, dataset: pydicom.FileDataset) -> int:
-    """The number of images. Raises: InputError for several images without a position for each."""
+    """The number of images in the file. Raises: InputError if it has several images without a position for each."""
     with explained(path):
         n = int(dataset.get("NumberOfFrames") or 1)
         n_described = len(dataset.get(GROUPS[1]) or [])
     if n != 1 and n_described == 0:
         raise InputError(
-            f"{path}: expected one grey image, not {n} frames (NumberOfFrames) without the position of each, as "
-            "Enhanced MR has it (PerFrameFunctionalGroupsSequence). Store each frame as a file of its own."
+            f"{path}: expected one grey image, not {n} frames (NumberOfFrames) without the position of each frame, which "
+            "Enhanced MR stores in PerFrameFunctionalGroupsSequence. Store each frame in a file of its own."
         )
     if n_described not in (0, n):
         raise InputError(
-            f"{path}: NumberOfFrames is {n}, but {n_described} are described (PerFrameFunctionalGroupsSequence). Copy it again."
+            f"{path}: NumberOfFrames is {n}, but PerFrameFunctionalGroupsSequence describes {n_described}. Copy the file again."
         )
     return n
 
 
 def _tags_of(path: Path, dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
-    """The tags of one image: those of the file and, for a frame, those of its functional groups."""
+    """The tags of one image: those of the file and, for a frame, also those of its functional groups."""
     if not any(name in dataset for name in GROUPS):
         return dataset
     found = pydicom.Dataset()
@@ -213,7 +231,9 @@ def _images(
         with explained(path, missing):
             pixels = next(decoded)
         if pixels.shape != shape:
-            raise InputError(f"{path}: its pixels are not the {shape[0]} x {shape[1]} of its header. Copy it again.")
+            raise InputError(
+                f"{path}: its number of pixels is not the {shape[0]} x {shape[1]} in its header. Copy the file again."
+            )
         tags = _tags_of(path, dataset, frame)
         with explained(path):
             image = grey.values(path, pixels, tags, little_endian=is_little_endian)
@@ -238,7 +258,7 @@ def _header(path: Path, dataset: pydicom.Dataset) -> Header:
 
 
 def _numbers(header: pydicom.Dataset, name: str) -> list[float]:
-    """A tag's values; an empty list if it is absent or empty."""
+    """The values of a tag; an empty list if the tag is absent or empty."""
     value = header.get(name)
     if value is None or value == "":
         return []
@@ -246,9 +266,9 @@ def _numbers(header: pydicom.Dataset, name: str) -> list[float]:
 
 
 def gap_mm(headers: Iterable[tuple[int, Header]]) -> float | None:
-    """Distance of neighbouring slice centres [mm]: from its tag, otherwise from the positions; None if unknown.
+    """The distance of neighbouring slice centres [mm], from SpacingBetweenSlices or else from the positions; None if unknown.
 
-    Args: headers: slice index and header of each image of one patient.
+    Args: headers: the slice index and the header of each image of one patient.
     """
     headers = list(headers)
     stated = [header.gap_mm for _, header in headers if header.gap_mm is not None]

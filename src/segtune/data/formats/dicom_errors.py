@@ -1,4 +1,4 @@
-"""Errors of pydicom as errors of the input, without the values of a header, which may be a person's name."""
+"""Turn errors of pydicom into InputErrors that quote no header value, because headers may contain names of persons."""
 
 import warnings
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ from segtune.errors import InputError
 
 @contextmanager
 def explained(path: Path, missing: str = "") -> Iterator[None]:
-    """Turn an error of pydicom into an InputError without values of the header, which may contain a name.
+    """Turn any error of pydicom in the `with` block into an InputError that names the file but quotes no header value.
 
-    Args: missing: the command that installs further decoders, see dicom_pixels.decoder_of.
+    Args: missing: the command that installs further decoders, from dicom_pixels.decoder_of; empty if there is none.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning of pydicom may quote a value, too
             yield
     except pydicom.errors.InvalidDicomError:
-        raise InputError(f"{path}: this is not a DICOM file, whatever its name says. Replace it by the original.") from None
+        raise InputError(f"{path}: this is not a DICOM file. Replace it by the original.") from None
     except RecursionError:
         raise InputError(f"{path}: its header is nested too deeply. Replace it by the original.") from None
     except InputError:
         raise
     except RuntimeError as error:
-        cure = f"If another program shows them, install a decoder ({missing}), else copy" if missing else "Copy"
+        cure = f"If another program can show them, install a decoder ({missing}); if not, copy" if missing else "Copy"
         raise InputError(f"{path}: its pixels cannot be decoded. {cure} the file again.") from error
-    except Exception as error:  # a damaged file makes pydicom fail in many ways, none of them a bug of ours
+    except Exception as error:  # pydicom raises many kinds of exceptions for damaged files
         raise InputError(f"{path}: damaged or incomplete DICOM file ({type(error).__name__}). Copy it again.") from None

@@ -1,4 +1,4 @@
-"""Checks of a DICOM file's pixels before anything is decoded, which can take any amount of memory."""
+"""Check the pixels of a DICOM file before they are decoded, because decoding a damaged file can take any amount of memory."""
 
 import math
 from pathlib import Path
@@ -14,13 +14,13 @@ from segtune.errors import InputError
 
 PYLIBJPEG = "pylibjpeg - requires "  # how pydicom begins its text on decoders that pip can install
 MAX_PIXELS = 2**24  # of one image: 4096 x 4096
-JP2 = b"\0\0\0\x0cjP  "  # begins a JPEG 2000 file, in which pydicom may search for pixels forever
+JP2 = b"\0\0\0\x0cjP  "  # first bytes of a whole JPEG 2000 file, which pydicom may search for pixels without end
 
 
 def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tuple[int, int]:
-    """(H, W) of the images. Padding behind the last one is removed.
+    """Check the stored pixels, remove padding after the last image, and return the shape (H, W) of each image.
 
-    Raises: InputError if they are not grey, too large, or not as the header describes.
+    Raises: InputError if the images are not grey, are too large, or do not agree with the header.
     """
     with explained(path):
         rows, columns, bits = (int(dataset[name].value) for name in ("Rows", "Columns", "BitsAllocated"))
@@ -29,12 +29,12 @@ def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tup
     check_grey(path, dataset)
     if rows * columns > MAX_PIXELS:
         raise InputError(
-            f"{path}: {rows} x {columns} pixels; more than {MAX_PIXELS / 1e6:.0f} million are not read. Crop or resample it."
+            f"{path}: the image has {rows} x {columns} pixels, but at most {MAX_PIXELS / 1e6:.0f} million are read. Crop or resample it."
         )
     if high and high != stored - 1:
         raise InputError(
-            f"{path}: its pixels have {stored} bits, and the highest is number {high} instead of {stored - 1} "
-            "(BitsStored, HighBit); such files are not read. Store it again."
+            f"{path}: its pixels have {stored} bits (BitsStored), but the highest bit is number {high} instead of {stored - 1} "
+            "(HighBit). Such files are not supported. Store the image again."
         )
     if syntax in JPEG2000TransferSyntaxes and JP2 in content:
         raise InputError(f"{path}: its pixels are a whole JPEG 2000 file, which DICOM does not permit. Store it uncompressed.")
@@ -43,29 +43,31 @@ def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tup
     if syntax.is_compressed:
         is_too_long = len(content) >= 1.1 * n_bytes + 2**16
     else:
-        padding = content[n_bytes:]  # less than a row or a column, or the same byte throughout
+        padding = content[n_bytes:]  # accepted if shorter than a row or column, or if all bytes are equal
         is_too_long = len(padding) >= min(rows, columns) * bits / 8 and padding.count(padding[:1]) < len(padding)
         if padding and not is_too_long:
             with explained(path):
                 dataset.PixelData = content[:n_bytes]
     if is_too_long:
         images = f"{n_frames} images of " if n_frames > 1 else ""
-        raise InputError(f"{path}: it holds more than the {images}{rows} x {columns} pixels of its header. Copy it again.")
+        raise InputError(
+            f"{path}: it holds more than the {images}{rows} x {columns} pixels in its header. Copy the file again."
+        )
     return rows, columns
 
 
 def _check_decoder(path: Path, syntax: UID) -> None:
-    """Raises: InputError for pixels that no installed package can decode."""
+    """Check that an installed package can decode the pixels. Raises: InputError if none can."""
     decoder, missing = decoder_of(path, syntax)
     what = f"as {syntax.name}" if decoder or syntax.name != syntax else "in a way that DICOM does not name"
     if decoder is None:
-        raise InputError(f"{path}: its pixels are stored {what}, which is not read. Store it uncompressed.")
+        raise InputError(f"{path}: its pixels are stored {what}, which is not supported. Store it uncompressed.")
     if not decoder.is_available:
-        raise InputError(f"{path}: its pixels are stored {what}; to read them, install a decoder: {missing}.")
+        raise InputError(f"{path}: its pixels are stored {what}. To read them, install a decoder: {missing}.")
 
 
 def decoder_of(path: Path, syntax: UID) -> tuple[Decoder | None, str]:
-    """The decoder for these pixels, None if pydicom has none; and the command that installs further ones, or empty."""
+    """Return the decoder for these pixels (None if pydicom has none), and the command that installs further decoders (or "")."""
     with explained(path):
         try:
             decoder = get_decoder(syntax)
@@ -80,4 +82,4 @@ def check_grey(path: Path, dataset: pydicom.FileDataset) -> None:
     with explained(path):
         is_grey = int(dataset.get("SamplesPerPixel") or 1) == 1 and dataset.get("PhotometricInterpretation") in grey.KINDS
     if not is_grey:
-        raise InputError(f"{path}: expected one grey image ({' or '.join(grey.KINDS)}), not colours. Convert it.")
+        raise InputError(f"{path}: expected one grey image ({' or '.join(grey.KINDS)}), not colours. Convert it to grey.")

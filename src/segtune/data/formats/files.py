@@ -1,4 +1,7 @@
-"""Files in a data set's folders that its reader does not read: they are logged, and images among them are not lost silently."""
+"""Handle files in a data set's folders that its reader does not read.
+
+Such files are logged. A file that may be an image is an error, so that no image is left out unnoticed.
+"""
 
 import logging
 import os
@@ -10,7 +13,7 @@ from segtune.errors import printable
 log = logging.getLogger(__name__)
 
 COMPANIONS = ("readme", "license", "licence", "citation", "mandatory_citation", "changelog", "thumbs.db", "desktop.ini")
-TEXTS = {  # endings of files that are no images
+TEXTS = {  # endings of files that are not images
     *(".cfg", ".csv", ".db", ".doc", ".docx", ".htm", ".html", ".ini", ".ipynb", ".json", ".log", ".md", ".md5", ".pdf", ".py"),
     *(".rtf", ".sh", ".sha1", ".sha256", ".sha512", ".toml", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml"),
     *(".bval", ".bvec"),
@@ -20,17 +23,19 @@ DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
 def is_companion(path: Path) -> bool:
-    """Whether the file commonly accompanies data and need not be logged."""
+    """Whether the file commonly accompanies data, like a README, so that it need not be logged."""
     return path.name.lower().startswith(COMPANIONS)
 
 
 def is_text(path: Path) -> bool:
-    """Whether the file is no image by its name."""
+    """Whether the file's name shows that it is not an image."""
     return is_companion(path) or path.suffix.lower() in TEXTS
 
 
 def is_lost(path: Path, taken: Collection[str]) -> bool:
-    """Whether this may be an image that would be lost: it is no text, and no file with the same name is read.
+    """Whether this may be an image that would be left out: it is not a text file, and no file with the same name is read.
+
+    For a folder: whether it contains a file that is not a text file.
 
     Args: taken: the names, without endings, of the files that are read.
     """
@@ -41,7 +46,7 @@ def is_lost(path: Path, taken: Collection[str]) -> bool:
 
 
 def log_not_read(paths: Iterable[Path], root: Path) -> None:
-    """Log how many files are not read, and the first few of their names."""
+    """Log the number of files that are not read, and the names of the first few."""
     if left := [path for path in paths if not is_companion(path)]:
         listed = ", ".join(printable(path.relative_to(root).as_posix()) for path in left[:MOST_SHOWN])
         more = ", ..." if len(left) > MOST_SHOWN else ""
@@ -49,9 +54,11 @@ def log_not_read(paths: Iterable[Path], root: Path) -> None:
 
 
 def below(folder: Path, taken: Collection[Path]) -> list[Path]:
-    """The files below a folder that are not read (not even through a link), hidden or companions, in order.
+    """List the files below a folder that are not read, in order, without hidden files and companions (see is_companion).
 
     Links to folders are not followed.
+
+    Args: taken: the files that are read. A file that is read through a link counts as read.
     """
     real = {os.path.realpath(path) for path in taken}
     found = []
@@ -62,11 +69,11 @@ def below(folder: Path, taken: Collection[Path]) -> list[Path]:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file that is not read is a DICOM image by its ending or its first bytes."""
+    """Whether a file's ending or its first bytes show that it is a DICOM file."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
-        if not path.is_file() or path.name.upper() == "DICOMDIR":  # opening a pipe may never end
+        if not path.is_file() or path.name.upper() == "DICOMDIR":  # opening a pipe may block forever
             return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"

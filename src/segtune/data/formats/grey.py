@@ -1,8 +1,9 @@
-"""Grey values of a DICOM image: from stored numbers to the values of the modality, where larger is brighter.
+"""Convert the stored numbers of a DICOM image to the grey values of the modality, where larger is brighter.
 
-Applied as in pydicom.pixels: ModalityLUTSequence, or RescaleSlope and RescaleIntercept; then the inversion by MONOCHROME1 or
-PresentationLUTShape INVERSE. Pixels with PixelPaddingValue are outside the image and get its darkest value. Not applied:
-windows for display (WindowCenter, VOILUTSequence) and units (RealWorldValueMappingSequence).
+The conversion follows pydicom.pixels. First ModalityLUTSequence, or RescaleSlope and RescaleIntercept, is applied. Then the
+values are inverted if the header says MONOCHROME1 or PresentationLUTShape INVERSE. Pixels with PixelPaddingValue lie outside the
+image and get its darkest value. Windows for display (WindowCenter, VOILUTSequence) and units (RealWorldValueMappingSequence)
+are not applied.
 """
 
 import math
@@ -24,15 +25,15 @@ KINDS = ("MONOCHROME2", "MONOCHROME1")
 
 
 def values(path: Path, pixels: NDArray[Any], header: Dataset, *, little_endian: bool) -> NDArray[np.float32]:
-    """Apply the tags of the header to the stored pixels (H, W); without any such tag, the pixels stay as they are.
+    """Apply the header's tags to the stored pixels (H, W). Without such tags, the values stay as they are.
 
     Args: header: the tags of this image (or frame). little_endian: byte order of the entries of a lookup table.
-    Raises: InputError naming the tag if its meaning is unclear.
+    Raises: InputError that names the tag, if its meaning is unclear.
     """
     table = _table(path, header, "ModalityLUTSequence", pixels, little_endian)
     slope, intercept = (_number(path, header, name, usual) for name, usual in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
     if slope == 0:
-        raise InputError(f"{path}: RescaleSlope is 0, which makes every pixel the same. Restore the tag.")
+        raise InputError(f"{path}: RescaleSlope is 0, which would make all pixels equal. Restore the tag.")
     is_scaled = (slope, intercept) != (1, 0)
     if table is not None and is_scaled:
         raise InputError(f"{path}: ModalityLUTSequence and RescaleSlope are both given. Remove the wrong one.")
@@ -67,21 +68,21 @@ def _is_inverted(path: Path, header: Dataset) -> bool:
     shape = str(header.get("PresentationLUTShape") or "IDENTITY").strip().upper()
     is_black_white = header.get("PhotometricInterpretation") == "MONOCHROME1"
     if shape not in ("IDENTITY", "INVERSE"):
-        raise InputError(f"{path}: PresentationLUTShape is neither IDENTITY nor INVERSE; others are not read. Correct the tag.")
+        raise InputError(f"{path}: PresentationLUTShape must be IDENTITY or INVERSE. Correct the tag.")
     if is_black_white and shape == "IDENTITY" and header.get("PresentationLUTShape"):
         raise InputError(
-            f"{path}: the smallest value is white by MONOCHROME1 (PhotometricInterpretation) and black by IDENTITY "
-            "(PresentationLUTShape). Correct one of the tags."
+            f"{path}: the smallest value is white according to MONOCHROME1 (PhotometricInterpretation), but black according to "
+            "IDENTITY (PresentationLUTShape). Correct one of the tags."
         )
     if header.get("PresentationLUTSequence"):
         raise InputError(
-            f"{path}: its grey values are changed by a PresentationLUTSequence, which is not read. Convert the image."
+            f"{path}: its grey values are changed by a PresentationLUTSequence, which is not supported. Convert the image."
         )
     return is_black_white or shape == "INVERSE"
 
 
 def _number(path: Path, header: Dataset, name: str, usual: float) -> float:
-    """A tag's only value; `usual` if it is absent or empty."""
+    """The single value of a tag; `usual` if the tag is absent or empty."""
     value = header.get(name)
     if value is None or value == "":
         return usual
@@ -97,12 +98,15 @@ def _number(path: Path, header: Dataset, name: str, usual: float) -> float:
 def _table(
     path: Path, header: Dataset, name: str, pixels: NDArray[Any], little_endian: bool
 ) -> tuple[int, NDArray[Any]] | None:
-    """The first stored value of a sequence's only table, and the entries for it and the following values; None without one."""
+    """The only lookup table of a sequence; None if there is none.
+
+    Returns: the first stored value that the table maps, and the entries for it and the following values.
+    """
     items = header.get(name) or []
     if not items:
         return None
     if len(items) > 1:
-        raise InputError(f"{path}: {name} has {len(items)} tables. Keep the right one.")
+        raise InputError(f"{path}: {name} has {len(items)} tables, but only one is expected. Keep the right one.")
     return _entries(path, items[0], name, pixels, little_endian)
 
 
@@ -125,9 +129,10 @@ def _entries(path: Path, item: Dataset, name: str, pixels: NDArray[Any], little_
 
 
 def _check_other_tables(path: Path, header: Dataset, pixels: NDArray[Any], direction: float, little_endian: bool) -> None:
-    """Raises: InputError if a table that is not applied would invert the image.
+    """Check that no table that is not applied would invert the image.
 
-    Args: direction: above 0 if a larger stored value is a larger value of the modality, below 0 if it is a smaller one.
+    Args: direction: above 0 if larger stored values are larger values of the modality, below 0 if they are smaller ones.
+    Raises: InputError that names the table.
     """
     for item in header.get("VOILUTSequence") or []:
         _, entries = _entries(path, item, "VOILUTSequence", pixels, little_endian)
@@ -140,8 +145,8 @@ def _check_other_tables(path: Path, header: Dataset, pixels: NDArray[Any], direc
             slope = ends[-1] - ends[0]
         if slope * direction < 0:
             raise InputError(
-                f"{path}: by RealWorldValueMappingSequence larger values are smaller ones of the modality (RescaleSlope): "
-                "it contradicts that tag. Convert the image, or remove the wrong tag."
+                f"{path}: RealWorldValueMappingSequence and RescaleSlope (or the lookup table) contradict each other, because "
+                "they order the pixel values in opposite directions. Convert the image, or remove the wrong tag."
             )
 
 
@@ -150,9 +155,9 @@ def _numbers(value: Any) -> Sequence[float]:
 
 
 def _padding(pixels: NDArray[Any], header: Dataset, *, is_black: bool) -> NDArray[np.bool_] | None:
-    """Where the pixels are padding outside the image; None if no pixel is, or if all are.
+    """The mask of the pixels that are padding outside the image; None if no pixel is padding, or if all are.
 
-    Args: is_black: whether the smallest stored value is the darkest. Then padding with 0 needs no replacement.
+    Args: is_black: whether the smallest stored value is the darkest, so that padding with 0 needs no replacement.
     """
     ends = [header.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     n_bits = int(header.get("BitsStored") or 8 * pixels.dtype.itemsize)
@@ -166,6 +171,6 @@ def _padding(pixels: NDArray[Any], header: Dataset, *, is_black: bool) -> NDArra
 
 
 def _stored(value: int, n_bits: int, *, is_signed: bool) -> int:
-    """The value in the pixels' number type; headers often confuse signed and unsigned values."""
+    """Convert a header value to the pixels' number type, because headers often confuse signed and unsigned values."""
     value %= 2**n_bits
     return value - 2**n_bits if is_signed and value >= 2 ** (n_bits - 1) else value

@@ -1,4 +1,4 @@
-"""Slices of a NIfTI image together with its label image."""
+"""Read the slices of a NIfTI image together with its label image."""
 
 import logging
 import math
@@ -18,12 +18,18 @@ from segtune.errors import InputError
 log = logging.getLogger(__name__)
 
 MOST_SHOWN = 20  # labels that a message lists
-ROUNDED, ROUNDED_FRACTION = 1e-4, 5e-7  # how far a stored label may be from its whole number, absolute and relative
+ROUNDED, ROUNDED_FRACTION = 1e-4, 5e-7  # how far a stored label may be from a whole number, absolute and relative
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The values that a label image may contain, those of the structure, and their source (for messages)."""
+    """The labels of a data set.
+
+    Attributes:
+        known: the values that a label image may contain.
+        wanted: the values of the structure.
+        source: where the values are defined, for messages.
+    """
 
     known: frozenset[int]
     wanted: frozenset[int]
@@ -42,10 +48,10 @@ def read_slices(
     n_channels: int = 1,
     slice_axis: int | None = None,
 ) -> list[Slice]:
-    """All slices of one image and its label image, in the stored order, slice_index from 0.
+    """Read all slices of one image and its label image, in the stored order. slice_index counts from 0.
 
     Args: channel, n_channels, slice_axis: as in `nifti.read`, for the image file.
-    Raises: InputError naming the file if it is damaged, contradictory or not finite, and for unknown labels.
+    Raises: InputError that names the file, if it is damaged, contradictory or not finite, or has unknown labels.
     """
     pixels = nifti.read(image, channel=channel, n_channels=n_channels, slice_axis=slice_axis)
     truth = nifti.read(label, slice_axis=pixels.slice_axis)
@@ -68,39 +74,44 @@ def read_slices(
 
 
 def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) -> None:
-    """Raises: InputError if the label image has another grid. Another origin is logged only, because no pixel is moved."""
+    """Check that an image and its label image have the same grid.
+
+    A different origin is only logged, because pixels are matched by index.
+
+    Raises: InputError if shape, spacing or orientation differ.
+    """
     sizes = [
         " x ".join(map(str, np.moveaxis(volume.voxels, 0, 2 - volume.slice_axis).shape[::-1])) for volume in (pixels, truth)
     ]
     if sizes[0] != sizes[1]:
         raise InputError(
-            f"{label}: it has {sizes[1]} pixels, its image {image.name} {sizes[0]}. Restore the file that is wrong."
+            f"{label}: it has {sizes[1]} pixels, but its image {image.name} has {sizes[0]}. Restore the file that is wrong."
         )
     is_3d = pixels.gap_mm is not None and truth.gap_mm is not None
     grids = [(*volume.spacing_mm, (volume.gap_mm or 0.0) if is_3d else 0.0) for volume in (pixels, truth)]
     if not np.allclose(grids[0], grids[1], rtol=AGREE, atol=0):
         spacings = [" x ".join(f"{distance:g}" for distance in grid) for grid in grids]
         raise InputError(
-            f"{label}: its spacing (rows, columns, slices) is {spacings[1]} mm, that of its image {image.name} {spacings[0]} "
-            "mm. Correct the header that is wrong."
+            f"{label}: its spacing (rows, columns, slices) is {spacings[1]} mm, but that of its image {image.name} is "
+            f"{spacings[0]} mm. Correct the header that is wrong."
         )
     if pixels.affine is None or truth.affine is None:
         return
     directions = [volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0) for volume in (pixels, truth)]  # type: ignore[index]
     if (directions[0] * directions[1]).sum(axis=0).min() < 0.99:
         raise InputError(
-            f"{label}: its axes and those of its image {image.name} have other directions, so labels and pixels do not match. "
-            "Store both in one orientation."
+            f"{label}: its axes and those of its image {image.name} have different directions, so labels and pixels do not "
+            "match. Store both in the same orientation."
         )
     moved = float(np.linalg.norm(pixels.affine[:3, 3] - truth.affine[:3, 3]))
     if moved > min(*pixels.spacing_mm, pixels.gap_mm or math.inf):
-        log.warning("%s: its origin is %.1f mm from that of its image; pixels are used as stored.", label, moved)
+        log.warning("%s: its origin is %.1f mm away from that of its image. Pixels are still matched by index.", label, moved)
 
 
 def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
-    """The volume's values as labels; values that were rounded by storage as fractions become whole numbers.
+    """The labels of a volume as whole numbers. Rounding errors of labels that were stored as fractions are removed.
 
-    Raises: InputError for values that are no whole numbers, and for unknown labels.
+    Raises: InputError for values that are not whole numbers, and for unknown labels.
     """
     scaling = truth.header.get_slope_inter()
     scaled = "" if scaling[0] is None or scaling == (1, 0) else f"scl_slope {scaling[0]:.4g}, scl_inter {scaling[1] or 0:.4g}"
@@ -114,19 +125,23 @@ def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
         few = ", ".join(f"{value:.4g}" for value in between[:3]) + (", ..." if len(between) > 3 else "")
         if scaled:
             raise InputError(
-                f"{label}: its values are not all whole numbers, as labels are ({few}), scaled by the header ({scaled}). "
+                f"{label}: its values are not all whole numbers ({few}), because the header scales them ({scaled}). "
                 "Save the original labels as integers, unscaled (scl_slope 1, scl_inter 0)."
             )
         raise InputError(
-            f"{label}: its values are not all whole numbers, as labels are ({few}). If it is an image, replace it; if labels "
-            "were interpolated, resample them to the nearest; then save them as integers."
+            f"{label}: its values are not all whole numbers ({few}). If the file is an image, replace it by the labels. If the "
+            "labels were interpolated, resample them by nearest neighbour. Then save them as integers."
         )
     unknown = whole[~np.isin(whole, sorted(labels.known))]
     if len(unknown):
         known = [str(value) for value in sorted(labels.known)]
         only = ", ".join(known[:MOST_SHOWN]) + (", ..." if len(known) > MOST_SHOWN else "")
-        cure = f"The header scales it ({scaled}): save the labels as integers, unscaled." if scaled else "Correct one."
+        cure = (
+            f"The header scales its values ({scaled}). Save the labels as integers, unscaled."
+            if scaled
+            else "Correct the wrong one."
+        )
         raise InputError(
-            f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not name (only {only}). {cure}"
+            f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not define (only {only}). {cure}"
         )
     return truth.voxels if truth.voxels.dtype.kind in "iu" else np.rint(truth.voxels)

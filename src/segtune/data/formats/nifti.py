@@ -1,8 +1,8 @@
-"""NIfTI volumes: reading and writing. Files may come from anywhere, so what a header claims is checked first (nifti_header).
+"""Read and write NIfTI volumes. Files may come from anywhere, so headers are checked before pixels are read (nifti_header).
 
-One axis of the stored array counts the slices, mostly the last (see axes); of the other two the first counts the columns of an
-image, the second its rows: array[:, :, k].T, or array[k, :, :].T where the first counts slices. Nothing is flipped or rotated
-to an anatomical orientation, so slice 0 may be the apex or the base.
+One axis of the stored array counts the slices, in most files the last one (see axes). Of the other two axes, the first counts
+the columns of an image and the second its rows. So slice k is array[:, :, k].T, or array[k, :, :].T if the first axis counts
+slices. Nothing is flipped or rotated to an anatomical orientation, so slice 0 may be at the apex or at the base.
 """
 
 import gzip
@@ -26,7 +26,7 @@ from segtune.errors import InputError
 IMAGE_CODE = "slice k is np.asarray(nibabel.load(path).dataobj)[:, :, k].T"  # for a model card
 ENDINGS = (".nii.gz", ".nii")
 CHUNK_BYTES = 2**20
-GRID = (  # the header's fields that say where its pixels lie
+GRID = (  # the header fields that describe the grid of the pixels
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
@@ -37,9 +37,11 @@ class Volume(NamedTuple):
 
     Attributes:
         voxels: (K, H, W) slices, rows, columns, of any real dtype.
-        affine: (4, 4) [mm], None if the header has none.
-        header: as stored, for `encode`; its texts may contain names.
-        slice_axis: the axis of the stored array that became the first.
+        spacing_mm: distance of rows and of columns [mm].
+        gap_mm: distance of slices [mm]; None for a single plane.
+        affine: (4, 4) [mm]; None if the header has none.
+        header: as stored, for `encode`. Its texts may contain names of persons.
+        slice_axis: the axis of the stored array that counts the slices; it is the first axis of voxels.
     """
 
     voxels: NDArray[Any]
@@ -51,29 +53,31 @@ class Volume(NamedTuple):
 
 
 def stem(path: Path) -> str | None:
-    """The file's name without .nii.gz or .nii, with composed letters; None if it has neither ending."""
+    """The file's name without .nii.gz or .nii, in Unicode form NFC; None if it has neither ending."""
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     return names.normal(path.name[: -len(ending)]) if ending else None
 
 
 def by_stem(paths: list[Path]) -> dict[str, Path]:
-    """Stem -> file; other files are ignored. Raises: InputError if name.nii and name.nii.gz both exist."""
+    """The NIfTI files by stem (see `stem`). Other files are ignored. Raises: InputError if name.nii and name.nii.gz both exist."""
     found: dict[str, Path] = {}
     for path in paths:
         if (name := stem(path)) is None:
             continue
         if not path.is_file():
-            raise InputError(f"{path}: a folder, named like a file. Move it elsewhere.")
+            raise InputError(f"{path}: this is a folder, but it is named like a NIfTI file. Move it elsewhere.")
         if name in found:
-            raise InputError(f"{path} and {found[name]} are the same image: which one counts? Move one elsewhere.")
+            raise InputError(
+                f"{path} and {found[name]} are files of the same image. Keep the correct one, and move the other elsewhere."
+            )
         found[name] = path
     return found
 
 
 def slice_axes(files: Iterable[tuple[Path, int]], chosen: int | None = None) -> dict[Path, int]:
-    """The slice axis of each file of a data set, by axes.of_set. Only headers are read.
+    """Find the slice axis of each file of a data set (see axes.of_set). Only headers are read.
 
-    Args: files: file, and its number of channels along a fourth axis. chosen: data.slice_axis.
+    Args: files: each file with its number of channels along a fourth axis. chosen: the value of data.slice_axis.
     """
     grids = {}
     for path, n_channels in files:
@@ -84,15 +88,16 @@ def slice_axes(files: Iterable[tuple[Path, int]], chosen: int | None = None) -> 
 
 
 def read(path: Path, *, channel: int = 0, n_channels: int = 1, slice_axis: int | None = None) -> Volume:
-    """One 3-D volume with its spacing and affine.
+    """Read one 3-D volume with its spacing and affine.
 
-    Only the bytes that the header announces are read, and no volume larger than MAX_BYTES, so neither a header nor a
-    compressed file can make it use more memory.
+    Only the bytes that the header announces are read, and volumes larger than MAX_BYTES are refused. So neither a damaged
+    header nor a compressed file can use up the memory.
 
     Args:
-        channel: index of the volume among n_channels along the fourth axis; with one channel the file has 3 axes (or 2).
+        channel: index of the volume along the fourth axis.
+        n_channels: length of the fourth axis; 1 for a file with 3 axes (or 2).
         slice_axis: the stored axis that counts the slices, from slice_axes; None: found from this file alone.
-    Raises: InputError naming the file.
+    Raises: InputError that names the file.
     """
     with _opened(path) as file:
         header = nifti_header.read(path, file, n_channels)
@@ -108,7 +113,7 @@ def read(path: Path, *, channel: int = 0, n_channels: int = 1, slice_axis: int |
 
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
-    """The file, unpacked if it is compressed. Raises: InputError for every error of reading inside the with block."""
+    """Open a file, and decompress it if necessary. Raises: InputError for every read error inside the `with` block."""
     names.check_file(path)
     try:
         with path.open("rb") as raw:
@@ -122,9 +127,9 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def n_frames(path: Path) -> int:
-    """The number of volumes along the file's fourth axis; 1 if `read` will refuse the header.
+    """The number of volumes along the fourth axis of a file. It is 1 for a header that `read` will refuse.
 
-    Raises: InputError if it is no file, and for a film of more than MAX_BYTES pixels.
+    Raises: InputError if the path is not a file, or if the file has more than MAX_BYTES pixels.
     """
     names.check_file(path)
     try:
@@ -140,8 +145,8 @@ def n_frames(path: Path) -> int:
         return 1
     if math.prod(shape) > MAX_BYTES:
         raise InputError(
-            f"{path}: the header announces {' x '.join(map(str, shape))} pixels; a film of more than {MAX_BYTES / 1e9:.1f} "
-            "billion is not read. If it is so large, crop or resample it first; if not, copy it again."
+            f"{path}: the header announces {' x '.join(map(str, shape))} pixels, but at most {MAX_BYTES / 1e9:.1f} billion are "
+            "read. If the film is really so large, crop or resample it first; if not, copy the file again."
         )
     return shape[3]
 
@@ -151,16 +156,16 @@ def _words(error: Exception) -> str:
 
 
 def _voxels(path: Path, file: io.BufferedIOBase, about: Header, channel: int, n_channels: int) -> NDArray[Any]:
-    """The scaled pixels, with the stored axes reversed. The file must be open just behind the header."""
+    """Read and scale the pixels. The stored axes are reversed. The file must be positioned directly after the header."""
     shape, dtype = about.shape, about.dtype
     n_bytes = math.prod(shape[:3]) * dtype.itemsize
-    too_long = f"{path}: it holds more than the {' x '.join(map(str, shape))} pixels of its header. Copy it again."
+    too_long = f"{path}: it holds more than the {' x '.join(map(str, shape))} pixels in its header. Copy the file again."
     if path.stat().st_size > 1.1 * (about.offset + n_channels * n_bytes) + CHUNK_BYTES:
-        raise InputError(too_long)  # before gzip reads all that follows
+        raise InputError(too_long)  # before gzip reads the whole file
     _pass_over(file, about.offset - int(about.stored.sizeof_hdr) + channel * n_bytes)
     content = exactly(file, n_bytes)
     _pass_over(file, (n_channels - 1 - channel) * n_bytes)
-    if file.read(1):  # gzip compares its checksum only when it reaches the end
+    if file.read(1):  # reading to the end also makes gzip compare its checksum
         raise InputError(too_long)
     rows, columns, n_slices = shape[1], shape[0], shape[2] if len(shape) > 2 else 1
     voxels: NDArray[Any] = np.frombuffer(content, dtype).reshape(n_slices, rows, columns)
@@ -174,9 +179,10 @@ def _voxels(path: Path, file: io.BufferedIOBase, about: Header, channel: int, n_
 
 
 def encode(mask: NDArray[np.bool_], like: Nifti1Header, slice_axis: int = axes.LAST) -> bytes:
-    """A .nii.gz file of a mask (K, H, W) as 0 and 1 on the grid of this header; nothing else of the header is kept.
+    """Encode a mask (K, H, W) as a .nii.gz file with the values 0 and 1, on the grid of another file's header.
 
-    Args: slice_axis: as in Volume: the stored axis that K counts.
+    Args: like: the other file's header; only its grid is copied. slice_axis: the stored axis that counts the slices, as in
+        Volume.
     """
     mask = np.moveaxis(mask, -3, -1 - slice_axis)
     header = type(like)()
@@ -189,18 +195,21 @@ def encode(mask: NDArray[np.bool_], like: Nifti1Header, slice_axis: int = axes.L
 
 
 def _pass_over(file: io.BufferedIOBase, n_bytes: int) -> None:
-    """Read and discard. A seek would not notice that the file was cut off."""
+    """Read and discard n_bytes. (Seeking would not detect that the file was cut off.)"""
     while n_bytes > 0:
         n_bytes -= len(exactly(file, min(n_bytes, CHUNK_BYTES)))
 
 
 def finite(path: Path, index: int, plane: NDArray[Any]) -> NDArray[np.float32]:
-    """A copy of one slice as float32, so that no slice keeps its whole volume in memory."""
+    """Copy one slice as float32, so that it does not keep its whole volume in memory.
+
+    Raises: InputError that names the file, if a value is not finite.
+    """
     with np.errstate(over="ignore"):
         image = plane.astype(np.float32)
     if bad := int((~np.isfinite(image)).sum()):
         raise InputError(
-            f"{path}: {bad} pixels of slice {index} (from 0) are not finite numbers (NaN or infinite). Replace them, by 0 if "
-            "they lie outside the body."
+            f"{path}: {bad} pixels of slice {index} (from 0) are not finite numbers (NaN or infinite). Replace them; "
+            "outside the body use 0."
         )
     return image

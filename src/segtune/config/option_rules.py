@@ -1,0 +1,110 @@
+"""Validation rules for the values of segtune's own options, by what each option calls.
+
+A rule holds for the function, network or reader that it names, so that an option of a user's own may call its keys weight,
+gamma or channels and give them any meaning.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Rule = tuple[Callable[[Any], bool], str]  # whether a value is valid, and what it must be, in words
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def whole(low: int, high: float = math.inf) -> Rule:
+    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high, f"a whole number {span}"
+
+
+def real(low: float, high: float = math.inf, *, open_low: bool = False) -> Rule:
+    words = f"{'above' if open_low else 'of at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
+    return (
+        lambda v: is_number(v) and math.isfinite(v) and (low < v if open_low else low <= v) and v <= high,
+        f"a number {words}",
+    )
+
+
+def wholes(low: int, high: float = math.inf, *, n: int | None = None) -> Rule:
+    """A list of whole numbers: n of them, or at least one."""
+    fulfils, requirement = whole(low, high)
+    words = requirement.removeprefix("a whole number ")
+    return (
+        lambda v: isinstance(v, list) and (len(v) == n if n else len(v) > 0) and all(map(fulfils, v)),
+        f"a list of {f'{n} ' if n else ''}whole numbers {words}",
+    )
+
+
+def one_of(*names: str) -> Rule:
+    return lambda v: v in names, f"one of {', '.join(names)}"
+
+
+def which_volume() -> Rule:
+    def is_one(v: Any) -> bool:
+        return (isinstance(v, int) and not isinstance(v, bool) and v >= 0) or (isinstance(v, str) and bool(v.strip()))
+
+    return (
+        lambda v: is_one(v) or (isinstance(v, list) and bool(v) and all(map(is_one, v))),
+        "a frame's number, the text that names a volume, a list of these, largest, or smallest",
+    )
+
+
+FOLDER = (
+    lambda v: isinstance(v, str) and bool(v.strip()),
+    "a folder. If the name of the folder is a number, put the name in quotes: data.root='\"5\"'",
+)
+EMPTY = one_of("keep", "drop")
+DROPOUT = (lambda v: is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1")
+LEARNING_RATE = real(0, open_low=True)
+
+OF_TARGET: dict[str, dict[str, Rule]] = {
+    "segtune.losses.boundary": {"weight": real(0)},
+    "segtune.losses.dice_focal": {"gamma": real(0), "alpha": real(0, 1)},
+    "segtune.losses.focal": {"gamma": real(0), "alpha": real(0, 1)},
+    "segtune.losses.focal_tversky": {"gamma": real(0), "alpha": real(0, 1), "beta": real(0, 1)},
+    "segtune.losses.topk_bce": {"fraction": real(0, 1, open_low=True)},
+    "segtune.losses.tversky": {"alpha": real(0, 1), "beta": real(0, 1)},
+    "segtune.regularizers.l1l2": {"lambda_l1": real(0), "lambda_l2": real(0)},
+    "segtune.nets.UNet": {
+        "width": whole(1),
+        "convolutions": whole(1),
+        "dropout": DROPOUT,
+        "bn_momentum": real(0, 1, open_low=True),
+    },
+    "monai.networks.nets.BasicUNet": {"features": wholes(1, n=6), "norm": one_of("batch", "instance"), "dropout": DROPOUT},
+    "monai.networks.nets.AttentionUnet": {"channels": wholes(2), "strides": wholes(1, 2), "dropout": DROPOUT},
+    "torch.optim.Adam": {"lr": LEARNING_RATE, "eps": real(0, open_low=True)},
+    "torch.optim.AdamW": {"lr": LEARNING_RATE, "eps": real(0, open_low=True)},
+    "torch.optim.SGD": {"lr": LEARNING_RATE},
+    "segtune.optimizers.keras_adam": {"lr": LEARNING_RATE, "eps": real(0, open_low=True)},
+    "torch.optim.lr_scheduler.StepLR": {"step_size": whole(1), "gamma": real(0, open_low=True)},
+    "torch.optim.lr_scheduler.CosineAnnealingLR": {"T_max": whole(1)},
+    "segtune.data.acdc.read": {"root": FOLDER, "slice_axis": whole(0, 2), "empty": EMPTY},
+    "segtune.data.folder.read": {
+        "root": FOLDER,
+        "gap_mm": real(0, open_low=True),
+        "ed": which_volume(),
+        "es": which_volume(),
+        "empty": EMPTY,
+    },
+    "segtune.data.nnunet.read": {
+        "root": FOLDER,
+        "ed": which_volume(),
+        "es": which_volume(),
+        "slice_axis": whole(0, 2),
+        "empty": EMPTY,
+    },
+    "segtune.data.phantom.read": {"seed": whole(0, 2**32 - 1), "n_patients": whole(2, 99), "masks": one_of("pil")},
+    "segtune.data.rvsc.read": {"root": FOLDER, "masks": one_of("pil")},
+    "segtune.data.sunnybrook.read": {"root": FOLDER, "masks": one_of("pil")},
+}
+NULLABLE = {"alpha", "masks", "gap_mm", "ed", "es", "slice_axis"}  # keys that may be null as well
+
+
+def of_group(group: str, values: Mapping[str, Any]) -> dict[str, Rule]:
+    """Return the rules for the keys of a config group, by the function, network or reader that its values name."""
+    named = {"data": values.get("reader"), "reg": values.get("penalty")}.get(group, values)
+    return OF_TARGET.get(str((named or {}).get("_target_")), {})
