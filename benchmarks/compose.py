@@ -11,9 +11,9 @@ import time
 
 import hydra
 
-from segtune.config import entry
+from segtune.config import CONF, entry
 from segtune.config.composing import Composed, Composer
-from segtune.config.overrides import CONF, quote_numbers
+from segtune.config.overrides import quote_numbers
 
 AXES = {
     "loss": ("bce", "focal", "dice", "bce_dice", "tversky"),

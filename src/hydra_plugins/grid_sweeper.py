@@ -1,6 +1,5 @@
 """Hydra plugin that runs segtune's sweeps. Hydra finds plugins only in the namespace package hydra_plugins."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from segtune.config import rules  # imported here, because Hydra imports every plugin at every start
+        from segtune.errors import command_line
         from segtune.sweeps import plan
         from segtune.sweeps.launch import launch
         from segtune.sweeps.progress import listing
@@ -40,9 +40,8 @@ class GridSweeper(Sweeper):
             print(listing(runs))
             return
         start = getattr(self._launcher, "start", self._start_elsewhere)
-        command = ["python", *sys.orig_argv[1:]]
         is_named = self._config.get("name") is not None
-        launch(runs, self._folder, command, start, on_failure=self._config.on_failure, is_named=is_named)
+        launch(runs, self._folder, command_line(), start, on_failure=self._config.on_failure, is_named=is_named)
 
     def _start_elsewhere(self, runs: Any, about: Any) -> dict[str, dict[str, str]]:
         """Start the runs with one of Hydra's own launchers (basic, joblib), which accept only overrides."""

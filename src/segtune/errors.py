@@ -1,5 +1,6 @@
-"""Exceptions for errors that a user can fix, and functions that make their messages safe to print."""
+"""Exceptions for errors that a user can fix, and functions that make messages safe to print and commands typable."""
 
+import sys
 from collections.abc import Sequence
 
 
@@ -27,6 +28,27 @@ def printable(line: str) -> str:
 def printable_lines(text: str) -> str:
     """Replace characters that cannot be printed by "?" in a text of several lines; line breaks are kept."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+COMMAND: list[str] = []  # the words of the command line, if it is that of the command `segtune` (segtune.cli)
+
+
+def command_line() -> list[str]:
+    """The words of the command that started this process, as it can be typed again."""
+    return COMMAND or ["python", *sys.orig_argv[1:]]
+
+
+def as_typed(command: str) -> str:
+    """A command like "python -m segtune.status sweep=x" in the form in which the user started this process.
+
+    If that was the command `segtune`: segtune status sweep=x, segtune train ... for one run, segtune sweep ... for -m.
+    """
+    rest = command.removeprefix("python -m segtune")
+    if not COMMAND:
+        return command
+    if rest.startswith("."):
+        return f"segtune {rest[1:]}"
+    return f"segtune sweep{rest.removesuffix(' -m')}" if rest.endswith(" -m") else f"segtune train{rest}"
 
 
 class Interrupted(BaseException):

@@ -72,7 +72,8 @@ def predict(cfg: DictConfig) -> None:
             (layout.PATIENTS, PATIENT_COLUMNS, of_patients),
         )
         for name, columns, rows in tables:
-            (folder / name).write_text(csv_text(columns, rows), encoding="utf-8")
+            text = csv_text(columns, ({"structure": models[0].target, **row} for row in rows))
+            (folder / name).write_text(text, encoding="utf-8")
         (folder / ABOUT).write_bytes(json_text(about))
     warn_of_other_scale(models, one_of_each_spacing(image.item for image, _ in predicted))
     told = [*summary(found, about, of_volumes, of_patients), f"written to {output}", RESEARCH]

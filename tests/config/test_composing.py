@@ -4,9 +4,9 @@ import hydra
 import pytest
 from hydra.errors import HydraException
 
-from segtune.config import composing, entry
+from segtune.config import CONF, composing, entry
 from segtune.config.composing import Composed, Composer
-from segtune.config.overrides import CONF, quote_numbers
+from segtune.config.overrides import quote_numbers
 from segtune.sweeps import plan
 
 STUDIES = sorted(path.stem for path in (CONF / "study").glob("*.yaml"))

@@ -116,7 +116,7 @@ def user_options(tmp_path):
         (["seed=1", "--info", "defaults"], ["--info", "defaults", "seed=1"]),
         (["-i"], ["--info", "all"]),
         (["--config-name", "config", "seed=1"], ["--config-name", "config", "seed=1"]),
-        (["seed=1", "-m", "--resolve", "-c", "all"], ["--cfg", "all", "--resolve", "--multirun", "seed=1"]),
+        (["seed=1", "-m", "--resolve", "-c", "all"], ["--cfg", "all", "--resolve", "seed=1"]),
         (["--multi", "seed=1"], ["--multirun", "seed=1"]),
         (["~seed"], ["~seed"]),
     ],

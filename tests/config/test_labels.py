@@ -4,10 +4,10 @@ from pathlib import Path
 import hydra
 import pytest
 
-from segtune.config import entry
+from segtune.config import CONF, entry
 from segtune.config.composing import Composed, Composer, options_of
 from segtune.config.labels import Labels
-from segtune.config.overrides import CONF, quote_numbers
+from segtune.config.overrides import quote_numbers
 from segtune.runs import identity
 from segtune.sweeps import plan
 

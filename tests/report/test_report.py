@@ -316,7 +316,7 @@ DAMAGE = {
     "slices twice": ("slices.csv", lambda text: text + "\n".join(text.splitlines()[1:]) + "\n"),
     "a Dice above one": (
         "slices.csv",
-        lambda text: re.sub(r"(last,P01,ED,,0,0,[^,]*),[^,]*,", r"\1,7.5,", text, count=1),
+        lambda text: re.sub(r"(last,[^,]*,P01,ED,,0,0,[^,]*),[^,]*,", r"\1,7.5,", text, count=1),
     ),
     "half of the history": ("history.csv", lambda text: "\n".join(text.splitlines()[:8]) + "\n"),
     "a seed that is text": ("result.json", lambda text: text.replace('"seed": 0', '"seed": "a"')),

@@ -8,9 +8,9 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from segtune.config import entry
+from segtune.config import CONF, entry
 from segtune.config.explain import explain
-from segtune.config.overrides import CONF, quote_numbers
+from segtune.config.overrides import quote_numbers
 from segtune.errors import InputError
 from segtune.runs import identity, layout
 from segtune.runs.state import read_status, write_status

@@ -13,8 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from segtune.config import CONF, usage
 from segtune.config.explain import causes, explain
-from segtune.config.overrides import CONF, arguments, at_home, expanded, quote_numbers
+from segtune.config.overrides import arguments, at_home, expanded, quote_numbers
 from segtune.config.rules import check
 from segtune.errors import Interrupted, SummaryError, printable
 from segtune.runs import identity
@@ -45,6 +46,9 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
     logging.raiseExceptions = False  # no traceback for log lines that cannot be written
     try:
         sys.argv[1:] = arguments(sys.argv[1:])
+        if "--help" in sys.argv[1:]:
+            print(usage.screen(config_name), flush=True)
+            return
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
         if failures:
             raise failures[0]

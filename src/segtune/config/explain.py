@@ -7,8 +7,9 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segtune.config.overrides import CONF, as_number, dotted_keys, groups, has_key, option_file
-from segtune.errors import InputError
+from segtune.config import CONF
+from segtune.config.overrides import as_number, dotted_keys, groups, has_key, option_file
+from segtune.errors import InputError, as_typed
 
 NOT_OF_A_DISK = (BlockingIOError, ChildProcessError, ConnectionError, InterruptedError, ProcessLookupError, TimeoutError)
 
@@ -117,8 +118,9 @@ def _unknown_key(key: str, config_name: str) -> str:
     )  # this command accepts the keys of a run that start with this text; None: it accepts none
     of_a_run = [name for name in _run_keys() if name.startswith(beginning)] if beginning is not None else []
     known = sorted({*_own_keys(config_name), *of_a_run})
-    module = "segtune" if config_name == "config" else f"segtune.{config_name}"
-    return f"{key}: no such key. Nearest: {', '.join(nearest(key, known)[:3])}. See python -m {module} --help for all."
+    verb = as_typed("python -m segtune" if config_name == "config" else f"python -m segtune.{config_name}")
+    shown = "--help" if beginning is None else "--cfg job"
+    return f"{key}: no such key. Nearest: {', '.join(nearest(key, known)[:3])}. See {verb} {shown} for all."
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:

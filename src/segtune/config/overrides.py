@@ -15,12 +15,9 @@ from hydra.core.override_parser.types import ChoiceSweep, QuotedString, RangeSwe
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from segtune.config import plugins
+from segtune.config import CONF, plugins
 from segtune.config.option_rules import is_number
 from segtune.errors import InputError
-
-PACKAGED = Path(__file__).resolve().parents[1] / "conf"  # if segtune is installed from a wheel
-CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"  # in a git checkout
 
 
 def expanded(text: str) -> str:
@@ -42,6 +39,7 @@ def arguments(typed: Sequence[str]) -> list[str]:
     """
     parser = get_args_parser()
     said = parser.parse_intermixed_args(typed)
+    said.multirun = said.multirun and not (said.cfg or said.info)  # Hydra shows no configuration of a sweep, but of one run
     overrides = [at_home(override) for override in said.overrides]
     _searched[:] = search_path(said, overrides)
     flags = []

@@ -1,4 +1,4 @@
-"""Images on the network's grid and back: resampling, cropping, and restoring a prediction to the image's own grid."""
+"""Resample and crop images to the network's grid, and restore predictions to the image's own grid."""
 
 import dataclasses
 import logging
@@ -17,17 +17,17 @@ Number = TypeVar("Number", np.float32, np.float64)
 
 
 def resample_and_crop(slices: SliceSet, *, size: int, spacing_mm: float | None = None, larger: str | None = None) -> SliceSet:
-    """The slices on the grid that the network sees, except for the padding, which to_tensors adds.
+    """Resample and crop the slices to the network's grid. (to_tensors adds the padding.)
 
-    An image is first resampled to spacing_mm about its own centre: the image linearly, the mask to the nearest pixel, without
-    a smoothing filter. An image that is then larger than size is cropped about its centre. If spacing_mm and larger are None,
-    the set is returned as it is.
+    Each slice is first resampled to spacing_mm about its own centre: the image linearly, the mask by nearest neighbour, both
+    without a smoothing filter. If it is then larger than size, it is cropped about its centre. If both spacing_mm and larger
+    are None, the set is returned unchanged.
 
     Args:
         size: side of the network's square images [pixels].
-        spacing_mm: of the new pixels, in both directions [mm]; None: as stored.
-        larger: "crop": keep the centre of larger images, with a warning if that cuts the structure. None: refuse them.
-    Raises: InputError naming the first image that is larger than size, if larger is None.
+        spacing_mm: spacing of the new pixels in both directions [mm]; None: keep the stored spacing.
+        larger: "crop": keep the centre of larger images, and log a warning if this cuts the structure. None: refuse them.
+    Raises: InputError that names the first image larger than size, if larger is None.
     """
     if larger not in (None, "crop"):
         raise InputError(f"data.larger={larger}: choose crop (keep the centre of a larger image) or null (refuse it).")
@@ -39,27 +39,27 @@ def resample_and_crop(slices: SliceSet, *, size: int, spacing_mm: float | None =
     if cut := [item for item in seen if item.n_cut]:
         worst = max(cut, key=lambda item: item.n_cut)
         log.warning(
-            "data.larger=crop cuts the structure on %d of %d slices, most on slice %d of patient %s; a larger data.size helps.",
+            "data.larger=crop cuts the structure on %d of %d slices, most on slice %d of patient %s. Increase data.size.",
             *(len(cut), len(slices), worst.slice_index, worst.patient),
         )
     return seen
 
 
 def restore(values: NDArray[np.float64], item: Slice, *, spacing_mm: float | None, larger: str | None) -> NDArray[np.float64]:
-    """The network's output for a slice on the slice's own grid: the inverse of padding and of resample_and_crop.
+    """Bring the network's output for a slice back to the slice's own grid: the inverse of padding and resample_and_crop.
 
     Args:
-        values: (S, S), the whole square output; S is data.size.
+        values: (S, S), the network's whole output; S is data.size.
         item: the slice as it was read.
         spacing_mm, larger: as in resample_and_crop.
-    Returns: (H, W), linearly interpolated where spacing_mm is given; 0 where the slice was cropped.
+    Returns: (H, W), linearly interpolated if spacing_mm is given; 0 where the slice was cropped.
     """
     rows, columns = _axes(item, len(values), spacing_mm, larger)
     return np.ascontiguousarray(columns.restored(rows.restored(values).T).T)
 
 
 def _as_seen(item: Slice, size: int, spacing_mm: float | None, larger: str | None) -> Slice:
-    """One slice on the network's grid; its n_cut says how many pixels of its structure were cropped away."""
+    """One slice on the network's grid. Its n_cut is the number of pixels of the structure that were cropped away."""
     rows, columns = _axes(item, size, spacing_mm, larger)
     if spacing_mm is None and max(item.image.shape) <= size:
         return item
@@ -75,9 +75,13 @@ def _as_seen(item: Slice, size: int, spacing_mm: float | None, larger: str | Non
 
 
 class _Axis(NamedTuple):
-    """One axis of an image: n pixels as stored, n_new after resampling, the middle n_kept of them kept. The centres coincide.
+    """Resampling and cropping along one axis of an image. The methods work on the first axis of an array.
 
-    ratio: old spacing / new spacing. Arrays are resampled along their first axis.
+    Attributes:
+        n: number of stored (old) pixels.
+        ratio: old spacing / new spacing.
+        n_new: number of pixels after resampling. The centres of the old and the new axis coincide.
+        n_kept: number of new pixels that are kept, in the middle.
     """
 
     n: int
@@ -86,22 +90,22 @@ class _Axis(NamedTuple):
     n_kept: int
 
     def resampled(self, image: NDArray[Number]) -> NDArray[Number]:
-        """(n, W) to (n_kept, W)."""
+        """Resample and crop an array (n, W) to (n_kept, W)."""
         return _interpolate(image, self._old_positions())
 
     def nearest(self) -> NDArray[np.int64]:
-        """The old pixel that is nearest to each kept new one."""
+        """The nearest old pixel for each kept new pixel."""
         return np.clip(np.floor(self._old_positions() + 0.5), 0, self.n - 1).astype(int)
 
     def covered(self) -> slice:
-        """The old pixels that the kept new ones cover, in whole or in part."""
+        """The range of old pixels that the kept new pixels cover, completely or in part."""
         if self.n_new == self.n_kept:
             return slice(None)
         at, half = self._old_positions(), 0.5 / self.ratio
         return slice(max(0, math.ceil(at[0] - half)), math.floor(at[-1] + half) + 1)
 
     def restored(self, values: NDArray[Number]) -> NDArray[Number]:
-        """(n_kept or more, W) to (n, W); 0 where it was cropped. Rows beyond n_kept are padding."""
+        """Restore an array (n_kept or more, W) to (n, W), with 0 where it was cropped. Rows beyond n_kept are padding."""
         at = self._new_positions()
         rows = _interpolate(values[: self.n_kept], at)
         if self.n_new > self.n_kept:
@@ -113,7 +117,7 @@ class _Axis(NamedTuple):
         return (np.arange(self.n_kept, dtype=np.float64) + self._first - (self.n_new - 1) / 2) / self.ratio + (self.n - 1) / 2
 
     def _new_positions(self) -> NDArray[np.float64]:
-        """The positions of the old pixels among the kept new ones [new pixels, from 0]; cropped pixels lie outside."""
+        """The positions of the old pixels among the kept new ones [new pixels, from 0]. Cropped pixels lie outside this range."""
         return (np.arange(self.n, dtype=np.float64) - (self.n - 1) / 2) * self.ratio + (self.n_new - 1) / 2 - self._first
 
     @property
@@ -122,7 +126,7 @@ class _Axis(NamedTuple):
 
 
 def _axes(item: Slice, size: int, spacing_mm: float | None, larger: str | None) -> tuple[_Axis, _Axis]:
-    """Rows and columns of a slice. Raises: InputError for one that is larger than size, if larger is None."""
+    """The two axes (rows, columns) of a slice. Raises: InputError if the slice is larger than size and larger is None."""
     ratios = [1.0 if spacing_mm is None else old / spacing_mm for old in item.spacing_mm]
     height, width = (max(1, round(n * ratio)) for n, ratio in zip(item.image.shape, ratios, strict=True))
     if larger is None:
@@ -134,7 +138,7 @@ def _axes(item: Slice, size: int, spacing_mm: float | None, larger: str | None) 
 
 
 def _interpolate(image: NDArray[Number], at: NDArray[np.float64]) -> NDArray[Number]:
-    """The image (H, W) at these row positions, linearly between two rows; beyond the first and last row, that row."""
+    """Interpolate an image (H, W) linearly at these row positions. Positions outside take the first or the last row."""
     at = np.clip(at, 0, len(image) - 1)
     low = np.floor(at).astype(int)
     high = np.minimum(low + 1, len(image) - 1)
@@ -144,12 +148,16 @@ def _interpolate(image: NDArray[Number], at: NDArray[np.float64]) -> NDArray[Num
 
 
 def check_size(item: Slice, shape: tuple[int, int], size: int) -> None:
-    """Raises: InputError naming the slice if this shape (H, W) of it is larger than size x size [pixels]."""
+    """Check that a slice is not larger than size x size [pixels].
+
+    Args: shape: (H, W) of the slice, possibly after resampling.
+    Raises: InputError that names the slice.
+    """
     height, width = shape
     if max(shape) <= size:
         return
     stored = "" if shape == item.image.shape else " at this data.spacing_mm"
     raise InputError(
         f"data.size={size}: frame {item.frame} of patient {item.patient} has {height} x {width} pixels{stored}. "
-        f"Choose data.size={-(-max(shape) // 16) * 16} or more, data.larger=crop (keep the centre) or a wider data.spacing_mm."
+        f"Choose data.size={-(-max(shape) // 16) * 16} or more, data.larger=crop (keeps the centre), or a larger data.spacing_mm."
     )

@@ -1,4 +1,7 @@
-"""Images without labels, as a clinic has them: DICOM or NIfTI below one folder, or a single file. Nothing outside is read."""
+"""Find images without labels, as in clinical use: DICOM or NIfTI files below one folder, or a single file.
+
+Files outside the folder are not read.
+"""
 
 import os
 from collections import Counter
@@ -13,16 +16,16 @@ from segtune.data.formats.files import is_text, log_not_read
 from segtune.data.nifti_images import VolumeFile
 from segtune.errors import InputError
 
-MAGIC, MAGIC_AT = b"DICM", 128  # of a DICOM file, whatever its name
+MAGIC, MAGIC_AT = b"DICM", 128  # the bytes that identify a DICOM file, and their position
 
 
 @dataclass(frozen=True)
 class Found:
-    """The images that were found: patients (DICOM) or volumes (NIfTI), never both.
+    """The images that were found: either patients (DICOM) or volumes (NIfTI).
 
     Attributes:
-        left_out: kind of file -> number of files of that kind that are not read.
-        put_together: sentences on which images belong to one patient, where the folders alone do not show it.
+        left_out: kind of file -> number of such files that are not read.
+        put_together: sentences that say which images were combined, if the folders do not already show it.
     """
 
     patients: Sequence[Patient]
@@ -32,10 +35,10 @@ class Found:
 
 
 def find(source: str | os.PathLike[str]) -> Found:
-    """The images below a folder, or of a single file. Reads DICOM and NIfTI headers, and no pixels.
+    """Find the images below a folder, or in a single file. Only DICOM and NIfTI headers are read, no pixels.
 
-    Raises: InputError if there is no image, if there are both DICOM and NIfTI files, for a link that leads out of the folder,
-    and naming the file for what cannot be read.
+    Raises: InputError if there is no image, if there are both DICOM and NIfTI files, if a link leads out of the folder, or if
+        a file cannot be read.
     """
     root = Path(source).expanduser()
     if not root.exists():
@@ -47,7 +50,7 @@ def find(source: str | os.PathLike[str]) -> Found:
     log_not_read([path for path in others if not is_text(path)], root)
     if niftis and dicoms:
         raise InputError(
-            f"input={source}: it holds DICOM ({dicoms[0].name}) and NIfTI ({niftis[0].name}). Give the folder of one of them."
+            f"input={source}: it holds both DICOM ({dicoms[0].name}) and NIfTI ({niftis[0].name}) files. Give a folder with only one kind."
         )
     left_out = Counter({"neither DICOM nor NIfTI": len(others)})
     volumes = nifti_images.find(niftis, root, left_out)
@@ -62,10 +65,13 @@ def find(source: str | os.PathLike[str]) -> Found:
 
 
 def _walk(folder: Path, root: Path, seen: set[str]) -> Iterator[Path]:
-    """All files below a folder, in natural order. Raises: InputError as names.entries; also for a folder that is met twice."""
+    """Yield all files below a folder in natural order.
+
+    Raises: InputError as in names.entries, and if a link leads to a folder that is read anyway.
+    """
     real = os.path.realpath(folder)
     if real in seen:
-        raise InputError(f"{folder}: this link leads to a folder that is read anyway. Remove it.")
+        raise InputError(f"{folder}: this link leads to a folder that is read anyway. Remove the link.")
     seen.add(real)
     for path in names.entries(folder, root):
         if path.is_dir():

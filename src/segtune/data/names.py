@@ -1,4 +1,7 @@
-"""What a folder holds and what names say: patient, visit, phase, frame, slice. Nothing outside the data's folder is read."""
+"""List folders, open files safely, and parse names into patient, visit, phase, frame and slice.
+
+Files outside the folder of the data are not read.
+"""
 
 import errno
 import os
@@ -13,29 +16,29 @@ from typing import NamedTuple, cast
 from segtune.data.slices import Phase
 from segtune.errors import InputError
 
-EXAMPLES = (  # as a person types them, in the shell's quotes and in Hydra's
+EXAMPLES = (  # as typed on the command line, in quotes for the shell and for Hydra
     "\"data.patient='(?P<patient>[^_]+)_'\" (the name up to its first _) or \"data.patient='(?P<patient>.+)'\" (each name is a "
     "patient of its own)"
 )
-MARKS = {  # what stands before a visit, a phase, a frame or a slice in a name, and how it looks
+MARKS = {  # for each group: the prefix before it in a name, and the pattern of its value
     "visit": ("(?:visit|vis|v|session|ses|timepoint|tp|scan)[-_ ]?", "[0-9]+"),
     "phase": ("", "(?:ED|ES)(?![A-Z])"),
     "frame": ("(?:frame|fr|f|time|phase|ph)[-_ ]?", "[0-9]+"),
     "slice": ("(?:slice|sl|s|z)[-_ ]?", "[0-9]+"),
 }
-SEPARATORS = {"/": "/", "_": "_", "-": "-", ".": "[.]", " ": " "}  # in names, and in a pattern
-BEGINNINGS = (  # of names: a patient, up to the first or the last separator; or up to, or without, the first number
+SEPARATORS = {"/": "/", "_": "_", "-": "-", ".": "[.]", " ": " "}  # in names -> in a regular expression
+BEGINNINGS = (  # patterns of patients: up to the first or last separator, including the first number, or up to it
     *(pattern for sep in SEPARATORS.values() for pattern in (f"(?P<patient>.+?){sep}", f"(?P<patient>.+){sep}")),
     *("(?P<patient>[^0-9]*[0-9]+)", "(?P<patient>[^0-9]+)"),
 )
-FORMS = {
+FORMS = {  # the expected form of each group, for messages
     **{"patient": "at least one visible character", "visit": "at least one visible character"},
     **{"phase": "ED or ES", "frame": "a number", "slice": "a number"},
 }
 
 
 class Name(NamedTuple):
-    """The parts of one name; all but the patient are None if the pattern has no such group."""
+    """The parts of one name. A part other than the patient is None if the pattern has no group for it."""
 
     patient: str
     phase: Phase | None
@@ -45,19 +48,19 @@ class Name(NamedTuple):
 
 
 def opened(root: str | os.PathLike[str]) -> Path:
-    """data.root as an existing folder. Raises: InputError if there is none."""
+    """Return data.root as an existing folder. Raises: InputError if it does not exist."""
     try:
         folder = Path(root).expanduser()
         is_there = folder.is_dir()
-    except (OSError, RuntimeError):  # a name that is too long, the home of nobody
+    except (OSError, RuntimeError):  # a name that is too long, or the home folder of an unknown user
         is_there = False
     if not is_there:
-        raise InputError(f"data.root={root}: there is no such folder.")
+        raise InputError(f"data.root={root}: there is no such folder. Correct data.root.")
     return folder
 
 
 def content(path: Path, most_bytes: int) -> bytes:
-    """The content of a small file. Raises: InputError if it is no file, cannot be read, or is larger than most_bytes."""
+    """Read a small file. Raises: InputError if the path is not a file, cannot be read, or is larger than most_bytes."""
     check_file(path, most_bytes)
     try:
         with path.open("rb") as file:
@@ -67,7 +70,12 @@ def content(path: Path, most_bytes: int) -> bytes:
 
 
 def check_file(path: Path, most_bytes: int | None = None) -> None:
-    """Raises: InputError if it is no regular file (opening a pipe may never end), unreadable, or larger than most_bytes."""
+    """Check that a path is a readable regular file of at most most_bytes.
+
+    Other kinds of paths are refused because opening a pipe, for example, may block forever.
+
+    Raises: InputError that names the path.
+    """
     try:
         about = path.stat()
         if not os.access(path, os.R_OK):
@@ -77,23 +85,24 @@ def check_file(path: Path, most_bytes: int | None = None) -> None:
     if not stat.S_ISREG(about.st_mode):
         raise InputError(f"{path}: cannot be read (it is not a file). Restore it.")
     if most_bytes is not None and about.st_size > most_bytes:
-        raise InputError(f"{path}: larger than {most_bytes / 2**20:g} MiB, the limit for such a file. Restore it.")
+        raise InputError(f"{path}: the file is larger than {most_bytes / 2**20:g} MiB, the limit for such files. Restore it.")
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Raises: InputError for a link that leads out of root."""
+    """Check that a path does not lead out of root through a link. Raises: InputError if it does."""
     try:
         is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-    except OSError as error:  # a link that only its owner may follow
+    except OSError as error:  # for example a link that only its owner may follow
         raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
     if not is_inside:
-        raise InputError(f"{path}: this link leads out of {root}; files outside are not read. Replace the link by a copy.")
+        raise InputError(f"{path}: this link leads out of {root}, and files outside are not read. Replace the link by a copy.")
 
 
 def entries(folder: Path, root: Path) -> list[Path]:
-    """The files and folders in a folder below root, in natural order, without hidden ones.
+    """List the files and folders in a folder, in natural order, without hidden ones.
 
-    Raises: InputError for a link out of root, for a name that cannot be printed, and for anything that is no file or folder.
+    Raises: InputError for a link that leads out of root, for a name that cannot be printed, and for an entry that is neither
+        a file nor a folder.
     """
     try:
         found = sorted(
@@ -111,38 +120,39 @@ def entries(folder: Path, root: Path) -> list[Path]:
 
 
 def relative(folder: Path, root: Path) -> str:
-    """A folder's path below root, with slashes; "." if root is a file, or that very folder."""
+    """A folder's path relative to root, with slashes; "." if root is the folder itself or a file."""
     return folder.relative_to(root if root.is_dir() else folder).as_posix()
 
 
 def normal(text: str) -> str:
-    """A name with composed letters (NFC); file systems of a Mac store them decomposed (NFD)."""
+    """A name in Unicode form NFC (composed letters). File systems of a Mac store names in form NFD (decomposed)."""
     return unicodedata.normalize("NFC", text)
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A sort key by which numbers in names are sorted by value: p2 before p10."""
+    """A sort key that orders numbers in names by value: p2 before p10."""
     parts: list[str | int] = [*re.split("([0-9]+)", name)]
     parts[1::2] = [int(digits) for digits in parts[1::2]]
     return parts, name
 
 
 def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) -> dict[str, Name]:
-    """The parts of each name, by the user's regular expression (data.patient), which must match at the name's beginning.
+    """Parse names by the user's regular expression (data.patient), which must match at the beginning of each name.
 
-    Without a pattern each name is a patient. This is refused if several names look like one patient's, because that patient
-    would be on both sides of a split.
+    Without a pattern, each name is a patient. This is refused if several names look like those of a single patient, because
+    that patient could then be in both training and validation.
 
     Args: groups: the groups that the pattern may have besides patient: some of visit, phase, frame and slice.
-    Returns: name -> Name; patients in natural order, the names of each by visit, phase, frame, slice and name.
-    Raises: InputError for a pattern that is no regular expression, has no group patient or an unknown group, or does not fit.
+    Returns: name -> Name. Patients are in natural order, and their names are sorted by visit, phase, frame, slice and name.
+    Raises: InputError if the pattern is not a regular expression, has no group patient, has an unknown group, or does not
+        match a name.
     """
     names = list(names)
     if pattern is None:
         if alike := _look_grouped(names):
             raise InputError(
-                f"{alike[0]} and {alike[1]} look like the same patient, who must not be on both sides of a split. Say which "
-                f"part of a name is the patient: {_suggested(names, alike, groups)}."
+                f"{alike[0]} and {alike[1]} look like the same patient, who must not be in both training and validation. Say "
+                f"which part of a name is the patient: {_suggested(names, alike, groups)}."
             )
         pattern = "(?P<patient>.+)"
     expression = _compiled(pattern, {"patient", *groups})
@@ -157,7 +167,7 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
 
 
 def numbers(parsed: Mapping[str, Name]) -> dict[str, int]:
-    """The position of each name among the names of its patient, from 0, in the given order."""
+    """Number the names of each patient from 0, in the given order."""
     count: dict[str, int] = {}
     found = {}
     for name, one in parsed.items():
@@ -176,7 +186,7 @@ def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
         raise InputError(f"data.patient={pattern}: it has no group named patient. Write one like {EXAMPLES}.")
     for name in sorted(expression.groupindex.keys() - groups):
         raise InputError(
-            f"data.patient={pattern}: it has a group {name}; the groups for these data are {', '.join(sorted(groups))}."
+            f"data.patient={pattern}: it has an unknown group {name}. The groups for these data are {', '.join(sorted(groups))}."
         )
     return expression
 
@@ -184,7 +194,9 @@ def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
 def _parsed(name: str, expression: re.Pattern[str]) -> Name:
     match = expression.match(name)
     if not match:
-        raise InputError(f"data.patient={expression.pattern}: does not match the name {name}. Change the pattern or the name.")
+        raise InputError(
+            f"data.patient={expression.pattern}: the pattern does not match the name {name}. Change the pattern or the name."
+        )
     parsed = match.groupdict()
     fits = {
         "patient": lambda text: bool(text.strip()),
@@ -209,9 +221,9 @@ def _parsed(name: str, expression: re.Pattern[str]) -> Name:
 
 
 def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[str]) -> str:
-    """A pattern for these names, as a person types it, by which the two names that look alike are of one patient.
+    """Suggest a pattern, as typed on the command line, by which the two names that look alike belong to one patient.
 
-    If no name marks a visit, phase, frame or slice, a pattern that finds several patients is preferred.
+    If no name marks a visit, phase, frame or slice, patterns that find several patients are preferred.
     """
     found, marked = [], [*_marked(alike[0], groups)]
     for pattern in (*marked, *BEGINNINGS):
@@ -229,7 +241,7 @@ def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[
 
 
 def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
-    """Patterns for names that mark visit, phase, frame and slice like this one: with all groups first, then with fewer."""
+    """Patterns for names that mark visit, phase, frame and slice in the way of this name. Patterns with more groups come first."""
     marks = []
     for group in groups:
         before, value = MARKS[group]
@@ -249,10 +261,10 @@ def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
 
 
 def _look_grouped(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two names that may be of one patient; None if there are none.
+    """Two names that may belong to one patient; None if there are no such names.
 
-    They are equal up to the end of a number or folder (p01_ed and p01_es, anna/1 and anna/2), or differ only in their last
-    number while other names begin differently (anna_1, anna_2, bert_1; but not la_003, la_004, la_005).
+    Such names are equal up to the end of a number or folder (p01_ed and p01_es, anna/1 and anna/2). Or they differ only in a
+    number at their end, while other names begin differently (anna_1 and anna_2 beside bert_1, but not la_003, la_004, la_005).
     """
     begin: dict[str, str] = {}
     for name in names:

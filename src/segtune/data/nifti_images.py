@@ -1,10 +1,11 @@
-"""NIfTI images without labels: each file is a volume, and each a patient with the file's name.
+"""Find NIfTI images without labels. Each file is a volume of a patient with the file's name.
 
-If all names end in _0000, as nnU-Net's do, that ending is left out: CASE_0000.nii.gz is CASE. A fourth axis is time: each of
-its frames, counted from 0, is a volume and a phase of that patient.
+If all names end in _0000, as in nnU-Net, that ending is removed: CASE_0000.nii.gz is patient CASE. A fourth axis is time: each
+of its frames, counted from 0, is one volume and phase of the patient.
 
-A folder with an Info.cfg has ACDC's layout: the folder is the patient, frames are counted from 1, and Info.cfg says which are
-ED and ES. No frame is read twice: of a film (_4d) and single frames of it (_frame01), one is read and the other left out.
+A folder with a file Info.cfg has ACDC's layout: the folder is the patient, frames are counted from 1, and Info.cfg says which
+frames are ED and ES. No frame is read twice: if there are both a film (_4d) and single frames of it (_frame01), only one of the
+two is read.
 """
 
 import re
@@ -32,10 +33,11 @@ class VolumeFile:
     """One NIfTI file, or one frame of a film.
 
     Attributes:
-        name: the name in results, which no other file has; it may contain folders.
-        n_frames: number of volumes along a fourth axis; index: which of them this is.
+        name: the unique name of the file in results; it may contain folders.
+        n_frames: number of volumes along the fourth axis.
+        index: index of this volume along the fourth axis.
         first: number of the film's first frame.
-        phases: number of a frame -> ED or ES, where Info.cfg says so.
+        phases: frame number -> ED or ES, for the frames that Info.cfg names.
     """
 
     path: Path
@@ -58,11 +60,11 @@ class VolumeFile:
         ]
 
     def read(self, slice_axis: int | None = None) -> nifti.Volume:
-        """The volume. Args: slice_axis: as in nifti.read. Raises: InputError naming the file."""
+        """Read the volume. Args: slice_axis: as in nifti.read. Raises: InputError that names the file."""
         return nifti.read(self.path, channel=self.index, n_channels=self.n_frames, slice_axis=slice_axis)
 
     def images(self, volume: nifti.Volume) -> Iterator[Image]:
-        """The slices of the volume that `read` returned. Raises: InputError for pixels that are not finite."""
+        """Yield the slices of a volume returned by `read`. Raises: InputError for pixels that are not finite."""
         known: dict[str, Phase] = {"ED": "ED", "ES": "ES"}
         for index, plane in enumerate(volume.voxels):
             item = slice_without_label(
@@ -78,7 +80,12 @@ class VolumeFile:
 
 
 class _Folder(NamedTuple):
-    """The NIfTI files of one folder by their names without ending; phases: as Info.cfg has them, None without that file."""
+    """The NIfTI files of one folder.
+
+    Attributes:
+        files: the files by their names without ending.
+        phases: frame number -> ED or ES, from Info.cfg; None if there is no such file.
+    """
 
     path: Path
     files: Mapping[str, Path]
@@ -86,9 +93,12 @@ class _Folder(NamedTuple):
 
 
 def find(files: Sequence[Path], root: Path, left_out: Counter[str]) -> list[VolumeFile]:
-    """The volumes in these files. Label images, and films or frames that are read elsewhere, are counted in left_out.
+    """Find the volumes in these files.
 
-    Raises: InputError naming the file for two files of one volume, for several channels, and for a film that is none.
+    Label images, and films or frames whose images are read from another file, are left out and counted in left_out.
+
+    Raises: InputError that names the file, if two files hold the same volume, if images have several channels, or if a film
+        lacks a frame that Info.cfg names.
     """
     folders = _folders(files, root)
     images = [(folder, stem) for folder in folders for stem in _images(folder, left_out)]
@@ -113,13 +123,13 @@ def _folders(files: Sequence[Path], root: Path) -> list[_Folder]:
 
 
 def _phases(folder: Path) -> dict[int, str] | None:
-    """Number of a frame -> ED or ES, as the folder's Info.cfg says; None without that file."""
+    """Frame number -> ED or ES, from the folder's Info.cfg; None if there is no such file."""
     info = folder / "Info.cfg"
     return {frame: phase for phase, frame in acdc.read_info(info).items()} if info.is_file() else None
 
 
 def _images(folder: _Folder, left_out: Counter[str]) -> list[str]:
-    """The stems of the images that are read; what is left out is counted."""
+    """The stems of the images that are read. Other files are counted in left_out."""
     _check_one_channel(folder)
     read_elsewhere = _read_elsewhere(folder)
     kept = []
@@ -139,7 +149,10 @@ def _is_label(folder: _Folder, stem: str) -> bool:
 
 
 def _read_elsewhere(folder: _Folder) -> set[str]:
-    """The stems of films if the single frames suffice, and otherwise of single frames that a film contains."""
+    """The stems of files whose frames are read from other files.
+
+    These are the films, if the single frames include ED and ES; otherwise the single frames that a film contains.
+    """
     found: set[str] = set()
     for film in (stem for stem in folder.files if stem.endswith(FILM)):
         frames = {
@@ -159,17 +172,20 @@ def _check_one_channel(folder: _Folder) -> None:
     for stem, path in folder.files.items():
         if stem.endswith(FIRST_CHANNEL) and stem.removesuffix(FIRST_CHANNEL) + SECOND_CHANNEL in folder.files:
             raise InputError(
-                f"{path}: this case has further channels beside it ({SECOND_CHANNEL}). Give a folder with one channel alone."
+                f"{path}: this case has several channels (there is also a file {SECOND_CHANNEL}). Give a folder with a single channel."
             )
 
 
 def _volume(folder: _Folder, path: Path, name: str, patient: str, case: str) -> VolumeFile:
-    """One file as a volume. Raises: InputError for a film that is none, or that lacks a frame of Info.cfg."""
+    """Describe one file as a VolumeFile.
+
+    Raises: InputError if a fourth axis counts channels, or if a film lacks a frame that Info.cfg names.
+    """
     n_frames = nifti.n_frames(path)
     if n_frames > 1 and folder.path.name in IMAGE_FOLDERS:
         raise InputError(
-            f"{path}: in a folder {folder.path.name} a fourth axis (of {n_frames}) counts channels, not time. "
-            "Give a folder with one channel alone, or, if it is a film, a folder of another name."
+            f"{path}: in a folder named {folder.path.name}, the fourth axis (of length {n_frames}) counts channels, not time. "
+            "Give a folder with a single channel. If the file is a film, put it into a folder with another name."
         )
     if folder.phases is None:
         return VolumeFile(path, name, patient, frame=0, phase="", n_frames=n_frames)
@@ -185,5 +201,5 @@ def _volume(folder: _Folder, path: Path, name: str, patient: str, case: str) -> 
 
 
 def _distinct(short: list[str], long: list[str]) -> list[str]:
-    """The short names if no two of them are equal, otherwise the long ones."""
+    """The short names if they are all different, otherwise the long names."""
     return short if len({*short}) == len(short) else long

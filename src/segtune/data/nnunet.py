@@ -1,14 +1,14 @@
-"""Reader of data sets laid out for nnU-Net (raw) or as in the Medical Segmentation Decathlon (MSD): NIfTI and dataset.json.
+"""Reader of data sets in the layout of nnU-Net (raw) or of the Medical Segmentation Decathlon (MSD).
 
-    dataset.json                    the channels, the labels and, in the older form, the cases
+    dataset.json                    the channels, the labels and, in older files, the cases
     imagesTr/CASE_0000.nii.gz       nnU-Net: one file per case and channel
-    imagesTr/CASE.nii.gz            MSD: one file per case, with the channels, if there are several, along a fourth axis
+    imagesTr/CASE.nii.gz            MSD: one file per case; several channels are along a fourth axis
     labelsTr/CASE.nii.gz            the labels
 
-dataset.json names labels and channels: {"RV": 1} and {"0": "MRI"} in nnU-Net 2, {"1": "RV"} in older files; a label with
-several values, [1, 2], is their union. Paths in it are ignored: files are found by their names. nnU-Net does not know
-patients, so the user says which cases belong to one patient (data.patient, see names.parse). Each of its cases is a volume
-of a patient: a frame, a visit or a sequence.
+dataset.json names labels and channels: {"RV": 1} and {"0": "MRI"} in nnU-Net 2, {"1": "RV"} in older files. A label with
+several values, [1, 2], is their union. Paths in dataset.json are ignored, because files are found by their names. nnU-Net has
+no notion of patients, so the user says which cases belong to one patient (data.patient, see names.parse). Each case is one
+volume of a patient: a frame, a visit or a sequence.
 """
 
 import json
@@ -25,14 +25,21 @@ from segtune.data.slices import Slice, SliceSet, collected
 from segtune.errors import InputError
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
-MAX_JSON_BYTES = 2**22  # 40,000 cases; in memory it can be 25 times as large
+MAX_JSON_BYTES = 2**22  # enough for 40,000 cases; the parsed content can be 25 times as large in memory
 MAX_LABEL, MAX_CHANNELS, MAX_CASES = 65535, 64, 10**6
 MAX_NAME, MOST_SHOWN = 100, 10  # characters of a label's, channel's or case's name; how many names a message lists
-KNOWN = ("dataset.json", IMAGES, LABELS, "imagesTs", "labelsTs", "imagesVal", "labelsVal")  # in a data set's folder
+KNOWN = ("dataset.json", IMAGES, LABELS, "imagesTs", "labelsTs", "imagesVal", "labelsVal")  # the usual content of data.root
 
 
 class About(NamedTuple):
-    """The content of dataset.json: label name -> values, channel names in order, and the cases if it lists or counts them."""
+    """The content of dataset.json.
+
+    Attributes:
+        labels: label name -> its values.
+        channels: the names of the channels, in order.
+        cases: the cases; None if they are not listed.
+        n_cases: the number of cases; None if it is not given.
+    """
 
     labels: dict[str, frozenset[int]]
     channels: list[str]
@@ -51,27 +58,28 @@ def read(
     slice_axis: int | None = None,
     empty: str = "keep",
 ) -> SliceSet:
-    """Every slice of every labelled case; patients in natural order, the cases of each by visit, phase, frame and name.
+    """Read all slices of all labelled cases.
 
-    The frame is that in the case's name, if the pattern has the group; otherwise the cases of a patient are counted from 0.
+    Patients are in natural order, and their cases are sorted by visit, phase, frame and name. The frame number is taken from
+    the case's name if the pattern has a group `frame`; otherwise the cases of a patient are counted from 0.
 
     Args:
-        root: the folder that holds dataset.json, imagesTr and labelsTr. Nothing outside it is read.
+        root: the folder that contains dataset.json, imagesTr and labelsTr. Files outside it are not read.
         target: the name of a label, or its value.
         patient: regular expression for the case's name with a group `patient` and optional groups `visit`, `phase`, `frame`.
-        channel: name or number of the channel; None: the only one.
-        ed, es: the end-diastolic and the end-systolic case of each visit, where names do not give the phase: a frame's
-            number, the rest of the name, or a list of these; or "largest" or "smallest". See cases.arrange.
-        slice_axis: the axis of the stored arrays that counts the slices; None: see axes.
-        empty: "keep" or "drop" slices without the target.
-    Raises: InputError naming the file or key for anything missing, damaged or contradictory.
+        channel: name or number of the channel; None: the only channel.
+        ed, es: the end-diastolic and the end-systolic case of each visit, if names do not give the phase: a frame's number, the
+            rest of the name, or a list of these; or "largest" or "smallest". See cases.arrange.
+        slice_axis: the axis of the stored arrays that counts the slices; None: found by the rule in formats.axes.
+        empty: "keep" or "drop" the slices that do not show the target.
+    Raises: InputError that names the file or key, for missing, damaged or contradictory data.
     """
     folder = names.opened(root)
     there = {path.name: path for path in names.entries(folder, folder)}
     for name in ("dataset.json", IMAGES, LABELS):
         if name not in there:
             raise InputError(
-                f"data.root={root}: there is no {name} in it. Give the folder that holds dataset.json, {IMAGES} and {LABELS}."
+                f"data.root={root}: {name} is missing. Give the folder that contains dataset.json, {IMAGES} and {LABELS}."
             )
     about = read_json(there["dataset.json"])
     wanted = _wanted(about, target)
@@ -111,38 +119,38 @@ def read(
 
 
 def _not_taken(folder: Path, root: Path, taken: dict[str, Path]) -> list[Path]:
-    """The files in the folder that are not NIfTI. Raises: InputError if one of them may be an image or a label."""
+    """List the files in a folder that are not NIfTI. Raises: InputError if one of them may be an image or a label."""
     left = [path for path in names.entries(folder, root) if nifti.stem(path) is None]
     if lost := [path for path in left if is_lost(path, taken)]:
-        what = "label" if folder.name == LABELS else "image"
+        what = "a label image" if folder.name == LABELS else "an image"
         more = f" It is the first of {len(lost)} such files." if len(lost) > 1 else ""
         raise InputError(
             f"{lost[0]}: only files that end in {' or '.join(nifti.ENDINGS)}, directly in {folder.name}, are read, so "
-            f"this case would be lost. If it is a {what}, convert it to .nii.gz there; if not, move it elsewhere.{more}"
+            f"this file would be ignored. If it is {what}, convert it to .nii.gz; if not, move it elsewhere.{more}"
         )
     return left
 
 
 def read_json(path: Path) -> About:
-    """The content of dataset.json in the form of nnU-Net 2, nnU-Net 1 or the MSD. Raises: InputError naming file and key."""
+    """Read dataset.json in the format of nnU-Net 2, nnU-Net 1 or the MSD. Raises: InputError that names the file and the key."""
     content = names.content(path, MAX_JSON_BYTES)
     try:
         data = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg}). Correct it.") from None
+        raise InputError(f"{path}, line {error.lineno}: this is not valid JSON ({error.msg}). Correct it.") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not usable as JSON ({str(error)[:80]}). Correct it.") from None
+        raise InputError(f"{path}: cannot be read as JSON ({str(error)[:80]}). Correct it.") from None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: not an object of keys like labels and channel_names. Restore it.")
+        raise InputError(f"{path}: the file must be a JSON object with keys like labels and channel_names. Restore it.")
     if "dataset" in data:
         raise InputError(
-            f"{path}, key dataset: files elsewhere are not read. Put them into {IMAGES} and {LABELS} and remove the key."
+            f"{path}, key dataset: files in other folders are not read. Move them into {IMAGES} and {LABELS}, and remove the key."
         )
     ending = data.get("file_ending", ".nii.gz")
     if ending not in nifti.ENDINGS:
         raise InputError(
             f"{path}, key file_ending: {str(ending)[:40]!r}, but only {' and '.join(nifti.ENDINGS)} are read. Convert the "
-            "images; pairs of PNG or TIFF files are read by data=folder."
+            "images. (Pairs of PNG or TIFF files are read by data=folder.)"
         )
     n_cases = data.get("numTraining")
     if not (n_cases is None or (_is_whole(n_cases) and 0 <= n_cases <= MAX_CASES)):
@@ -154,7 +162,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} is there twice")
+            raise ValueError(f"the key {key!r} is given twice")
         found[key] = value
     return found
 
@@ -164,7 +172,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether this is text that fits into one line of a message."""
+    """Whether a value is a text that fits into one line of a message."""
     return isinstance(value, str) and value.isprintable() and len(value) <= MAX_NAME
 
 
@@ -175,7 +183,7 @@ def _listed(texts: Sequence[str]) -> str:
 def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
     given = data.get("labels")
     if not isinstance(given, dict) or not given:
-        raise InputError(f'{path}, key labels: names no label. Write "labels": {{"background": 0, "RV": 1}}.')
+        raise InputError(f'{path}, key labels: there is no label. Write "labels": {{"background": 0, "RV": 1}}.')
     labels: dict[str, frozenset[int]] = {}
     for key, value in given.items():
         name, values = (value, key) if isinstance(value, str) else (key, value)  # nnU-Net 1 and MSD; nnU-Net 2
@@ -184,18 +192,22 @@ def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
             values = [int(key)]
         if not (name and values and all(_is_whole(one) and 0 <= one <= MAX_LABEL for one in values)):
             raise InputError(
-                f"{path}, key labels: {str(key)[:40]!r}: {str(value)[:40]!r} does not give a name a value from 0 to "
-                f"{MAX_LABEL}. "
+                f"{path}, key labels: {str(key)[:40]!r}: {str(value)[:40]!r} does not give a label a name and a value "
+                f"from 0 to {MAX_LABEL}. "
                 'Write "labels": {"background": 0, "RV": 1}.'
             )
         if not _is_name(name):
-            raise InputError(f"{path}, key labels: {name[:40]!r}: a name has up to {MAX_NAME} visible characters. Rename it.")
+            raise InputError(
+                f"{path}, key labels: {name[:40]!r}: a name must have up to {MAX_NAME} visible characters. Rename the label."
+            )
         name = names.normal(name)
         if name in labels:
-            raise InputError(f"{path}, key labels: {name[:40]!r} is there twice. Give each label a name of its own.")
+            raise InputError(f"{path}, key labels: {name[:40]!r} is given twice. Give each label a different name.")
         labels[name] = frozenset(values)
     if "ignore" in labels:
-        raise InputError(f"{path}, key labels: ignore: segtune trains on every pixel. Label those pixels and remove the key.")
+        raise InputError(
+            f"{path}, key labels: ignore: segtune trains on all pixels. Label the ignored pixels, and remove the key."
+        )
     return labels
 
 
@@ -204,27 +216,25 @@ def _channels(path: Path, data: dict[str, Any]) -> list[str]:
     given = data.get(key)
     n = len(given) if isinstance(given, dict) else 0
     if not isinstance(given, dict) or not 1 <= n <= MAX_CHANNELS or {*given} != {str(index) for index in range(n)}:
-        raise InputError(
-            f'{path}, key {key}: does not name the channels, counted from 0. Write "channel_names": {{"0": "MRI"}}.'
-        )
+        raise InputError(f'{path}, key {key}: must name the channels, counted from 0. Write "channel_names": {{"0": "MRI"}}.')
     found = [given[str(index)] for index in range(n)]
     if not all(_is_name(name) for name in found):
         raise InputError(
-            f"{path}, key {key}: a channel's name is a text of up to {MAX_NAME} visible characters. Write "
+            f"{path}, key {key}: a channel's name must be a text of up to {MAX_NAME} visible characters. Write "
             '"channel_names": {"0": "MRI"}.'
         )
     return [names.normal(name) for name in found]
 
 
 def _cases(path: Path, given: Any) -> frozenset[str] | None:
-    """The cases that the older form lists, by the names of their label files."""
+    """The cases that older files list under the key training, by the names of their label files."""
     if given is None:
         return None
     files = [entry.get("label") if isinstance(entry, dict) else entry for entry in given] if isinstance(given, list) else [None]
     found = [nifti.stem(Path(file)) if isinstance(file, str) and "\0" not in file else None for file in files]
     if not all(_is_name(name) for name in found):
         raise InputError(
-            f'{path}, key training: not a list like [{{"image": "./imagesTr/A.nii.gz", "label": "./labelsTr/A.nii.gz"}}].'
+            f'{path}, key training: must be a list like [{{"image": "./imagesTr/A.nii.gz", "label": "./labelsTr/A.nii.gz"}}].'
         )
     return frozenset(name for name in found if name)
 
@@ -235,7 +245,7 @@ def _wanted(about: About, target: str | int) -> frozenset[int]:
         values = next((one for one in about.labels.values() if one == {int(str(target)[:9])}), None)
     if values is None or 0 in values:
         known = _listed([name for name, one in about.labels.items() if 0 not in one])
-        raise InputError(f"data.target={target}: not a structure in dataset.json, which has {known or 'none'}.")
+        raise InputError(f"data.target={target}: dataset.json does not define this structure. It has {known or 'none'}.")
     return values
 
 
@@ -249,33 +259,33 @@ def _channel(about: About, channel: str | int | None) -> int:
     if channel is not None and given in numbers:
         return numbers.index(given)
     listed = _listed([f"{index} ({name})" for index, name in enumerate(about.channels)])
-    parsed = "there are several channels" if channel is None else f"data.channel={channel}: there is no such channel"
-    raise InputError(f"{parsed}. Choose data.channel: {listed}.")
+    what = "there are several channels" if channel is None else f"data.channel={channel}: there is no such channel"
+    raise InputError(f"{what}. Choose data.channel: {listed}.")
 
 
 def _check_cases(path: Path, folder: Path, about: About, there: Any) -> None:
-    """Raises: InputError if a case of dataset.json is missing, or if there is a case that it does not list."""
+    """Check that dataset.json and the label files have the same cases. Raises: InputError if a case is missing in one of them."""
     if not there:
-        raise InputError(f"{folder}: no label image (like CASE.nii.gz) in it. Add them.")
+        raise InputError(f"{folder}: there is no label image (like CASE.nii.gz) in it. Add the label images.")
     if about.cases is not None:
         for case in sorted(about.cases - there):
             raise InputError(
-                f"{folder / case}.nii.gz: missing, but {path.name} lists it (key training). Add it or correct the list."
+                f"{folder / case}.nii.gz: this file is missing, but {path.name} lists it (key training). Add the file or correct the list."
             )
         for case in sorted(there - about.cases):
             raise InputError(
-                f"{folder / case}: {path.name} does not list this case (key training). Add it there or move the file."
+                f"{folder / case}: {path.name} does not list this case (key training). Add it to the list, or move the file elsewhere."
             )
     if about.n_cases is not None and about.n_cases != len(there):
         raise InputError(
-            f"{path}, key numTraining: {about.n_cases} cases, but {folder.name} holds {len(there)}. Add them or correct it."
+            f"{path}, key numTraining: {about.n_cases} cases, but {folder.name} holds {len(there)}. Correct the number or the files."
         )
 
 
 def _images(
     folder: Path, images: dict[str, Path], truths: dict[str, Path], n_channels: int, channel: int
 ) -> dict[str, tuple[Path, int, int]]:
-    """Case -> image file, the index of the chosen channel in it, and its number of channels."""
+    """For each case: the image file, the index of the chosen channel in this file, and the file's number of channels."""
     found: dict[str, tuple[Path, int, int]] = {}
     of_a_case: set[str] = set()
     for case in truths:
@@ -292,7 +302,7 @@ def _images(
         found[case] = (images[one_each], 0, 1) if one_each in images else (images[case], channel, n_channels)
     for name in sorted(images.keys() - of_a_case):
         raise InputError(
-            f"{images[name]}: neither a label image in {LABELS} nor a channel of dataset.json belongs to it. Move it."
+            f"{images[name]}: this image has no label image in {LABELS}, or its channel is not in dataset.json. Move it elsewhere."
         )
     return found
 

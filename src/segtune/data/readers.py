@@ -1,7 +1,7 @@
-"""What each of segtune's own readers states about itself: the structures in its data, its contour files, its images.
+"""Facts about segtune's own readers, such as the structures in their data and the location of contour files.
 
-Every reader module ends with a constant READER. A module is imported only when its facts are asked for, and a user's own
-reader never is: the configuration may come from a run folder that somebody else made.
+Every reader module ends with a constant READER that holds its facts. A module is imported only when its facts are needed. A
+user's own reader is never imported here, because the configuration may come from a run folder that somebody else made.
 """
 
 import importlib
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from segtune.errors import InputError
 
-NAMES = ("acdc", "folder", "nnunet", "phantom", "rvsc", "sunnybrook")  # conf/data, and the modules beside this one
+NAMES = ("acdc", "folder", "nnunet", "phantom", "rvsc", "sunnybrook")  # the options in conf/data, and modules of this package
 
 
 class ContourFile(NamedTuple):
-    """One contour file: image is the file of the image that it is drawn on, None if there is none."""
+    """One contour file. image: the file of the image on which the contour was drawn; None if it is missing."""
 
     patient: str
     frame: int
@@ -27,17 +27,17 @@ class ContourFile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """The facts about a reader and its data; of a user's own reader only the name is known.
+    """The facts about a reader and its data. For a user's own reader, only the name is known.
 
     Attributes:
-        name: the reader's option: rvsc for segtune.data.rvsc.read.
-        kind: the format of the data: "rvsc" for the phantom, the name for all others.
-        targets: the values that data.target may have; empty where the data define the structures.
+        name: the reader's option name, such as rvsc for segtune.data.rvsc.read.
+        kind: the format of the data. It is "rvsc" for the phantom, and equal to the name for all other readers.
+        targets: the values that data.target may have; empty if the data themselves define the structures.
         same_structures: target -> kind of other data -> the name of the same structure in those data.
-        image_code: Python code, for the model card, that gives the pixels of the image file `path`; empty if unknown.
-        contour_files: lists the contour files of all targets below a root folder; None if the data have none.
-        first_px: the coordinate of the centre of the first pixel in the contour files [pixels].
-        sizes: the smallest and largest data.size in which the data can be made [pixels]; None for data that exist.
+        image_code: Python code for the model card that loads the pixels of the image file `path`; empty if unknown.
+        contour_files: function that lists the contour files of all targets below a root folder; None if there are none.
+        first_px: coordinate that contour files give to the centre of the first pixel [pixels].
+        sizes: the smallest and the largest data.size that can be generated [pixels]; None if the data are not generated.
         is_synthetic: whether the images show no real patients.
     """
 
@@ -53,7 +53,7 @@ class Reader:
 
 
 def of(data: Mapping[str, Any]) -> Reader:
-    """The facts about the reader of this cfg.data, which data.reader._target_ names."""
+    """Return the facts about the reader that data.reader._target_ names. Args: data: cfg.data."""
     target = str(data["reader"]["_target_"])
     name = target.split(".")[-2:][0]
     if name not in NAMES or target != f"segtune.data.{name}.read":
@@ -63,7 +63,10 @@ def of(data: Mapping[str, Any]) -> Reader:
 
 
 def check_target(data: Mapping[str, Any]) -> None:
-    """Raises: InputError if data.target is not a structure of the reader's data; data that name no reader pass."""
+    """Check that data.target is a structure of the reader's data. Data that name no reader are not checked.
+
+    Raises: InputError if it is not.
+    """
     targets = of(data).targets if data.get("reader") else ()
     if targets and data["target"] not in targets:
         raise InputError(f"data.target={data['target']}: must be one of {', '.join(targets)}.")

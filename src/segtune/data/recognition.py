@@ -1,9 +1,10 @@
-"""Codes by which an image is recognised in other files, independent of name, format, number type, scale and orientation.
+"""Codes that recognise the same image in other files, independent of name, format, number type, scale and orientation.
 
-A code is a grid of GRID x GRID bits: whether the image's mean over a cell is above that over the four neighbouring cells. First
-the image is clipped to its 1st and 99th percentile, and blank rows and columns around it are removed. Scale and offset change
-no bit, 8 bits instead of 16 change a few, a flip or a rotation only moves them. Two images are the same if at most SAME of
-their bits differ, in the best of eight orientations. tests/data/test_recognition.py measures this for several changes.
+The image is clipped to its 1st and 99th percentile, and blank rows and columns around it are removed. It is then divided into
+GRID x GRID cells. The code has one bit per cell: whether the mean over the cell is above the mean of the four neighbouring cells.
+Scaling or shifting the grey values changes no bit, storing 8 bits instead of 16 changes a few, and a flip or a rotation only
+moves the bits. Two images count as the same if at most the share SAME of their bits differ, in the best of eight orientations.
+tests/data/test_recognition.py measures this for several changes of an image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,15 +17,15 @@ from segtune.data.slices import Slice
 GRID = 24
 SAME = 0.25  # the share of bits that may differ
 PERCENTILES = (1, 99)
-BLANK = 2 / 255  # of the clipped range; a row that is darker everywhere is blank
-TELLING = 0.2  # least share of ones, and of zeros, in a usable code; a black image has none
-CHUNK = 512  # codes that are compared at once
+BLANK = 2 / 255  # a row or column is blank if all its pixels are darker than this fraction of the clipped range
+TELLING = 0.2  # least share of ones, and of zeros, in a usable code
+CHUNK = 512  # number of codes that are compared at once
 
 Bits = NDArray[np.bool_]
 
 
 def code(image: NDArray[np.float32]) -> str:
-    """The code of an image (H, W) in hexadecimal digits; empty for an image with too little content."""
+    """The code of an image (H, W) as hexadecimal digits; empty if the image has too little content."""
     values = image.astype(np.float64)
     low, high = np.percentile(values, PERCENTILES)
     if not high > low:
@@ -48,7 +49,7 @@ def codes(slices: Iterable[Slice]) -> list[str]:
 def known_again(seen: Sequence[str], known: Sequence[str]) -> list[int]:
     """For each seen code, the index of the nearest known code of the same image; -1 if there is none.
 
-    Texts that are no codes, such as empty ones, match nothing.
+    Texts that are not codes, such as empty texts, match nothing.
     """
     found = [-1] * len(seen)
     at = [index for index, text in enumerate(known) if _is_code(text)]
@@ -67,7 +68,7 @@ def known_again(seen: Sequence[str], known: Sequence[str]) -> list[int]:
 
 
 def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(H, W) to (GRID, W): the mean over each of GRID equal parts of the rows; a part may begin within a row."""
+    """Average the rows of an array (H, W) over GRID parts of equal height. A part may begin within a row. Returns: (GRID, W)."""
     edges = np.linspace(0, len(values), GRID + 1)
     whole = np.minimum(edges.astype(int), len(values) - 1)
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])

@@ -1,14 +1,14 @@
-"""Reader of the Right Ventricle Segmentation Challenge (RVSC, MICCAI 2012): DICOM images, contours as text.
+"""Reader of the Right Ventricle Segmentation Challenge (RVSC, MICCAI 2012): DICOM images, and contours as text files.
 
-Both layouts are read: a folder per patient (patient09/P09list.txt, P09dicom/, P09contours-manual/) and the flat copies.
-Files are identified by their names: P09-0020.dcm is frame 20 of patient P09, and frame = 20 * slice + phase.
+Two layouts are read: a folder per patient (patient09/P09list.txt, P09dicom/, P09contours-manual/), and copies with all files in
+one folder. Files are identified by their names: P09-0020.dcm is frame 20 of patient P09, and frame = 20 * slice + phase.
 
-Phase. A patient is expected to be contoured at exactly two of its 20 cardiac phases: end-diastole is the one with contours of
-larger area (on average over the slices contoured at both; the earlier one if equal), end-systole is the other. A patient with
-contours at one phase or more than two has phase None throughout.
+Phase: a patient should be contoured at exactly two of its 20 cardiac phases. End-diastole is the phase with contours of larger
+area, on average over the slices contoured at both phases (the earlier phase if the areas are equal). End-systole is the other
+phase. If a patient is contoured at one phase, or at more than two, the phase of all its slices is None.
 
-Contours with names in -auto are computed (segtune.predict writes them). They are read, with a warning, only if there is no
-contour with a name in -manual; list files, which name manual contours, are then ignored.
+Contours whose names end in -auto are computed (segtune.predict writes such files). They are read, with a warning, only if there
+is no contour whose name ends in -manual. List files, which name manual contours, are then ignored.
 """
 
 import logging
@@ -38,17 +38,17 @@ ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar")
 LIST_NAME = re.compile(r"(P\d+)list\.txt", re.IGNORECASE | re.ASCII)
 MAX_LIST_BYTES = 2**18  # of a list file: 4,000 contours
 Key = tuple[str, int]  # patient, frame
-Outline = tuple[str, int, str]  # patient, frame, i or o
+Outline = tuple[str, int, str]  # patient, frame, i (endocardium) or o (epicardium)
 
 
 def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None) -> SliceSet:
-    """Every frame that has a contour of the target, patients and frames in the order of their numbers.
+    """Read all frames that have a contour of the target. Patients and frames are ordered by number.
 
     Args:
         root: the folder TrainingSet, or its parent.
         target: "endocardium" (inner contour) or "epicardium" (outer contour).
         masks: how contours become masks, see contours.RASTERISERS.
-    Raises: InputError naming the file, and line where there is one, for anything missing, damaged or contradictory.
+    Raises: InputError that names the file, and the line if there is one, for missing, damaged or contradictory data.
     """
     if target not in TARGETS:
         raise InputError(f"data.target={target}: RVSC has the contours {' and '.join(TARGETS)}.")
@@ -57,7 +57,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     dicoms, outlines, lists, left = _find(folder, root)
     if not dicoms:
         raise InputError(
-            f"data.root={root}: no RVSC image found below {folder} (files named like P09-0020.dcm). "
+            f"data.root={root}: there is no RVSC image (a file named like P09-0020.dcm) below {folder}. "
             "Give the folder TrainingSet or its parent."
         )
     top = names.opened(root)
@@ -75,7 +75,9 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
         listed = set(_listed(list_file, patient, kind, dicoms, outlines))
         if listed and (extra := {key for key in wanted if key[0] == patient} - listed):
             log.warning(
-                "%s does not list %s; they are read anyway.", list_file, ", ".join(_name(*key) for key in sorted(extra))
+                "%s does not list the contours of %s. They are read anyway.",
+                list_file,
+                ", ".join(_name(*key) for key in sorted(extra)),
             )
         wanted |= listed
     return SliceSet(
@@ -84,9 +86,9 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
 
 
 def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
-    """The contour files of both targets. Opens no file.
+    """Yield the contour files of both targets, without opening them.
 
-    Raises: InputError as `read`, for errors in the names.
+    Raises: InputError as in `read`, for errors in the names.
     """
     dicoms, outlines, _, _ = _find(_opened(root), root)
     targets = {kind: target for target, kind in TARGETS.items()}
@@ -102,7 +104,14 @@ def _opened(root: str | os.PathLike[str]) -> Path:
 
 
 class _Files(NamedTuple):
-    """The files of a data set by their names; outlines: patient, frame and kind (i or o) -> contour."""
+    """The files of a data set, identified by their names.
+
+    Attributes:
+        dicoms: (patient, frame) -> image.
+        outlines: (patient, frame, i or o) -> contour.
+        lists: patient -> list file.
+        others: all other files.
+    """
 
     dicoms: dict[Key, Path]
     outlines: dict[Outline, Path]
@@ -111,9 +120,10 @@ class _Files(NamedTuple):
 
 
 def _find(folder: Path, root: str | os.PathLike[str]) -> _Files:
-    """Images, contours and list files below a folder, by their names; and all other files.
+    """Find the images, contours and list files below a folder by their names, and all other files.
 
-    A link to a folder must stay in there, where its content is found anyway; one to a file may lead elsewhere in root.
+    A link to a folder must stay inside this folder, where its content is found anyway. A link to a file may lead anywhere in
+    root.
     """
     dicoms: dict[Key, Path] = {}
     manual: dict[Outline, Path] = {}
@@ -138,13 +148,13 @@ def _find(folder: Path, root: str | os.PathLike[str]) -> _Files:
         elif not path.name.startswith(".") and not is_companion(path):
             others.append(path)
     taken = {os.path.realpath(path) for table in (dicoms, manual, computed) for path in table.values()}
-    others = [path for path in others if os.path.realpath(path) not in taken]  # files that are read through a link
+    others = [path for path in others if os.path.realpath(path) not in taken]  # without files that are read through a link
     for path in others:
         _check_lost(path, dicoms.keys(), manual.keys() | computed.keys())
     if computed and not manual:
         log.warning(
-            "%s: its contours are computed ones (-auto), not an expert's: scores against them are not scores against a "
-            "reference.",
+            "%s: its contours were computed (-auto), not drawn by an expert, so scores against them do not measure agreement with "
+            "an expert.",
             folder,
         )
         return _Files(dicoms, computed, {}, others)
@@ -152,7 +162,7 @@ def _find(folder: Path, root: str | os.PathLike[str]) -> _Files:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder. Raises: InputError for a link to a folder outside it, and for one that cannot be read."""
+    """Yield all files below a folder. Raises: InputError if a link leads to a folder outside, or if a folder cannot be read."""
 
     def unreadable(error: OSError) -> None:
         raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}). Restore it.") from error
@@ -165,27 +175,32 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _check_lost(path: Path, images: Collection[Key], drawn: Collection[Outline]) -> None:
-    """Raises: InputError for an image or contour that is not read because of its name or format.
+    """Check that a file that is not read is not an image or a contour with an unsuitable name or format.
 
-    A second file of an image that is read (P09-0020.png beside P09-0020.dcm) is no loss.
+    A second file of an image that is read (P09-0020.png beside P09-0020.dcm) is accepted.
+
+    Raises: InputError that names the file.
     """
     match = FRAME_NAME.match(path.name)
     key = (match[1].upper(), int(match[2])) if match else None
     if CONTOUR_LIKE.search(path.name) and path.name.isascii() and path.suffix.lower() not in ARCHIVES:
         if not (match and match[3] and key and (*key, match[3].lower()) in drawn):
             raise InputError(
-                f"{path}: a contour that would be lost, because it has no name like P09-0020-icontour-manual.txt (`x y` per "
-                "line). Convert or rename it, or move it elsewhere."
+                f"{path}: this contour would not be read, because its name is not like P09-0020-icontour-manual.txt (a text "
+                "file with `x y` per line). Convert or rename it, or move it elsewhere."
             )
     elif (is_dicom(path) or (match and not is_text(path))) and key not in images:
         raise InputError(
-            f"{path}: an image that would be lost, because it is not a DICOM file with a name like P09-0020.dcm. Convert or "
+            f"{path}: this image would not be read, because it is not a DICOM file with a name like P09-0020.dcm. Convert or "
             "rename it, or move it elsewhere."
         )
 
 
 def _listed(list_file: Path, patient: str, kind: str, dicoms: dict[Key, Path], outlines: dict[Outline, Path]) -> Iterable[Key]:
-    """The frames for which a list file names a contour of this kind. Raises: InputError if it or its image is missing."""
+    """Yield the frames for which a list file names a contour of this kind.
+
+    Raises: InputError if such a contour, or an image that the list needs, is missing.
+    """
     lines = names.content(list_file, MAX_LIST_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         name = line.strip().replace("\\", "/").rsplit("/", 1)[-1]
@@ -195,12 +210,12 @@ def _listed(list_file: Path, patient: str, kind: str, dicoms: dict[Key, Path], o
         if not match or match[1].upper() != patient or match[4].lower() != "manual":
             raise InputError(
                 f"{list_file}, line {number}: {line.strip()[:60]!r} does not name a contour of patient {patient} "
-                f"(like {patient}-0020-icontour-manual.txt)."
+                f"(like {patient}-0020-icontour-manual.txt). Correct the line."
             )
         key = (patient, int(match[2]))
         if key not in dicoms:
             raise InputError(
-                f"{list_file}, line {number}: it lists frame {match[2]}, but there is no {_name(*key)}.dcm. "
+                f"{list_file}, line {number}: it lists frame {match[2]}, but there is no image {_name(*key)}.dcm. "
                 "Add the image or remove the line."
             )
         if match[3].lower() != kind:
@@ -217,7 +232,7 @@ def _read_patient(
     kind: str,
     rasterise: contours.Rasteriser,
 ) -> list[Slice]:
-    """All labelled frames of one patient."""
+    """Read all labelled frames of one patient."""
     frames = sorted(frame for name, frame, letter in outlines if name == patient and letter == kind)
     images, headers, masks, areas = {}, {}, {}, {}
     for frame in frames:
@@ -249,7 +264,7 @@ def _read_patient(
 
 
 def _phases(areas: dict[int, float]) -> dict[int, Phase | None]:
-    """End-diastole or end-systole per labelled frame, by the rule at the head of this file."""
+    """End-diastole or end-systole for each labelled frame, by the rule in the docstring of this module."""
     diastole = contours.end_diastole({divmod(frame, PHASES_PER_SLICE): value for frame, value in areas.items()})
     if diastole is None:
         return dict.fromkeys(areas)

@@ -1,4 +1,4 @@
-"""Labelled slices in memory, in order: what every reader returns."""
+"""Labelled slices in memory. Every reader returns a SliceSet."""
 
 import hashlib
 import logging
@@ -15,8 +15,8 @@ from segtune.errors import InputError
 log = logging.getLogger(__name__)
 
 Phase = Literal["ED", "ES"]
-SPACINGS_MM = (1e-3, 1e3)  # smallest and largest plausible distance of pixels and slices
-MEMORY_FRACTION = 0.5  # of the machine's memory that images and masks may use; the tensors made from them need the rest
+SPACINGS_MM = (1e-3, 1e3)  # smallest and largest plausible spacing of pixels and slices [mm]
+MEMORY_FRACTION = 0.5  # images and masks may use this much of the machine's memory; their tensors need the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,15 +25,15 @@ class Slice:
 
     image: (H, W) float32, intensities as stored [arbitrary units].
     mask: (H, W) bool, True inside the target structure.
-    patient: the patient's label, never a name.
-    frame: the frame's number in its file name.
-    slice_index: position along the heart's axis, counted as the data set counts it.
-    phase: end-diastole, end-systole, or None if unknown.
+    patient: the patient's label, never a person's name.
+    frame: the number of the frame, usually from its file name.
+    slice_index: position along the heart's axis, in the data set's own order.
+    phase: end-diastole (ED), end-systole (ES), or None if it is neither or unknown.
     spacing_mm: distance of neighbouring pixel centres [mm], from row to row and from column to column.
     gap_mm: distance of neighbouring slice centres [mm], None if unknown.
-    n_cut: stored pixels of the structure that grid.resample_and_crop cut away; they are no longer in the mask.
-    volume: text that distinguishes its volume from the patient's others of the same phase (a visit, a frame, a sequence);
-        empty where the phase is enough. ED and ES of one visit have the same text.
+    n_cut: number of stored pixels of the structure that grid.resample_and_crop cut away; they are not in the mask.
+    volume: text that distinguishes the slice's volume from the patient's other volumes of the same phase (a visit, a frame or
+        a sequence); empty if the phase alone is enough. ED and ES of one visit have the same text.
     """
 
     image: NDArray[np.float32]
@@ -49,7 +49,7 @@ class Slice:
 
 
 class SliceSet(Sequence[Slice]):
-    """Slices in the data set's order, patient by patient. Splits are indices into it."""
+    """The slices of a data set in its own order, patient by patient. Splits are indices into this sequence."""
 
     def __init__(self, slices: Iterable[Slice]) -> None:
         self._slices = tuple(slices)
@@ -83,7 +83,7 @@ class SliceSet(Sequence[Slice]):
         return list(of.values())
 
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over everything in the set: pixels, masks, patients, frames, phases, volumes, spacings."""
+        """The first 16 hex digits of a SHA-256 over all content: pixels, masks, patients, frames, phases, volumes and spacings."""
         digest = hashlib.sha256()
         for item in self._slices:
             about: tuple[object, ...] = (
@@ -97,13 +97,14 @@ class SliceSet(Sequence[Slice]):
 
 
 def collected(slices: Iterable[Slice], *, empty: str) -> SliceSet:
-    """The slices of a reader of whole volumes: all of them, or those that show the structure.
+    """Collect the slices of a reader of whole volumes: all slices, or only those that show the structure.
 
-    Args: empty: "keep" or "drop" slices with an empty mask.
-    Raises: InputError if nothing shows the structure, if a patient would be left without a slice, or if memory is short.
+    Args: empty: "keep" or "drop" the slices with an empty mask.
+    Raises: InputError if no slice shows the structure, if a patient would have no slice left, or if the slices need too much
+        memory.
     """
     if empty not in ("keep", "drop"):
-        raise InputError(f"data.empty={empty}: choose keep or drop, for slices that do not show the structure.")
+        raise InputError(f"data.empty={empty}: choose keep or drop (for slices that do not show the structure).")
     limit = MEMORY_FRACTION * _memory_bytes()
     found: list[Slice] = []
     shown: dict[str, bool] = {}
@@ -119,17 +120,17 @@ def collected(slices: Iterable[Slice], *, empty: str) -> SliceSet:
         if n_bytes > limit:
             cure = " data.empty=drop leaves out slices without the structure." if empty == "keep" else ""
             raise InputError(
-                f"the slices up to patient {item.patient} alone need {n_bytes / 1e9:.1f} GB of memory, more than "
-                f"{MEMORY_FRACTION:.0%} of this machine's; all data are kept in memory. Give fewer patients.{cure}"
+                f"the slices up to patient {item.patient} alone need {n_bytes / 1e9:.1f} GB, more than {MEMORY_FRACTION:.0%} of "
+                f"this machine's memory, and all data are kept in memory. Use fewer patients.{cure}"
             )
     if not any(shown.values()):
         raise InputError(
-            f"data.target: none of the {n_read} slices shows the structure. Choose another one, or check the labels."
+            f"data.target: none of the {n_read} slices shows the structure. Choose another structure, or check the labels."
         )
     if without := [patient for patient, is_shown in shown.items() if not is_shown] if empty == "drop" else []:
         raise InputError(
-            f"data.empty=drop leaves nothing of patient {', '.join(without[:5])}: no slice shows the structure. Choose keep, "
-            "or move the patient's files elsewhere."
+            f"data.empty=drop leaves no slice of patient {', '.join(without[:5])}, because none shows the structure. Choose "
+            "keep, or move the patient's files elsewhere."
         )
     if len(found) < n_read:
         log.info("%d of %d slices do not show the structure and are left out (data.empty=drop).", n_read - len(found), n_read)

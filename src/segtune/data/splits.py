@@ -1,4 +1,4 @@
-"""Splits into training and validation slices: pure functions of the slices' patients; the same seed gives the same split."""
+"""Split slices into training and validation. All splits are pure functions of the slices' patients and a seed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,20 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Indices into a SliceSet, each side in the set's order. With patient, kfold and nested no patient is on both sides."""
+    """The training and validation slices, as indices into a SliceSet in ascending order.
+
+    With the rules patient, kfold and nested, no patient is on both sides.
+    """
 
     train: Indices
     val: Indices
 
 
 def by_patient(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """Patients in random order, cut where the validation images are nearest to val_fraction of all images.
+    """Assign whole patients to validation, in random order, until their images are nearest to val_fraction of all images.
 
-    Args: patients: the patient of each slice. val_fraction: in (0, 1). seed: of the order.
-    Raises: InputError if that leaves one side without a patient.
+    Args: patients: the patient of each slice. val_fraction: in (0, 1). seed: seed of the random order.
+    Raises: InputError if one side would have no patient.
     """
     names, counts = np.unique(np.asarray(patients), return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
@@ -33,20 +36,21 @@ def by_patient(patients: Sequence[str], *, val_fraction: float, seed: int) -> Sp
         side = "validation" if n_val == 0 else "training"
         possible = ", ".join(f"{share:.2f}" for share in shares[1:-1]) or "none with a single patient"
         raise InputError(
-            f"split.val_fraction={val_fraction:g} leaves the {side} side empty: patients stay together, and the possible "
-            f"validation shares of these {len(names)} patients are: {possible}."
+            f"split.val_fraction={val_fraction:g} leaves the {side} side empty, because patients are not divided. The possible "
+            f"validation fractions for these {len(names)} patients are: {possible}."
         )
     is_val = np.isin(np.asarray(patients), names[order[:n_val]])
     return Split(train=np.flatnonzero(~is_val), val=np.flatnonzero(is_val))
 
 
 def kfold(patients: Sequence[str], *, n_folds: int, fold: int, seed: int) -> Split:
-    """One of n_folds folds is the validation side. Each patient is in exactly one fold; folds are balanced in images.
+    """Split the patients into n_folds folds with similar numbers of images, and use one fold for validation.
 
-    Patients are sorted by number of images, largest first, those with equal numbers in random order; each goes to the fold
-    that has the fewest images so far.
+    Each patient is in exactly one fold. Patients are sorted by number of images, largest first, and those with equal numbers
+    are in random order. Each patient is assigned to the fold that has the fewest images so far.
 
-    Args: patients: the patient of each slice. n_folds: from 2 to the number of patients. fold: from 0. seed: of the order.
+    Args: patients: the patient of each slice. n_folds: from 2 to the number of patients. fold: the validation fold, from 0.
+        seed: seed of the random order.
     Raises: InputError if there are too few patients, or no such fold.
     """
     names, counts = np.unique(np.asarray(patients), return_counts=True)
@@ -64,23 +68,23 @@ def kfold(patients: Sequence[str], *, n_folds: int, fold: int, seed: int) -> Spl
     return Split(train=np.flatnonzero(~is_val), val=np.flatnonzero(is_val))
 
 
-TEST_FRACTION = 0.2  # of the images, on the validation side of `nested`
+TEST_FRACTION = 0.2  # fraction of the images on the validation side of `nested`
 
 
 def nested(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """The validation patients are the same for every val_fraction, with about TEST_FRACTION of the images.
+    """Split by patients such that the validation patients are the same for every val_fraction.
 
-    The other patients, in random order, train up to the one where their images are nearest to 1 - val_fraction of all images;
-    the rest is unused. A smaller training side is therefore part of every larger one. With by_patient, in contrast, the
-    validation patients change with the size of the training side.
+    The validation patients have about TEST_FRACTION of the images. The other patients are used for training in random order,
+    until their images are nearest to 1 - val_fraction of all images. The remaining patients are not used. Therefore a smaller
+    training set is part of every larger one. With by_patient, in contrast, the validation patients change with val_fraction.
 
-    Args: as in by_patient; val_fraction is at least TEST_FRACTION.
+    Args: as in by_patient, but val_fraction must be at least TEST_FRACTION.
     Raises: InputError if a side would have no patient.
     """
     if val_fraction < TEST_FRACTION:
         raise InputError(
-            f"split.val_fraction={val_fraction:g} with split.by=nested: its validation side is always {TEST_FRACTION:g} of "
-            f"the images, so at most {1 - TEST_FRACTION:g} can train. Choose {TEST_FRACTION:g} or more."
+            f"split.val_fraction={val_fraction:g} with split.by=nested: the validation side always has {TEST_FRACTION:g} of the "
+            f"images, so at most {1 - TEST_FRACTION:g} can be used for training. Choose {TEST_FRACTION:g} or more."
         )
     val = by_patient(patients, val_fraction=TEST_FRACTION, seed=seed).val
     names, counts = np.unique(np.asarray(patients), return_counts=True)
@@ -93,16 +97,18 @@ def nested(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
 
 
 def contiguous(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """As published: in patient order, the first int(n - val_fraction * n) images train. One patient can be on both sides.
+    """Split as in the published study: the first int(n - val_fraction * n) of n images, in patient order, are for training.
 
-    Args: as in by_patient; seed has no effect.
+    One patient can be on both sides.
+
+    Args: as in by_patient, but seed has no effect.
     """
     n_train = _n_train(len(patients), val_fraction)
     return Split(train=np.arange(n_train), val=np.arange(n_train, len(patients)))
 
 
 def by_image(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """Images in random order, cut as in `contiguous`. Leaks on purpose: nearly every patient is on both sides."""
+    """Split images in random order, with sizes as in `contiguous`. This leaks on purpose: nearly all patients are on both sides."""
     n_train = _n_train(len(patients), val_fraction)
     order = np.random.default_rng(seed).permutation(len(patients))
     return Split(train=np.sort(order[:n_train]), val=np.sort(order[n_train:]))
@@ -118,7 +124,7 @@ RULES: dict[str, Callable[..., Split]] = {
 
 
 def leaks(patients: Sequence[str], split: Split) -> list[str]:
-    """The patients on both sides, sorted."""
+    """The patients that are on both sides of a split, sorted."""
     names = np.asarray(patients)
     return sorted(str(name) for name in np.intersect1d(names[split.train], names[split.val]))
 
@@ -128,6 +134,6 @@ def _n_train(n: int, val_fraction: float) -> int:
     if n_train in (0, n):
         side = "training" if n_train == 0 else "validation"
         raise InputError(
-            f"split.val_fraction={val_fraction:g} of {n} images leaves the {side} side empty; choose another share."
+            f"split.val_fraction={val_fraction:g} of {n} images leaves the {side} side empty. Choose another fraction."
         )
     return n_train

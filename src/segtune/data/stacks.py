@@ -1,9 +1,10 @@
-"""DICOM images of one patient and study as stacks: series are put together by position and time.
+"""Arrange the DICOM images of one patient and study in stacks, by position and time.
 
-Slices are ordered by their position along the normal. The images at one position are its phases, ordered by trigger time or,
-where that is missing, by instance number. Series are put together if they have one size, spacing and orientation and form a
-consistent stack: one series for each slice, or one for each moment of the heartbeat. Series at the same positions that form no
-heartbeat are several acquisitions: each is a stack if it has its own folder; otherwise none of them is.
+The slices of a stack are ordered by their position along the normal. Images at the same position are phases of the heartbeat,
+ordered by trigger time or, if it is missing, by instance number. Several series are combined if they have the same size, spacing
+and orientation and form a consistent stack: one series for each slice, or one for each moment of the heartbeat. Series at the
+same positions that do not form a heartbeat are different acquisitions. Each of them is a stack if it has its own folder;
+otherwise none of them is.
 """
 
 import math
@@ -16,13 +17,18 @@ import numpy as np
 from segtune.data.formats.dicom import Place
 
 SAME_PLACE_MM = 0.1  # images closer than this along the normal are one slice
-EVEN = 0.1  # relative difference up to which distances of slices, and steps of time, are equal
-MOMENTS = 3  # least number of series that are moments of a heartbeat: two may be rest and stress
-OTHERWISE = "of other series, which do not lie as its stack does"
+EVEN = 0.1  # relative difference up to which slice distances, and time steps, count as equal
+MOMENTS = 3  # least number of series that count as moments of a heartbeat, because two may be rest and stress
+OTHERWISE = "of other series, whose positions do not fit this stack"
 
 
 class Frame(NamedTuple):
-    """One DICOM image: its number in the patient and its place. undefined: why the place is unknown; empty if it is known."""
+    """One DICOM image of a patient.
+
+    Attributes:
+        number: the image's number within the patient.
+        undefined: the reason why slice and phase are unknown; empty if they are known.
+    """
 
     path: Path
     number: int
@@ -33,9 +39,14 @@ class Frame(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Images with their slices and phases, in their original order; if `undefined` gives a reason, they have none.
+    """Images with their slices and phases, in their original order.
 
-    person, study: 0 if unknown; n_series: number of series in it; others: number of further images that are in no volume.
+    Attributes:
+        gap_mm: distance of neighbouring slices [mm]; None if unknown.
+        undefined: the reason why the images have no slices and phases; empty if they have.
+        person, study: hashes as in Place; 0 if unknown.
+        n_series: number of series in the stack.
+        others: number of added images that are in no volume.
     """
 
     frames: list[Frame]
@@ -51,7 +62,10 @@ class Stack(NamedTuple):
 
 
 def of_studies(frames: Sequence[Frame]) -> list[Stack]:
-    """The stacks of these images, in the order of their first images. Images in no stack are added to the study's largest."""
+    """Arrange images in stacks, in the order of their first images.
+
+    Images that fit no stack of their study are added to its largest stack, with a reason in `undefined`.
+    """
     studies: dict[tuple[object, ...], list[Frame]] = {}
     for frame in frames:
         place = frame.place
@@ -81,12 +95,12 @@ def _of_study(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def _series(frame: Frame) -> object:
-    """A key that differs between series, or between folders where the header states no series."""
+    """A key that identifies the image's series, or its folder if the header gives no series."""
     return frame.place.series or frame.path.parent
 
 
 def _grouped(frames: Iterable[Frame], depth: int | None = None) -> list[list[Frame]]:
-    """The frames of each series or, with a depth, of each folder at that depth."""
+    """Group the frames by series or, if a depth is given, by the folder at that depth."""
     found: dict[object, list[Frame]] = {}
     for frame in frames:
         key = _series(frame) if depth is None else frame.path.parent.parts[:depth]
@@ -95,7 +109,7 @@ def _grouped(frames: Iterable[Frame], depth: int | None = None) -> list[list[Fra
 
 
 def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Series on the same grid together; a series with images on several grids alone."""
+    """Group the frames of series that have the same grid. A series with images on several grids is a group of its own."""
     found: list[list[Frame]] = []
     alone: list[list[Frame]] = []
     for series in _grouped(frames):
@@ -111,7 +125,10 @@ def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 
 def _resolved(frames: Sequence[Frame], *, is_known: bool) -> list[Stack]:
-    """Images on one grid as one stack or, if they form none or the study is unknown, as the stacks of their folders."""
+    """Arrange images on one grid as one stack. If they do not form one, or the study is unknown, arrange each folder separately.
+
+    Args: is_known: whether the headers give the study.
+    """
     frames = sorted(frames, key=lambda frame: frame.number)
     whole = _stacked(frames)
     folders = _below_first(frames)
@@ -124,13 +141,17 @@ def _resolved(frames: Sequence[Frame], *, is_known: bool) -> list[Stack]:
 
 
 def _below_first(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """The frames of each folder, at the first depth at which there are several folders."""
+    """Group the frames by folder, at the first depth at which there are several folders."""
     depth = max(len(frame.path.parent.parts) for frame in frames)
     return next((parts for n in range(1, depth + 1) if len(parts := _grouped(frames, n)) > 1), [list(frames)])
 
 
 def _apart(frames: Sequence[Frame]) -> list[Stack]:
-    """Each series of one folder as a stack, if one is a heart and no two have an image at one position; otherwise nothing."""
+    """Arrange each series of one folder as a stack of its own.
+
+    The list is empty if no series is a heart (several slices with known phases), or if two series have images at the same
+    position.
+    """
     found = [_stacked(series) for series in _grouped(frames)]
     if len(found) < 2 or not any(stack.is_heart() for stack in found):
         return []
@@ -142,7 +163,7 @@ def _apart(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def _stacked(frames: Sequence[Frame]) -> Stack:
-    """Slices and phases according to the headers; if they are insufficient, the stack has a reason in `undefined`."""
+    """Arrange images as one stack by their headers. If this is impossible, the reason is in `undefined`."""
     frames = list(frames)
     if why := _why_no_stack([frame.place for frame in frames]):
         return Stack(frames, None, why)
@@ -153,7 +174,7 @@ def _stacked(frames: Sequence[Frame]) -> Stack:
     if len(counts) > 1:
         why = f"some slices have {counts[0]} images, others {counts[-1]}"
     elif len(gaps) and np.ptp(gaps) > EVEN * np.median(gaps):
-        why = f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart: is one missing?"
+        why = f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart, so one may be missing"
     if why:
         return Stack(frames, None, why)
     found = [
@@ -165,37 +186,41 @@ def _stacked(frames: Sequence[Frame]) -> Stack:
 
 
 def _why_no_stack(places: Sequence[Place]) -> str:
-    """Why images are not parallel slices on one grid; empty if they are."""
+    """The reason why images are not parallel slices on one grid; empty if they are."""
     first = places[0]
     if not all(place.header.position and place.header.axes for place in places):
-        return "the images do not say where they lie (ImagePositionPatient, ImageOrientationPatient)"
+        return "the headers do not give the position of the images (ImagePositionPatient, ImageOrientationPatient)"
     if any(place.shape != first.shape for place in places):
-        return "its images are of several sizes"
+        return "its images have different sizes"
     if not all(np.allclose(place.header.spacing_mm, first.header.spacing_mm, rtol=1e-3, atol=0) for place in places):
-        return "its images are of several spacings"
+        return "its images have different spacings"
     if not all(np.allclose(place.header.axes, first.header.axes, rtol=0, atol=1e-3) for place in places):
-        return "its images are of several orientations"
+        return "its images have different orientations"
     return ""
 
 
 def _why_no_phases(slices: Sequence[Sequence[Frame]]) -> str:
-    """Why the images at one position do not form one heartbeat; empty if they do."""
+    """The reason why the images at one position do not form one heartbeat; empty if they do."""
     places = [[frame.place for frame in at] for at in slices]
     if any(len({place.image for place in at}) < len(at) for at in places):
-        return "the same image (SOPInstanceUID) is there twice"
+        return "the same image (SOPInstanceUID) occurs twice"
     if any(len({place.series for place in at}) > 1 for at in places) and not _are_moments(places):
-        return "its images at one position are of several series: give each series a folder of its own"
+        return "images at one position belong to several series, so each series must be in a folder of its own"
     for at in places:
         times, numbers = ({place.trigger_ms for place in at}, {place.instance for place in at})
         if len(times - {math.inf}) < len(at) and len(times) > 1:
-            return "several images at one position have the same time, or some have none (TriggerTime)"
+            return "images at one position have the same time (TriggerTime), or some have no time"
         if len(at) > 1 and len(times) == 1 and len(numbers - {math.inf}) < len(at):
             return "its headers do not give the order of the images at one position (TriggerTime, InstanceNumber)"
     return ""
 
 
 def _are_moments(places: Sequence[Sequence[Place]]) -> bool:
-    """Whether each series is one moment of the heartbeat: an image at each position, in one order, at even time steps."""
+    """Whether each series is one moment of the heartbeat.
+
+    This is the case if each series has one image at every position, and the series have the same order in time and equal time
+    steps at all positions.
+    """
     orders = set()
     for at in places:
         at = sorted(at, key=lambda place: place.trigger_ms)
@@ -213,7 +238,7 @@ def along(place: Place) -> float:
 
 
 def _slices(frames: Iterable[Frame]) -> list[list[Frame]]:
-    """The images of each slice, slices along the normal, the images of a slice in order of time."""
+    """Group the images by slice. Slices are ordered along the normal, and the images of a slice by time."""
     found: list[list[Frame]] = []
     for frame in sorted(frames, key=lambda frame: along(frame.place)):
         if found and along(frame.place) - along(found[-1][0].place) < SAME_PLACE_MM:

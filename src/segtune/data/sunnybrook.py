@@ -1,22 +1,22 @@
-"""Reader of the Sunnybrook Cardiac Data (left ventricle, MICCAI challenge of 2009): DICOM images, contours as text.
+"""Reader of the Sunnybrook Cardiac Data (left ventricle, MICCAI challenge of 2009): DICOM images, and contours as text files.
 
     link.csv                                               patient_id,original_id: the two folders of each patient
     dicoms/SCD0000101/59.dcm                               <patient_id>/<frame>.dcm
     contourfiles/SC-HF-I-1/i-contours/IM-0001-0059-icontour-manual.txt                    <original_id>, frame, i or o
 
-Files are identified by these names, not by headers. A patient is called by the original_id, the name under which the data
-were published, which includes the group (HF-I: heart failure with infarction). Frames count from 1 and a slice has
-20 of them: slice = (frame - 1) // 20, phase = (frame - 1) % 20.
+Files are identified by these names, not by headers. A patient's label is the original_id, under which the data were published.
+It includes the diagnostic group (HF-I: heart failure with infarction). Frames are counted from 1, and each slice has 20 frames:
+slice = (frame - 1) // 20, phase = (frame - 1) % 20.
 
-Contours count pixels from 1, so 1 is subtracted from x and y. The files do not state this, the images show it: the mean
-gradient along the endocardial contours of five patients (96 frames), relative to the gradient of the whole image, is 2.11,
-2.36, 2.11, 1.71 and 1.50 with the contours moved by -2, -1, 0, 1 and 2 pixels in x and y; it is also largest at -1 in each
-direction alone.
+Contours count pixels from 1, so 1 is subtracted from x and y. The files do not state this, but the images show it. The mean
+gradient along the endocardial contours of five patients (96 frames), relative to the gradient of the whole image, is 2.11, 2.36,
+2.11, 1.71 and 1.50 if the contours are moved by -2, -1, 0, 1 and 2 pixels in x and y. It is also largest at -1 if the contours
+are moved in x or y alone.
 
-Phase. The epicardium was drawn at end-diastole only. So, if all epicardial contours of a patient are of one phase, that
-is end-diastole, and the other phase with contours of the target is end-systole, if it is only one. Without epicardial
-contours, or with some at several phases, there must be exactly two phases with contours of the target; end-diastole is the
-one with contours of larger area (contours.end_diastole). Frames that this does not decide have phase None.
+Phase: the epicardium was drawn at end-diastole only. So if all epicardial contours of a patient are at one phase, that phase is
+end-diastole. If the target is contoured at exactly one other phase, that phase is end-systole. If there are no epicardial
+contours, or they are at several phases, the target must be contoured at exactly two phases, and end-diastole is the phase with
+contours of larger area (contours.end_diastole). Frames whose phase is not decided by these rules have phase None.
 """
 
 import csv
@@ -44,13 +44,13 @@ CONTOUR_NAME = {kind: re.compile(rf"IM-[0-9]{{4}}-([0-9]{{4}})-{kind}contour-man
 
 
 def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None) -> SliceSet:
-    """Every frame that has a contour of the target, patients by patient_id, frames by number.
+    """Read all frames that have a contour of the target. Patients are ordered by patient_id, frames by number.
 
     Args:
-        root: the folder that holds link.csv, dicoms and contourfiles. Nothing outside it is read.
+        root: the folder that contains link.csv, dicoms and contourfiles. Files outside it are not read.
         target: "endocardium" (inner contour) or "epicardium" (outer contour) of the left ventricle.
         masks: how contours become masks, see contours.RASTERISERS.
-    Raises: InputError naming the file, and line where there is one, for anything missing, damaged or contradictory.
+    Raises: InputError that names the file, and the line if there is one, for missing, damaged or contradictory data.
     """
     if target not in TARGETS:
         raise InputError(f"data.target={target}: Sunnybrook has the contours {' and '.join(TARGETS)}.")
@@ -61,9 +61,9 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
 
 
 def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
-    """The contour files of both targets. Opens link.csv alone.
+    """Yield the contour files of both targets. Only link.csv is opened.
 
-    Raises: InputError as `read`, for errors in the names.
+    Raises: InputError as in `read`, for errors in the names.
     """
     folder, link = _opened(root)
     for number in sorted(link):
@@ -76,35 +76,37 @@ def contour_files(root: str | os.PathLike[str]) -> Iterator[ContourFile]:
 
 
 def _opened(root: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
-    """The data set's folder, and patient_id -> original_id."""
+    """Return the data set's folder, and the content of link.csv: patient_id -> original_id."""
     folder = names.opened(root)
     if not any(path.name == "link.csv" and path.is_file() for path in names.entries(folder, folder)):
         raise InputError(
-            f"data.root={root}: there is no link.csv in it. Give the folder that holds link.csv, dicoms and contourfiles."
+            f"data.root={root}: link.csv is missing. Give the folder that contains link.csv, dicoms and contourfiles."
         )
     link = _link(folder / "link.csv")
     for part, known in (("dicoms", link.keys()), ("contourfiles", link.values())):
         for path in names.entries(folder / part, folder):
             if path.is_dir() and path.name not in known:
-                raise InputError(f"{path}: link.csv names no patient {path.name}. Add the line or move the folder elsewhere.")
+                raise InputError(
+                    f"{path}: link.csv does not name the patient {path.name}. Add a line for this patient, or move the folder elsewhere."
+                )
     return folder, link
 
 
 def _link(path: Path) -> dict[str, str]:
-    """patient_id -> original_id."""
+    """Read link.csv. Returns: patient_id -> original_id."""
     lines = csv.reader(names.content(path, MAX_LINK_BYTES).decode("utf-8-sig", errors="replace").splitlines())
     rows = [(lines.line_num, [field.strip() for field in row]) for row in lines if any(row)]
     if not rows or rows[0][1] != COLUMNS:
         raise InputError(f"{path}, line 1: the file must begin with the line {','.join(COLUMNS)}.")
     if not rows[1:]:
-        raise InputError(f"{path}: it names no patient. Restore the file.")
+        raise InputError(f"{path}: the file names no patient. Restore it.")
     link: dict[str, str] = {}
     taken: tuple[set[str], set[str]] = set(), set()
     for number, row in rows[1:]:
         if len(row) != 2 or not all(IDENTIFIER.fullmatch(name) for name in row):
             raise InputError(
-                f"{path}, line {number}: {','.join(row)[:80]!r} is not a line like SCD0000101,SC-HF-I-1: two names of "
-                "folders, made of letters, digits, - and _."
+                f"{path}, line {number}: {','.join(row)[:80]!r} is not a line like SCD0000101,SC-HF-I-1 (two folder "
+                "names made of letters, digits, - and _). Correct it."
             )
         for name, others in zip(row, taken, strict=True):
             if name in others:
@@ -115,22 +117,25 @@ def _link(path: Path) -> dict[str, str]:
 
 
 def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> dict[int, Path]:
-    """Frame -> file, by the names. Raises: InputError for a file with the example's ending but another kind of name."""
+    """Find files by the frame number in their names. Returns: frame -> file.
+
+    Raises: InputError for a file that has the example's ending but not its form, and for two files of one frame.
+    """
     found: dict[int, Path] = {}
     for path in names.entries(folder, root):
         if path.suffix.lower() != Path(example).suffix:
             continue
         match = name.fullmatch(path.name)
         if not match or not path.is_file() or int(match[1]) < 1:
-            raise InputError(f"{path}: not a file named like {example}, with frames counted from 1. Move it elsewhere.")
+            raise InputError(f"{path}: this is not a file named like {example}, with frames counted from 1. Move it elsewhere.")
         if int(match[1]) in found:
-            raise InputError(f"{path} and {found[int(match[1])]} are of the same frame. Move one of them elsewhere.")
+            raise InputError(f"{path} and {found[int(match[1])]} belong to the same frame. Move one of them elsewhere.")
         found[int(match[1])] = path
     return found
 
 
 def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Path]]:
-    """i and o -> frame -> contour file of one patient; empty for folders that do not exist."""
+    """Find the contour files of one patient. Returns: i or o -> frame -> file; empty if the folder does not exist."""
     patient = folder / original
     there = {path.name for path in names.entries(patient, root)} if patient.is_dir() else set()
     return {
@@ -142,9 +147,11 @@ def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Pa
 
 
 def _check_others(folder: Path, link: dict[str, str]) -> None:
-    """Log the files that are not read. Raises: InputError if an image or contour among them would be lost.
+    """Log the files that are not read.
 
-    A second file of an image that is read (59.png beside 59.dcm) is no loss.
+    A second file of an image that is read (59.png beside 59.dcm) is accepted.
+
+    Raises: InputError for an image or contour that is not read because of its name, format or folder.
     """
     images: dict[Path, dict[int, Path]] = {}
     drawn: dict[tuple[Path, str], dict[int, Path]] = {}
@@ -161,23 +168,23 @@ def _check_others(folder: Path, link: dict[str, str]) -> None:
             frame = CONTOUR_FRAME.match(path.name)
             if not frame or int(frame[1]) not in drawn.get((path.parent, like[1].lower()), {}):
                 raise InputError(
-                    f"{path}: a contour that would be lost, because its name is not like "
-                    "i-contours/IM-0001-0059-icontour-manual.txt (`x y` per line) in the folder of its patient. Convert, "
-                    "rename or move it there, or move it elsewhere."
+                    f"{path}: this contour would not be read, because it is not a file like "
+                    "i-contours/IM-0001-0059-icontour-manual.txt (`x y` per line) in its patient's folder. Convert, rename "
+                    "or move it, or move it out of the data."
                 )
             continue
         is_beside = first.isascii() and first.isdigit() and int(first[:9]) in images.get(path.parent, {})
         is_image = files.is_dicom(path) or (path.parent in images and not files.is_text(path))
         if is_image and not is_beside:
             raise InputError(
-                f"{path}: an image that would be lost, because it is no DICOM file named like dicoms/SCD0000101/59.dcm. "
-                "Convert, rename or move it there, or move it elsewhere."
+                f"{path}: this image would not be read, because it is not a DICOM file named like dicoms/SCD0000101/59.dcm. "
+                "Convert, rename or move it, or move it out of the data."
             )
     files.log_not_read(left, folder)
 
 
 def _read_patient(root: Path, number: str, original: str, target: str, rasterise: contours.Rasteriser) -> Iterator[Slice]:
-    """All frames of one patient with a contour of the target."""
+    """Read all frames of one patient that have a contour of the target."""
     kind = TARGETS[target]
     if not (root / "dicoms" / number).is_dir():
         raise InputError(f"{root / 'dicoms' / number}: link.csv names this patient, but the folder is missing. Add it.")
@@ -185,13 +192,15 @@ def _read_patient(root: Path, number: str, original: str, target: str, rasterise
     outlines = _outlines(root / "contourfiles", root, original)
     if not outlines[kind]:
         raise InputError(
-            f"{root / 'contourfiles' / original / f'{kind}-contours'}: no {target} contour of patient {original}. "
-            "Add the contours, or remove the patient's line and folders."
+            f"{root / 'contourfiles' / original / f'{kind}-contours'}: there is no {target} contour of patient {original}. "
+            "Add the contours, or remove the patient's folders and the line in link.csv."
         )
     found, areas = {}, {}
     for frame, outline in sorted(outlines[kind].items()):
         if frame not in images:
-            raise InputError(f"{outline}: there is no image {root / 'dicoms' / number / f'{frame}.dcm'} for it. Add it.")
+            raise InputError(
+                f"{outline}: there is no image {root / 'dicoms' / number / f'{frame}.dcm'} for this contour. Add it."
+            )
         image, header = dicom.read(images[frame])
         points = contours.read(outline) - FIRST_PX
         try:
@@ -215,12 +224,15 @@ def _read_patient(root: Path, number: str, original: str, target: str, rasterise
 
 
 def _position(frame: int) -> tuple[int, int]:
-    """Slice and phase of a frame."""
+    """The slice and the phase of a frame, both from 0."""
     return divmod(frame - 1, PHASES_PER_SLICE)
 
 
 def _phases(areas: dict[int, float], epicardial: Iterable[int]) -> dict[int, Phase | None]:
-    """End-diastole or end-systole per frame with a contour of the target, by the rule at the head of this file."""
+    """End-diastole or end-systole for each contoured frame, by the rule in the docstring of this module.
+
+    Args: areas: frame -> area of the target's contour. epicardial: the frames with an epicardial contour.
+    """
     at = {frame: _position(frame)[1] for frame in areas}
     drawn = {_position(frame)[1] for frame in epicardial}
     diastole = drawn.pop() if len(drawn) == 1 else contours.end_diastole({_position(f): area for f, area in areas.items()})

@@ -1,4 +1,4 @@
-"""All slices as tensors on the training device; a batch is an index into them."""
+"""All slices as tensors on the training device. A batch is selected by indices into these tensors."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,14 +16,14 @@ Batch = tuple[Tensor, Tensor]  # image (B, 1, S, S) float32, mask (B, 1, S, S) b
 
 
 def zscore(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(image - mean) / standard deviation over this image's own pixels; a constant image becomes zero."""
+    """(image - mean) / standard deviation, both over this image's own pixels. A constant image becomes zero."""
     deviation = image.std(dtype=np.float64)
     scaled: NDArray[np.float32] = ((image - image.mean(dtype=np.float64)) / (deviation or 1.0)).astype(np.float32)
     return scaled
 
 
 def divide255(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """image / 255, as published; 16-bit images exceed 1."""
+    """image / 255, as in the published study. Values of 16-bit images can exceed 1."""
     return image / np.float32(255)
 
 
@@ -34,9 +34,10 @@ NORMALIZERS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
 
 
 def to_tensors(slices: SliceSet, *, size: int, normalize: str) -> Batch:
-    """Images, normalised and then zero padded at bottom and right to size x size, and their masks.
+    """Convert slices to tensors: normalise the images, and pad images and masks with 0 at bottom and right to size x size.
 
-    Raises: InputError naming the first image that is larger than size.
+    Args: normalize: a key of NORMALIZERS.
+    Raises: InputError that names the first image larger than size.
     """
     images = np.zeros((len(slices), 1, size, size), dtype=np.float32)
     masks = np.zeros((len(slices), 1, size, size), dtype=bool)
@@ -49,7 +50,7 @@ def to_tensors(slices: SliceSet, *, size: int, normalize: str) -> Batch:
 
 
 class Batches:
-    """One side of the split as an iterable of n batches; `plan()` gives their indices again for every pass."""
+    """One side of the split as an iterable of n batches. `plan()` returns the indices of each batch anew for every pass."""
 
     def __init__(self, data: Batch, plan: Callable[[], list[NDArray[np.int64]]], n: int) -> None:
         self._images, self._masks = data
@@ -66,16 +67,16 @@ class Batches:
 
 
 class SliceData(pl.LightningDataModule):
-    """The two sides of a split, on the trainer's device.
+    """Training and validation data on the trainer's device.
 
-    The batch order of an epoch depends on (seed, epoch) alone, so a resumed run sees the same batches. The last batch of an
-    epoch may be smaller; no image is left out.
+    The batch order of an epoch depends on (seed, epoch) only, so a resumed run sees the same batches. The last batch of an
+    epoch may be smaller, because no image is left out.
 
     Args:
         size, normalize: as in to_tensors.
-        batch_size: number of images in a batch; None: all images of one patient.
-        shuffle: False: every epoch in the data set's order, as in the study's notebook.
-        seed: of the batch order.
+        batch_size: number of images in a batch; None: a batch is all images of one patient.
+        seed: seed of the batch order.
+        shuffle: False: use the data set's order in every epoch, as in the published study's notebook.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class SliceData(pl.LightningDataModule):
         self._data = (self._data[0].to(device), self._data[1].to(device))
 
     def train_batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Indices of the training slices of each batch of one epoch (counted from 0)."""
+        """The indices of the training slices in each batch of an epoch. Args: epoch: counted from 0."""
         random = np.random.default_rng([self._seed, epoch]) if self._shuffle else None
         if self._batch_size is None:
             patients = self._by_patient(self._split.train)

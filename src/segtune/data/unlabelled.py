@@ -1,4 +1,4 @@
-"""One image without a label, as prediction reads it."""
+"""An image without a label, as the input of prediction."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,13 @@ from segtune.data.slices import Phase, Slice
 
 
 class Image(NamedTuple):
-    """An image as a Slice with an empty mask.
+    """An image without a label.
 
     Attributes:
-        file: the file's name without its folder; empty for DICOM files with other names than the RVSC's, which may contain a
-            person's name.
-        phase: ED, ES, the number of a phase or frame, or empty where there is only one.
+        item: the image as a Slice with an empty mask.
+        file: the file's name without its folder; empty for DICOM files that are not named as in RVSC, because their names may
+            contain a person's name.
+        phase: ED, ES, or the number of a phase or frame; empty if there is only one phase.
         undefined: the reason why slice_index and phase are unknown (they are then 0 and empty); empty if they are known.
     """
 
@@ -34,5 +35,5 @@ def slice_without_label(
     spacing_mm: tuple[float, float],
     gap_mm: float | None,
 ) -> Slice:
-    """The image (H, W) as a Slice with an empty mask."""
+    """Make a Slice with an empty mask from an image (H, W)."""
     return Slice(pixels, np.zeros(pixels.shape, bool), patient, frame, slice_index, phase, spacing_mm, gap_mm)

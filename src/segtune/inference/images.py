@@ -38,7 +38,19 @@ CHUNK = 32  # number of images in memory at a time
 CONTOURS, MASKS, OVERLAYS = "contours", "masks", "overlays"
 VOLUMES, ABOUT = "volumes.csv", "about.json"
 SLICE_COLUMNS = (
-    *("file", "patient", "phase", "slice", "frame", "n_pixels", "n_dropped", "n_filled", "area_mm2", "mean_probability"),
+    *(
+        "file",
+        "structure",
+        "patient",
+        "phase",
+        "slice",
+        "frame",
+        "n_pixels",
+        "n_dropped",
+        "n_filled",
+        "area_mm2",
+        "mean_probability",
+    ),
 )
 MOST_LINES = 20  # largest number of patients that are printed
 LIBRARIES = ("torch", "monai", "numpy", "pydicom", "nibabel")

@@ -11,9 +11,9 @@ from segtune.metrics import volumes
 Row = dict[str, Any]
 Item = TypeVar("Item")
 Key = TypeVar("Key")
-VOLUME_COLUMNS = ("patient", "phase", "n_slices", "n_lacking", "volume_ml", "undefined")
+VOLUME_COLUMNS = ("structure", "patient", "phase", "n_slices", "n_lacking", "volume_ml", "undefined")
 PATIENT_COLUMNS = (
-    *("patient", "n_phases", "ed_phase", "es_phase", "edv_ml", "esv_ml", "stroke_volume_ml", "ejection_fraction"),
+    *("structure", "patient", "n_phases", "ed_phase", "es_phase", "edv_ml", "esv_ml", "stroke_volume_ml", "ejection_fraction"),
     *("ed_es_by", "undefined"),
 )
 

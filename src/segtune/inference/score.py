@@ -120,7 +120,7 @@ def write_evaluation(folder: Path, about: Mapping[str, Any], scores: "Scores") -
     folder.mkdir(parents=True, exist_ok=True)
     (folder / EVALUATION).unlink(missing_ok=True)
     for (name, columns), level in zip(layout.TABLES.items(), scores, strict=True):  # slices, cases, patients
-        text = csv_text(columns, ({"which": about["which"], **row} for row in level))
+        text = csv_text(columns, ({"which": about["which"], "structure": str(about["data"]["target"]), **row} for row in level))
         write_atomically(folder / name, text.encode(errors="replace"))
     record = {**about, "metrics": overview, "challenge": challenge, "versions": provenance.versions(), "git": provenance.git()}
     write_atomically(folder / EVALUATION, json_text(record))

@@ -1,1 +1,1 @@
-"""What a sweep proves. Reads results; imports no torch."""
+"""Analyse the results of a sweep and write them as an HTML page. The package does not import torch."""

@@ -1,6 +1,6 @@
-"""python -m segtune.report sweep=outputs/grid: what a sweep shows, as one HTML page with its tables and figures.
+"""Report the results of a sweep as one HTML page with tables and figures: python -m segtune.report sweep=outputs/grid.
 
-The sweep may be unfinished, of one run or a thousand; everything is read from disk. run=outputs/runs/<id> draws one run.
+Everything is read from disk, and the sweep may be unfinished. With run=outputs/runs/<id>, the curves of a single run are drawn.
 """
 
 from pathlib import Path
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def report(cfg: DictConfig) -> None:
-    """Write the report, and print its path and its first sentences."""
+    """Write the report, and print its main sentences and its path."""
     if bool(cfg.sweep) == bool(cfg.run):
         raise InputError(
-            "say what to report: sweep=outputs/grid, sweep=[outputs/claims,outputs/nested], or run=outputs/runs/<run id>."
+            "say what to report: either sweep=outputs/grid, sweep=[outputs/claims,outputs/nested], or run=outputs/runs/<run id>."
         )
     _check_claims(cfg.claims)
     if cfg.run:
@@ -39,9 +39,13 @@ def report(cfg: DictConfig) -> None:
 
 
 def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
-    """Report one sweep in its folder, or several together in a folder beside the first that has all their names.
+    """Write the report of one or several sweeps, print its main sentences, and return the path of the page.
 
-    Args: claims: judge the claims of this published study; "none": judge none; None: the study that the sweeps belong to.
+    The report of one sweep is written into its folder. The report of several sweeps is written into a new folder beside the
+    first sweep, whose name joins all their names.
+
+    Args: claims: the published study whose claims are judged; "none": judge no claims; None: the study to which all sweeps
+        belong, if there is one.
     """
     from segtune.report import analysis, page, reading, sentences
 
@@ -52,7 +56,7 @@ def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
     left_out = [printable(f"{run} is left out: {why}") for run, why in sweep.left_out]
     if not sweep.records:
         print("\n".join(left_out))
-        raise InputError(f"{folders[0]}: none of its {sweep.n_listed} runs has a whole result. Start its command again.")
+        raise InputError(f"{folders[0]}: none of its {sweep.n_listed} runs has a complete result. Start the sweep's command again.")
     found = analysis.Analysis(sweep, study_of(sweep, claims))
     written = page.write(found, out, name=" + ".join(names))
     said = [*left_out, *sentences.alarms(found), *sentences.sentences(found)]
@@ -61,7 +65,7 @@ def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
 
 
 def study_of(sweep: "Sweep", claims: str | None) -> "Study | None":
-    """The study that was asked for, or else the one that all these sweeps are named sweeps of."""
+    """Return the study named by `claims`, or else the study whose named sweeps include all these sweeps; None if there is none."""
     studies = _studies()
     if claims is not None:
         return studies.get(claims)
@@ -79,11 +83,11 @@ def _check_claims(claims: Any) -> None:
         return
     options = [*_studies(), "none"]
     if claims not in options:
-        raise InputError(f"claims={claims}: must be {' or '.join(options)}; without it, the study= of the sweeps decides.")
+        raise InputError(f"claims={claims}: must be {' or '.join(options)}. Without claims=, the study= of the sweeps decides.")
 
 
 def draw_run(folder: Path) -> list[Path]:
-    """Draw loss and Dice of one finished run."""
+    """Draw loss and Dice of one finished run. Returns: the paths of the figures."""
     result = read_result(folder)
     try:
         best_epoch, label = int(result["best"]["epoch"]), identity.label_of(result)
@@ -92,7 +96,7 @@ def draw_run(folder: Path) -> list[Path]:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
-            f"{folder / layout.RESULT} or its history.csv is damaged. Remove it and start the run again."
+            f"{folder / layout.RESULT} or history.csv is damaged. Remove the file and start the run again."
         ) from error
     return write_files(folder / layout.CURVES, style.rendered(figure))
 

@@ -1,6 +1,6 @@
-"""What a sweep shows: ranking, comparisons, claims, power and variance, computed once from its records.
+"""The statistical analysis of a sweep: ranking, comparisons, claims, power and variance.
 
-Every value is from the last epoch. The best epoch is shown beside it and never tested.
+All tested values are from the last epoch. Values of the best epoch are only shown, never tested.
 """
 
 import itertools
@@ -15,19 +15,23 @@ from segtune.report.comparisons import DECLARED, Comparison, Judged, judge
 from segtune.report.records import Cell, Sweep
 from segtune.report.stats import Estimate
 
-SEED = 0  # of the simulations and bootstrap draws
+SEED = 0  # seed of the simulations and bootstrap draws
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Everything that a report says about a sweep. study: judge the claims of this published study."""
+    """The analysis of a sweep. Its properties are computed on first use.
+
+    Attributes:
+        study: the published study whose claims are judged; None: no claims are judged.
+    """
 
     sweep: Sweep
     study: Study | None = None
 
     @cached_property
     def cells(self) -> list[tuple[Cell, Estimate]]:
-        """The configurations with a defined Dice, with their mean over patients, best first."""
+        """The configurations with a defined Dice and their mean Dice over patients, best first."""
         found = [(cell, stats.mean(cell.scores)) for cell in self.sweep.cells if cell.scores.blocks]
         return sorted(found, key=lambda one: -one[1].value)
 
@@ -37,12 +41,12 @@ class Analysis:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """The family: pairs of values of an axis, then the best configuration against each other one."""
+        """All comparisons: pairs of values of each axis, then the best configuration against every other configuration."""
         found = [comparison for axis in self.sweep.axes for comparison in self._of_axis(axis)]
         return found if self._one_axis else found + self._with_best()
 
     def _with_best(self) -> list[Comparison]:
-        """The best configuration against each other one."""
+        """The comparisons of the best configuration with every other configuration."""
         if not self.best:
             return []
         first, selection = self.best, len(self.cells) / 2
@@ -54,7 +58,7 @@ class Analysis:
         ]
 
     def by_level(self, axis: str) -> dict[str, list[Cell]]:
-        """The configurations with a defined Dice by their value on an axis."""
+        """The configurations with a defined Dice, grouped by their value on an axis."""
         found: dict[str, list[Cell]] = defaultdict(list)
         for cell in self.sweep.cells:
             if cell.scores.blocks:
@@ -62,12 +66,15 @@ class Analysis:
         return found
 
     def _all_pairs(self, axis: str) -> bool:
-        """Whether every pair of values is compared. Penalties are compared only with "none" if some runs have no penalty."""
+        """Whether all pairs of values of an axis are compared.
+
+    On the axis reg, each penalty is compared only with "none", if some runs have no penalty.
+    """
         return axis != "reg" or "none" not in self.by_level(axis)
 
     @property
     def _one_axis(self) -> bool:
-        """Whether the pairs of values of the only axis are all pairs of configurations, so that "best" adds nothing."""
+        """Whether there is one axis, and its comparisons already cover all pairs of configurations."""
         return (
             len(self.sweep.axes) == 1
             and self._all_pairs(axis := self.sweep.axes[0])
@@ -75,7 +82,7 @@ class Analysis:
         )
 
     def _of_axis(self, axis: str) -> list[Comparison]:
-        """Each pair of values, over the configurations that are alike in everything else."""
+        """The comparisons of values of an axis, over the configurations that are equal in everything else."""
         groups = {level: {self._context(cell, axis): cell for cell in cells} for level, cells in self.by_level(axis).items()}
         if self._all_pairs(axis):
             pairs = list(itertools.combinations(groups, 2))
@@ -91,27 +98,28 @@ class Analysis:
 
     @staticmethod
     def _context(cell: Cell, axis: str) -> tuple[object, ...]:
-        """What two configurations must have in common to be compared on this axis: data, and values on the other axes."""
+        """The properties that two configurations must share to be compared on this axis: the data, and their other values."""
         return axis == "data" or cell.first.fingerprint, *(value for key, value in cell.levels.items() if key != axis)
 
     @cached_property
     def judged(self) -> list[Judged]:
+        """The comparisons with their verdicts after Holm's correction."""
         corrected = stats.holm([comparison.p for comparison in self.comparisons])
         return [judge(comparison, p, self.family) for comparison, p in zip(self.comparisons, corrected, strict=True)]
 
     @cached_property
     def family(self) -> int:
-        """The number of comparisons that could be declared, for which Holm corrects."""
+        """The number of comparisons in Holm's correction: those for which a difference could be declared at all."""
         return sum(math.isfinite(comparison.p) for comparison in self.comparisons)
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        """The claims of the study, judged as a family of their own; empty without a study."""
+        """The verdicts on the study's claims, whose tests are a separate family; empty without a study."""
         return claims.verdicts(self.study.claims, self.sweep.cells) if self.study else []
 
     @cached_property
     def not_worse(self) -> list[Cell]:
-        """The best configuration, and those that are not declared lower."""
+        """The best configuration, and the configurations that are not declared lower."""
         if not self.best:
             return []
         declared = {(one.comparison.kind, one.comparison.name, one.why) for one in self.judged if one.verdict == DECLARED}
@@ -123,13 +131,16 @@ class Analysis:
                 if ("axis", f"{level} - {cell.levels[axis]}", "higher") in declared
                 or ("axis", f"{cell.levels[axis]} - {level}", "lower") in declared
             }
-        else:  # if patients differ, the best of all may be lower on the patients that both have scored
+        else:  # if patients differ, the best configuration may be lower on the patients that both have scored
             lower = {cell.name for cell, _ in self.cells if ("best", f"{self.best.name}  -  {cell.name}", "higher") in declared}
         return [cell for cell, _ in self.cells if cell.name not in lower]
 
     @cached_property
     def power(self) -> tuple[float, float, float]:
-        """Power for a true difference of 0.05 between two configurations, sd of patients' differences, and sd of runs."""
+        """The power to declare a true difference of 0.05 between two configurations.
+
+    Returns: the power, the sd of the patients' differences, and the sd of runs, from which it is computed.
+    """
         pairs = [c.estimate for c in self.comparisons if math.isfinite(c.estimate.sd_patients)]
         if not pairs:
             return math.nan, math.nan, math.nan
@@ -143,14 +154,14 @@ class Analysis:
 
     @cached_property
     def variance(self) -> list[tuple[str, int, float, float]] | None:
-        """See variation.decompose."""
+        """The share of the variance of Dice due to each axis (see variation.decompose); None if no exact decomposition exists."""
         records = [record for record in self.sweep.records if record.patients]
         levels = {axis: [record.levels[axis] for record in records] for axis in self.sweep.axes}
         return variation.decompose(levels, [record.dice for record in records]) if records else None
 
     @cached_property
     def ranks(self) -> dict[str, tuple[float, int, int]]:
-        """Configuration -> share of bootstrap draws in which it is first, and the 95 % interval of its rank."""
+        """The stability of the ranking: configuration -> share of bootstrap draws in which it is first, and 95 % interval of its rank."""
         if not self.cells:
             return {}
         first, limits = variation.rank_stability([cell.scores for cell, _ in self.cells], seed=SEED)
@@ -161,5 +172,5 @@ class Analysis:
 
     @cached_property
     def scored(self) -> list[tuple[Cell, list[clinical.Row]]]:
-        """The configurations, best first, each with clinical.patient_rows; no rows if its runs recorded none."""
+        """The configurations, best first, each with its rows of clinical.patient_rows (empty if its runs recorded none)."""
         return [(cell, clinical.patient_rows(cell.scored)) for cell, _ in self.cells]

@@ -1,4 +1,7 @@
-"""The axes on which the runs of a sweep differ, the name of each run's value on them, and its configurations."""
+"""Find the axes on which the runs of a sweep differ, name each run's values on them, and group runs into configurations.
+
+An axis is a group of the configuration, such as loss or split, in which some runs differ.
+"""
 
 import json
 import shlex
@@ -16,7 +19,7 @@ Words = dict[str, list[str]]  # config group -> the words of a label that belong
 
 
 def with_levels(records: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[str, ...]]:
-    """The records with their values on the axes, and the axes: the groups of the configuration in which they differ."""
+    """Find the axes. Returns: the records with their values on the axes (levels), and the names of the axes."""
     keys = (str(key) for record in records for key in record.config if key not in identity.BOOKKEEPING)
     labels = [identity.words(record.label, without=(*identity.REPLICATE, *identity.PATHS)) for record in records]
     words = [_by_group(of) for of in identity.with_varied(labels, [record.config for record in records])]
@@ -39,7 +42,7 @@ def _by_group(words: Sequence[str]) -> Words:
 
 
 def _names(group: str, records: Sequence[Record], words: Sequence[Words]) -> list[str]:
-    """A name for each run's settings of this group (beyond seed and fold); empty if all runs have the same settings."""
+    """Name each run's settings in a group of the configuration, without seed and fold; empty if all runs have the same settings."""
     settings = [{group: _settings(group, record.config.get(group))} for record in records]
     if group == "data":
         settings = _with_fingerprints(settings, records)
@@ -63,7 +66,7 @@ def _default(group: str, record: Record) -> list[str]:
 
 
 def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
-    """Add the settings that differ (null included) to names that different settings share."""
+    """Make names unique: if different settings have the same name, add the keys in which they differ (including null)."""
     behind: dict[str, set[str]] = defaultdict(set)
     for name, text in zip(named, texts, strict=True):
         behind[name].add(text)
@@ -77,7 +80,7 @@ def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
 
 
 def _settings(group: str, value: Any) -> Any:
-    """A group of a configuration, without what differs between replicates (seed, fold) and without paths of data."""
+    """A group of a configuration, without the keys that differ between replicates (seed, fold) and without paths of data."""
     without = (*identity.REPLICATE, *identity.PATHS)
     if not isinstance(value, Mapping):
         return None if group in without else value
@@ -85,7 +88,7 @@ def _settings(group: str, value: Any) -> Any:
 
 
 def _with_fingerprints(of: Sequence[Mapping[str, Any]], raw: Sequence[Record]) -> list[dict[str, Any]]:
-    """The settings of each run's data, with the fingerprint if different data have the same settings."""
+    """The settings of each run's data. If different data have the same settings, the fingerprint is added."""
     texts = [json.dumps(identity.flat(one), sort_keys=True) for one in of]
     if len({*zip(texts, (record.fingerprint for record in raw), strict=True)}) == len({*texts}):
         return [dict(one) for one in of]
@@ -97,7 +100,7 @@ def _whole_label(record: Record) -> str:
 
 
 def group(records: Sequence[Record]) -> tuple[Cell, ...]:
-    """The configurations of these runs, named by their values on the axes."""
+    """Group runs into configurations, named by their values on the axes."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         groups[identity.cell_id(record.config, record.fingerprint)].append(record)

@@ -1,9 +1,10 @@
-"""Claims of a published study as hypotheses that a sweep supports, contradicts or leaves undecided.
+"""Judge the claims of a published study: a sweep supports a claim, contradicts it, or leaves it undecided.
 
-A claim consists of tests on the configurations of a sweep. It is supported if all its tests agree with it: a difference is
-declared, equivalence is shown (90 % interval inside the margin), or, for "not lower", the 90 % interval lies above minus
-the margin. It is contradicted if one difference is declared in the other direction, or shown to be none. Otherwise it is
-undecided. The tests of all claims of a study are one family for Holm's correction, separate from the sweep's comparisons.
+A claim consists of tests on the configurations of a sweep. The claim is supported if all its tests agree with it. A test agrees
+if the expected difference is declared, or if the expected equivalence is shown (the 90 % interval lies inside the margin), or,
+for "not lower", if the 90 % interval lies above minus the margin. The claim is contradicted if a difference is declared in the
+opposite direction, or if equivalence is shown where a difference is expected. Otherwise it is undecided. The tests of all claims
+of a study are one family for Holm's correction, separate from the sweep's comparisons.
 """
 
 import math
@@ -25,8 +26,11 @@ class Contrast:
     """One test of a claim.
 
     Attributes:
-        expect: "higher" or "lower" than `estimate.null`, "same" (within the margin), or "not lower" (than minus the margin).
-        groups: (label, values of runs) of what was compared, for a figure with the axis label `unit`.
+        expect: the result that the claim predicts: "higher" or "lower" than `estimate.null`, "same" (within the margin), or
+            "not lower" (not below minus the margin).
+        margin: the margin of equivalence; None: equivalence is not tested.
+        groups: (label, values of runs) for each compared group, for a figure.
+        unit: the axis label of that figure.
     """
 
     name: str
@@ -37,7 +41,7 @@ class Contrast:
     unit: str
 
     def judge(self, p: float) -> str:
-        """Supported, contradicted or undecided, given the p value after Holm's correction."""
+        """Return supported, contradicted or undecided. Args: p: the p value after Holm's correction."""
         e, shift = self.estimate, self.estimate.value - self.estimate.null
         if e.limit() or not math.isfinite(e.value):
             return UNDECIDED
@@ -57,12 +61,12 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Found:
-    """The tests of a claim that a set of configurations allows.
+    """The tests of a claim that are possible with a set of configurations.
 
     Attributes:
-        missing: configurations without which the claim cannot be supported.
-        consistent: False if the direction is not the same in all parts.
-        prefer: breaks ties between sets of configurations that allow equally many tests; higher wins.
+        missing: configurations that are missing, without which the claim cannot be supported.
+        consistent: False if the parts of a test have different directions.
+        prefer: among sets of configurations with equally many tests, the one with the highest value is used.
     """
 
     tests: list[Contrast] = field(default_factory=list)
@@ -72,12 +76,20 @@ class Found:
 
     @property
     def weight(self) -> tuple[int, float, int]:
+        """A sort key: the set of configurations with the largest weight is used to judge the claim."""
         return len(self.tests), self.prefer, sum(test.estimate.n_runs for test in self.tests)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim. `needs` names the configurations, `study` the named sweep that has them; `nested`: nested splits only."""
+    """One claim.
+
+    Attributes:
+        needs: the configurations that the claim needs, in words.
+        study: the named sweep that contains these configurations.
+        find: function that makes the tests possible with a set of configurations.
+        nested: whether only runs with nested splits are used.
+    """
 
     number: int
     text: str
@@ -87,7 +99,10 @@ class Claim:
     nested: bool = False
 
     def gather(self, cells: Sequence[Cell]) -> Found:
-        """The tests in the one context (configurations that are alike in all else) that allows most of them."""
+        """Return the tests in the context that allows most tests.
+
+    Configurations have the same context if they differ only in settings that claims compare (see Facts).
+    """
         contexts: dict[str, list[Cell]] = defaultdict(list)
         for cell in cells:
             if not self.nested or cell.facts.by == "nested":
@@ -99,11 +114,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Study:
-    """A published study that a report can be held against.
+    """A published study whose claims a report can judge.
 
     Attributes:
         sweeps: the named sweeps (study=NAME on the command line) that were made for this study.
-        published: the curves that the study printed for these facts, as columns of a history; None if it printed none.
+        published: function that returns the curves that the study printed for these facts, as columns of a history; None if it
+            printed none.
     """
 
     sweeps: frozenset[str]
@@ -113,7 +129,12 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """A claim, its tests with their p values after Holm's correction, the verdict, and why it is undecided."""
+    """The verdict on a claim.
+
+    Attributes:
+        p_holm: the p value of each test in `found` after Holm's correction.
+        why: the reason why the claim is undecided; otherwise empty.
+    """
 
     claim: Claim
     found: Found
@@ -123,7 +144,7 @@ class Verdict:
 
 
 def verdicts(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[Verdict]:
-    """Judge each claim; the tests of all claims are one family."""
+    """Judge all claims. Their tests are one family for Holm's correction."""
     gathered = [(claim, claim.gather(cells)) for claim in claims]
     corrected = iter(stats.holm([test.estimate.testable_p for _, found in gathered for test in found.tests]))
     judged = []
@@ -134,7 +155,7 @@ def verdicts(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[Verdict]:
 
 
 def decide(found: Found, p_holm: Sequence[float]) -> tuple[str, str]:
-    """The verdict, and for an undecided claim the reason."""
+    """Return the verdict on a claim and, if it is undecided, the reason (otherwise an empty text)."""
     results = [test.judge(p) for test, p in zip(found.tests, p_holm, strict=True)]
     if CONTRADICTED in results:
         return CONTRADICTED, ""
@@ -159,7 +180,7 @@ NO_TEST: Mapping[str, Any] = dict.fromkeys(
 
 
 def claim_rows(verdict: Verdict) -> list[dict[str, Any]]:
-    """A row for each test of a claim; one row with empty test columns for a claim without tests."""
+    """Table rows of a claim: one row per test, or a single row with empty test columns if there are no tests."""
     about = {"claim": verdict.claim.number, "text": verdict.claim.text, "verdict": verdict.verdict, "why": verdict.why}
     rows = []
     for test, p_holm in zip(verdict.found.tests, verdict.p_holm, strict=True):

@@ -1,7 +1,8 @@
 """Overlap, distances in mm and volumes in ml of a configuration, from cases.csv and patients.csv of its runs.
 
-The unit is the patient: the mean over its cases in each run, then over the runs that scored it, then over patients. So each
-patient counts once, however many runs scored it. Nothing here is tested: differences are declared on Dice over patients only.
+The statistical unit is the patient. Values are averaged over the cases of a patient in each run, then over the runs that scored
+the patient, and then over patients. So each patient counts once, even if several runs scored it. None of these values is tested,
+because differences are declared on Dice over patients only.
 """
 
 import functools
@@ -26,14 +27,14 @@ OVERLAPS = ("dice", "iou", "sensitivity", "precision")
 LENGTHS = ("hd_mm", "hd95_mm", "assd_mm")
 DISTANCES = (*LENGTHS, "surface_dice")  # metrics that need the distances of pixels and slices
 METRICS = (*OVERLAPS, *DISTANCES)
-VOLUMES = {"volume_ED_ml": "ED", "volume_ES_ml": "ES"}  # quantity -> phase of the cases
+VOLUMES = {"volume_ED_ml": "ED", "volume_ES_ml": "ES"}  # quantity -> phase of the cases that have it
 OF_PATIENTS = ("stroke_volume_ml", "ejection_fraction")  # quantities in patients.csv
 QUANTITIES = (*VOLUMES, *OF_PATIENTS)
 COUNTS = ("n_one_empty", "n_both_empty")
 
 
 def column(quantity: str, what: str) -> str:
-    """The column of the expert's (true) or predicted (pred) value of a quantity: volume_ED_ml, true -> volume_ED_true_ml."""
+    """The column that holds a quantity's expert (true) or predicted (pred) value: volume_ED_ml, true -> volume_ED_true_ml."""
     stem = quantity.removesuffix("_ml")
     return f"{stem}_{what}{quantity[len(stem) :]}"
 
@@ -42,7 +43,7 @@ def column(quantity: str, what: str) -> str:
 
 
 class Case(NamedTuple):
-    """The identity of one case: patient, phase, and the volume if a patient has several at one phase (else empty)."""
+    """The identity of one case. volume distinguishes several volumes of a patient at one phase, and is otherwise empty."""
 
     patient: str
     phase: str
@@ -56,43 +57,50 @@ def case_of(row: Mapping[str, Any]) -> Case:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The scores of a run after its last epoch: rows of cases.csv and patients.csv by patient; tolerance of surface Dice."""
+    """The scores of a run after its last epoch.
+
+    Attributes:
+        tolerance_mm: the tolerance of surface Dice.
+        cases: patient -> its rows of cases.csv.
+        patients: patient -> its row of patients.csv.
+    """
 
     tolerance_mm: float
     cases: Mapping[str, list[Row]]
     patients: Mapping[str, Row]
 
     def renamed(self, label: Mapping[str, str]) -> "Scored":
-        """The same scores with other patient labels. Args: label: old -> new."""
+        """The same scores with other patient labels. Args: label: old label -> new label."""
         cases = {label[patient]: of for patient, of in self.cases.items()}
         return Scored(self.tolerance_mm, cases, {label[patient]: of for patient, of in self.patients.items()})
 
 
 def read(folder: Path, result: Mapping[str, Any], slices: Counter[Case]) -> Scored | None:
-    """Read cases.csv and patients.csv of a finished run; None if an older version made it, which wrote neither.
+    """Read cases.csv and patients.csv of a finished run. Return None for a run of an older version, which wrote neither.
 
-    Args: slices: number of slices of each case in slices.csv.
-    Raises: InputError, or what a wrong type raises, if the files have impossible values or contradict each other.
+    Args: slices: the number of slices of each case in slices.csv.
+    Raises: InputError if the files have impossible values or contradict each other. Values of a wrong type may raise other
+        exceptions.
     """
     tolerance_mm, case_file, patient_file = result.get("tolerance_mm"), folder / layout.CASES, folder / layout.PATIENTS
     if tolerance_mm is None and not case_file.exists() and not patient_file.exists():
         return None
     if isinstance(tolerance_mm, bool) or not isinstance(tolerance_mm, int | float) or not 0 <= tolerance_mm < math.inf:
-        raise InputError(f"{folder / layout.RESULT}: tolerance_mm={tolerance_mm!r} is no distance in mm.")
+        raise InputError(f"{folder / layout.RESULT}: tolerance_mm={tolerance_mm!r} is not a distance in mm.")
     cases = _read_cases(case_file, slices)
     return Scored(float(tolerance_mm), cases, _read_patients(patient_file, cases))
 
 
 def _read_cases(path: Path, slices: Counter[Case]) -> dict[str, list[Row]]:
-    """The cases by patient. Raises: InputError if they contradict slices.csv or themselves."""
+    """Read the cases of each patient. Raises: InputError if they contradict slices.csv or each other."""
     rows = _last(path, (*METRICS, *(column("volume_ml", side) for side in ("true", "pred"))))
     seen = Counter({case_of(row): int(row["n_slices"]) for row in rows})
     if seen != slices or len(seen) != len(rows):
         raise InputError(
-            f"{path}: does not have each patient and phase (and volume) of {layout.SLICES} once, with as many slices."
+            f"{path}: its cases or their numbers of slices do not agree with {layout.SLICES}."
         )
     if any(math.isnan(row["dice"]) != (row["n_both_empty"] == 1) or row["n_one_empty"] * row["dice"] > 0 for row in rows):
-        raise InputError(f"{path}: the Dice of a case contradicts its number of empty masks.")
+        raise InputError(f"{path}: the Dice of a case contradicts the number of its empty masks.")
     cases: dict[str, list[Row]] = {}
     for row in rows:
         cases.setdefault(row["patient"], []).append(row)
@@ -100,11 +108,11 @@ def _read_cases(path: Path, slices: Counter[Case]) -> dict[str, list[Row]]:
 
 
 def _read_patients(path: Path, cases: Mapping[str, list[Row]]) -> dict[str, Row]:
-    """The rows of the patients. Raises: InputError if they contradict their cases."""
+    """Read the row of each patient. Raises: InputError if a row contradicts the patient's cases."""
     rows = _last(path, (*METRICS, *(column(name, side) for name in OF_PATIENTS for side in ("true", "pred"))))
     patients = {row["patient"]: row for row in rows}
     if patients.keys() != cases.keys() or len(patients) != len(rows):
-        raise InputError(f"{path}: does not have each patient of {layout.SLICES} once.")
+        raise InputError(f"{path}: its patients do not agree with {layout.SLICES}.")
     for name, row in patients.items():
         expected = {"dice": _mean(case["dice"] for case in cases[name])}
         expected |= {key: sum(case[key] for case in cases[name]) for key in COUNTS}
@@ -114,7 +122,7 @@ def _read_patients(path: Path, cases: Mapping[str, list[Row]]) -> dict[str, Row]
 
 
 def _last(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of the last epoch with these columns and COUNTS as numbers. Raises: InputError for an impossible value."""
+    """Read the rows of the last epoch, with these columns and COUNTS as numbers. Raises: InputError for impossible values."""
     rows: list[Row] = [row for row in read_table(path.parent, path.name) if row["which"] == "last"]
     columns = (*columns, *COUNTS)
     if any(None in row.values() for row in rows):
@@ -127,7 +135,7 @@ def _last(path: Path, columns: Sequence[str]) -> list[Row]:
 
 
 def _impossible(at: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which rows, (n,) bool, have an impossible value. Args: at: column -> values (n,)."""
+    """Find impossible values. Args: at: column -> values (n,). Returns: (n,) bool, True for rows with an impossible value."""
     wrong: np.ndarray = np.any([np.isinf(value) for value in at.values()], axis=0)
     for key, value in at.items():
         if key in COUNTS:
@@ -136,7 +144,7 @@ def _impossible(at: Mapping[str, np.ndarray]) -> np.ndarray:
             wrong |= value < 0
         elif key in METRICS:
             wrong |= (value < 0) | (value > 1)
-    for group in (OVERLAPS, DISTANCES):  # all metrics of a group are defined, or none
+    for group in (OVERLAPS, DISTANCES):  # in a row, either all metrics of a group are defined or none
         wrong |= np.any([np.isnan(at[key]) != np.isnan(at[group[0]]) for key in group], axis=0)
     return wrong
 
@@ -148,7 +156,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _sd(values: Sequence[float]) -> float:
-    """The sd with n - 1; NaN below two values. (statistics.stdev is exact, and takes twenty times as long.)"""
+    """The sample sd (with n - 1); NaN for fewer than two values. (statistics.stdev is exact, but takes 20 times as long.)"""
     mean = _mean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else math.nan
 
@@ -157,9 +165,9 @@ def _sd(values: Sequence[float]) -> float:
 
 
 def patient_rows(runs: Sequence[Scored]) -> list[Row]:
-    """A row for each patient that these runs scored: means over runs, and counts over the cases of all runs.
+    """Table rows, one for each patient that these runs scored: means over runs, and counts over the cases of all runs.
 
-    Columns: *_pred_sd: sd between runs. surface_dice: NaN if the runs have different tolerances. The others: _count_cases.
+    Columns: *_pred_sd: sd between runs. surface_dice: NaN if the runs have different tolerances. Counts: see _count_cases.
     """
     mixed = len({run.tolerance_mm for run in runs}) > 1
     found = []
@@ -178,7 +186,7 @@ def patient_rows(runs: Sequence[Scored]) -> list[Row]:
 
 
 def _over_runs(quantity: str, rows: Sequence[Row], source: str) -> Row:
-    """The expert's value, the mean prediction and its sd over runs. Args: source: the quantity's name in the rows."""
+    """The expert's value, the mean predicted value and its sd over runs. Args: source: the quantity's name in the rows."""
     predicted = [value for row in rows if not math.isnan(value := row[column(source, "pred")])]
     return {
         column(quantity, "true"): _mean(row[column(source, "true")] for row in rows),
@@ -190,9 +198,9 @@ def _over_runs(quantity: str, rows: Sequence[Row], source: str) -> Row:
 def _count_cases(cases: Sequence[Row], n_runs: int) -> Row:
     """Counts over a patient's cases in all runs.
 
-    Columns: n_one_empty, n_both_empty: cases with one or two empty masks. n_undefined: cases without distances, because of
-    empty masks or an unknown geometry. n_one_empty_mm: cases with one empty mask and with distances. one_empty: which cases
-    have one empty mask, in words.
+    Columns: n_one_empty, n_both_empty: number of cases with one or two empty masks. n_undefined: number of cases without
+    distances, because both masks are empty or the geometry is unknown. n_one_empty_mm: number of cases with one empty mask for
+    which distances are defined. one_empty: the cases with one empty mask, in words.
     """
     with_distances = [case for case in cases if not math.isnan(case["hd_mm"])]
     empty = Counter(case_of(case) for case in cases if case["n_one_empty"])
@@ -209,16 +217,16 @@ def _count_cases(cases: Sequence[Row], n_runs: int) -> Row:
 
 
 def _volume(cases: Sequence[Row], phase: str) -> Row:
-    """A patient's volume at a phase in one run: the mean over its visits, because a patient counts once."""
+    """A patient's volume at a phase in one run. It is the mean over visits, because each patient counts once."""
     sides = [column("volume_ml", side) for side in ("true", "pred")]
     return {side: _mean(case[side] for case in cases if case["phase"] == phase) for side in sides}
 
 
 def metric_rows(patients: Sequence[Row], runs: Sequence[Scored]) -> list[Row]:
-    """A row for each of METRICS: its mean over patients, and counts over the cases of all runs.
+    """Table rows, one for each of METRICS: the mean over patients, and counts over the cases of all runs.
 
-    Columns: n_patients: patients with a defined value. n_one_empty: cases that count with the worst value. n_undefined:
-    cases that are left out.
+    Columns: n_patients: number of patients with a defined value. n_one_empty: number of cases that count with the worst value.
+    n_undefined: number of cases that are left out.
     """
     tolerances = sorted({run.tolerance_mm for run in runs})
     found = []
@@ -241,10 +249,10 @@ def metric_rows(patients: Sequence[Row], runs: Sequence[Scored]) -> list[Row]:
 
 
 def agreement_rows(patients: Sequence[Row]) -> list[Row]:
-    """A row for each of QUANTITIES (in ml, or a fraction): Bland and Altman's bias and limits from one value per patient.
+    """Table rows, one for each of QUANTITIES: bias and limits of agreement (Bland and Altman) from one value per patient.
 
-    Columns: *_low, *_high: 95 % interval of each limit. sd_runs: sd between the runs of a patient, as root mean square over
-    patients. n_undefined: patients without both values.
+    Values are in ml, or a fraction. Columns: *_low, *_high: 95 % interval of each limit. sd_runs: sd between the runs of a
+    patient, as root mean square over patients. n_undefined: number of patients without an expert's or a predicted value.
     """
     found = []
     for quantity in QUANTITIES:
@@ -274,9 +282,10 @@ def agreement_rows(patients: Sequence[Row]) -> list[Row]:
 
 @functools.cache
 def _limit_factors(n: int) -> tuple[float, float]:
-    """The exact 95 % interval of a limit from n normal errors, in sd from the bias; NaN for n < 2.
+    """The exact 95 % interval of a limit of agreement from n normal errors, as its distance from the bias in sd; NaN for n < 2.
 
-    mean + 1.96 sd has a noncentral t distribution. Source: Carkeet 2015, doi:10.1097/OPX.0000000000000513.
+    The estimated limit, mean + 1.96 sd, has a noncentral t distribution. Source: Carkeet 2015,
+    doi:10.1097/OPX.0000000000000513.
     """
     if n < 2:
         return math.nan, math.nan

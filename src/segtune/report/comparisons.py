@@ -1,4 +1,4 @@
-"""A difference that a report may declare, and the verdict on it within its family."""
+"""Differences between configurations, and the verdicts on them within a family of comparisons."""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ class Comparison:
     """A difference between two values of an axis, or between the best configuration and another one.
 
     Attributes:
-        kind: "axis" or "best". of: the axis, or the other configuration.
-        selection: factor of the p value, because the best configuration was chosen from the same data.
+        kind: "axis" or "best".
+        of: the axis, or the other configuration.
+        selection: factor by which the p value is multiplied, because the best configuration was chosen from the same data.
     """
 
     kind: str
@@ -25,13 +26,23 @@ class Comparison:
 
     @property
     def p(self) -> float:
-        """NaN if the difference could not be declared whatever the data, or is undefined: it is not in the family then."""
+        """The p value after multiplication by `selection`.
+
+        It is NaN, and the comparison is not in the family, if the difference is undefined or if no data with this number of
+        runs and patients could make it significant.
+        """
         return min(1.0, self.selection * self.estimate.testable_p) if math.isfinite(self.estimate.testable_p) else math.nan
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A comparison in its family: p after Holm's correction, the verdict, and its direction or reason."""
+    """A comparison with its verdict.
+
+    Attributes:
+        p_holm: p value after Holm's correction.
+        verdict: DECLARED, EQUIVALENT or CANNOT_TELL.
+        why: the direction of a declared difference, or the reason for another verdict.
+    """
 
     comparison: Comparison
     p_holm: float
@@ -40,7 +51,7 @@ class Judged:
 
 
 def judge(comparison: Comparison, p_holm: float, family: int) -> Judged:
-    """Declared (higher or lower), equivalent, or cannot tell, with the reason."""
+    """Judge a comparison. Args: p_holm: p value after Holm's correction. family: number of comparisons in the family."""
     verdict, why = _verdict(comparison, p_holm, family)
     return Judged(comparison, p_holm, verdict, why)
 
@@ -48,9 +59,9 @@ def judge(comparison: Comparison, p_holm: float, family: int) -> Judged:
 def _verdict(comparison: Comparison, p_holm: float, family: int) -> tuple[str, str]:
     e = comparison.estimate
     if not e.n_runs:
-        return CANNOT_TELL, "no patient that both have scored"
+        return CANNOT_TELL, "there is no patient that both sides have scored"
     if not math.isfinite(e.value):
-        return CANNOT_TELL, "undefined in a run"
+        return CANNOT_TELL, "the value is undefined in a run"
     if limit := e.limit():
         return CANNOT_TELL, limit
     if p_holm < ALPHA:

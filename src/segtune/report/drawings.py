@@ -1,4 +1,4 @@
-"""The figures of a report: which there are, what each is drawn from, and the text that describes it."""
+"""The figures of a report, with the data that they show and their alt texts."""
 
 import math
 import statistics
@@ -20,23 +20,23 @@ from segtune.report.pictures import chosen_pictures
 from segtune.report.records import Cell, Sweep
 from segtune.runs import identity
 
-MOST_PANELS = 60  # configurations; the curves of more are drawn on demand
+MOST_PANELS = 60  # configurations in the figure of curves; with more, curves are drawn on demand on the page
 MOST_ROWS = 60  # configurations in the forest plot
 MOST_SPLITS = 24  # columns in the figure of splits
-MOST_AGREEMENTS = 3  # configurations in the figure of agreement; if more are not worse than the best, only the best
+MOST_AGREEMENTS = 3  # if more configurations are not declared worse, the figure of agreement shows only the best
 QUANTITIES = {  # name, unit, and factor from the table's unit to this one
     "ejection_fraction": ("Ejection fraction", "percentage points", 100),
     "volume_ED_ml": ("End-diastolic volume", "ml", 1),
     "volume_ES_ml": ("End-systolic volume", "ml", 1),
     "stroke_volume_ml": ("Stroke volume", "ml", 1),
 }
-DRAWN = ("ejection_fraction", "volume_ED_ml", "volume_ES_ml")  # in the figure of agreement
+DRAWN = ("ejection_fraction", "volume_ED_ml", "volume_ES_ml")  # the quantities in the figure of agreement
 
 Drawing = tuple[Callable[[], Figure], str]  # the function that draws the figure, and its alt text
 
 
 def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
-    """The report's figures by file name, each drawn only when its function is called."""
+    """Prepare the report's figures: file name -> function that draws the figure, and its alt text."""
     return {
         **_forest(analysis, name),
         **_curves(analysis, name),
@@ -68,15 +68,15 @@ def _curves(analysis: Analysis, name: str) -> dict[str, Drawing]:
         _place(sweep, cell): curves.Panel([record.history for record in cell.records], published(cell.facts))
         for cell in sweep.cells
     }
-    alt = f"Losses and Dice by epoch, one panel for each of {len(panels)} configurations; numbers are in tables/cells.csv."
+    alt = f"Losses and Dice by epoch, one panel for each of {len(panels)} configurations. The numbers are in tables/cells.csv."
     title = f"{name}: {len(sweep.records)} of {sweep.n_listed} runs"
-    scaled = partial(curves.overview, panels, title=f"{title}, each loss over its panel's maximum")
-    unscaled = partial(curves.overview, panels, title=f"{title}, losses as they are", scaled=False)
+    scaled = partial(curves.overview, panels, title=f"{title}, each loss divided by its panel's maximum")
+    unscaled = partial(curves.overview, panels, title=f"{title}, unscaled losses", scaled=False)
     return {"curves": (scaled, alt), "curves_unscaled": (unscaled, alt)}
 
 
 def _place(sweep: Sweep, cell: Cell) -> tuple[str, str]:
-    """Row and column of a configuration's panel: losses and penalties down, splits and batches across."""
+    """The labels of a panel's row (loss, penalty and other axes) and column (split and batch)."""
     levels = {**identity.axes(cell.first.config), **cell.levels}
     rest = [axes.typed(axis, level) for axis, level in cell.levels.items() if axis not in axes.FIRST]
     penalty = levels["reg"] if "reg" in sweep.axes or levels["reg"] != "none" else ""
@@ -89,7 +89,7 @@ def _has_values(verdict: Verdict) -> bool:
 
 
 def _claim(verdict: Verdict) -> Drawing:
-    """The values of a claim's first test, and of its other tests in the same unit."""
+    """The figure of a claim: the values of its first test, and of its other tests with the same unit."""
     unit = verdict.found.tests[0].unit
     groups = {label: values for test in verdict.found.tests if test.unit == unit for label, values in test.groups}
     shown = [(label, values) for label, values in groups.items() if np.isfinite(values).any()]
@@ -98,7 +98,7 @@ def _claim(verdict: Verdict) -> Drawing:
 
 
 def _responses(analysis: Analysis) -> dict[str, Drawing]:
-    """A response curve for each set of configurations that differ in lambda alone and have two lambdas or more."""
+    """A response curve for each set of configurations that differ only in lambda and have at least two lambdas."""
     contexts: dict[str, list[Cell]] = defaultdict(list)
     for cell in analysis.sweep.cells:
         if cell.scores.blocks:
@@ -157,7 +157,7 @@ def _agreement(analysis: Analysis, name: str) -> dict[str, Drawing]:
 
 
 def _agreements(analysis: Analysis) -> list[tuple[str, dict[str, agreement.Agreement]]]:
-    """The volumes of the best configuration, and of those that are not declared worse if they are few."""
+    """The agreement of the best configuration and, if they are few, of the configurations that are not declared worse."""
     kept = [id(cell) for cell in analysis.not_worse]
     kept = kept if len(kept) <= MOST_AGREEMENTS else kept[:1]
     found = []
@@ -171,7 +171,7 @@ def _agreements(analysis: Analysis) -> list[tuple[str, dict[str, agreement.Agree
 
 
 def _panel(quantity: str, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, agreement.Agreement]:
-    """The name of a quantity, and its values in the unit that people read."""
+    """The panel of a quantity: its name with unit, and its values converted to that unit."""
     name, unit, scale = QUANTITIES[quantity]
     true, predicted, sd = (
         [scale * patient[clinical.column(quantity, what)] for patient in rows] for what in ("true", "pred", "pred_sd")
@@ -198,6 +198,6 @@ def _splits(sweep: Sweep, name: str) -> dict[str, Drawing]:
 
 
 def _split_name(config: Mapping[str, Any]) -> str:
-    """patient 0.2 seed 0, or kfold fold 1 of 5 seed 0."""
+    """The name of a split, such as "patient 0.2 seed 0" or "kfold fold 1 of 5 seed 0"."""
     number = f"fold {config['fold']} of {config.get('n_folds')}" if "fold" in config else config.get("val_fraction")
     return f"{config['by']} {number} seed {config.get('seed')}"

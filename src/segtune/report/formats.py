@@ -1,4 +1,4 @@
-"""Numbers as text for people; a dash stands for what is undefined."""
+"""Format numbers for display. A dash stands for an undefined number."""
 
 import math
 
@@ -6,14 +6,14 @@ DASH = "—"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Fixed digits, or two significant ones for what would be rounded to zero."""
+    """Format a number with a fixed number of decimals, or with two significant digits if it would be rounded to zero."""
     if value is None or not math.isfinite(value):
         return DASH
     return f"{value:.{digits}f}" if abs(value) >= 10**-digits or value == 0 else f"{value:.2g}"
 
 
 def fixed(value: float, digits: int) -> str:
-    """A measurement with this many digits, however small."""
+    """Format a measurement with a fixed number of decimals, even if it is rounded to zero."""
     return f"{value:z.{digits}f}" if math.isfinite(value) else DASH  # z: no -0.0
 
 
@@ -22,7 +22,7 @@ def percent(value: float, digits: int = 0) -> str:
 
 
 def short_percent(share: float) -> str:
-    """A setting with the digits that it has: 0.2 -> 20 %, 0.125 -> 12.5 %."""
+    """Format a share as a percentage without trailing zeros: 0.2 -> 20 %, 0.125 -> 12.5 %."""
     return f"{100 * share:g} %"
 
 

@@ -16,7 +16,7 @@
     return window.Plotly.react(...words);
   };
 
-  // Sorting: numbers by value, everything else as text; undefined values come last
+  // Sorting: numbers are sorted by value, other cells as text; undefined values come last
   const key = (row, column) => {
     const cell = row.cells[column];
     const text = cell.dataset.v ?? cell.textContent.trim();
@@ -40,7 +40,7 @@
     }));
   }
 
-  // Filtering: a row must contain every word; name>number and name<number bound a column
+  // Filtering: a row must contain every word; words like name>number limit the values of a column
   const bound = /^([\w ]+)([<>]=?)(-?[\d.]+(?:e-?\d+)?)$/;
   const test = { ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
   const columns = (table) => [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim().toLowerCase());
@@ -85,7 +85,7 @@
     });
   }
 
-  // A line per run through its values on the axes to its Dice. Lines of similar Dice share a trace, so that 1,000 runs stay fast.
+  // Parallel coordinates: one line per run. Lines of similar Dice share a trace, so that drawing 1,000 runs is fast.
   const shades = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#d8c615"];
   const axes = [...data.axes, { name: "Dice", levels: null }];
   const draw = () => {

@@ -1,4 +1,4 @@
-"""A report on disk: one self-contained HTML page, its tables as CSV, its figures as SVG and PNG."""
+"""Write a report: one self-contained HTML page, its tables as CSV, and its figures as SVG and PNG."""
 
 import base64
 import math
@@ -49,25 +49,28 @@ SECTIONS = {
 }
 RESPONSE = (
     "Dice against lambda, the measured ratio of penalty to loss, and the norm of the weights at the end. The vertical line is "
-    "the calibrated lambda: penalty and loss are equal in the first epoch."
+    "the calibrated lambda, at which penalty and loss are equal in the first epoch."
 )
 
 
 @dataclass(frozen=True)
 class Images:
-    """The drawn figures by name: each as a data URL, and its alt text."""
+    """The figures by name, as data URLs, and their alt texts."""
 
     urls: Mapping[str, str]
     alts: Mapping[str, str]
 
 
 def _without_controls(value: Any) -> Any:
-    """A text from a run's folder without characters that would steer the terminal of whoever looks at the page's source."""
+    """Remove control characters from a text, because they could affect the terminal of a person who views the page's source.
+
+    Markup and values that are not text are returned unchanged.
+    """
     return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def write(analysis: Analysis, out: Path, *, name: str) -> Path:
-    """Write report.html, tables/*.csv and figures/*.{svg,png} into `out`, each file atomically. Returns: report.html."""
+    """Write report.html, tables/*.csv and figures/*.{svg,png} into `out`. Returns: the path of report.html."""
     out.mkdir(parents=True, exist_ok=True)
     rows = tables.build(analysis)
     for table, of in rows.items():
@@ -90,7 +93,7 @@ def _write_figures(analysis: Analysis, out: Path, name: str) -> Images:
 
 
 def _remove_old_claims(out: Path, rows: Mapping[str, list[Row]], images: Images) -> None:
-    """Remove the claims' files of an earlier report in this folder that this report has not written again."""
+    """Remove tables and figures of claims that an earlier report wrote into this folder and this report did not."""
     if "claims" not in rows:
         (out / "tables" / "claims.csv").unlink(missing_ok=True)
     for path in (out / "figures").glob("claim_[0-9][0-9].*"):
@@ -99,7 +102,7 @@ def _remove_old_claims(out: Path, rows: Mapping[str, list[Row]], images: Images)
 
 
 def render(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images, out: Path, name: str) -> str:
-    """The page as HTML, with every value escaped. Args: out: the folder of the page, which links are relative to."""
+    """Render the page as HTML, with all values escaped. Args: out: the folder of the page; links are relative to it."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("segtune.report", "."),
         autoescape=True,
@@ -197,7 +200,7 @@ def _clinical(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, An
 
 
 def _claims(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images) -> list[dict[str, Any]]:
-    """A row of the section Claims for each claim."""
+    """Values of the section Claims, one item per claim."""
     tests: dict[int, list[Row]] = defaultdict(list)
     for row in rows["claims"]:
         if row["test"] is not None:
@@ -212,7 +215,7 @@ def _claims(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images) -
                 "text": verdict.claim.text,
                 "verdict": verdict.verdict,
                 "mark": MARKS[verdict.verdict],
-                "why": verdict.why if tests[number] else f"{verdict.why}. Try {verdict.claim.study}.",
+                "why": verdict.why if tests[number] else f"{verdict.why}. Run the sweep with {verdict.claim.study}.",
                 "tests": tests[number],
                 "image": images.urls.get(stem),
                 "alt": images.alts.get(stem, ""),
@@ -236,7 +239,7 @@ def _runs(analysis: Analysis, rows: Mapping[str, list[Row]], out: Path) -> dict[
         for row in rows["runs"]
     ]
     columns = [
-        ("run", 1, "links to its folder; the tooltip is its command"),
+        ("run", 1, "the id links to the run's folder; its tooltip shows the command"),
         *((axis, 1, "") for axis in axes),
         ("seed", 0, ""),
         *([("fold", 0, "")] if folds else []),
@@ -250,7 +253,7 @@ def _runs(analysis: Analysis, rows: Mapping[str, list[Row]], out: Path) -> dict[
 
 
 def inline(analysis: Analysis) -> dict[str, Any]:
-    """The data that the page's script draws: the curves of each run (4 digits) and its values on the axes."""
+    """The data for the page's script: the curves of each run (rounded to 4 digits) and its values on the axes."""
     sweep = analysis.sweep
     levels = {axis: list(dict.fromkeys(record.levels[axis] for record in sweep.records)) for axis in sweep.axes}
     return {
@@ -279,7 +282,7 @@ def _finite(value: float) -> float | None:
 
 
 def _plotly() -> str:
-    """Plotly's script, read without importing the package, which takes half a second."""
+    """Read Plotly's script. The package is not imported, because this takes half a second."""
     spec = find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("The report needs plotly: pip install --constraint constraints.txt --editable .")

@@ -1,4 +1,4 @@
-"""Series of configurations that differ in lambda alone."""
+"""Find series of configurations that differ only in lambda."""
 
 import math
 from collections import defaultdict
@@ -10,7 +10,10 @@ Series = tuple[Cell | None, dict[float, Cell], dict[float, Cell]]
 
 
 def lambda_series(cells: Sequence[Cell]) -> Iterator[Series]:
-    """(without penalty, L1 by lambda, L2 by lambda) for each loss, share and batch; BCE + Dice first."""
+    """Yield the series for each loss, share and batch, those of BCE + Dice first.
+
+    Returns: the configuration without penalty (or None), those with L1 by lambda, and those with L2 by lambda.
+    """
     sets: dict[tuple[str, float | None, str], list[Cell]] = defaultdict(list)
     for cell in cells:
         sets[cell.facts.loss, cell.facts.share, cell.facts.batch].append(cell)
@@ -23,5 +26,5 @@ def lambda_series(cells: Sequence[Cell]) -> Iterator[Series]:
 
 
 def same_number(one: float, other: float) -> bool:
-    """Equal up to rounding; NaN equals nothing."""
+    """Whether two numbers are equal up to rounding. NaN is equal to no number."""
     return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-15)

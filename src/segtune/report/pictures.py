@@ -1,4 +1,4 @@
-"""The choice of patients and slices that a report shows pictures of."""
+"""Choose the patients and slices whose pictures a report shows."""
 
 import statistics
 from typing import Any
@@ -10,15 +10,15 @@ from segtune.report.analysis import Analysis
 from segtune.report.records import Cell
 from segtune.runs.tables import read_pictures
 
-Slice = tuple[str, Any, Any, Any]  # name, image (S, S), expert's and predicted mask (S, S)
-Kept = tuple[float, str, str, dict[str, Any]]  # the patient's Dice in this run, the patient, which picture, pictures.npz
+Slice = tuple[str, Any, Any, Any]  # name, image, expert's mask, predicted mask, each (S, S)
+Kept = tuple[float, str, str, dict[str, Any]]  # the patient's Dice in this run, the patient, best, median or worst, pictures.npz
 
 
 def chosen_pictures(analysis: Analysis) -> list[tuple[str, list[Slice]]]:
-    """The best, the median and the worst patient of the best configuration, among those that its runs kept pictures of.
+    """Choose the best, the median and the worst patient of the best configuration, among the patients with pictures.
 
-    A patient's Dice is that of the run that kept the picture. Each patient has up to two slices: the middle one, and the one
-    with the lowest Dice.
+    A patient's Dice is taken from the run that stored the picture. Each patient has up to two slices: the middle slice, and the
+    slice with the lowest Dice.
     """
     kept = sorted(_kept(analysis.best), key=lambda one: one[0]) if analysis.best else []
     if not analysis.best or not kept:
@@ -32,7 +32,7 @@ def chosen_pictures(analysis: Analysis) -> list[tuple[str, list[Slice]]]:
 
 
 def _kept(cell: Cell) -> list[Kept]:
-    """The pictures of all runs. Damaged or missing pictures are skipped: the run's numbers do not depend on them."""
+    """Read the pictures of all runs. Damaged or missing pictures are skipped, because no number depends on them."""
     found: list[Kept] = []
     for record in cell.records:
         try:
@@ -48,7 +48,7 @@ def _kept(cell: Cell) -> list[Kept]:
 
 
 def _slices(pictures: dict[str, Any], which: str) -> list[Slice]:
-    """The middle slice, and the one with the lowest Dice."""
+    """The middle slice of a patient, and the slice with the lowest Dice. Args: which: "best", "median" or "worst"."""
     image, true, predicted, frames = (pictures[f"{which}_{part}"] for part in ("image", "true", "pred", "frame"))
     both = np.array([int(t.sum()) + int(p.sum()) for t, p in zip(true, predicted, strict=True)])
     overlap = np.array([2 * int((t & p).sum()) for t, p in zip(true, predicted, strict=True)])

@@ -1,4 +1,4 @@
-"""Where the numbers of a report come from: data, code, versions and machines of its runs."""
+"""The provenance of a report: data, code, versions and machines of its runs."""
 
 import math
 from collections import Counter
@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 from segtune.report.records import Record, Sweep
 
-MOST = 12  # different values of a fact that are listed
+MOST = 12  # the most values that are listed for a fact
 
 
 def provenance(sweep: Sweep) -> list[tuple[str, list[str]]]:
-    """Each fact with the values that it has, and in how many runs."""
+    """List each fact with its values, and the number of runs with each value."""
     facts: dict[str, Callable[[Record], str]] = {
         "data": _data,
         "leaks": lambda record: f"{len(record.result['data'].get('leaks') or ())} patients in both training and validation",

@@ -1,4 +1,4 @@
-"""Read sweeps from disk: their finished runs, checked file by file, and what became of the other runs."""
+"""Read sweeps from disk: check and read all finished runs, and record the state of the other runs."""
 
 import json
 import math
@@ -16,6 +16,7 @@ from segtune.report import axes, clinical
 from segtune.report.records import Facts, Record, Sweep
 from segtune.runs import identity, layout
 from segtune.runs.result import read_result, verify_files, why_not_done
+from segtune.runs.schema import OF_A_FINISHED_RUN
 from segtune.runs.state import state_of
 from segtune.runs.sweep import read_sweep
 from segtune.runs.tables import read_history, read_table
@@ -24,7 +25,7 @@ DAMAGE = (InputError, LookupError, TypeError, ValueError, AttributeError, Overfl
 
 
 def read(folders: Sequence[Path]) -> Sweep:
-    """Read every finished run of these sweeps, whatever state the other runs are in.
+    """Read all finished runs of these sweeps. Other runs may be unfinished or damaged.
 
     Raises: InputError if a folder is not the folder of a sweep.
     """
@@ -33,7 +34,7 @@ def read(folders: Sequence[Path]) -> Sweep:
     for folder in folders:
         about = read_sweep(folder)
         commands.append(about["command"])
-        for run in about["runs"]:  # a run that several sweeps (or copies of one) list is one run
+        for run in about["runs"]:  # a run that several sweeps list counts once
             listed.setdefault(run["run_id"], (folder.resolve().parent / "runs" / run["run_id"], tuple(run["overrides"])))
     found = _Found()
     for place, overrides in tqdm(listed.values(), desc="reading", disable=None):
@@ -62,7 +63,7 @@ def named_study(command: Sequence[str]) -> str:
 
 @dataclass
 class _Found:
-    """What has been found of the listed runs so far; the attributes are those of Sweep."""
+    """The runs read so far. The attributes have the meaning of those of Sweep."""
 
     records: list[Record] = field(default_factory=list)
     states: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -70,7 +71,7 @@ class _Found:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, place: Path, overrides: tuple[str, ...]) -> None:
-        """Read one run. A damaged one is left out with the reason."""
+        """Read one run. A damaged run is added to left_out with the reason."""
         try:
             state, status = state_of(place, place.name)
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
@@ -90,11 +91,14 @@ class _Found:
         if state == "failed" and isinstance(error, Mapping):
             self.failures.append((place.name, str(error.get("message", "no message"))))
         if (place / layout.RESULT).exists():
-            self.left_out.append((place.name, why_not_done(place, place.name) or "it finished while the report was read."))
+            self.left_out.append((place.name, why_not_done(place, place.name) or "it finished while the report was being made. Make the report again."))
 
 
 def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str]]]:
-    """Leave out runs that repeat another one: the same configuration, seed and fold, on the same data in another folder."""
+    """Separate runs that repeat another run: the same configuration, seed and fold, on the same data in another folder.
+
+    Returns: the other runs, and the repeated runs with the reason.
+    """
     first: dict[tuple[str, int, int | None], Record] = {}
     repeated = []
     for record in records:
@@ -108,14 +112,14 @@ def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[tupl
 def read_run(folder: Path, overrides: tuple[str, ...]) -> Record:
     """Read one finished run.
 
-    Raises: InputError, or what a wrong type raises, if its files are damaged or contradict each other.
+    Raises: InputError if its files are damaged or contradict each other. Values of a wrong type may raise other exceptions of
+        DAMAGE.
     """
-    result, history = read_result(folder), read_history(folder)
+    result, history = read_result(folder, needs=OF_A_FINISHED_RUN), read_history(folder)
     verify_files(folder, result, (layout.HISTORY, *layout.TABLES, layout.PICTURES))
-    _check_types(result, folder / layout.RESULT)
     if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
         raise InputError(
-            f"{folder / layout.HISTORY}: does not have the epochs 1 to {result['last']['epoch']} of {layout.RESULT}."
+            f"{folder / layout.HISTORY}: its epochs are not 1 to {result['last']['epoch']}, as in {layout.RESULT}."
         )
     slices = _read_slices(folder, result)
     return Record(
@@ -135,7 +139,13 @@ def read_run(folder: Path, overrides: tuple[str, ...]) -> Record:
 
 @dataclass
 class _Slices:
-    """slices.csv after the last epoch: slices of each case, defined Dice by patient, number of undefined Dice."""
+    """The content of slices.csv for the last epoch.
+
+    Attributes:
+        cases: number of slices of each case.
+        dice: patient -> defined Dice values of its slices.
+        n_undefined: number of slices without a defined Dice.
+    """
 
     cases: Counter[clinical.Case]
     dice: dict[str, list[float]]
@@ -146,7 +156,7 @@ class _Slices:
 
 
 def _read_slices(folder: Path, result: Mapping[str, Any]) -> _Slices:
-    """Raises: InputError if slices.csv has an impossible Dice, or not the slices of the validation patients."""
+    """Read slices.csv. Raises: InputError for an impossible Dice, or if its slices are not those of the validation patients."""
     path, found = folder / layout.SLICES, _Slices(Counter(), defaultdict(list), 0)
     for row in read_table(folder, layout.SLICES):
         if row["which"] != "last":
@@ -162,35 +172,12 @@ def _read_slices(folder: Path, result: Mapping[str, Any]) -> _Slices:
     val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
     wrong_patients = val and {case.patient for case in found.cases} != set(val)
     if wrong_patients or (n_images and found.cases.total() != n_images):
-        raise InputError(f"{path}: does not have the {n_images} slices of the validation patients in {layout.RESULT}.")
+        raise InputError(f"{path}: its slices are not the {n_images} slices of the validation patients in {layout.RESULT}.")
     return found
 
 
-def _check_types(result: Mapping[str, Any], path: Path) -> None:
-    """Raises: InputError if a value that the report reads has the wrong type."""
-    data = result["data"]
-    kinds: list[tuple[Any, Any]] = [
-        (result["config"]["seed"], int),
-        (result["seconds"], int | float),
-        (result["best"]["epoch"], int),
-        (result["best"]["val_dice"], int | float | None),
-        (result["last"]["epoch"], int),
-        (data["patients"], Mapping),
-        *((side, list) for side in data["patients"].values()),
-        *((result.get(key), Mapping | None) for key in ("weights", "git")),
-        *((result.get(key), Mapping | None) for key in ("versions", "machine", "peak_memory_mb", "calibration")),
-        *((data.get(key), list | None) for key in ("leaks", "findings")),
-        *((one, Mapping) for one in data.get("findings") or ()),
-        *((one.get(key), str) for one in data.get("findings") or () for key in ("severity", "kind")),
-        (data.get("n_images"), Mapping | None),
-        (result["config"]["data"], Mapping),
-    ]
-    if not all(isinstance(value, kind) for value, kind in kinds):
-        raise InputError(f"{path}: damaged (a value has the wrong type). Remove it and start the run's command again.")
-
-
 def _with_distinct_patients(raw: Sequence[Record]) -> list[Record]:
-    """Add the fingerprint to patients' labels if the runs read different data: P01 of one set is not P01 of another."""
+    """Add the data's fingerprint to the patients' labels if runs read different data, because equal labels are different patients."""
     prints = {record.fingerprint for record in raw}
     if len(prints) < 2:
         return list(raw)
@@ -204,6 +191,7 @@ def _with_distinct_patients(raw: Sequence[Record]) -> list[Record]:
 
 
 def facts_of(result: Mapping[str, Any]) -> Facts:
+    """The scientific settings of a run. Args: result: the content of its result file."""
     config = result["config"]
     l1, l2 = _lambdas(config.get("reg") or {}, result)
     axes = identity.axes(config)
@@ -227,7 +215,7 @@ def facts_of(result: Mapping[str, Any]) -> Facts:
 
 
 def _lambdas(reg: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[float, float]:
-    """The lambdas of L1 and L2; NaN for a penalty of another kind, so that its runs do not count as unpenalised."""
+    """The lambdas of L1 and L2. They are NaN for other kinds of penalty, so that such runs do not count as unpenalised."""
     penalty = str((reg.get("penalty") or {}).get("_target_", ""))
     one = reg.get("lambda", 0.0)
     if one == "auto":

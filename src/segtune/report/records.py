@@ -1,4 +1,4 @@
-"""The results of a sweep in memory: a Record for each finished run, and configurations of runs that repeat each other."""
+"""The results of a sweep in memory: finished runs (Record), configurations (Cell) and sweeps (Sweep)."""
 
 import math
 import shlex
@@ -17,7 +17,7 @@ from segtune.report.curves import epochs_to, roughness
 from segtune.report.scores import UNLIKE, Block, Pooled, Scores
 from segtune.runs import identity
 
-FAMILY = {"bce_logdice": "bce_dice"}  # variant -> the loss that it is a variant of
+FAMILY = {"bce_logdice": "bce_dice"}  # variant of a loss -> that loss
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class Facts:
     """The scientific settings of a run.
 
     Attributes:
-        share: the fraction of patients (or images) held out for validation; None for k-fold splits.
-        l1, l2: the lambda of each penalty; 0 without a penalty, NaN for a penalty of another kind.
-        context: everything else in the configuration except seed and fold, as text. Claims compare runs of one context.
+        by: the rule of the split.
+        share: the fraction of images held out for validation; None for k-fold splits.
+        l1, l2: the lambda of each penalty; 0 without a penalty, NaN for another kind of penalty.
+        context: all other settings except seed and fold, as text. Claims compare only runs with the same context.
     """
 
     loss: str
@@ -46,9 +47,9 @@ class Record:
 
     Attributes:
         patients: validation patient -> mean Dice over its slices after the last epoch.
-        n_undefined: slices without a defined Dice (both masks empty), which are left out of every mean.
-        levels: axis -> the run's value, for the axes that vary in the sweep.
-        scored: distances and volumes of its cases and patients; None if an early version of segtune made the run.
+        n_undefined: number of slices without a defined Dice (both masks empty), which are left out of all means.
+        levels: axis -> the run's value on it, for the axes on which runs of the sweep differ.
+        scored: scores of its cases and patients in mm and ml; None if an early version of segtune made the run.
     """
 
     run_id: str
@@ -80,6 +81,11 @@ class Record:
         return {str(group): str(option) for group, option in said.items()} if isinstance(said, Mapping) else {}
 
     @property
+    def structure(self) -> str:
+        """What was segmented: data.target."""
+        return str(self.config["data"].get("target"))
+
+    @property
     def fingerprint(self) -> str:
         return str(self.result["data"].get("fingerprint"))
 
@@ -95,11 +101,12 @@ class Record:
 
     @property
     def dice(self) -> float:
-        """Mean Dice over validation patients; NaN if none has a defined Dice."""
+        """Mean Dice over validation patients after the last epoch; NaN if no patient has a defined Dice."""
         return statistics.fmean(self.patients.values()) if self.patients else math.nan
 
     @property
     def gap(self) -> float:
+        """Training Dice - validation Dice after the last epoch."""
         return self.history["train_dice"][-1] - self.history["val_dice"][-1]
 
     @property
@@ -114,13 +121,13 @@ class Record:
 
     @property
     def ratio(self) -> float:
-        """Weighted penalty / data loss, both as means over the first epoch; NaN without a penalty."""
+        """Weighted penalty / data loss, both averaged over the first epoch; NaN without a penalty."""
         total, data = self.history["train_loss"][0], self.history["train_data_loss"][0]
         return (total - data) / data if data > 0 and total != data else math.nan
 
     @property
     def weight_norm(self) -> float:
-        """sqrt(sum w^2) of the kernels after the last epoch; NaN if the run did not record it."""
+        """L2 norm of the kernels, sqrt(sum w^2), after the last epoch; NaN if the run did not record it."""
         squares = (self.result.get("weights") or {}).get("l2")
         return math.sqrt(squares) if isinstance(squares, int | float) and squares >= 0 else math.nan
 
@@ -130,7 +137,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A configuration: its runs differ in seed and fold alone. Files call it a cell."""
+    """A configuration, whose runs differ only in seed and fold. Result files call it a cell."""
 
     name: str
     records: tuple[Record, ...]
@@ -155,7 +162,7 @@ class Cell:
 
     @cached_property
     def scores(self) -> Scores:
-        """Dice by fold, for patients with a defined Dice in every run of the fold."""
+        """Dice by fold, patient and run, for the patients with a defined Dice in all runs of the fold."""
         folds: dict[int | None, list[Record]] = defaultdict(list)
         for record in self.records:
             if record.patients:
@@ -174,32 +181,36 @@ class Cell:
 
     @property
     def scored(self) -> list[clinical.Scored]:
-        """The scores in mm and ml of the runs that recorded them."""
+        """The scores in mm and ml, of the runs that recorded them."""
         return [record.scored for record in self.records if record.scored]
 
     def by_seed(self, value: Callable[[Record], float]) -> np.ndarray:
-        """For each seed in order, the mean over folds of a quantity that each run has one value of."""
+        """For each seed in order, the mean over folds of a quantity of a run. Args: value: computes the quantity."""
         of_seed: dict[int, list[float]] = defaultdict(list)
         for record in self.records:
             of_seed[record.seed].append(value(record))
         return np.array([float(np.mean(of_seed[seed])) for seed in sorted(of_seed)])
 
     def mean_of(self, value: Callable[[Record], float]) -> float:
-        """The mean over the runs with a finite value; NaN if there is none."""
+        """The mean of a quantity over the runs with a finite value; NaN if there is none. Args: value: computes the quantity."""
         values = [v for record in self.records if math.isfinite(v := value(record))]
         return statistics.fmean(values) if values else math.nan
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """One or several sweeps as found on disk.
+    """One or several sweeps, as read from disk.
 
     Attributes:
         commands: the command of each sweep.
         studies: the value of study= in each command; empty if the command has none.
         n_listed: the number of runs that the sweeps list, finished or not.
+        records: the finished runs.
+        cells: the configurations.
+        axes: the groups of the configuration in which runs differ.
         states: state -> number of runs, for runs that are not finished.
-        failures: (run, message). left_out: damaged or repeated runs: (run, reason).
+        failures: (run, message) for each failed run.
+        left_out: (run, reason) for each damaged or repeated run.
     """
 
     folders: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""What a report says in words: the result in three sentences, the power of the sweep, and warnings."""
+"""The sentences of a report: the result, the power of the sweep, and warnings."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from segtune.runs.words import count
 
 
 def sentences(analysis: Analysis) -> list[str]:
-    """The result: the best configuration, what cannot be told apart from it, and what Dice depends on."""
+    """State the result: the best configuration, the configurations that are not declared worse, and the axes that matter."""
     if not analysis.best:
-        return ["No run has a patient with a defined Dice."]
+        return ["There is no result, because no run has a patient with a defined Dice."]
     cell, e = analysis.cells[0]
     interval = f"95 % interval {e.low:.3f} to {e.high:.3f}" if math.isfinite(e.low) else "no interval from a single patient"
     sample = f"{count(e.n_patients, 'validation patient')}, {count(e.n_seeds, 'seed')}"
@@ -31,20 +31,20 @@ def _others(analysis: Analysis, n_others: int) -> str:
     same = len(analysis.not_worse) - 1
     if same < n_others:
         worse = n_others - same
-        return f"{worse} of the other {n_others} configurations are declared worse; {same} cannot be told apart from it."
+        return f"{worse} of the other {n_others} configurations are declared worse, and {same} are not."
     if n_others == 1:
         return f"The other configuration is not declared worse. {_obstacle(analysis)}"
     return f"None of the other {n_others} configurations is declared worse. {_obstacle(analysis)}"
 
 
 def _influences(analysis: Analysis) -> str:
-    """How much of the variance goes with which axis, or the largest declared difference."""
+    """State the share of the variance due to the most important axis, or else the largest declared difference."""
     declared = [one for one in analysis.judged if one.comparison.kind == "axis" and one.verdict == DECLARED]
     if analysis.variance:
         source, _, _, share = analysis.variance[0]
         _, freedom, _, residual = analysis.variance[-1]
-        replicates = f"replicates differ by {100 * residual:.0f} %" if freedom else "there are no replicates"
-        said = f"Of the variance between runs {100 * share:.0f} % goes with {source}; {replicates}."
+        replicates = f"{100 * residual:.0f} % is between replicates" if freedom else "there are no replicates"
+        said = f"Of the variance between runs, {100 * share:.0f} % is due to {source}; {replicates}."
         return said + (f" Differences declared between values of an axis: {len(declared)}." if declared else "")
     if not declared:
         return "No difference between the values of an axis could be declared."
@@ -57,10 +57,10 @@ def _influences(analysis: Analysis) -> str:
 
 
 def _obstacle(analysis: Analysis) -> str:
-    """Why no more can be told: the reason of the undeclared comparison with the largest difference."""
+    """State why a difference cannot be declared, for the undecided comparison with the largest difference."""
     undecided = [one for one in analysis.judged if one.verdict == CANNOT_TELL]
     if undecided:
-        return f"Cannot tell: {max(undecided, key=_size).why}."
+        return f"The reason: {max(undecided, key=_size).why}."
     limit = stats.mean(analysis.best.scores).limit() if analysis.best else ""
     return f"No comparison would be possible: {limit}." if limit else ""
 
@@ -71,47 +71,48 @@ def _size(one: Judged) -> float:
 
 
 def power_sentence(analysis: Analysis) -> str:
+    """State the power to declare a true difference of 0.05; empty if it is unknown."""
     power, sd, run = analysis.power
     if not math.isfinite(power):
         return ""
     if power == 0 and analysis.family == 0:
-        return "With so few seeds or patients no true difference would be declared, however large it is."
+        return "With so few seeds or patients, no difference could be declared, even if it were large."
     if not math.isfinite(run):
-        return ""  # with folds of one patient, runs and patients cannot be told apart
+        return ""  # with folds of one patient, the variances of runs and of patients cannot be separated
     pooled = analysis.cells[0][0].pooled
     if pooled.df:
         shared = f"is shared by all configurations ({pooled.df} degrees of freedom)"
     else:
-        shared = "is estimated for each configuration alone"
+        shared = "is estimated for each configuration separately"
     return (
         f"The variance between runs {shared}. Power: with the variation measured here (sd of patients' differences {sd:.3f}, "
-        f"sd of runs {run:.3f}) and this many seeds and patients, a true difference of 0.05 between two configurations would "
+        f"sd of runs {run:.3f}) and the same numbers of seeds and patients, a true difference of 0.05 between two configurations would "
         f"be declared in {100 * power:.0f} % of such sweeps."
     )
 
 
 def alarms(analysis: Analysis) -> list[str]:
-    """Warnings at the top of the page: unverified files, different code, and errors in the data that were allowed."""
+    """The warnings at the top of the page: unverified files, different code, and errors in the data that were allowed."""
     records = analysis.sweep.records
     unverified = sum(not record.result.get("files") for record in records)
     found = []
     if unverified:
         found.append(
-            f"{unverified} runs were made by an earlier version of segtune that recorded no hashes: changes of their files "
+            f"{unverified} runs were made by an earlier version of segtune that recorded no hashes, so changes of their files "
             "cannot be detected."
         )
     found += unlike_code(records)
     for row in finding_rows(records):
         if row["severity"] == "error":
             found.append(
-                f"Errors in the data were allowed (data.allow): {row['kind']}, up to {row['n_most']} in each of "
-                f"{row['n_runs']} of the {row['n_recorded']} runs on data {row['data'][:6]}. The first: {row['first']}"
+                f"Errors in the data were allowed (data.allow): {row['kind']}, up to {row['n_most']} per run, in "
+                f"{row['n_runs']} of the {row['n_recorded']} runs on data {row['data'][:6]}. The first error: {row['first']}"
             )
     return found
 
 
 def unlike_code(records: Sequence[Record]) -> list[str]:
-    """Warnings if the compared runs, or the attempts of one run, were computed by different code."""
+    """Warn if the compared runs, or the attempts of one run, were computed with different code."""
     made: dict[str, dict[str, set[str]]] = {"segtune": {}, "torch": {}, "commit": {}}
     dirty = set()
     for record in records:
@@ -133,13 +134,13 @@ def unlike_code(records: Sequence[Record]) -> list[str]:
     found += _unlike_inputs(records)
     if dirty:
         found.append(
-            f"{len(dirty)} of {len(records)} runs come from a checkout with uncommitted changes, so their code is not known."
+            f"{len(dirty)} of {len(records)} runs come from a checkout with uncommitted changes, so their exact code is unknown."
         )
     return found
 
 
 def _unlike_inputs(records: Sequence[Record]) -> list[str]:
-    """Warnings if runs of one configuration were made with different versions of the user's own code or files."""
+    """Warn if runs of one configuration were made with different versions of the user's own code or files."""
     versions: dict[tuple[str, str], dict[str, int]] = {}
     for record in records:
         inputs = record.result.get("inputs")
@@ -149,7 +150,7 @@ def _unlike_inputs(records: Sequence[Record]) -> list[str]:
                 of[str(digest)] = of.get(str(digest), 0) + 1
     unlike = {name: sorted(of.values(), reverse=True) for (_, name), of in versions.items() if len(of) > 1}
     return [
-        f"Runs of one configuration were made with {len(counts)} versions of {name} ({', '.join(map(str, counts))} runs): they "
-        "are no replicates of each other, although they are pooled here. Run the older ones again."
+        f"Runs of one configuration were made with {len(counts)} versions of {name} ({', '.join(map(str, counts))} runs). They "
+        "are not replicates of each other, although they are pooled here. Start the older runs again."
         for name, counts in sorted(unlike.items())
     ]

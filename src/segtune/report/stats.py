@@ -1,11 +1,12 @@
-"""Estimates, intervals and tests. Pure functions of arrays, independent of the rest of segtune.
+"""Estimates, confidence intervals and tests, as pure functions of scores.
 
-The independent units are patients and runs, never slices and never folds. A score is modelled as
+The independent units are patients and runs, never slices or folds. A score is modelled as
 
     y[patient, run] = configuration + patient + run + residual,
 
-where a run (its seed) moves all patients that it scores together. An interval from patients alone is therefore too narrow,
-and a test over patients alone finds differences that another seed would not confirm. Both sources of variance count here.
+where a run (its seed) shifts the scores of all its patients together. An interval that includes only the variance between
+patients is therefore too narrow, and a test over patients alone finds differences that another seed would not confirm. For this
+reason both sources of variance are included.
 """
 
 import itertools
@@ -20,9 +21,9 @@ import scipy.stats
 from segtune.report.scores import Block, Floats, Pooled, Scores
 
 ALPHA = 0.05
-LEAST_SEEDS = 3  # of a configuration, before a difference can be declared
-LEAST_PATIENTS = next(n for n in itertools.count(1) if 2 / 2**n < ALPHA)  # a two-sided Wilcoxon can then reject at all: 6
-HINT = {  # an interval carries the variance between runs if the p of an F test is below this; simulated coverage:
+LEAST_SEEDS = 3  # seeds that a configuration needs before a difference can be declared
+LEAST_PATIENTS = next(n for n in itertools.count(1) if 2 / 2**n < ALPHA)  # 6; with fewer, a two-sided Wilcoxon never rejects
+HINT = {  # an interval includes the variance between runs if the p of an F test is below this; simulated coverage:
     "mean": 0.4,  # 94 to 97 % (16 patients alike or not, 3 seeds, residual sd 0.05, run sd 0 to 0.03)
     "difference": 0.3,  # 95 to 96 %
 }
@@ -31,16 +32,20 @@ EQUIVALENCE = 0.01  # Dice: smaller differences are of no practical importance
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or difference, its t intervals (95 and 90 %), and the two tests against `null`. NaN: not available.
+    """A mean or difference, its t intervals, and two tests against `null`. Values that are not available are NaN.
 
     Attributes:
-        n_patients: 0 for quantities of a run, such as roughness.
-        n_seeds: of the configuration that has fewest. n_runs: of all.
+        low, high: the 95 % interval.
+        low90, high90: the 90 % interval.
+        n_patients: number of patients; 0 for quantities of a run, such as roughness.
+        n_seeds: smallest number of seeds of a configuration.
+        n_runs: number of runs of all configurations.
         sd_patients: sd of the patients' values (or differences).
-        p_patient: Wilcoxon's signed-rank test over patients, two-sided.
-        p_run: Welch's t-test over runs.
-        effect_size: Cohen's d_z (mean / sd_patients); for quantities of a run, the estimate / the sd of runs.
+        p_patient: p value of Wilcoxon's signed-rank test over patients, two-sided.
+        p_run: p value of Welch's t-test over runs.
+        effect_size: Cohen's d_z (mean / sd_patients); for quantities of a run, estimate / sd of runs.
         run_variance: False if the interval lacks the variance between runs because a configuration has a single run.
+        null: the value under the null hypothesis.
     """
 
     value: float
@@ -60,26 +65,29 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """The larger p of the two tests, since both must reject; NaN if one is missing."""
+        """The larger p value of the two tests, because both must reject; NaN if one is missing."""
         return float(np.max([self.p_run, self.p_patient])) if self.n_patients else self.p_run
 
     @property
     def testable_p(self) -> float:
-        """p, or NaN if no difference could be declared whatever the data: such a test does not count in its family."""
+        """p, or NaN if this number of runs and patients cannot give a significant result.
+
+        A test with NaN does not count in its family.
+        """
         return self.p if not self.limit() and math.isfinite(self.p) else math.nan
 
     def limit(self) -> str:
-        """Why no difference can be declared from this many runs and patients; empty if one can."""
+        """The reason why no difference can be declared from this number of runs and patients; empty if one can."""
         if self.n_seeds < LEAST_SEEDS:
-            return f"{self.n_seeds} seed{'s' * (self.n_seeds != 1)}, {LEAST_SEEDS} needed"
+            return f"{self.n_seeds} seed{'s' * (self.n_seeds != 1)}, but {LEAST_SEEDS} are needed"
         if 0 < self.n_patients < LEAST_PATIENTS:
             smallest = 2 / 2**self.n_patients
             patients = f"{self.n_patients} patient{'s' * (self.n_patients != 1)}"
-            return f"{patients}: no p below {smallest:.2g} is possible, {LEAST_PATIENTS} patients needed"
+            return f"with {patients} no p below {smallest:.2g} is possible; {LEAST_PATIENTS} patients are needed"
         return ""
 
     def within(self, margin: float) -> bool:
-        """Equivalence with `null`: the 90 % interval lies inside +/- margin (two one-sided tests at 5 %)."""
+        """Whether the estimate is equivalent to `null`: the 90 % interval lies inside +/- margin (two one-sided tests at 5 %)."""
         return not self.limit() and -margin < self.low90 - self.null and self.high90 - self.null < margin
 
 
@@ -88,20 +96,24 @@ Term = tuple[float, float]  # variance, degrees of freedom
 
 
 def mean(cell: Scores) -> Estimate:
-    """The mean of a configuration over patients."""
+    """Estimate the mean of a configuration over patients."""
     return contrast([cell], None)
 
 
 def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate:
-    """The mean over patients of plus[k] - minus[k], over the patients that both have scored and the pairs k that have them.
+    """Estimate the mean difference plus[k] - minus[k] over patients and pairs k of configurations.
 
-    The variance of the estimate is s^2 / P, from the values of the P patients, plus what that misses because a run moves its
-    patients together: for weights u of a block's patients, P / (P - 1) * ((sum u)^2 - sum u^2) * run variance / S, by the
-    method of moments, if an F test gives a hint of it; degrees of freedom by Satterthwaite. With one block of S runs and
-    P patients that is the two-way analysis of variance, with folds of one patient it is the t interval over patients. The
-    test over runs may take the variance between runs from all configurations (pool).
+    Only patients that both configurations of a pair have scored are used.
 
-    Args: minus: as many configurations as plus, paired with them; one may stand in several pairs. None: the mean of plus.
+    The variance of the estimate is s^2 / P, from the values of the P patients, plus a term for the variance between runs, which
+    s^2 / P misses because a run shifts its patients together. For weights u of a block's patients and S runs, this term is
+    P / (P - 1) * ((sum u)^2 - sum u^2) * run variance / S, by the method of moments. It is included if an F test gives a hint of
+    it. Degrees of freedom are computed by Satterthwaite's formula. With one block of S runs and P patients, the result is that
+    of a two-way analysis of variance. With folds of one patient, it is the t interval over patients. The test over runs may take
+    the variance between runs from all configurations (see scores.pool).
+
+    Args: minus: as many configurations as plus, paired with them; one configuration may be in several pairs. None: estimate the
+        mean of plus instead of a difference.
     """
     others: Sequence[Scores | None] = minus or [None] * len(plus)
     pairs = list(zip(plus, others, strict=True))
@@ -138,7 +150,7 @@ def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate
 
 
 def _shared_patients(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Patient -> the pairs in which both configurations have scored the patient; patients in order."""
+    """Patient -> the pairs in which both configurations have scored the patient, sorted by patient."""
     means = {id(cell): cell.means for pair in pairs for cell in pair if cell is not None}
     shared: dict[str, list[Pair]] = defaultdict(list)
     for one, other in pairs:
@@ -148,7 +160,7 @@ def _shared_patients(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict[str, float]]]:
-    """The patients' values (P,), and by id of a configuration the weight of each patient's mean in the estimate."""
+    """The values of the patients (P,), and the weights of their means in the estimate: id of a configuration -> patient -> weight."""
     means = {id(cell): cell.means for pairs in shared.values() for pair in pairs for cell in pair if cell is not None}
     weights: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     values = np.zeros(len(shared))
@@ -163,14 +175,15 @@ def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict
 
 @dataclass
 class _RunTerms:
-    """What the runs of a contrast's blocks add to its variance, as terms (variance, degrees of freedom).
+    """The contributions of runs to the variance of a contrast, as terms (variance, degrees of freedom).
 
     Attributes:
-        n_patients: of the whole contrast.
-        interval: the variance between runs, for the interval; `residual`: the part of it that is due to the residual.
-        test: for the test over runs.
+        n_patients: number of patients of the whole contrast.
+        interval: the variance between runs, for the interval.
+        residual: the part of `interval` that is due to the residual.
+        test: the variance between runs, for the test over runs.
         seeds: the number of runs of each block.
-        complete: False if a block of one run hides a variance between runs that the interval should carry.
+        complete: False if the variance between runs of a block is unknown, because it has one run, but belongs in the interval.
     """
 
     n_patients: int
@@ -181,7 +194,7 @@ class _RunTerms:
     complete: bool = True
 
     def add(self, block: Block, u: Floats, pooled: Pooled) -> None:
-        """Add a block. Args: u: the weights of its patients."""
+        """Add the terms of a block. Args: u: the weights of its patients."""
         n, (n_s, n_p) = self.n_patients, block.values.shape
         self.seeds.append(n_s)
         together = n / (n - 1) * (u.sum() ** 2 - (u**2).sum()) if n > 1 else 0.0
@@ -198,19 +211,20 @@ class _RunTerms:
             self.residual.append((together * float((rest**2).sum()) / df / n_p / n_s, df))
 
     def of_interval(self, hint: float) -> list[Term]:
-        """The terms that the interval carries: none unless an F test gives a hint (p < hint) of a variance between runs."""
+        """The terms for the interval; empty unless an F test gives a hint (p < hint) of a variance between runs."""
         if not self.interval or not _exceeds(self.interval, self.residual, hint):
             return []
         return [*self.interval, *((-variance, df) for variance, df in self.residual)]
 
 
 def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, resolution: float = 0.0) -> Estimate:
-    """Sum of coefficient * mean over runs, for a quantity of a run: Welch's t interval and test against `null`.
+    """Estimate the sum of coefficient * mean over the groups, for a quantity of a run, with Welch's t interval and t-test.
 
     Args:
-        groups: (coefficient, values of independent runs).
-        resolution: the step of values that are counts. Their variance is at least step^2 / 12, since equal counts do not
-            mean equal runs.
+        groups: for each group a coefficient and the values of independent runs.
+        null: the value under the null hypothesis.
+        resolution: the step of values that are counts. Their variance is taken to be at least step^2 / 12, because runs with
+            equal counts are not exactly equal.
     """
     value = sum(c * float(np.mean(v)) for c, v in groups)
     seeds = min(len(v) for _, v in groups)
@@ -232,7 +246,7 @@ def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, r
 
 
 def slope(x: Floats, y: Floats, n_seeds: int) -> Estimate:
-    """Least squares of y on x over independent runs: the change of y over the whole range of x, and its t test."""
+    """Regress y on x over independent runs (least squares): the change of y over the whole range of x, and its t-test."""
     span = float(np.ptp(x))
     if len(y) < 3 or not span or not np.isfinite(y).all():
         return Estimate(math.nan, n_seeds=n_seeds, n_runs=len(y), run_variance=False)
@@ -250,7 +264,7 @@ def slope(x: Floats, y: Floats, n_seeds: int) -> Estimate:
 
 
 def spread_ratio(plus: Sequence[Floats], minus: Sequence[Floats]) -> Estimate:
-    """ln(sd over seeds in plus / sd in minus), each pooled within its groups; interval and test by the F distribution."""
+    """Estimate ln(sd in plus / sd in minus), with sds over seeds that are pooled over groups, and its interval and F test."""
     seeds, n_runs = min(len(v) for v in (*plus, *minus)), sum(len(v) for v in (*plus, *minus))
     if seeds < 2:
         return Estimate(math.nan, n_seeds=seeds, n_runs=n_runs, run_variance=False)
@@ -267,13 +281,13 @@ def spread_ratio(plus: Sequence[Floats], minus: Sequence[Floats]) -> Estimate:
 
 
 def _freedom(terms: Sequence[Term]) -> Term:
-    """The sum of independent mean squares, and its degrees of freedom (Satterthwaite 1946)."""
+    """The sum of independent variances, and its degrees of freedom (Satterthwaite 1946)."""
     variance = sum(v for v, _ in terms)
     return variance, variance**2 / below if (below := sum(v**2 / df for v, df in terms)) > 0 else 1.0
 
 
 def _exceeds(runs: Sequence[Term], rest: Sequence[Term], hint: float) -> bool:
-    """Whether an F test gives a p value below `hint`: runs then vary more than the residual explains."""
+    """Whether runs vary more than the residual explains: whether the p value of an F test is below `hint`."""
     (above, df_above), (below, df_below) = _freedom(runs), _freedom(rest)
     return above > 0 and (below <= 0 or float(scipy.stats.f.sf(above / below, df_above, df_below)) < hint)
 
@@ -300,7 +314,7 @@ def _wilcoxon(differences: Floats) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down correction of a family's p values; NaN stays NaN and does not count in the family."""
+    """Correct the p values of a family by Holm's step-down method (1979). NaN stays NaN and does not count in the family."""
     values = np.array(p, dtype=float)
     tested = np.flatnonzero(np.isfinite(values))
     order = tested[np.argsort(values[tested], kind="stable")]

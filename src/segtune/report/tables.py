@@ -1,4 +1,4 @@
-"""The tables of a report: lists of rows, which the page shows and tables/*.csv hold unrounded."""
+"""The tables of a report, as lists of rows. The page shows them rounded, and tables/*.csv contain the full values."""
 
 import math
 from collections import Counter, defaultdict
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def build(analysis: Analysis) -> dict[str, list[Row]]:
-    """Every table by name; "claims" only if the report judges the claims of a study."""
+    """Build all tables by name. The table "claims" exists only if the report judges the claims of a study."""
     claims = {"claims": [row for verdict in analysis.verdicts for row in claim_rows(verdict)]} if analysis.study else {}
     scored = analysis.scored
     return {
@@ -29,21 +29,29 @@ def build(analysis: Analysis) -> dict[str, list[Row]]:
         **claims,
         "variance": variance_rows(analysis),
         "patients": [
-            {"cell": cell.name, "patient": patient, "dice": value}
+            {"cell": cell.name, "structure": cell.first.structure, "patient": patient, "dice": value}
             for cell in analysis.sweep.cells
             for patient, value in sorted(cell.scores.means.items())
         ],
         "clinical": [
-            {"cell": cell.name, **row} for cell, patients in scored for row in clinical.metric_rows(patients, cell.scored)
+            {"cell": cell.name, "structure": cell.first.structure, **row}
+            for cell, patients in scored
+            for row in clinical.metric_rows(patients, cell.scored)
         ],
-        "agreement": [{"cell": cell.name, **row} for cell, patients in scored for row in clinical.agreement_rows(patients)],
-        "clinical_patients": [{"cell": cell.name, **row} for cell, patients in scored for row in patients],
+        "agreement": [
+            {"cell": cell.name, "structure": cell.first.structure, **row}
+            for cell, patients in scored
+            for row in clinical.agreement_rows(patients)
+        ],
+        "clinical_patients": [
+            {"cell": cell.name, "structure": cell.first.structure, **row} for cell, patients in scored for row in patients
+        ],
         "findings": finding_rows(analysis.sweep.records),
     }
 
 
 def csv_of(rows: Sequence[Row]) -> str:
-    """The rows as CSV, with the union of their columns; values that are not finite are empty."""
+    """Format rows as CSV with the union of their columns. Values that are not finite are empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return csv_text(columns, ({key: _or_empty(value) for key, value in row.items()} for row in rows))
 
@@ -53,7 +61,7 @@ def _or_empty(value: Any) -> Any:
 
 
 def cell_rows(analysis: Analysis) -> list[Row]:
-    """A row per configuration, best first."""
+    """Table rows, one per configuration, best first."""
     kept = {id(cell) for cell in analysis.not_worse}
     rows = []
     for cell, estimate in analysis.cells:
@@ -62,6 +70,7 @@ def cell_rows(analysis: Analysis) -> list[Row]:
         rows.append(
             {
                 "cell": cell.name,
+                "structure": cell.first.structure,
                 **cell.levels,
                 **summary([cell], estimate),
                 "not_declared_worse_than_best": id(cell) in kept,
@@ -74,7 +83,7 @@ def cell_rows(analysis: Analysis) -> list[Row]:
 
 
 def level_rows(analysis: Analysis) -> list[Row]:
-    """A row per axis and value: the mean over all configurations with this value."""
+    """Table rows, one per axis and value: the mean over all configurations with this value."""
     return [
         {"axis": axis, "level": level, **summary(cells, stats.contrast([cell.scores for cell in cells], None))}
         for axis in analysis.sweep.axes
@@ -88,7 +97,10 @@ def variance_rows(analysis: Analysis) -> list[Row]:
 
 
 def summary(cells: Sequence[Cell], estimate: Estimate) -> Row:
-    """One configuration, or all configurations with one value of an axis: means over runs, and Dice over patients."""
+    """The columns of one configuration, or of all configurations with one value of an axis.
+
+    Dice is the mean over patients (`estimate`). Other values are means over runs.
+    """
     records = [record for cell in cells for record in cell.records]
     every = Cell("", tuple(records))
     return {
@@ -115,6 +127,7 @@ def run_row(record: Record, cell: Cell) -> Row:
     return {
         "run_id": record.run_id,
         "cell": cell.name,
+        "structure": record.structure,
         **record.levels,
         "seed": record.seed,
         "fold": record.fold,
@@ -168,10 +181,11 @@ def comparison_row(one: Judged) -> Row:
 
 
 def finding_rows(records: Sequence[Record]) -> list[Row]:
-    """The findings of the data check: a row for each data set, severity and kind; errors (which were allowed) first.
+    """Table rows of the data check's findings, one for each data set, severity and kind. Errors (which were allowed) come first.
 
-    Columns: n_least and n_most: number of findings per run that has any, since some depend on the split. n_runs: runs that
-    have any, out of n_recorded runs on this data set that recorded a check. first: the first finding in words.
+    Columns: n_least, n_most: smallest and largest number of findings in a run that has any; it can differ between runs because
+    some findings depend on the split. n_runs: number of runs with such a finding. n_recorded: number of runs on this data set
+    that recorded a check. first: the first finding in words.
     """
     of_data: dict[str, list[Sequence[Mapping[str, Any]]]] = defaultdict(list)
     for record in records:

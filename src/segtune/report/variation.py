@@ -1,4 +1,4 @@
-"""How results vary: power of the design, variance between runs, stability of the ranking, share of each axis."""
+"""The variation of results: statistical power, variance between runs, stability of the ranking, and analysis of variance."""
 
 import itertools
 import math
@@ -25,12 +25,15 @@ def power(
     seed: int,
     n: int = 2000,
 ) -> float:
-    """The share of simulated comparisons of two configurations, truly `effect` apart, that would be declared.
+    """Simulate the power: the share of comparisons of two configurations that are declared if they truly differ by `effect`.
 
     Args:
         sd_patients: sd of the patients' differences.
-        sd_run: sd of the shift by which a run moves all its patients.
-        family: number of tests in the family. Holm's first step is simulated, so the result is a lower bound.
+        sd_run: sd of the common shift of all patients of a run.
+        family: number of tests in the family. Only the first (strictest) step of Holm's correction is simulated, so the result
+            is a lower bound.
+        pooled: the variance between runs that all configurations share, if they do.
+        seed: seed of the simulation.
         n: number of simulations.
     """
     if n_seeds < LEAST_SEEDS or n_patients < LEAST_PATIENTS or not math.isfinite(sd_patients + sd_run):
@@ -52,7 +55,7 @@ def power(
 
 
 def run_sd(cells: Sequence[Scores]) -> float:
-    """The sd of the shift by which a run moves all its patients, pooled over configurations; NaN for single seeds."""
+    """The sd of the common shift of all patients of a run, pooled over configurations; NaN if no configuration has two runs."""
     total, freedom = 0.0, 0
     for block in (block for cell in cells for block in cell.blocks):
         n_s, n_p = block.values.shape
@@ -66,10 +69,12 @@ def run_sd(cells: Sequence[Scores]) -> float:
 
 
 def rank_stability(cells: Sequence[Scores], *, seed: int, n: int = 1000) -> tuple[Floats, NDArray[np.int64]]:
-    """Stability of the ranking: bootstrap of patients, and of the runs within each fold.
+    """Estimate the stability of the ranking, by a bootstrap of patients and of the runs within each fold.
 
-    Returns: for each configuration the share of draws in which it ranks first (ties go to the earlier one), and the 2.5th and
-        97.5th percentile of its rank, (C, 2), 1 = best. A configuration without a patient in a draw ranks last.
+    Args: seed: seed of the bootstrap. n: number of bootstrap draws.
+    Returns: for each of C configurations, the share of draws in which it ranks first (C,), and the 2.5th and 97.5th percentile
+        of its rank (C, 2), where 1 is best. In ties the earlier configuration ranks higher. A configuration without a patient
+        in a draw ranks last.
     """
     random = np.random.default_rng(seed)
     patients = sorted({patient for cell in cells for block in cell.blocks for patient in block.patients})
@@ -92,14 +97,15 @@ def rank_stability(cells: Sequence[Scores], *, seed: int, n: int = 1000) -> tupl
 
 
 def decompose(levels: Mapping[str, Sequence[str]], values: Sequence[float]) -> list[tuple[str, int, float, float]] | None:
-    """The exact analysis of variance of a full grid: how much each axis and each interaction contributes.
+    """Compute the exact analysis of variance of a full grid: the contribution of each axis and each interaction.
 
     Args:
         levels: axis -> its value in each run.
         values: the result of each run.
 
-    Returns: (axes joined by ' x ', degrees of freedom, sum of squares, eta^2 = its share of the total), largest
-        first, the residual (between replicates) last. None if the runs are no full grid with equally many replicates.
+    Returns: for each source (axes joined by ' x '): its name, degrees of freedom, sum of squares, and eta^2, its share of the
+        total sum of squares. The largest is first, and the residual (between replicates) last. None if the runs are not a full
+        grid with equally many replicates.
     """
     names = [name for name, of in levels.items() if len(set(of)) > 1]
     grid = _full_grid([levels[name] for name in names], values)
@@ -119,7 +125,10 @@ def decompose(levels: Mapping[str, Sequence[str]], values: Sequence[float]) -> l
 
 
 def _full_grid(levels: Sequence[Sequence[str]], values: Sequence[float]) -> Floats | None:
-    """The values as an array (values of the first axis, ..., replicates); None if that is not possible or all are equal."""
+    """Arrange results as an array with one dimension per axis and a last dimension for replicates.
+
+    Returns: the array; None if the grid is not full, if a result is not finite, or if all results are equal.
+    """
     if not levels or np.ptp(list(values)) < 1e-15 or not np.isfinite(list(values)).all():
         return None
     order = [list(dict.fromkeys(of)) for of in levels]
@@ -137,7 +146,7 @@ def _full_grid(levels: Sequence[Sequence[str]], values: Sequence[float]) -> Floa
 
 
 def _effects(means: Floats) -> dict[tuple[int, ...], Floats]:
-    """Axes -> their effect: the mean over all other axes, less the effects of every subset of these axes."""
+    """The effect of each set of axes: the mean over all other axes, minus the effects of all smaller subsets of these axes."""
     found: dict[tuple[int, ...], Floats] = {(): np.full([1] * means.ndim, means.mean())}
     for size in range(1, means.ndim + 1):
         for axes in itertools.combinations(range(means.ndim), size):

@@ -25,10 +25,10 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from segtune.errors import InputError
-from segtune.runs import layout
+from segtune.errors import InputError, as_typed
+from segtune.runs import layout, schema
 from segtune.runs.files import (
     LARGEST_JSON,
     check_owner,
@@ -41,6 +41,7 @@ from segtune.runs.files import (
     sync,
     write_atomically,
 )
+from segtune.runs.schema import Result
 from segtune.runs.tables import csv_text, read_history
 
 # Keys of result.json, at any depth, whose values differ when a run is repeated. All other values are reproduced.
@@ -145,7 +146,7 @@ def verify_files(folder: Path, result: Mapping[str, Any], names: Iterable[str]) 
     for name in damaged_files(folder, result, names=names, contents=True):
         raise InputError(
             f"{folder / name}: damaged (it is missing, or has changed since the run wrote it). Start the run's command again "
-            "(python -m segtune, not its sweep's), which writes it again, or copy the run's folder again."
+            f"({as_typed('python -m segtune')}, not its sweep's), which writes it again, or copy the run's folder again."
         )
 
 
@@ -208,18 +209,28 @@ def write_result(
         if (folder / name).exists():
             sync(folder / name)
     sync(folder)
-    write_atomically(folder / layout.RESULT, json_text(signed({**result, "files": listed_files(folder)})), durable=True)
+    write_atomically(
+        folder / layout.RESULT,
+        json_text(signed({"schema": schema.VERSION, **result, "files": listed_files(folder)})),
+        durable=True,
+    )
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """Read result.json. Raises: InputError if it is missing, incomplete or has changed since the run wrote it."""
-    result = read_json(folder / layout.RESULT, "The run has not finished; start its command again.")
+def read_result(folder: Path, *, needs: tuple[str, ...] = ()) -> Result:
+    """Read result.json.
+
+    Args: needs: entries that the caller needs, which a result of an early version may lack.
+    Raises: InputError if it is missing, incomplete, of a later version, or has changed since the run wrote it.
+    """
+    path, cure = folder / layout.RESULT, "Start the run's command again, which writes it again, or copy the run's folder again."
+    result = read_json(path, "The run has not finished; start its command again.")
     if not _is_as_written(result):
-        raise InputError(
-            f"{folder / layout.RESULT}: damaged (changed since the run wrote it). Start the run's command again, which writes "
-            "it again, or copy the run's folder again."
-        )
-    return result
+        raise InputError(f"{path}: damaged (changed since the run wrote it). {cure}")
+    try:
+        schema.check(result, Result, needs=needs)
+    except schema.DamagedError as error:
+        raise schema.describe(path, error, cure) from None
+    return cast(Result, result)
 
 
 def without_measurements(value: Any) -> Any:

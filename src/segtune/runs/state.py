@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from segtune.errors import InputError, printable
-from segtune.runs import layout
+from segtune.runs import layout, schema
 from segtune.runs.files import (
     LARGEST_JSON,
-    as_list,
     guards,
     open_regular,
     read_bytes,
@@ -26,14 +25,11 @@ from segtune.runs.files import (
     write_atomically,
 )
 from segtune.runs.result import is_done, read_result
+from segtune.runs.schema import Status
 
 BEAT_S = 10.0  # interval at which a working process touches status.json
 STALE_S = 60.0  # without a touch for this long, a process counts as dead, if its lock cannot be tested
 STATES = ("queued", "running", "completed", "failed", "interrupted")  # possible values of `state` in status.json
-KINDS = {  # the types of the entries of status.json; entries of another type are ignored
-    **dict.fromkeys(("state", "since", "host", "job", "signal", "run_id", "attempt"), str),
-    **{"pid": int, "overrides": list, "config": dict, "error": dict},
-}
 
 
 class BusyError(InputError):
@@ -93,7 +89,7 @@ def _beats(folder: Path, status: Mapping[str, Any]) -> bool:
 
 def write_status(folder: Path, state: str, **about: Any) -> None:
     """Write status.json: the state, the current time, and the entries `about`."""
-    status = {"state": state, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about}
+    status = {"schema": schema.VERSION, "state": state, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about}
     write_atomically(folder / layout.STATUS, to_json(status))
 
 
@@ -107,7 +103,7 @@ def write_queued(folder: Path, *, if_queued: bool = False, **about: Any) -> None
         pass  # it is running, or the folder is not writable, which the run itself will report
 
 
-def read_status(folder: Path) -> dict[str, Any] | None:
+def read_status(folder: Path) -> Status | None:
     """Read status.json without entries of a wrong type; None if it cannot be read."""
     try:
         status = json.loads(read_bytes(folder / layout.STATUS, LARGEST_JSON))
@@ -118,9 +114,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     if isinstance(error := status.get("error"), dict):
         texts = {key: value for key, value in error.items() if isinstance(value, str)}
         status["error"] = {"kind": "error", "message": "no message", "traceback": "", **texts}
-    if not all(isinstance(one, str) for one in as_list(status.get("overrides"))):
-        del status["overrides"]
-    return {key: value for key, value in status.items() if isinstance(value, KINDS.get(key, object))}
+    return cast(Status, schema.of_known_types(status, Status))
 
 
 @contextmanager
@@ -178,7 +172,7 @@ def end_attempt(folder: Path, attempt: str, state: str, **about: Any) -> None:
         write_status(folder, state, **about, attempt=attempt)
 
 
-def state_of(folder: Path, run: str) -> tuple[str, dict[str, Any]]:
+def state_of(folder: Path, run: str) -> tuple[str, Status]:
     """Determine the state of a run and read its status.json.
 
     The state is completed (result.json exists and matches its files), running, stale (its process has died), queued, failed,

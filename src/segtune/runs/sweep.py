@@ -4,11 +4,12 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from segtune.errors import InputError
-from segtune.runs import layout
+from segtune.runs import layout, schema
 from segtune.runs.files import as_list, first_free, read_json, to_json, write_atomically
+from segtune.runs.schema import Sweep, SweepRun
 from segtune.runs.state import lock
 
 
@@ -29,7 +30,12 @@ def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]],
                 continue
             if others:
                 (place / layout.SWEEP).rename(first_free(place, Path(layout.SWEEP).stem, Path(layout.SWEEP).suffix))
-            about = {"command": command, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "runs": runs}
+            about = {
+                "schema": schema.VERSION,
+                "command": command,
+                "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "runs": runs,
+            }
             write_atomically(place / layout.SWEEP, to_json(about))
             return place
 
@@ -42,8 +48,11 @@ def _runs_of(folder: Path) -> set[str] | None:
         return None
 
 
-def read_sweep(folder: Path) -> dict[str, Any]:
-    """Read sweep.json: command, and runs (run_id, overrides, axes). Raises: InputError."""
+def read_sweep(folder: Path) -> Sweep:
+    """Read sweep.json. Entries that say how a run was named but not which run it is are left out if they are damaged.
+
+    Raises: InputError.
+    """
     cure = "Give the folder of a sweep, like sweep=outputs/grid. Starting the sweep's command again writes this file again."
     about = read_json(folder / layout.SWEEP, cure)
     runs = about.get("runs")
@@ -54,7 +63,12 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         run["overrides"] = [str(one) for one in as_list(run.get("overrides")) if not str(one).startswith("-")]
         axes = run.get("axes")
         run["axes"] = {key: str(value) for key, value in axes.items()} if isinstance(axes, dict) else {}
-    return about
+    about["runs"] = [schema.of_known_types(run, SweepRun) for run in runs]
+    try:
+        schema.check(about, Sweep)
+    except schema.DamagedError as error:
+        raise schema.describe(folder / layout.SWEEP, error, cure) from None
+    return cast(Sweep, about)
 
 
 def _is_name(value: Any) -> bool:

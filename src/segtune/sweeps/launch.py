@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from segtune.errors import SummaryError
+from segtune.errors import SummaryError, as_typed
 from segtune.runs import identity
 from segtune.runs.state import state_of, write_queued
 from segtune.runs.sweep import write_sweep
@@ -105,10 +105,12 @@ def _conclude(runs: Sequence[Run], failures: Failures, folder: Path) -> None:
     if lines:
         count["not started"] = count.pop("queued", 0) + count.pop("missing", 0)
     said = ", ".join(f"{n} {state}" for state, n in sorted(count.items()) if n)
-    again = f"Details: python -m segtune.status sweep={folder}. To run what is not done, start the same command again."
+    details = as_typed("python -m segtune.status")
+    again = f"Details: {details} sweep={folder}. To run what is not done, start the same command again."
     if lines:
         raise SummaryError([f"sweep {folder}: {said}.", *lines, again])
     if count["completed"] < len(runs):
         log.info("sweep %s: %s. %s", folder, said, again)
     else:
-        log.info("sweep %s: all %d runs are done. Results: python -m segtune.report sweep=%s", folder, len(runs), folder)
+        report = as_typed("python -m segtune.report")
+        log.info("sweep %s: all %d runs are done. Results: %s sweep=%s", folder, len(runs), report, folder)

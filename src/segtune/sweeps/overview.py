@@ -6,6 +6,7 @@ from typing import Any
 
 from segtune.config import option_rules
 from segtune.errors import InputError, printable, printable_lines
+from segtune.runs.schema import Status
 from segtune.runs.state import epochs_done, state_of
 from segtune.runs.sweep import read_sweep
 from segtune.runs.words import duration
@@ -39,8 +40,9 @@ def read_overview(folder: Path) -> dict[str, Any]:
         state, said = states_said[one["run_id"]]
         if state == "queued" and in_queue is not None and said.get("job", "") not in {"", *in_queue}:
             state = "missing"  # its job was cancelled before it began
-        entry = {"run_id": one["run_id"], "state": state, "folder": str(place), "axes": one["axes"]}
-        entry |= {key: said[key] for key in ("since", "host", "job", "signal") if key in said}
+        entry: dict[str, Any] = {"run_id": one["run_id"], "state": state, "folder": str(place), "axes": one["axes"]}
+        entry |= {"label": one["label"]} if "label" in one else {}
+        entry |= {key: value for key, value in said.items() if key in ("since", "host", "job", "signal")}
         if state in ("running", "stale", "interrupted", "failed"):
             entry["epochs_done"] = epochs_done(place)
         runs.append(entry)
@@ -67,12 +69,11 @@ def read_overview(folder: Path) -> dict[str, Any]:
     }
 
 
-def _config(said: dict[str, Any]) -> dict[str, Any]:
+def _config(said: Status) -> dict[str, Any]:
     """Return the configuration in a status if it has all keys needed to estimate the run's time, otherwise an empty dict."""
-    config = said.get("config", {})
-    trainer = config.get("trainer")
-    has_all = isinstance(trainer, dict) and {"data", "model", "batch"} <= config.keys()
-    return config if has_all and option_rules.is_number(n := trainer.get("max_epochs")) and 0 < n < 1e9 else {}
+    config: dict[str, Any] = {**said.get("config", {})}
+    n: Any = (config.get("trainer") or {}).get("max_epochs")
+    return config if {"data", "model", "batch"} <= config.keys() and option_rules.is_number(n) and 0 < n < 1e9 else {}
 
 
 def _slurm_queue() -> set[str] | None:

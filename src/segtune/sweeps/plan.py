@@ -131,10 +131,9 @@ class Changed:
                 f"{folder.name} used. Start the command where the module can be imported."
             )
         now = {"data": self.fingerprint(config), **inputs.content_hashes(config)}
-        data = result.get("data")
         before = result.get("inputs")
-        if not isinstance(before, dict):
-            before = {**now, "data": data.get("fingerprint") if isinstance(data, dict) else None}
+        if before is None:
+            before = {**now, "data": result.get("data", {}).get("fingerprint", "")}
             if len(now) > 1:
                 log.info("%s: its result does not record the code (%s), which is taken as unchanged", folder, ", ".join(now))
         return inputs.changed_inputs(before, now)

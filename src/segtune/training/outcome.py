@@ -134,9 +134,10 @@ def write(
         write_files(folder / layout.CURVES, style.rendered(drawing))
     write_atomically(folder / layout.IMAGES, csv_text(layout.IMAGE_COLUMNS, image_rows(experiment)).encode())
     tables: dict[str, list[Row]] = {name: [] for name in layout.TABLES}
+    structure = str(experiment.config["data"]["target"])
     for which, scores in scored.items():
         for name, rows in zip(layout.TABLES, scores, strict=True):  # both are in the order slices, cases, patients
-            tables[name] += [{"which": which, **row} for row in rows]
+            tables[name] += [{"which": which, "structure": structure, **row} for row in rows]
     chosen = pictures(validation_slices(experiment), scored["last"].slices, last)
     write_result(folder, result=result, tables=tables, pictures=chosen)
 

@@ -1,0 +1,208 @@
+"""The records in result.json, status.json, sweep.json and the tables: their entries and types, and the version of the format.
+
+A record is a dict in memory, so that files of earlier and later versions keep entries that this version does not know. `check`
+compares a record that was read with its type. Version 0 is everything before the entry `schema` existed; entries that came
+later are not required.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+import msgspec
+
+from segtune.errors import InputError
+
+VERSION = 1  # of the format that this version writes
+
+
+class File(TypedDict, total=False):
+    """The size and the SHA-256 of a file that a run wrote."""
+
+    bytes: int
+    sha256: str
+
+
+class Finding(TypedDict, total=False):
+    """One problem in the data. severity: error or warning; patient: None if the problem is not one patient's."""
+
+    severity: str
+    kind: str
+    patient: str | None
+    message: str
+
+
+class Data(TypedDict, total=False):
+    """The data of a run.
+
+    patients: train, val or unused -> patients; n_images: train or val -> number of slices; leaks: patients on both sides;
+    pixel_mm: smallest and largest size of a training pixel [mm].
+    """
+
+    fingerprint: str
+    patients: dict[str, list[str]]
+    n_images: dict[str, int] | None
+    leaks: list[str] | None
+    n_leaks: int
+    pixel_mm: list[float] | None
+    findings: list[Finding] | None
+
+
+class Config(TypedDict, total=False):
+    """The parts of a composed configuration that a report, status and evaluation read; there are more."""
+
+    seed: int
+    data: dict[str, Any]
+    split: dict[str, Any]
+    loss: dict[str, Any]
+    reg: dict[str, Any] | None
+    batch: dict[str, Any]
+    model: dict[str, Any]
+    trainer: dict[str, Any]
+
+
+class Epoch(TypedDict, total=False):
+    """The summary of one epoch: its row of history.csv, the mean Dice over patients, and all metrics; None is undefined."""
+
+    epoch: int
+    val_dice: float | None
+    patient_dice: float | None
+    metrics: dict[str, Any]
+
+
+class Result(TypedDict, total=False):
+    """The content of result.json.
+
+    config: the composed configuration; options: config group -> chosen option; label: the overrides that give the same run;
+    inputs: content hashes of data and code; files: name -> size and hash; sha256: of the rest of the record itself.
+    """
+
+    schema: int
+    run_id: str
+    cell_id: str
+    config: Config
+    options: dict[str, str]
+    label: str
+    inputs: dict[str, str]
+    data: Data
+    tolerance_mm: float | None
+    best: Epoch
+    last: Epoch
+    epochs_to_90: int | None
+    calibration: dict[str, Any] | None
+    weights: dict[str, float | None] | None
+    seconds: float
+    peak_memory_mb: dict[str, float | None] | None
+    versions: dict[str, str | None] | None
+    git: dict[str, Any] | None
+    machine: dict[str, Any] | None
+    attempts: list[dict[str, Any]]
+    files: dict[str, File]
+    sha256: str
+
+
+class Failure(TypedDict, total=False):
+    """Why a run failed. kind: input, not finite, out of memory, killed, taken over or error."""
+
+    kind: str
+    message: str
+    traceback: str
+
+
+class Status(TypedDict, total=False):
+    """The content of status.json. state: one of state.STATES; attempt: a name for the process that owns the folder."""
+
+    schema: int
+    state: str
+    since: str
+    host: str
+    pid: int
+    job: str
+    signal: str
+    attempt: str
+    run_id: str
+    overrides: list[str]
+    config: dict[str, Any]
+    options: dict[str, str]
+    label: str
+    error: Failure
+
+
+class SweepRun(TypedDict, total=False):
+    """One run of a sweep. axes: its value of every key that differs in the sweep, and its loss, split, reg and batch."""
+
+    run_id: str
+    folder: str
+    overrides: list[str]
+    options: dict[str, str]
+    label: str
+    axes: dict[str, str]
+
+
+class Sweep(TypedDict, total=False):
+    """The content of sweep.json: the command of the sweep, the time of writing, and its runs."""
+
+    schema: int
+    command: list[str]
+    written: str
+    runs: list[SweepRun]
+
+
+REQUIRED: Mapping[type, tuple[str, ...]] = {
+    Result: ("run_id",),
+    Data: ("patients",),
+    Epoch: ("epoch",),
+    Status: ("state",),
+    Sweep: ("runs",),
+    SweepRun: ("run_id",),
+}
+OF_A_FINISHED_RUN = ("config", "data", "best", "last", "seconds")  # entries that whatever scores or reports a run needs
+
+
+class DamagedError(ValueError):
+    """A record has an entry of the wrong type, lacks one, or is of a later version. The message names the entry."""
+
+
+def check(record: Mapping[str, Any], kind: type, *, needs: tuple[str, ...] = ()) -> None:
+    """Check a record that was read against its type.
+
+    Args: needs: entries that this reader needs, beside those that every version has.
+    Raises: DamagedError, which names the entry: best.epoch: Expected `int`, got `str`.
+    """
+    version = record.get("schema", 0)
+    if isinstance(version, int) and version > VERSION:
+        raise DamagedError(
+            f"schema: {version} is of a later version of segtune, which reads up to {VERSION}. Install that version."
+        )
+    try:
+        msgspec.convert(record, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        what, _, place = str(error).partition(" - at `$")
+        raise DamagedError(f"{place.strip('.`') or 'the whole'}: {what}") from None
+    for name in (*REQUIRED.get(kind, ()), *needs):
+        if name not in record:
+            raise DamagedError(f"{name}: is missing")
+    for name, part in (("data", Data), ("best", Epoch), ("last", Epoch)):
+        if kind is Result and name in record:
+            for entry in REQUIRED[part]:
+                if name in needs and entry not in record[name]:
+                    raise DamagedError(f"{name}.{entry}: is missing")
+
+
+def of_known_types(record: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Return the record without entries of a wrong type, for a file that informs but does not decide (status.json)."""
+    types = kind.__annotations__
+    return {name: value for name, value in record.items() if name not in types or _fits(value, types[name])}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    return True
+
+
+def describe(path: Path, error: DamagedError, cure: str) -> InputError:
+    """Return the error for a damaged file, which names the file, the entry and the cure."""
+    return InputError(f"{path}: damaged ({error}). {cure}")
