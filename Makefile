@@ -8,7 +8,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
-SOURCES = src tests benchmarks notebooks
+SOURCES = src tests benchmarks notebooks examples
 
 .PHONY: demo test lint suite fast format audit clean
 

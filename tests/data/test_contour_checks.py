@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_a_contour_of_another_patient_is_an_error_whoever_comes_first():
             first, second = in_contours(*order)
             assert told([first]) == [("error", "duplicate_contour", names[1], 1)]  # the one that does not fit its endocardium
             assert first.file == f"{names[1]}-1-epicardium.txt"
-            assert f"point for point the epicardium of patient {names[0]}, frame 1" in first.message
+            assert re.search(rf"\bepicardium .*patient {names[0]}, frame 1\b", first.message)
             assert told([second]) == [("warning", "not_nested", names[1], 1)]
 
 
@@ -69,7 +70,7 @@ def test_an_endocardium_that_leaves_its_epicardium_is_a_warning(shift, is_told):
 def test_the_share_inside_is_counted_in_pixels():
     square = np.array([(0.0, 0.0), (10, 0), (10, 10), (0, 10)]) - 0.5 + 20
     (found,) = in_contours(pair("A", square + np.array([3, 0]), square))
-    assert "only 70% of the endocardium lies inside this epicardium" in found.message
+    assert (found.kind, "70%" in found.message) == ("not_nested", True)
 
 
 def test_a_contour_that_crosses_itself_is_a_warning():
@@ -78,7 +79,7 @@ def test_a_contour_that_crosses_itself_is_a_warning():
     for points in (bow, twice):
         (found,) = in_contours([Outline("A", 1, "endocardium", "a.txt", points, (48, 48))])
         assert told([found]) == [("warning", "self_crossing", "A", 1)]
-        assert "the endocardium crosses itself" in found.message
+        assert "endocardium" in found.message
 
 
 def test_a_contour_that_turns_back_on_itself_does_not_cross_itself():
@@ -89,7 +90,7 @@ def test_a_contour_that_turns_back_on_itself_does_not_cross_itself():
 def test_a_contour_of_a_few_pixels_is_a_warning():
     (found,) = contour_checks.find_in_contours([Outline("A", 1, "epicardium", "a.txt", ring(1.5, n=12), (48, 48))])
     assert told([found]) == [("warning", "tiny", "A", 1)]
-    assert "the epicardium has 9 pixels" in found.message
+    assert re.search(r"\bepicardium .*\b9 pixels\b", found.message)
     assert told(contour_checks.find_in_contours([Outline("A", 1, "epicardium", "", ring(0.2, 3.5, 3.5), None)])) == [
         ("warning", "tiny", "A", 1)
     ]
@@ -99,7 +100,7 @@ def test_a_contour_of_a_few_pixels_is_a_warning():
 def test_a_contour_outside_its_image_is_an_error(points):
     (found,) = contour_checks.find_in_contours([Outline("A", 1, "endocardium", "a.txt", points, (48, 48))])
     assert told([found]) == [("error", "outside_image", "A", 1)]
-    assert "the contour lies outside the image" in found.message
+    assert "48 columns" in found.message
 
 
 @pytest.mark.parametrize("scale", [1e6, 1e300])

@@ -1,3 +1,4 @@
+import re
 import shutil
 import struct
 import zlib
@@ -52,9 +53,7 @@ def test_the_target_is_the_foreground_or_a_grey_value(tmp_path):
     )
     save(tmp_path / "masks" / "b_1.png", square(1))
     assert [item.mask.any() for item in read(tmp_path, target=1)] == [False, False, True]
-    with pytest.raises(
-        InputError, match=r"b_1.png: data.target=foreground, but masks hold the values 2 \(a_2.png\) and 1 beside"
-    ):
+    with pytest.raises(InputError, match=r"b_1.png: data.target=foreground.*\b2 \(a_2.png\) and 1\b"):
         read(tmp_path)
 
 
@@ -76,7 +75,7 @@ def test_pairs_without_the_target_may_be_dropped(tmp_path):
 
 def test_names_that_look_grouped_are_refused_without_a_pattern(tmp_path):
     write(tmp_path)
-    with pytest.raises(InputError, match="a_2 and a_10 look like the same patient"):
+    with pytest.raises(InputError, match="a_2 and a_10 .*data.patient="):
         read(tmp_path, patient=None)
     assert read(write(tmp_path / "x", ("7.png", "8.png")), patient=None).patients == ["7", "8"]
 
@@ -84,17 +83,17 @@ def test_names_that_look_grouped_are_refused_without_a_pattern(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target": "heart"}, "data.target=heart: must be foreground or the structure's grey value"),
-        ({"target": 0}, "data.target=0: must be"),
-        ({"target": "9" * 5000}, "must be foreground"),
-        ({"target": "²"}, "must be foreground"),
-        ({"pixel_mm": 0}, "data.pixel_mm=0: must be the size of a pixel in mm"),
-        ({"pixel_mm": [0.7]}, "data.pixel_mm=.0.7.: must be"),
-        ({"pixel_mm": [0.7, float("nan")]}, "data.pixel_mm=.*: must be"),
-        ({"pixel_mm": "wide"}, "data.pixel_mm=wide: must be"),
-        ({"gap_mm": -1}, "data.gap_mm=-1: must be a distance in mm, or null"),
-        ({"patient": "a"}, "data.patient=a: it has no group named patient"),
-        ({"empty": None}, "data.empty=None: choose keep or drop"),
+        ({"target": "heart"}, "data.target=heart: .*foreground"),
+        ({"target": 0}, "data.target=0: .*foreground"),
+        ({"target": "9" * 5000}, "data.target=9+: .*foreground"),
+        ({"target": "²"}, "data.target=²: .*foreground"),
+        ({"pixel_mm": 0}, "data.pixel_mm=0: "),
+        ({"pixel_mm": [0.7]}, r"data.pixel_mm=\[0.7\]: "),
+        ({"pixel_mm": [0.7, float("nan")]}, r"data.pixel_mm=\[0.7, nan\]: "),
+        ({"pixel_mm": "wide"}, "data.pixel_mm=wide: "),
+        ({"gap_mm": -1}, "data.gap_mm=-1: .*null"),
+        ({"patient": "a"}, "data.patient=a: .*group"),
+        ({"empty": None}, "data.empty=None: .*keep.*drop"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(tmp_path, settings, message):
@@ -148,48 +147,48 @@ def as_tiff(content):
 DAMAGE = {
     "a thousand strips for ten rows": (
         as_tiff(tiff((273, 4, 1000, 400), (278, 3, 1, 1), (279, 4, 1000, 400), size=9000)),
-        r"a_2.tif: damaged, cut off, or no PNG or TIFF file .ValueError",
+        r"images/a_2.tif: .*TIFF.*\(ValueError\)",
     ),
-    "no masks": (lambda i, m: shutil.rmtree(m.parent), "there is no folder masks in it. Give the folder that holds images and"),
-    "no images": (lambda i, m: shutil.rmtree(i.parent), "there is no folder images in it"),
-    "no mask": (lambda i, m: m.unlink(), "images/a_2.png: there is no file a_2 in .*masks to go with it. Add it"),
-    "no image": (lambda i, m: i.unlink(), "masks/a_2.png: there is no file a_2 in .*images"),
-    "no files": (lambda i, m: [path.unlink() for path in i.parents[1].rglob("*.png")], "images: no PNG or TIFF file in it"),
-    "another kind of file": (lambda i, m: i.rename(i.with_suffix(".bmp")), "a_2.bmp: not a PNG or TIFF file. Convert it"),
-    "no JPEG whatever its name": (lambda i, m: i.rename(i.with_suffix(".jpg")), "a_2.jpg: damaged, cut off, or no JPEG file"),
+    "no masks": (lambda i, m: shutil.rmtree(m.parent), r"data.root=\S+: [^.]*\bmasks\b"),
+    "no images": (lambda i, m: shutil.rmtree(i.parent), r"data.root=\S+: [^.]*\bimages\b"),
+    "no mask": (lambda i, m: m.unlink(), r"images/a_2.png: .*\ba_2\b.*/masks\b"),
+    "no image": (lambda i, m: i.unlink(), r"masks/a_2.png: .*\ba_2\b.*/images\b"),
+    "no files": (lambda i, m: [path.unlink() for path in i.parents[1].rglob("*.png")], "/images: .*PNG.*TIFF"),
+    "another kind of file": (lambda i, m: i.rename(i.with_suffix(".bmp")), "a_2.bmp: .*PNG.*TIFF"),
+    "no JPEG whatever its name": (lambda i, m: i.rename(i.with_suffix(".jpg")), r"a_2.jpg: .*JPEG.*\(\w+Error\)"),
     "a mask in a JPEG file": (
         lambda i, m: (m.unlink(), save(m.with_suffix(".jpg"), square())),
-        "a_2.jpg: a mask in a JPEG file.* Store masks as PNG",
+        "masks/a_2.jpg: .*JPEG.*lossy.*PNG",
     ),
-    "a JPEG mask whatever its name": (lambda i, m: Image.fromarray(square()).save(m, "JPEG"), "a_2.png: a mask in a JPEG file"),
-    "a JPEG in a TIFF mask": (lambda i, m: lossy_tiff(m), "a_2.tif: a mask in a JPEG file"),
+    "a JPEG mask whatever its name": (lambda i, m: Image.fromarray(square()).save(m, "JPEG"), "masks/a_2.png: .*JPEG.*lossy"),
+    "a JPEG in a TIFF mask": (lambda i, m: lossy_tiff(m), "masks/a_2.tif: .*JPEG.*lossy"),
     "a JPEG in colours": (
         lambda i, m: (i.unlink(), save(i.with_suffix(".jpg"), np.stack([grey(0)] * 3, axis=2))),
-        "a_2.jpg: its pixels are of the kind RGB, not grey values. Convert it to grey",
+        r"a_2.jpg: .*\bRGB\b",
     ),
-    "a JPEG whatever its name": (lambda i, m: Image.fromarray(grey(0)).save(i, "JPEG"), "a_2.png: damaged, cut off, or no PNG"),
-    "a name twice": (lambda i, m: shutil.copy(i, i.with_suffix(".TIF")), "have the same name"),
-    "folders in folders": (lambda i, m: (i.parent / "x" / "y").mkdir(parents=True), "x/y: not a PNG or TIFF file"),
-    "colours": (lambda i, m: save(i, np.stack([grey(0)] * 3, axis=2)), "a_2.png: its pixels are of the kind RGB, not grey"),
+    "a JPEG whatever its name": (lambda i, m: Image.fromarray(grey(0)).save(i, "JPEG"), "images/a_2.png: .*JPEG.*[.]jpg"),
+    "a name twice": (lambda i, m: shutil.copy(i, i.with_suffix(".TIF")), r"a_2\.\w+ and \S*a_2\.\w+ "),
+    "folders in folders": (lambda i, m: (i.parent / "x" / "y").mkdir(parents=True), "x/y: .*PNG.*TIFF"),
+    "colours": (lambda i, m: save(i, np.stack([grey(0)] * 3, axis=2)), r"images/a_2.png: .*\bRGB\b"),
     "a mask in two colours": (
         lambda i, m: save(m, np.stack([square(), square(9), 0 * square()], axis=2) + np.eye(10, 12, dtype=np.uint8)[..., None]),
-        r"masks/a_2.png: data.target=foreground, but masks hold the colours .* beside 0. Store masks as grey PNG with a value",
+        r"masks/a_2.png: data.target=foreground.*\b1 \(a_2.png\) and #000a01\b",
     ),
-    "an image with a palette": (lambda i, m: Image.fromarray(grey(0)).convert("P").save(i), "images/a_2.png: .* of the kind P"),
-    "another shape": (lambda i, m: save(m, square(255, (10, 13))), "masks/a_2.png: it has 10 x 13 pixels, its image 10 x 12"),
-    "a smoothed mask": (lambda i, m: save(m, grey(0)), "masks/a_2.png: data.target=foreground, but masks hold the values"),
-    "cut off": (lambda i, m: i.write_bytes(i.read_bytes()[:90]), "a_2.png: damaged, cut off"),
-    "empty": (lambda i, m: i.write_bytes(b""), "a_2.png: damaged, cut off"),
-    "a film": (lambda i, m: frames(i), "a_2.tif: several images in one file where one slice is expected"),
-    "NaN": (lambda i, m: nan(i), "a_2.tif: 1 pixels are not finite numbers"),
-    "NaN in a mask": (lambda i, m: nan(m), "masks/a_2.tif: 1 pixels are not finite numbers"),
-    "a large bomb": (lambda i, m: i.write_bytes(bomb(30000, 30000)), "a_2.png: an image .*is larger than 67 million pixels"),
-    "a small bomb": (lambda i, m: i.write_bytes(bomb(10000, 10000)), "an image of 10000 x 10000 is larger than 67 million"),
+    "an image with a palette": (lambda i, m: Image.fromarray(grey(0)).convert("P").save(i), r"images/a_2.png: .*\bP\b"),
+    "another shape": (lambda i, m: save(m, square(255, (10, 13))), "masks/a_2.png: .*10 x 13 .*10 x 12"),
+    "a smoothed mask": (lambda i, m: save(m, grey(0)), r"masks/a_2.png: data.target=foreground.*\b1 \(a_2.png\) and 3\b"),
+    "cut off": (lambda i, m: i.write_bytes(i.read_bytes()[:90]), r"images/a_2.png: .*\(\w+Error\)"),
+    "empty": (lambda i, m: i.write_bytes(b""), r"images/a_2.png: .*\(\w+Error\)"),
+    "a film": (lambda i, m: frames(i), "images/a_2.tif: .*several"),
+    "NaN": (lambda i, m: nan(i), "images/a_2.tif: 1 .*NaN"),
+    "NaN in a mask": (lambda i, m: nan(m), "masks/a_2.tif: 1 .*NaN"),
+    "a large bomb": (lambda i, m: i.write_bytes(bomb(30000, 30000)), r"images/a_2.png: (?!.* x ).*\b67 million"),
+    "a small bomb": (lambda i, m: i.write_bytes(bomb(10000, 10000)), r"images/a_2.png: .*10000 x 10000 .*\b67 million"),
     "an image elsewhere": (
         lambda i, m: (shutil.move(i, i.parents[2] / "x.png"), i.symlink_to(i.parents[2] / "x.png")),
-        "a_2.png: this link leads out of",
+        r"images/a_2.png: .*\blink\b",
     ),
-    "a link to itself": (lambda i, m: (i.unlink(), i.symlink_to(i)), "a_2.png: neither a file nor a folder"),
+    "a link to itself": (lambda i, m: (i.unlink(), i.symlink_to(i)), "images/a_2.png: .*neither"),
 }  # fmt: skip
 
 
@@ -210,7 +209,7 @@ def test_a_tiff_written_by_hand_is_read_and_one_that_leads_to_a_further_image_is
     path.write_bytes(tiff())
     assert not read(root)[0].image.any()
     path.write_bytes(tiff(then=256, size=256) + tiff()[128:])
-    with pytest.raises(InputError, match="a_2.tif: several images in one file"):
+    with pytest.raises(InputError, match="images/a_2.tif: .*several"):
         read(root)
 
 
@@ -238,20 +237,18 @@ def test_palettes_in_which_the_target_has_other_colours_are_refused_by_name(tmp_
     palette(tmp_path / "masks" / "b_1.png", [BLACK, RED])
     palette(tmp_path / "masks" / "a_10.png", [RED, BLACK], (square() == 0).astype(np.uint8))
     assert [item.mask.sum() for item in read(tmp_path)] == [24] * 3  # by colour, their order does not matter
-    with pytest.raises(InputError, match=r"a_10.png: its palette is mixed up with that of .*a_2.png: by data.target=1 the"):
+    with pytest.raises(InputError, match=r"a_10.png: .*palette.*/a_2.png: .*data.target=1\b.*\b0\b"):
         read(tmp_path, target=1)
     palette(tmp_path / "masks" / "a_10.png", [BLACK, GREEN])
-    with pytest.raises(InputError, match=r"hold the colours #ff0000 \(a_2.png\) and #00ff00 beside 0"):
+    with pytest.raises(InputError, match=r"a_10.png: .*#ff0000 \(a_2.png\) and #00ff00\b"):
         read(tmp_path)
-    with pytest.raises(
-        InputError, match="a_10.png: its palette is mixed .* the structure is #00ff00 in one and #ff0000 in the"
-    ):
+    with pytest.raises(InputError, match=r"a_10.png: .*palette.*/a_2.png: .*#00ff00.*#ff0000"):
         read(tmp_path, target=1)
     palette(tmp_path / "masks" / "a_10.png", [BLACK, BLACK])
-    with pytest.raises(InputError, match="a_10.png: its palette gives the numbers 0 and 1 the same colour, 0, so"):
+    with pytest.raises(InputError, match=r"a_10.png: .*palette.*\b0 and 1\b.*, 0,"):
         read(tmp_path)
     palette(tmp_path / "masks" / "a_10.png", [BLACK, (2, 2, 2), (1, 1, 1)], square(1) + np.eye(10, 12, dtype=np.uint8))
-    with pytest.raises(InputError, match="a_10.png: data.target=1 is the number of the colour 2 in its palette, and the grey"):
+    with pytest.raises(InputError, match=r"a_10.png: data.target=1\b.*\b2\b.*palette"):
         read(tmp_path, target=1)
 
 
@@ -275,7 +272,7 @@ def test_a_mask_with_channels_is_read_by_what_it_shows(tmp_path, kind):
     if kind != "red":
         assert read(tmp_path, target=255)[0].mask.sum() == 24
     else:
-        with pytest.raises(InputError, match="its pixels are colours, like #ff0000, and data.target=255 is a grey value"):
+        with pytest.raises(InputError, match="a_2.png: .*#ff0000.*data.target=255"):
             read(tmp_path, target=255)
 
 
@@ -285,7 +282,7 @@ def test_transparency_that_contradicts_the_colours_is_refused(tmp_path, kind):
     pixels = {"white behind": [full, square()], "half transparent": [square(), full // 2], "black drawn": [0 * full, square()]}
     write(tmp_path)
     save(tmp_path / "masks" / "a_2.png", np.stack(pixels[kind], axis=2))
-    with pytest.raises(InputError, match="a_2.png: its transparency contradicts its colours"):
+    with pytest.raises(InputError, match="masks/a_2.png: .*transparency"):
         read(tmp_path)
 
 
@@ -332,14 +329,14 @@ def test_colours_of_16_bits_and_files_stored_turned_are_refused(tmp_path):
     content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     root = write(tmp_path)
     (root / "masks" / "a_2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    with pytest.raises(InputError, match="masks/a_2.png: its colours have 16 bits"):
+    with pytest.raises(InputError, match="masks/a_2.png: .*16 bits"):
         read(root)
     for suffix in (".png", ".jpg"):
         exif = Image.Exif()
         exif[274] = 3
         (root / "images" / "a_2.png").unlink()
         Image.fromarray(grey(0)).save(root / "images" / f"a_2{suffix}", exif=exif)
-        with pytest.raises(InputError, match=f"a_2{suffix}: it is stored .* EXIF"):
+        with pytest.raises(InputError, match=f"images/a_2{suffix}: .*EXIF"):
             read(root)
 
 
@@ -353,9 +350,7 @@ def noisy(seed=0):
 def test_the_traces_of_jpeg_in_a_mask_are_told_with_a_cure_that_cures(tmp_path, target):
     root = write(tmp_path)
     save(root / "masks" / "b_1.png", noisy())
-    with pytest.raises(
-        InputError, match="b_1.png: .* lossy compression, as JPEG is.* Store masks as PNG with two values"
-    ) as told:
+    with pytest.raises(InputError, match="masks/b_1.png: .*lossy.*PNG") as told:
         read(root, target=target)
     assert "data.target=" not in str(told.value)
 
@@ -370,7 +365,7 @@ def test_a_mask_that_a_jpeg_file_has_held_is_never_taken_for_labels(tmp_path, qu
         save(tmp_path / "images" / f"{name}.png", grey(len(name), disc.shape))
         save(tmp_path / "masks" / f"{name}.png", np.array(Image.open(tmp_path / "held.jpg")))
     (tmp_path / "held.jpg").unlink()
-    with pytest.raises(InputError, match=r"masks/a_2.png: .* lossy compression.*PNG with two values") as told:
+    with pytest.raises(InputError, match="masks/a_2.png: .*lossy.*PNG") as told:
         read(tmp_path)
     assert "data.target=1" not in str(told.value)
 
@@ -382,7 +377,9 @@ def test_labels_that_are_no_noise_are_read(tmp_path):
     save(root / "masks" / "b_1.png", labels)
     assert [item.mask.sum() for item in read(root, target=1)] == [24, 24, (labels == 1).sum()]
     save(root / "masks" / "a_2.png", square(255))
-    with pytest.raises(InputError, match="If each value is a structure, give that of yours") as told:
+    with pytest.raises(
+        InputError, match=r"masks/a_10.png: data.target=foreground.*\b255 \(a_2.png\) and 1\b.*data.target"
+    ) as told:
         read(root)
     assert "data.target=1" not in str(told.value)
 
@@ -398,7 +395,7 @@ def test_masks_may_be_named_by_a_suffix_in_a_folder_of_their_own_or_beside_their
     root = write(tmp_path / "two")
     for path in (root / "masks").iterdir():
         path.rename(path.with_stem(path.stem + "_mask"))
-    with pytest.raises(InputError, match="If a_10_mask is the mask of a_10, say data.mask_suffix=_mask"):
+    with pytest.raises(InputError, match=r"images/a_10.png: .*\ba_10_mask\b.*data.mask_suffix=_mask\b"):
         read(root)
     found = read(root, mask_suffix="_mask")
     assert [(s.patient, s.mask.sum()) for s in found] == [("a", 24), ("a", 24), ("b", 24)]
@@ -409,12 +406,12 @@ def test_masks_may_be_named_by_a_suffix_in_a_folder_of_their_own_or_beside_their
         pattern = "(study/)?" + PATIENT
         assert read(folder_of_both, mask_suffix="_mask", patient=pattern).fingerprint() == found.fingerprint()
     (one / "b_1_mask.png").unlink()
-    with pytest.raises(InputError, match="b_1.png: there is no file b_1_mask in .*study to go with it. Add it"):
+    with pytest.raises(InputError, match=r"study/b_1.png: .*\bb_1_mask\b.*/study\b"):
         read(one, mask_suffix="_mask")
-    with pytest.raises(InputError, match="data.mask_suffix=_mask.png: give the end of a name without .png"):
+    with pytest.raises(InputError, match=r"data.mask_suffix=_mask\.png: "):
         read(root, mask_suffix="_mask.png")
     (root / "masks" / "c_1.png").touch()
-    with pytest.raises(InputError, match="c_1.png: its name does not end in _mask"):
+    with pytest.raises(InputError, match=r"masks/c_1.png: .*\b_mask\b.*data.mask_suffix"):
         read(root, mask_suffix="_mask")
 
 
@@ -436,7 +433,7 @@ def test_what_is_not_taken_is_told_but_for_what_comes_with_data(tmp_path, caplog
     (root / "images" / "notes.txt").touch()
     (root / "preview").mkdir()
     read(root)
-    assert "not read, 2 files or folders: images/notes.txt, preview" in caplog.text
+    assert re.search(r"\b2\b.*: images/notes.txt, preview$", caplog.messages[-1])
     (root / "images" / "x.bmp").touch()
-    with pytest.raises(InputError, match="x.bmp: not a PNG or TIFF file. Convert it or move it elsewhere"):
+    with pytest.raises(InputError, match="x.bmp: .*PNG.*TIFF"):
         read(root)

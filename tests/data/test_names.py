@@ -1,3 +1,4 @@
+import errno
 import os
 import threading
 
@@ -34,18 +35,18 @@ def test_names_come_by_patient_phase_frame_slice_and_name_with_numbers_by_value(
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(?P<patient>", "data.patient=.*: not a regular expression"),
-        ("[", "not a regular expression"),
-        ("(?P<patient>a){99999999999}", "not a regular expression"),
-        ("(a)", "it has no group named patient. Write one like"),
-        ("", "it has no group named patient"),
-        ("(?P<patient>.)(?P<side>.)", "it has a group side; .* frame, patient, phase, slice"),
-        ("(?P<patient>x)", "does not match the name p1_2"),
-        ("(?P<patient>x?)", "in the name p1_2 the group patient is '', not at least one visible character"),
-        ("(?P<patient>x)?p", "the group patient is None"),
-        ("(?P<patient>p)(?P<phase>1)", "the group phase is '1', not ED or ES"),
-        ("(?P<patient>p)(?P<frame>1_)", "the group frame is '1_', not a number"),
-        ("(?P<patient>p)1(?P<slice>_)", "the group slice is '_', not a number"),
+        ("(?P<patient>", r"data.patient=.*\bregular expression\b"),
+        ("[", r"data.patient=\[: .*\bregular expression\b"),
+        ("(?P<patient>a){99999999999}", r"data.patient=.*\bregular expression\b"),
+        ("(a)", r"data.patient=\(a\): [^.]*\bgroup\b[^.]*\bpatient\b.*\"data.patient="),
+        ("", r"data.patient=: [^.]*\bgroup\b[^.]*\bpatient\b"),
+        ("(?P<patient>.)(?P<side>.)", r"data.patient=.*\bgroup side\b.* frame, patient, phase, slice\b"),
+        ("(?P<patient>x)", r"data.patient=\S+: .*\bmatch\b.*\bp1_2\b"),
+        ("(?P<patient>x?)", r"\bp1_2\b.*\bgroup patient\b.*''"),
+        ("(?P<patient>x)?p", r"\bp1_2\b.*\bgroup patient\b.*\bNone\b"),
+        ("(?P<patient>p)(?P<phase>1)", r"\bp1_2\b.*\bgroup phase\b.*'1'.*\bED\b.*\bES\b"),
+        ("(?P<patient>p)(?P<frame>1_)", r"\bp1_2\b.*\bgroup frame\b.*'1_'.*\bnumber\b"),
+        ("(?P<patient>p)1(?P<slice>_)", r"\bp1_2\b.*\bgroup slice\b.*'_'.*\bnumber\b"),
     ],
 )
 def test_a_pattern_that_cannot_be_is_refused_with_an_example(pattern, message):
@@ -67,7 +68,7 @@ def test_a_pattern_that_cannot_be_is_refused_with_an_example(pattern, message):
     ],
 )
 def test_names_that_look_grouped_are_refused_without_a_pattern(grouped):
-    with pytest.raises(InputError, match=f"{grouped[0]} and {grouped[1]} look like the same patient.*\"data.patient='"):
+    with pytest.raises(InputError, match=f"{grouped[0]} and {grouped[1]} .*\"data.patient='"):
         names.parse(grouped, None, EVERY)
     assert len(names.parse(grouped, "(?P<patient>.+)", EVERY)) == len(grouped)
 
@@ -106,17 +107,17 @@ def test_links_out_pipes_and_names_that_cannot_be_shown_are_refused(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "a").symlink_to("/etc/hostname")
-    with pytest.raises(InputError, match="data/a: this link leads out of"):
+    with pytest.raises(InputError, match=r"data/a: .*\blink\b.*/data\b"):
         names.entries(folder, folder)
     (folder / "a").unlink()
     os.mkfifo(folder / "pipe")
-    with pytest.raises(InputError, match="data/pipe: neither a file nor a folder"):
+    with pytest.raises(InputError, match="data/pipe: .*neither"):
         names.entries(folder, folder)
     (folder / "pipe").unlink()
     (folder / "a\nb").touch()
-    with pytest.raises(InputError, match=r"the name 'a\\nb' has characters that cannot be printed"):
+    with pytest.raises(InputError, match=r"/data: .*'a\\nb'"):
         names.entries(folder, folder)
-    with pytest.raises(InputError, match="nowhere: this folder cannot be read"):
+    with pytest.raises(InputError, match=f"data/nowhere: .*{os.strerror(errno.ENOENT)}"):
         names.entries(folder / "nowhere", folder)
 
 
@@ -124,14 +125,14 @@ def test_a_file_that_cannot_be_opened_or_followed_is_refused_by_name(tmp_path, m
     path = tmp_path / "a"
     path.touch()
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may read anything
-    with pytest.raises(InputError, match="a: cannot be read .Permission denied.. Restore it"):
+    with pytest.raises(InputError, match=f"/a: .*{os.strerror(errno.EACCES)}"):
         names.check_file(path)
 
     def refuse(path):
-        raise PermissionError(13, "Permission denied")
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(os.path, "realpath", refuse)
-    with pytest.raises(InputError, match="a: cannot be read .Permission denied.. Restore it"):
+    with pytest.raises(InputError, match=f"/a: .*{os.strerror(errno.EACCES)}"):
         names.entries(tmp_path, tmp_path)
 
 
@@ -171,5 +172,5 @@ def test_the_pattern_that_is_suggested_fits_the_names_that_are_there_with_the_gr
 def test_a_visit_may_be_any_text():
     found = names.parse(["p1_base_2", "p1_V10_1", "p1_V9_1"], "(?P<patient>p1)_(?P<visit>[^_]+)_(?P<frame>.)", VOLUMES)
     assert [said.visit for said in found.values()] == ["V9", "V10", "base"]
-    with pytest.raises(InputError, match="in the name p1_ the group visit is '', not at least one visible character"):
+    with pytest.raises(InputError, match=r"\bp1_ .*\bgroup visit\b.*''"):
         names.parse(["p1_"], "(?P<patient>p1)_(?P<visit>.*)", VOLUMES)

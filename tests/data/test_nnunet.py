@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import re
 import shutil
 
 import numpy as np
@@ -32,7 +35,7 @@ def test_the_target_is_a_label_s_name_or_value(tmp_path, target, columns):
 
 @pytest.mark.parametrize("target", ["heart", "background", 0, 9, "", "²", "9" * 5000])
 def test_a_target_that_is_no_structure_is_refused(tmp_path, target):
-    with pytest.raises(InputError, match="data.target=.* dataset.json, which has RV, wall, both, LV"):
+    with pytest.raises(InputError, match=r"data.target=.*: .*dataset.json.* RV, wall, both, LV\b"):
         read(write(tmp_path), target)
 
 
@@ -54,7 +57,7 @@ def test_the_pattern_tells_patient_phase_and_frame(tmp_path):
 
 def test_names_that_look_grouped_are_refused_without_a_pattern(tmp_path):
     write(tmp_path, ("p2_ES", "p2_ED"))
-    with pytest.raises(InputError, match="p2_ED and p2_ES look like the same patient.*data.patient="):
+    with pytest.raises(InputError, match="p2_ED and p2_ES .*data.patient="):
         read(tmp_path)
 
 
@@ -67,9 +70,9 @@ def test_one_of_several_channels_is_chosen_by_name_or_number(tmp_path, channels)
             volumes.write(tmp_path / "imagesTr" / f"{case}.nii.gz", both)
     for channel, index in (("T1", 0), ("T2", 1), (1, 1), ("0", 0)):
         assert np.array_equal(read(tmp_path, channel=channel)[0].image, both[:, :, 0, index].T)
-    with pytest.raises(InputError, match=r"there are several channels. Choose data.channel: 0 \(T1\), 1 \(T2\)"):
+    with pytest.raises(InputError, match=r"data.channel: 0 \(T1\), 1 \(T2\)"):
         read(tmp_path)
-    with pytest.raises(InputError, match="data.channel=T3: there is no such channel"):
+    with pytest.raises(InputError, match=r"data.channel=T3: .*0 \(T1\), 1 \(T2\)"):
         read(tmp_path, channel="T3")
 
 
@@ -101,87 +104,90 @@ def elsewhere(name):
 
 IMAGE, LABEL = "imagesTr/la_010_0000.nii.gz", "labelsTr/la_010.nii.gz"
 DAMAGE = {
-    "no dataset.json": (lambda r: (r / "dataset.json").unlink(), "there is no dataset.json in it. Give the folder that holds"),
+    "no dataset.json": (lambda r: (r / "dataset.json").unlink(), r"data.root=\S+: [^.]*\bdataset[.]json\b"),
     "dataset.json is a folder": (
         lambda r: ((r / "dataset.json").unlink(), (r / "dataset.json").mkdir()),
-        "dataset.json: cannot be read",
+        r"dataset.json: (?!.*\bJSON\b).*\bfile\b",
     ),
-    "no images": (lambda r: shutil.rmtree(r / "imagesTr"), "there is no imagesTr in it"),
-    "no labels": (lambda r: shutil.rmtree(r / "labelsTr"), "there is no labelsTr in it"),
+    "no images": (lambda r: shutil.rmtree(r / "imagesTr"), r"data.root=\S+: [^.]*\bimagesTr\b"),
+    "no labels": (lambda r: shutil.rmtree(r / "labelsTr"), r"data.root=\S+: [^.]*\blabelsTr\b"),
     "labelsTr is a file": (
         lambda r: (shutil.rmtree(r / "labelsTr"), (r / "labelsTr").touch()),
-        "labelsTr: this folder cannot be read",
+        f"/labelsTr: .*{os.strerror(errno.ENOTDIR)}",
     ),
-    "an empty labelsTr": (lambda r: [path.unlink() for path in (r / "labelsTr").iterdir()], "labelsTr: no label image"),
-    "not JSON": (text('{\n"labels": }'), "dataset.json, line 2: not JSON"),
-    "an empty file": (text(""), "dataset.json, line 1: not JSON"),
-    "a list": (text("[]"), "dataset.json: not an object of keys"),
-    "nested": (text("[" * 100_000), "dataset.json: not usable as JSON"),
-    "an endless number": (text('{"numTraining": ' + "9" * 5000 + "}"), "dataset.json: not usable as JSON"),
-    "too large": (text(" " * (2**22 + 1)), "dataset.json: larger than 4 MiB"),
-    "not text": (lambda r: (r / "dataset.json").write_bytes(b'{"a": "\xff"}'), "dataset.json: not usable as JSON"),
-    "a key twice": (text('{"labels": {"a": 1, "a": 2}}'), "the key 'a' is there twice"),
-    "no label": (about(labels={}), "dataset.json, key labels: names no label"),
-    "labels as a list": (about(labels=["RV"]), "dataset.json, key labels: names no label"),
-    "a label without a value": (about(labels={"RV": None}), "key labels: 'RV': 'None' does not give a name a value from 0"),
-    "a label of true": (about(labels={"RV": True}), "key labels: 'RV': 'True' does not"),
-    "a label of -1": (about(labels={"RV": -1}), "key labels: 'RV': '-1' does not"),
-    "a label of half": (about(labels={"RV": 0.5}), "key labels: 'RV': '0.5' does not"),
-    "a label of nothing": (about(labels={"RV": []}), "key labels: 'RV': '\\[\\]' does not"),
-    "names both ways": (about(labels={"RV": "LV"}), "key labels: 'RV': 'LV' does not"),
-    "a label of two lines": (about(labels={"RV\nx": 1}), r"key labels: 'RV\\nx': a name has up to 100 visible characters"),
-    "a label of a thousand letters": (about(labels={"x" * 1000: 1}), "key labels: 'xxx.*x': a name has up to 100 visible"),
-    "half a letter": (about(labels={"\ud800": 1}), r"key labels: '\\ud800': a name has up to 100 visible characters"),
-    "a name twice": (about(labels={"1": "RV", "2": "RV"}), "key labels: 'RV' is there twice"),
+    "an empty labelsTr": (lambda r: [path.unlink() for path in (r / "labelsTr").iterdir()], r"/labelsTr: .*\blabel image\b"),
+    "not JSON": (text('{\n"labels": }'), "dataset.json, line 2: .*JSON"),
+    "an empty file": (text(""), "dataset.json, line 1: .*JSON"),
+    "a list": (text("[]"), r"dataset.json: .*\bobject\b"),
+    "nested": (text("[" * 100_000), r"dataset.json: .*JSON \(.*recursion"),
+    "an endless number": (text('{"numTraining": ' + "9" * 5000 + "}"), r"dataset.json: .*JSON \(.*digits"),
+    "too large": (text(" " * (2**22 + 1)), "dataset.json: .*4 MiB"),
+    "not text": (lambda r: (r / "dataset.json").write_bytes(b'{"a": "\xff"}'), r"dataset.json: .*JSON \(.*utf-8"),
+    "a key twice": (text('{"labels": {"a": 1, "a": 2}}'), r"dataset.json: .*JSON \(.*\bkey 'a' .*\btwice\b"),
+    "no label": (about(labels={}), r"dataset.json, key labels: [^':]+[.] "),
+    "labels as a list": (about(labels=["RV"]), r"dataset.json, key labels: [^':]+[.] "),
+    "a label without a value": (about(labels={"RV": None}), "key labels: 'RV': 'None' "),
+    "a label of true": (about(labels={"RV": True}), "key labels: 'RV': 'True' "),
+    "a label of -1": (about(labels={"RV": -1}), "key labels: 'RV': '-1' "),
+    "a label of half": (about(labels={"RV": 0.5}), "key labels: 'RV': '0.5' "),
+    "a label of nothing": (about(labels={"RV": []}), r"key labels: 'RV': '\[\]' "),
+    "names both ways": (about(labels={"RV": "LV"}), "key labels: 'RV': 'LV' "),
+    "a label of two lines": (about(labels={"RV\nx": 1}), r"key labels: 'RV\\nx': .*\b100\b"),
+    "a label of a thousand letters": (about(labels={"x" * 1000: 1}), r"key labels: 'xxx.*x': .*\b100\b"),
+    "half a letter": (about(labels={"\ud800": 1}), r"key labels: '\\ud800': .*\b100\b"),
+    "a name twice": (about(labels={"1": "RV", "2": "RV"}), r"key labels: 'RV' .*\btwice\b"),
     "pixels to be ignored": (about(labels={"RV": 1, "ignore": 2}), "key labels: ignore: "),
-    "no channels": (about(channel_names={}), "key channel_names: does not name the channels, counted from 0"),
-    "channels from 1": (about(channel_names={"1": "MRI"}), "key channel_names: does not name the channels"),
-    "a channel without a name": (about(channel_names={"0": 3}), "key channel_names: a channel's name is a text"),
-    "a channel of two lines": (about(channel_names={"0": "MRI\nx"}), "key channel_names: a channel's name is a text of up to"),
-    "a case of two lines": (about(training=["la\n_003.nii.gz"]), "key training: not a list like"),
-    "a number of cases beyond counting": (about(numTraining=10**4000), "key numTraining: '1000000000.*' is not a number"),
-    "files elsewhere": (about(dataset={}), "key dataset: files elsewhere are not read"),
-    "another format": (about(file_ending=".mha"), "key file_ending: '.mha', but only .nii.gz and .nii are read"),
+    "no channels": (about(channel_names={}), "key channel_names: .*counted"),
+    "channels from 1": (about(channel_names={"1": "MRI"}), "key channel_names: .*counted"),
+    "a channel without a name": (about(channel_names={"0": 3}), r"key channel_names: .*\b100\b"),
+    "a channel of two lines": (about(channel_names={"0": "MRI\nx"}), r"key channel_names: .*\b100\b"),
+    "a case of two lines": (about(training=["la\n_003.nii.gz"]), "key training: .*imagesTr"),
+    "a number of cases beyond counting": (about(numTraining=10**4000), "key numTraining: '10{39}' "),
+    "files elsewhere": (about(dataset={}), "key dataset: .*imagesTr.*labelsTr"),
+    "another format": (about(file_ending=".mha"), r"key file_ending: '[.]mha'.*[.]nii[.]gz and [.]nii\b"),
     "an ending that is none": (about(file_ending=[1]), r"key file_ending: '\[1\]'"),
-    "a wrong number of cases": (about(numTraining=3), "key numTraining: 3 cases, but labelsTr holds 2"),
-    "no number of cases": (about(numTraining="two"), "key numTraining: 'two' is not a number of cases"),
-    "a list of nothing": (about(training=[{}]), "key training: not a list like"),
-    "no list": (about(training=3), "key training: not a list like"),
+    "a wrong number of cases": (about(numTraining=3), r"key numTraining: 3 .*\blabelsTr .*\b2\b"),
+    "no number of cases": (about(numTraining="two"), "key numTraining: 'two' "),
+    "a list of nothing": (about(training=[{}]), "key training: .*imagesTr"),
+    "no list": (about(training=3), "key training: .*imagesTr"),
     "a case that is not there": (
         about(training=["la_003.nii.gz", "x/la_010.nii.gz", "la_011.nii"]),
-        "la_011.nii.gz: missing, but",
+        "labelsTr/la_011.nii.gz: .*missing.*dataset.json.*training",
     ),
-    "a case that is not listed": (about(training=["la_003.nii.gz"]), "la_010: dataset.json does not list this case"),
-    "a label without an image": (lambda r: (r / IMAGE).unlink(), "la_010.nii.gz: there is no image .*la_010_0000.nii.gz"),
-    "an image without a label": (lambda r: (r / LABEL).unlink(), "numTraining: 2 cases, but labelsTr holds 1"),
+    "a case that is not listed": (about(training=["la_003.nii.gz"]), "labelsTr/la_010: .*dataset.json.*training"),
+    "a label without an image": (lambda r: (r / IMAGE).unlink(), "labelsTr/la_010.nii.gz: .*imagesTr/la_010_0000.nii.gz"),
+    "an image without a label": (lambda r: (r / LABEL).unlink(), r"key numTraining: 2 .*\blabelsTr .*\b1\b"),
     "an image of no case": (
         lambda r: shutil.copy(r / IMAGE, r / "imagesTr" / "la_011_0000.nii.gz"),
-        "la_011_0000.nii.gz: neither a label image in labelsTr nor a channel of dataset.json belongs to it",
+        "imagesTr/la_011_0000.nii.gz: .*labelsTr.*dataset.json",
     ),
     "a channel that is not named": (
         lambda r: shutil.copy(r / IMAGE, r / "imagesTr" / "la_010_0001.nii.gz"),
-        "la_010_0001.nii.gz: neither a label image",
+        "imagesTr/la_010_0001.nii.gz: .*labelsTr.*dataset.json",
     ),
     "an image in both layouts": (
         lambda r: shutil.copy(r / IMAGE, r / "imagesTr" / "la_010.nii.gz"),
-        "are both images of case la_010",
+        r"la_010\S* and \S*la_010\S* .*\bla_010\b",
     ),
     "a value that dataset.json does not name": (
         about(labels={"background": 0, "RV": 1, "LV": 3}),
-        r"la_003.nii.gz: it holds the label 2, which dataset.json does not name \(only 0, 1, 3\)",
+        r"la_003.nii.gz: .*\blabel 2\b.*dataset.json.*\(only 0, 1, 3\)",
     ),
     "another shape": (
         lambda r: volumes.write(r / LABEL, volumes.labels((12, 10, 4))),
-        "la_010.nii.gz: it has 12 x 10 x 4 pixels",
+        "la_010.nii.gz: .*12 x 10 x 4 .*la_010_0000.nii.gz .*12 x 10 x 3",
     ),
-    "four axes": (lambda r: volumes.write(r / IMAGE, volumes.pixels(1, (12, 10, 3, 2))), "la_010_0000.nii.gz: an array of"),
+    "four axes": (
+        lambda r: volumes.write(r / IMAGE, volumes.pixels(1, (12, 10, 3, 2))),
+        r"la_010_0000.nii.gz: .*12 x 10 x 3 x 2\b.*4 axes",
+    ),
     "cut off": (
         lambda r: (r / LABEL).write_bytes((r / LABEL).read_bytes()[:90]),
-        "la_010.nii.gz: the file is damaged or was cut",
+        "labelsTr/la_010.nii.gz: .*damaged",
     ),
-    "an image elsewhere": (elsewhere(IMAGE), "la_010_0000.nii.gz: this link leads out of"),
-    "labels elsewhere": (elsewhere("labelsTr"), "labelsTr: this link leads out of"),
-    "dataset.json elsewhere": (elsewhere("dataset.json"), "dataset.json: this link leads out of"),
+    "an image elsewhere": (elsewhere(IMAGE), r"la_010_0000.nii.gz: .*\blink\b.*/data\b"),
+    "labels elsewhere": (elsewhere("labelsTr"), r"/labelsTr: .*\blink\b.*/data\b"),
+    "dataset.json elsewhere": (elsewhere("dataset.json"), r"/dataset.json: .*\blink\b.*/data\b"),
 }
 
 
@@ -199,9 +205,9 @@ def test_damaged_data_are_refused_by_name(tmp_path, name):
 def test_of_many_labels_and_channels_a_message_lists_ten(tmp_path):
     labels = {f"l{index}": index for index in range(1, 60000)}
     write(tmp_path, labels=labels, channel_names={str(index): f"c{index}" for index in range(64)})
-    with pytest.raises(InputError, match=r"which has l1, l2, .*, l10, ... \(59999\)\."):
+    with pytest.raises(InputError, match=r"data.target=heart: .* l1, l2, .*, l10, ... \(59999\)\."):
         read(tmp_path, "heart")
-    with pytest.raises(InputError, match=r"Choose data.channel: 0 \(c0\), .*, 9 \(c9\), ... \(64\)\."):
+    with pytest.raises(InputError, match=r"data.channel: 0 \(c0\), .*, 9 \(c9\), ... \(64\)\."):
         read(tmp_path, "l1")
 
 
@@ -228,7 +234,9 @@ def added(name):
 )
 def test_a_case_in_a_file_that_is_not_read_is_refused_by_name_with_the_cure(tmp_path, name):
     added(name)(write(tmp_path))
-    with pytest.raises(InputError, match=f"{name.replace('/la_011.nii.gz', '') if 'more' in name else name}: .*lost.*.nii.gz"):
+    with pytest.raises(
+        InputError, match=rf"{name.replace('/la_011.nii.gz', '') if 'more' in name else name}: .*\bconvert .*[.]nii[.]gz"
+    ):
         read(tmp_path)
 
 
@@ -243,5 +251,5 @@ def test_other_files_beside_the_cases_are_named_and_companions_are_not(tmp_path,
     for name in ("labelsTr/la_003.nrrd", "imagesTr/la_003_0000.json", "labelsTr/volumes.csv", "case.nii.gz"):
         added(name)(tmp_path)
     assert read(tmp_path).fingerprint() == expected
-    told = "not read, 4 files or folders: case.nii.gz, labelsTr/la_003.nrrd, labelsTr/volumes.csv, imagesTr/la_003_0000.json"
-    assert told in caplog.text
+    told = r"\b4\b.*: case.nii.gz, labelsTr/la_003.nrrd, labelsTr/volumes.csv, imagesTr/la_003_0000.json$"
+    assert re.search(told, caplog.messages[-1])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,11 +125,8 @@ def test_patients_that_a_run_trained_on_are_left_out_in_other_files_under_other_
     trained = read_result(folder)["data"]["patients"]["train"]
     exported(slices, {patient: f"case{number}" for number, patient in enumerate(dict.fromkeys(slices.patients))})
     evaluated(folder)
-    assert (
-        f"{len(trained)} of 4 patients are excluded, because their images were in the training of run {folder.name}"
-        in caplog.text
-    )
-    assert all(f"(training patient {patient})" in caplog.text for patient in trained)
+    assert re.search(rf"\b{len(trained)} of 4 .*\b{folder.name}\b", caplog.text)
+    assert all(re.search(rf"\bpatient {patient}\b", caplog.text) for patient in trained)
     record = json.loads(next(Path("outputs/evaluate").glob("*/evaluation.json")).read_text())
     assert len(record["data"]["left_out"]) == len(trained) == 4 - record["data"]["n_patients"]
 
@@ -137,5 +135,5 @@ def test_patients_that_were_all_trained_on_leave_nobody_to_score(run):
     folder, slices = run
     trained = read_result(folder)["data"]["patients"]["train"]
     exported([item for item in slices if item.patient in trained], {patient: f"x{patient}" for patient in trained})
-    with pytest.raises(InputError, match="under other names: xP.* No patient is left"):
+    with pytest.raises(InputError, match=rf"{folder.name}\b.*\bxP\d+ .*\bP\d+"):
         evaluated(folder)

@@ -91,7 +91,7 @@ def test_contours_that_the_list_omits_are_read_and_said(tmp_path, caplog):
     write_patient(tmp_path, 9, [20, 22], listed=[20])
     with caplog.at_level(logging.WARNING):
         assert len(rvsc.read(tmp_path, target="endocardium")) == 2
-    assert "P09list.txt does not list P09-0022" in caplog.text
+    assert re.search(r"P09list\.txt .*\bP09-0022\b", caplog.text)
 
 
 def test_no_list_file_is_needed(tmp_path):
@@ -124,50 +124,50 @@ def truncate(path, n=3000):
 DAMAGE = {
     "missing contour": (
         lambda r: a_file(r, "P09-0022-icontour*").unlink(),
-        "P09list.txt, line 3: the contour file P09-0022-ic",
+        r"P09list\.txt, line 3: .*\bP09-0022-icontour-manual\.txt .*\bmissing\b",
     ),
-    "missing image": (lambda r: a_file(r, "P09-0022.dcm").unlink(), r"lists frame 0022, but there is no P09-0022\.dcm"),
+    "missing image": (lambda r: a_file(r, "P09-0022.dcm").unlink(), r"P09list\.txt, line 3: .*\b0022\b.*\bP09-0022\.dcm"),
     "list names an absent frame": (
         lambda r: a_file(r, "P09list.txt").write_text(".\\x\\P09-0999-icontour-manual.txt\r\n"),
-        r"P09list.txt, line 1: it lists frame 0999, but there is no P09-0999\.dcm",
+        r"P09list\.txt, line 1: .*\b0999\b.*\bP09-0999\.dcm",
     ),
     "list names another patient": (
         lambda r: a_file(r, "P09list.txt").write_text("P08-0020-icontour-manual.txt"),
-        "line 1: .* does not name a contour of patient P09",
+        r"P09list\.txt, line 1: 'P08-0020-icontour-manual.txt'.*\bP09\b",
     ),
-    "list is gibberish": (lambda r: a_file(r, "P09list.txt").write_text("hello"), "line 1: 'hello' does not name a contour"),
+    "list is gibberish": (lambda r: a_file(r, "P09list.txt").write_text("hello"), r"P09list\.txt, line 1: 'hello'"),
     "contour of 2 points": (
         lambda r: a_file(r, "P09-0022-icontour*").write_text("1 1\n2 2\n"),
-        "P09-0022-icontour-manual.txt: a contour needs at least 3",
+        r"P09-0022-icontour-manual.txt: .*\b3\b.*\bpoints\b.*\b2\b",
     ),
     "contour outside": (
         lambda r: np.savetxt(a_file(r, "P09-0022-icontour*"), np.array(SQUARE) + 500),
-        "P09-0022-icontour-manual.txt: the contour lies outside the image",
+        r"P09-0022-icontour-manual.txt: .*\boutside\b",
     ),
     "letters": (
         lambda r: a_file(r, "P09-0022-icontour*").write_text("1 1\na b\n2 2"),
-        "P09-0022-icontour-manual.txt, line 2: 'a b' is not a point",
+        "P09-0022-icontour-manual.txt, line 2: 'a b'",
     ),
-    "truncated header": (lambda r: truncate(a_file(r, "P09-0022.dcm"), 300), r"P09-0022\.dcm: damaged or incomplete DICOM"),
-    "truncated pixels": (lambda r: truncate(a_file(r, "P09-0022.dcm")), r"P09-0022\.dcm: damaged or incomplete DICOM"),
-    "empty image": (lambda r: a_file(r, "P09-0022.dcm").write_bytes(b""), r"P09-0022\.dcm: "),
+    "truncated header": (lambda r: truncate(a_file(r, "P09-0022.dcm"), 300), r"P09-0022\.dcm: .*DICOM.*\(\w+\)"),
+    "truncated pixels": (lambda r: truncate(a_file(r, "P09-0022.dcm")), r"P09-0022\.dcm: .*DICOM.*\(\w+\)"),
+    "empty image": (lambda r: a_file(r, "P09-0022.dcm").write_bytes(b""), r"P09-0022\.dcm: .*\bnot\b.*DICOM"),
     "a PNG": (
         lambda r: a_file(r, "P09-0022.dcm").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5000)),
-        r"P09-0022\.dcm: this is not a DICOM file",
+        r"P09-0022\.dcm: .*\bnot\b.*DICOM",
     ),
     "no spacing": (
         lambda r: write_dicom(a_file(r, "P09-0022.dcm"), np.ones((96, 64)), PixelSpacing=None),
-        r"P09-0022\.dcm: the header has no usable PixelSpacing",
+        r"P09-0022\.dcm: .*PixelSpacing",
     ),
     "a copy in another folder": (
         lambda r: shutil.copy(a_file(r, "P09-0022.dcm"), r / "TrainingSet" / "P09-0022.dcm"),
-        r"P09-0022\.dcm have the same name",
+        r"P09-0022\.dcm and \S+P09-0022\.dcm ",
     ),
     "no contours at all": (
         lambda r: [path.unlink() for path in [*r.rglob("*.txt")]],
-        r"patient P09 has images but no endocardium contour \(P09-NNNN-icontour-manual.txt\)",
+        r"\bP09\b.*endocardium.*\(P09-NNNN-icontour-manual.txt\)",
     ),
-    "no images at all": (lambda r: [path.unlink() for path in [*r.rglob("*.dcm")]], "no RVSC image found"),
+    "no images at all": (lambda r: [path.unlink() for path in [*r.rglob("*.dcm")]], r"data.root=\S+: .*RVSC"),
 }
 
 
@@ -181,14 +181,14 @@ def test_damaged_data_are_refused_by_name(tmp_path, name):
 
 
 def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no RVSC image found"):
+    with pytest.raises(InputError, match=f"data.root={tmp_path}: .*RVSC"):
         rvsc.read(tmp_path, target="endocardium")
-    with pytest.raises(InputError, match="there is no such folder"):
+    with pytest.raises(InputError, match=f"data.root={tmp_path}/elsewhere: .*such folder"):
         rvsc.read(tmp_path / "elsewhere", target="endocardium")
 
 
 def test_an_unknown_target_is_refused(tmp_path):
-    with pytest.raises(InputError, match="data.target=heart: RVSC has the contours endocardium and epicardium"):
+    with pytest.raises(InputError, match="data.target=heart: .*endocardium.*epicardium"):
         rvsc.read(tmp_path, target="heart")
 
 
@@ -203,7 +203,7 @@ def test_no_name_from_a_header_is_kept_or_logged(tmp_path, caplog, capfd):
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ({"PixelSpacing": [0.7, float("inf")]}, "no usable PixelSpacing"),
+        ({"PixelSpacing": [0.7, float("inf")]}, "PixelSpacing"),
         ({"SpacingBetweenSlices": -8.4}, "SpacingBetweenSlices"),
         ({"ImagePositionPatient": [0, 0]}, "ImagePositionPatient"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 1]}, "ImageOrientationPatient"),
@@ -229,7 +229,7 @@ def test_a_byte_order_mark_is_no_part_of_a_contour_and_an_underscore_no_digit(tm
     path.write_text(text, encoding="utf-8-sig")
     assert len(rvsc.read(tmp_path, target="endocardium")) == 1
     path.write_text(f"1_0 10\n{text}")
-    with pytest.raises(InputError, match="line 1: '1_0 10' is not a point"):
+    with pytest.raises(InputError, match="P01-0020-icontour-manual.txt, line 1: '1_0 10'"):
         rvsc.read(tmp_path, target="endocardium")
 
 
@@ -248,7 +248,7 @@ def test_computed_contours_are_read_where_there_is_no_manual_one_and_said_to_be_
         computed = rvsc.read(tmp_path, target="endocardium")
     assert [item.frame for item in computed] == [20]
     assert np.array_equal(computed[0].mask, manual[0].mask)
-    assert "computed ones (-auto), not an expert's" in caplog.text
+    assert "-auto" in caplog.text
 
 
 def test_computed_contours_beside_a_single_manual_one_do_not_count(tmp_path, caplog):
@@ -256,13 +256,13 @@ def test_computed_contours_beside_a_single_manual_one_do_not_count(tmp_path, cap
     renamed(tmp_path, only="0022-i")
     with caplog.at_level(logging.WARNING):
         assert [item.frame for item in rvsc.read(tmp_path, target="endocardium")] == [20]
-    assert "computed" not in caplog.text
+    assert "-auto" not in caplog.text
 
 
 def test_a_list_names_manual_contours_only(tmp_path):
     write_patient(tmp_path, 9, [20])
     a_file(tmp_path, "P09list.txt").write_text("P09-0020-icontour-auto.txt")
-    with pytest.raises(InputError, match="line 1: .* does not name a contour of patient P09"):
+    with pytest.raises(InputError, match=r"P09list\.txt, line 1: 'P09-0020-icontour-auto.txt'.*\bP09\b"):
         rvsc.read(tmp_path, target="endocardium")
 
 
@@ -275,7 +275,7 @@ def test_links_may_lead_elsewhere_in_the_root_but_not_out_of_it(tmp_path):
     image.symlink_to(store)
     (root / "TrainingSet" / "loop").symlink_to(root / "TrainingSet")
     assert rvsc.read(root, target="endocardium").fingerprint() == expected
-    with pytest.raises(InputError, match=r"P09-0022\.dcm: this link leads out of .*TrainingSet;"):
+    with pytest.raises(InputError, match=r"P09-0022\.dcm: .*\blink\b.*/TrainingSet\b"):
         rvsc.read(root / "TrainingSet", target="endocardium")
 
 
@@ -286,7 +286,7 @@ def test_a_folder_that_is_a_link_out_is_refused_and_not_passed_over(tmp_path, na
     (tmp_path / "data" / name).rename(tmp_path / "outside")
     (tmp_path / "data" / name).symlink_to(tmp_path / "outside")
     for look in (lambda root: rvsc.read(root, target="endocardium"), lambda root: list(rvsc.contour_files(root))):
-        with pytest.raises(InputError, match=f"{name}: this link leads out of"):
+        with pytest.raises(InputError, match=rf"{name}: .*\blink\b"):
             look(tmp_path / "data")
 
 
@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_read_is_refused_and_not_passed_over(tmp_path, m
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(InputError, match="patient09: this folder cannot be read .Permission denied.. Restore it"):
+    with pytest.raises(InputError, match="/patient09: .*Permission denied"):
         rvsc.read(tmp_path, target="endocardium")
 
 
@@ -329,15 +329,15 @@ def test_images_whose_stored_values_run_the_other_way_are_read_as_the_others(tmp
 @pytest.mark.parametrize(
     ("taken", "name", "what"),
     [
-        ("P09-0020.dcm", "P09-0099.ima", "an image"),
-        ("P09-0020.dcm", "P09-0099", "an image"),
-        ("P09-0020.dcm", "P09-0099.png", "an image"),
-        ("P09-0020.dcm", "P09-99.dcm", "an image"),
-        ("P09-0020.dcm", "IM21", "an image"),
-        ("P09-0020-icontour-manual.txt", "P09-0021-icontour-manual.csv", "a contour"),
-        ("P09-0020-icontour-manual.txt", "P09-0020-icontour-manual (1).txt", "a contour"),
-        ("P09-0020-icontour-manual.txt", "P09-21-icontour-manual.txt", "a contour"),
-        ("P09-0020-icontour-manual.txt", "P09_0021_i-contour.txt", "a contour"),
+        ("P09-0020.dcm", "P09-0099.ima", "image"),
+        ("P09-0020.dcm", "P09-0099", "image"),
+        ("P09-0020.dcm", "P09-0099.png", "image"),
+        ("P09-0020.dcm", "P09-99.dcm", "image"),
+        ("P09-0020.dcm", "IM21", "image"),
+        ("P09-0020-icontour-manual.txt", "P09-0021-icontour-manual.csv", "contour"),
+        ("P09-0020-icontour-manual.txt", "P09-0020-icontour-manual (1).txt", "contour"),
+        ("P09-0020-icontour-manual.txt", "P09-21-icontour-manual.txt", "contour"),
+        ("P09-0020-icontour-manual.txt", "P09_0021_i-contour.txt", "contour"),
     ],
 )
 def test_an_image_or_contour_that_would_be_lost_is_refused_by_name(tmp_path, taken, name, what):
@@ -345,7 +345,7 @@ def test_an_image_or_contour_that_would_be_lost_is_refused_by_name(tmp_path, tak
     (original,) = tmp_path.rglob(taken)
     original.with_name(name).write_bytes(original.read_bytes())
     for look in (lambda root: rvsc.read(root, target="endocardium"), lambda root: list(rvsc.contour_files(root))):
-        with pytest.raises(InputError, match=rf"{re.escape(name)}: {what} that would be lost"):
+        with pytest.raises(InputError, match=rf"{re.escape(name)}: .*\b{what}\b"):
             look(tmp_path)
 
 
@@ -361,4 +361,4 @@ def test_files_that_are_not_taken_are_told_but_for_what_comes_with_data(tmp_path
     for name in ("TrainingSet2", "Test1Set"):
         (tmp_path / name).mkdir()
     rvsc.read(tmp_path, target="endocardium")
-    assert "not read, 4 files or folders: TrainingSet2, TrainingSet/patient09/P09dicom/P09-0020-icontour-man" in caplog.text
+    assert re.search(r"\b4\b.*: TrainingSet2, TrainingSet/patient09/P09dicom/P09-0020-icontour-man", caplog.messages[-1])

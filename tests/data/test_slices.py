@@ -22,18 +22,18 @@ def test_keep_takes_all_slices_and_drop_those_that_show_the_structure():
 
 @pytest.mark.parametrize("empty", ["keep", "drop"])
 def test_a_set_without_the_structure_is_refused(empty):
-    with pytest.raises(InputError, match="data.target: none of the 2 slices shows the structure"):
+    with pytest.raises(InputError, match=r"data.target: .*\b2 slices\b"):
         slices.collected([ITEMS[0], ITEMS[3]], empty=empty)
 
 
 def test_a_patient_of_whom_nothing_is_left_is_named():
-    with pytest.raises(InputError, match="data.empty=drop leaves nothing of patient b"):
+    with pytest.raises(InputError, match=r"data.empty=drop .*\bpatient b\b"):
         slices.collected([ITEMS[1], ITEMS[3]], empty="drop")
 
 
 def test_reading_stops_before_the_memory_is_full(monkeypatch):
     monkeypatch.setattr(slices, "_memory_bytes", lambda: 2 * 3 * 8 * 8 * 5)
 
-    with pytest.raises(InputError, match="patient a .* GB .* 50% .*data.e"):
+    with pytest.raises(InputError, match=r"\bpatient a\b.* GB\b.*\b50%.*\bdata.empty=drop\b"):
         slices.collected([ITEMS[1]] * 99, empty="keep")
     assert len(slices.collected(ITEMS[:3], empty="keep")) == 3

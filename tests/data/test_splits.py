@@ -50,13 +50,13 @@ def test_by_image_leaks_nearly_every_patient():
 
 
 def test_a_share_that_leaves_a_side_empty_is_refused_with_the_possible_ones():
-    with pytest.raises(InputError, match=r"split.val_fraction=0.1 leaves the validation side empty.*0.25, 0.50, 0.75"):
+    with pytest.raises(InputError, match=r"split.val_fraction=0.1 [^,.]*\bvalidation\b.*\b0.25, 0.50, 0.75\b"):
         splits.by_patient(list("aabbccdd"), val_fraction=0.1, seed=0)
-    with pytest.raises(InputError, match="leaves the training side empty"):
+    with pytest.raises(InputError, match=r"split.val_fraction=0.95 [^,.]*\btraining\b"):
         splits.by_patient(list("aabbccdd"), val_fraction=0.95, seed=0)
-    with pytest.raises(InputError, match="leaves the validation side empty"):
+    with pytest.raises(InputError, match=r"split.val_fraction=\S+ [^.]*\bvalidation\b"):
         splits.contiguous(list("ab"), val_fraction=np.nextafter(0, 1), seed=0)
-    with pytest.raises(InputError, match="leaves the training side empty"):
+    with pytest.raises(InputError, match=r"split.val_fraction=0.9 [^.]*\btraining\b"):
         splits.by_image(list("ab"), val_fraction=0.9, seed=0)
 
 
@@ -118,14 +118,14 @@ def test_nested_trains_on_about_the_share_of_all_images(share, n):
 
 
 def test_nested_refuses_a_training_side_that_would_reach_into_its_test_patients():
-    with pytest.raises(InputError, match=r"split.val_fraction=0.1 with split.by=nested.*at most 0.8 can train"):
+    with pytest.raises(InputError, match=r"split.val_fraction=0.1 .*split.by=nested.*\b0.8\b"):
         splits.nested(PATIENTS, val_fraction=0.1, seed=0)
 
 
 def test_folds_that_cannot_be_are_refused():
-    with pytest.raises(InputError, match="split.n_folds=17: 16 patients .* 2 to 16 folds"):
+    with pytest.raises(InputError, match=r"split.n_folds=17: 16 .*\b2 to 16\b"):
         splits.kfold(PATIENTS, n_folds=17, fold=0, seed=0)
-    with pytest.raises(InputError, match="split.fold=5: the folds of split.n_folds=5 are 0 to 4"):
+    with pytest.raises(InputError, match=r"split.fold=5: .*split.n_folds=5 .*\b0 to 4\b"):
         splits.kfold(PATIENTS, n_folds=5, fold=5, seed=0)
 
 

@@ -91,7 +91,7 @@ class _Found:
         if state == "failed" and isinstance(error, Mapping):
             self.failures.append((place.name, str(error.get("message", "no message"))))
         if (place / layout.RESULT).exists():
-            self.left_out.append((place.name, why_not_done(place, place.name) or "it finished while the report was being made. Make the report again."))
+            self.left_out.append((place.name, why_not_done(place, place.name) or "it finished while the report was read. Report again."))
 
 
 def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str]]]:
@@ -177,7 +177,7 @@ def _read_slices(folder: Path, result: Mapping[str, Any]) -> _Slices:
 
 
 def _with_distinct_patients(raw: Sequence[Record]) -> list[Record]:
-    """Add the data's fingerprint to the patients' labels if runs read different data, because equal labels are different patients."""
+    """Add the data's fingerprint to the patients' labels if runs read different data, because P01 differs between data sets."""
     prints = {record.fingerprint for record in raw}
     if len(prints) < 2:
         return list(raw)

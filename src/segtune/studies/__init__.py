@@ -1,1 +1,1 @@
-"""Published studies: their claims, judged by a report of their named sweeps or when asked."""
+"""Published studies whose claims a report can judge, from the named sweeps made for them or on request (claims=)."""

@@ -1,4 +1,4 @@
-"""What claims are made of: finding configurations by their facts, and contrasts between them."""
+"""Building blocks of claims: find configurations by their settings, and compute contrasts between them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,9 +24,9 @@ def pick(
     share: float | None = None,
     batch: str | None = None,
 ) -> Cell | None:
-    """The configuration with these facts that has most runs; None as an argument matches anything.
+    """Find the configuration with these settings; if there are several, the one with most runs. None if there is none.
 
-    Args: loss: matches its variants too (bce_dice matches bce_logdice).
+    Args: loss, share, batch: None matches all values. loss also matches its variants (bce_dice matches bce_logdice).
     """
 
     def fits(facts: Facts) -> bool:
@@ -42,7 +42,10 @@ def pick(
 
 
 def plain(cells: Sequence[Cell], loss: str) -> dict[float, Cell]:
-    """share -> configuration of a loss without penalty, at batch 15 if there is any, else at the most frequent batch."""
+    """The configurations of a loss without penalty, by the share held out for validation.
+
+    They have batch 15 if a configuration without penalty has it, and otherwise the most frequent batch.
+    """
     batches = [cell.facts.batch for cell in cells if not cell.facts.l1 and not cell.facts.l2]
     batch = "15" if "15" in batches else max(set(batches), key=batches.count) if batches else ""
     shares = sorted({cell.facts.share for cell in cells if cell.facts.share is not None})
@@ -51,12 +54,12 @@ def plain(cells: Sequence[Cell], loss: str) -> dict[float, Cell]:
 
 
 def at(cells: dict[float, Cell], value: float) -> Cell | None:
-    """The configuration at this share or lambda, up to rounding."""
+    """The configuration with this share or lambda (up to rounding); None if there is none."""
     return next((cell for key, cell in cells.items() if math.isclose(key, value, rel_tol=1e-6)), None)
 
 
 def dice_contrast(name: str, plus: Sequence[Cell], minus: Sequence[Cell], expect: str) -> Contrast:
-    """The difference in mean Dice over patients after the last epoch, with the margin of equivalence."""
+    """Test a difference in mean Dice over patients after the last epoch. The margin is EQUIVALENCE."""
     estimate = stats.contrast([cell.scores for cell in plus], [cell.scores for cell in minus])
     groups = tuple((cell.name, [record.dice for record in cell.records]) for cell in dict.fromkeys([*plus, *minus]))
     return Contrast(name, estimate, expect, EQUIVALENCE, groups, "last Dice")
@@ -72,13 +75,13 @@ def run_contrast(
     null: float = 0.0,
     resolution: float = 0.0,
 ) -> Contrast:
-    """A weighted sum of group means of a quantity that each run has one value of."""
+    """Test a weighted sum of group means, for a quantity that has one value per run."""
     estimate = stats.run_contrast([(c, values) for c, _, values in groups], null=null, resolution=resolution)
     return Contrast(name, estimate, expect, margin, tuple((label, list(values)) for _, label, values in groups), unit)
 
 
 def over(cells: Sequence[Cell], coefficient: float, value: Callable[[Record], float]) -> list[Weighted]:
-    """The configurations as groups of a contrast, with equal weights that sum to the coefficient."""
+    """Turn configurations into groups of a contrast, with equal weights whose sum is the coefficient."""
     return [(coefficient / len(cells), cell.name, cell.by_seed(value)) for cell in cells]
 
 
@@ -87,6 +90,6 @@ def mean_of(groups: Sequence[Weighted]) -> float:
 
 
 def paired(one: Cell, other: Cell, value: Callable[[Record], float]) -> Floats:
-    """one - other for each seed that both have."""
+    """The difference one - other of a quantity, for each seed that both configurations have."""
     a, b = (dict(zip(cell.seeds, cell.by_seed(value), strict=True)) for cell in (one, other))
     return np.array([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])

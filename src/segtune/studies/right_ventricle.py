@@ -1,29 +1,30 @@
-"""The published right-ventricle study: its 16 claims as hypotheses, its named sweeps, and the curves that it printed.
+"""The published right-ventricle study: its 16 claims with their tests, its named sweeps, and the curves that it printed.
 
-This file is longer than others because the table of claims and their 16 tests are read side by side.
+This file is longer than others, so that the table of claims is beside the 16 tests. Percentages such as 20 % are the share of
+images held out for validation. "All parts agree" means that the difference has the same direction in all parts of the contrast.
 
 | # | claim | statistic | contrast | configurations needed | margin |
 |---|---|---|---|---|---|
-| 1 | batch 15 gives a steadier decay of the loss than batch 10 | roughness of val_loss, paired by seed | 15 - 10 < 0 | batch 10 and 15, alike otherwise | 10 % of batch 10's |
-| 2 | 90 % of the attainable Dice is reached in a short run | best of 15 epochs / best of 100 | > 0.9, over configurations, none reversed | runs of 100 epochs (study=long) | none |
-| 3 | BCE: 20 and 40 % do clearly better than 60 and 80 % | last Dice | (20, 40) - (60, 80) > 0, none of the four pairs reversed | bce, nested, four shares | 0.01 |
-| 4 | BCE: the smaller the training set, the more the loss fluctuates | roughness of val_loss | slope on the share > 0 | bce, nested, three shares or more | 10 % of the mean |
-| 5 | focal: steadiest growth, but saturates lower than the others | roughness of val_dice; last Dice | focal - each other < 0, over shares | focal and another loss, two shares or more | 10 % of the other's; 0.01 |
-| 6 | focal: training loss decays alike across splits, validation loss varies | spread (sd) across shares of curves over their first value | validation - training > 0, by seed | focal, two shares or more | 10 % of their mean |
-| 7 | BCE + Dice beats BCE and focal, even with 80 % held out | last Dice | > 0 at every share, against each | the three losses, four shares | 0.01 |
+| 1 | batch 15 gives a steadier decay of the loss than batch 10 | roughness of val_loss, paired by seed | 15 - 10 < 0 | batch 10 and 15, otherwise equal | 10 % of the value at batch 10 |
+| 2 | 90 % of the attainable Dice is reached in a short run | best of 15 epochs / best of 100 | mean over configurations > 0.9, all parts agree | runs of 100 epochs (study=long) | none |
+| 3 | BCE: 20 and 40 % do clearly better than 60 and 80 % | last Dice | (20, 40) - (60, 80) > 0, all parts agree | bce, nested, four shares | 0.01 |
+| 4 | BCE: the smaller the training set, the more the loss fluctuates | roughness of val_loss | slope over the share held out > 0 | bce, nested, three shares or more | 10 % of the mean |
+| 5 | focal: Dice grows most steadily, but saturates lower than with the other losses | roughness of val_dice; last Dice | focal - each other loss < 0, mean over shares | focal and another loss, two shares or more | 10 % of the other loss's value; 0.01 |
+| 6 | focal: training loss decays equally across splits, validation loss varies | sd across shares of the curves divided by their first value | validation - training > 0, by seed | focal, two shares or more | 10 % of their mean |
+| 7 | BCE + Dice beats BCE and focal, even with 80 % held out | last Dice | > 0 at every share, against each other loss | the three losses, four shares | 0.01 |
 | 8 | BCE + Dice at 20 % overfits; the gap is smaller at 40 % | training - validation Dice | gap at 20 % > 0.05; 20 % - 40 % > 0 | bce_dice, nested, 20 and 40 % | 0.01 |
-| 9 | large lambda2 collapses the weights, Dice stalls | ln of the weights' norm; last Dice | each of 0.01, 0.1 - none < 0 | l2 0.01 and 0.1, none | ln 1.05; 0.01 |
-| 10 | lambda2 in 0.0005 ... 0.001 reaches high Dice faster than none | epochs to 90 % of the unpenalised best | mean over 0.0005, 0.00075, 0.001 - none < 0, none reversed | those, none | 0.5 epochs |
-| 11 | lambda2 < 0.0005 behaves like none | last Dice | each - none within the margin | l2 below 0.0005, none | 0.01 |
-| 12 | a good lambda gives a penalty of the loss's magnitude | log10(weighted penalty / data loss), first epoch | of the best lambda, within the margin | two lambdas or more of a penalty | 1 |
-| 13 | large lambda1 collapses; lambda1 near 5e-7 speeds Dice up | as 9 at 0.005 and 0.1, as 10 at 5e-7 | < 0 | l1 0.1, 0.005, 5e-7, none | as 9 and 10 |
-| 14 | BCE becomes unreliable with less than about 70 % for training | ln sd over seeds of last Dice | (60, 80) - (20, 40) > 0 | bce, nested, four shares | ln 1.5 |
-| 15 | once the loss has converged, Dice saturates too | epoch from which val_dice stays within 2 % of its range about its end, less that of val_loss | < 2 epochs, over configurations, none reversed | no penalty, longest runs (15 epochs or more), loss converged in the first 80 % | none |
-| 16 | batch 15 is good because a patient has about 15 images | last Dice | a patient's images as a batch - 15 shuffled: not lower than the margin | batch 15 and patient (study=patient_batches) | 0.01 |
+| 9 | large lambda2 collapses the weights, Dice stalls | ln of the weights' norm; last Dice | each of 0.01 and 0.1 - no penalty < 0 | l2 0.01 and 0.1, none | ln 1.05; 0.01 |
+| 10 | lambda2 in 0.0005 ... 0.001 reaches high Dice faster than none | epochs to 90 % of the best Dice without penalty | mean over 0.0005, 0.00075, 0.001 - no penalty < 0, all parts agree | these lambdas, no penalty | 0.5 epochs |
+| 11 | lambda2 < 0.0005 behaves like none | last Dice | each - no penalty within the margin | l2 below 0.0005, none | 0.01 |
+| 12 | a good lambda gives a penalty of the loss's magnitude | log10(weighted penalty / data loss), first epoch | value at the best lambda is within the margin of 0 | two lambdas or more of a penalty | 1 |
+| 13 | large lambda1 collapses; lambda1 near 5e-7 speeds Dice up | as claim 9 at 0.005 and 0.1, as claim 10 at 5e-7 | < 0 | l1 0.1, 0.005, 5e-7, none | as claims 9 and 10 |
+| 14 | BCE becomes unreliable with less than about 70 % for training | ln of the sd of last Dice over seeds | (60, 80) - (20, 40) > 0 | bce, nested, four shares | ln 1.5 |
+| 15 | once the loss has converged, Dice saturates too | epoch from which val_dice stays within 2 % of its range of its last value, minus the same epoch of val_loss | mean over configurations < 2 epochs, all parts agree | no penalty, longest runs (15 epochs or more), loss converged in the first 80 % | none |
+| 16 | batch 15 is good because a patient has about 15 images | last Dice | (a patient's images as a batch) - (15 shuffled images): not below minus the margin | batch 15 and patient (study=patient_batches) | 0.01 |
 
-The rules of a verdict are those of segtune.report.claims. Runs are compared only with runs of the same context: their
-configurations are alike in all but loss, share, penalty and batch (and seed and fold). Of several contexts the one with the
-most tests is used, then the longest runs (claim 15), then the most runs.
+The verdict follows the rules in segtune.report.claims. Runs are compared only with runs of the same context, whose configurations
+may differ only in loss, share, penalty and batch (and in seed and fold). If there are several contexts, the one with most tests
+is used; in ties, the one with the longest runs (claim 15), and then the one with most runs.
 """
 
 import csv
@@ -194,7 +195,7 @@ def _overfits(cells: Sequence[Cell]) -> Found:
 
 
 def _collapse(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name: str) -> Found:
-    """Claims 9 and 13: the weights shrink and Dice stalls at each of these lambdas."""
+    """Test claims 9 and 13: at each of these lambdas, the weights shrink and Dice is lower than without penalty."""
     tests, missing = [], []
     for value in lambdas:
         cell = at(cells, value)
@@ -212,11 +213,11 @@ def _log_norm(record: Record) -> float:
 
 
 def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name: str) -> Found:
-    """Claims 10 and 13: fewer epochs to 90 % of the best Dice that is reached without penalty."""
+    """Test claims 10 and 13: with these lambdas, 90 % of the best Dice without penalty is reached in fewer epochs."""
     goal = 0.9 * float(np.mean(none.by_seed(lambda record: float(np.nanmax([0.0, *record.history["val_dice"]])))))
 
     def epochs(record: Record) -> float:
-        reached = curves.epochs_to(record.history["val_dice"], goal)  # a run that stopped early has not reached it
+        reached = curves.epochs_to(record.history["val_dice"], goal)  # a run that stopped early without reaching it gets its planned number of epochs + 1
         return reached if reached <= len(record.history["val_dice"]) else record.facts.epochs + 1.0
 
     found = [cell for value in lambdas if (cell := at(cells, value))]
@@ -232,7 +233,10 @@ def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name
 
 
 def _best_series(rule: Callable[[Cell, dict[float, Cell], dict[float, Cell]], Found]) -> Callable[[Sequence[Cell]], Found]:
-    """Apply a rule to each set of configurations that differ in lambda alone, and keep the one with most tests."""
+    """Make a claim's test from a rule: apply it to each series of configurations that differ only in lambda, and use the best one.
+
+    The best one is the series with the largest Found.weight.
+    """
 
     def find(cells: Sequence[Cell]) -> Found:
         found = [rule(none, l1, l2) for none, l1, l2 in lambda_series(cells) if none]
@@ -326,7 +330,7 @@ CLAIMS = (
     Claim(
         1,
         "Batch 15 gives a steadier decay of the loss than batch 10.",
-        "batch 10 and 15, alike else",
+        "batch 10 and 15, otherwise equal",
         "study=claims",
         _batch_size,
     ),
@@ -429,7 +433,7 @@ COLUMNS = {"epoch": "epoch", "train_loss": "loss_value", "train_dice": "dice", "
 
 
 def published(facts: Facts) -> dict[str, list[float]] | None:
-    """The curves that the study's notebook printed for this loss, share and lambdas; None if it printed none."""
+    """Return the curves that the study's notebook printed for this loss, share and lambdas; None if it printed none."""
     runs: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in _printed():
         same_loss = FAMILY.get(row["loss"], row["loss"]) == FAMILY.get(facts.loss, facts.loss)

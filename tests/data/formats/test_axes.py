@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -75,7 +76,7 @@ def test_spacing_tells_the_slice_axis_then_shape_and_the_last_is_taken_where_not
     [(64, 64, 4, 8, 1.5, 1.5), (4, 64, 64, 1.5, 1.5, 8), (64, 4, 64, 1.5, 1.5, 8)],  # one was permuted without the other
 )
 def test_spacing_and_shape_that_contradict_each_other_are_refused_with_the_key_that_helps(numbers):
-    with pytest.raises(InputError, match=r"a.nii: its spacing, .* counts the slices .*, but its shape, .*data.slice_axis"):
+    with pytest.raises(InputError, match=r"a.nii: .*\bspacing\b.*\bshape\b.*data.slice_axis"):
         axes.of_volume(Path("a.nii"), grid(*numbers))
     assert axes.of_set({Path("a.nii"): grid(*numbers)}, 0) == {Path("a.nii"): 0}
 
@@ -85,10 +86,10 @@ def test_volumes_that_tell_nothing_go_with_the_others_of_their_set_and_are_refus
     a, b, c = (Path(f"{name}.nii") for name in "abc")
     with caplog.at_level(logging.WARNING):
         assert axes.of_set({a: cubes, b: last}) == {a: 2, b: 2}
-        assert "1 of 2 volumes have about the same spacing along all axes (the first is a.nii)" in caplog.text
+        assert re.search(r"\b1 of 2 .*\ba.nii\b.*\baxis 2\b.*data.slice_axis", caplog.messages[-1])
         assert axes.of_set({a: cubes, b: first}) == {a: 0, b: 0}
-        assert "2 of 2 volumes do not have their slices along the last axis" in caplog.text
-    with pytest.raises(InputError, match="a.nii: its spacing .* axis 0 or 2.*data.slice_axis"):
+        assert re.search(r"\b2 of 2 .*\ba.nii\b.*\baxis 0\b.*data.slice_axis", caplog.messages[-1])
+    with pytest.raises(InputError, match=r"a.nii: .*\bspacing\b.*\b0 or 2\b.*data.slice_axis"):
         axes.of_set({a: cubes, b: first, c: last})
 
 
@@ -98,8 +99,7 @@ def test_a_heart_stored_along_another_axis_has_the_same_slices_spacing_ml_and_di
     found = acdc.read(heart(tmp_path / "b/patient001", axis).parent, target="rv")
     assert found.fingerprint() == expected.fingerprint()
     assert [(s.image.shape, s.spacing_mm, s.gap_mm) for s in found] == [((56, 64), pytest.approx((1.4, 1.5)), 8.0)] * 8
-    told = "2 of 2 volumes do not have their slices along the last axis of the stored array (the first is patient001_frame01"
-    assert f"{told}.nii.gz, axis {axis})" in caplog.text
+    assert re.search(rf"\b2 of 2 .*\bpatient001_frame01.nii.gz, axis {axis}\b", caplog.text)
 
 
 def test_what_as_closest_canonical_saves_of_a_sagittal_heart_has_its_slices_and_volume(tmp_path):
@@ -149,7 +149,7 @@ def test_the_user_s_axis_is_taken_in_both_readers_and_one_that_is_none_is_refuse
     assert nnunet.read(root, target="LA").fingerprint() == nnunet.read(root, target="LA", slice_axis=2).fingerprint()
     assert len(acdc.read(heart(tmp_path / "a/patient001").parent, target="rv", slice_axis=1)) == 2 * 56
     for axis in (3, -1, True, "0"):
-        with pytest.raises(InputError, match=f"data.slice_axis={axis}: must be 0, 1 or 2"):
+        with pytest.raises(InputError, match=f"data.slice_axis={axis}: .*0, 1 or 2"):
             nnunet.read(root, target="LA", slice_axis=axis)
 
 
@@ -166,7 +166,7 @@ def test_the_key_is_checked_by_name_and_leaves_run_ids_as_they_were(tmp_path):
         ids.append(identity.run_id(config))
     del config["data"]["slice_axis"], config["data"]["reader"]["slice_axis"]
     assert identity.run_id(config) == ids[0] != ids[1]
-    with pytest.raises(InputError, match="data.slice_axis=3: must be a whole number"):
+    with pytest.raises(InputError, match="data.slice_axis=3: "):
         rules.check({"data": {"reader": {"_target_": "segtune.data.acdc.read"}, "slice_axis": 3}})
 
 

@@ -58,32 +58,32 @@ def test_shoelace_by_hand():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1 1\n2 2\n", "at least 3 different points, this one has 2"),
-        ("1 1\n5 1\n1 1\n", "at least 3 different points, this one has 2"),
-        ("", "at least 3 different points, this one has 0"),
-        ("1 1\n5 1\n5 nan\n", "line 3: '5 nan' is not a point"),
-        ("1 1\n5 1\n5 inf\n", "line 3: '5 inf' is not a point"),
-        ("1 1\nfive 1\n5 5\n", "line 2: 'five 1' is not a point"),
-        ("1 1\n5 1 7\n5 5\n", "line 2: '5 1 7' is not a point"),
-        ("1 1 _\n5 1\n5 5\n", "line 1: '1 1 _' is not a point"),
-        ("1 1\n5 \u0661\n5 5\n", "line 2: '5 \u0661' is not a point"),
-        ("1 1\n5 1\n5 -1e7\n", "line 3: '5 -1e7' is not a point; write two finite numbers, `x y`, in pixels"),
-        ("".join(f"{n} {n % 7}\n" for n in range(10_001)), "10001 points; more than 10000 are not read"),
-        (" " * (2**20 + 1), "larger than 1 MiB"),
-        ("\x89PNG\n", "line 1"),
+        ("1 1\n2 2\n", r": .*\b3\b.*\bpoints\b.*\b2\b"),
+        ("1 1\n5 1\n1 1\n", r": .*\b3\b.*\bpoints\b.*\b2\b"),
+        ("", r": .*\b3\b.*\bpoints\b.*\b0\b"),
+        ("1 1\n5 1\n5 nan\n", ", line 3: '5 nan'"),
+        ("1 1\n5 1\n5 inf\n", ", line 3: '5 inf'"),
+        ("1 1\nfive 1\n5 5\n", ", line 2: 'five 1'"),
+        ("1 1\n5 1 7\n5 5\n", ", line 2: '5 1 7'"),
+        ("1 1 _\n5 1\n5 5\n", ", line 1: '1 1 _'"),
+        ("1 1\n5 \u0661\n5 5\n", ", line 2: '5 \u0661'"),
+        ("1 1\n5 1\n5 -1e7\n", ", line 3: '5 -1e7'.*`x y`"),
+        ("".join(f"{n} {n % 7}\n" for n in range(10_001)), r": .*\b10001 points\b.*\b10000\b"),
+        (" " * (2**20 + 1), r": .*\b1 MiB\b"),
+        ("\x89PNG\n", ", line 1: "),
         (
             "1 1\n5 1\n5 5\n\n11 1\n15 1\n15 5\n",
-            "line 5: a second contour begins after an empty line. A file holds one contour",
+            r", line 5: .*\bsecond\b.*\bempty line\b",
         ),
-        ("\n1 1\n5 1\n5 5\n1 1\n11 1\n15 1\n15 5\n", "line 6: the contour was closed at line 5 and goes on, as a second one"),
-        ("1 1\n5 1\n5 5\n" * 2, "line 5: the contour was closed at line 4"),
-        ("1 1\n5 1\n5 5\nend\n", "line 4: 'end' is not a point"),
+        ("\n1 1\n5 1\n5 5\n1 1\n11 1\n15 1\n15 5\n", r", line 6: .*\bline 5\b.*\bsecond\b"),
+        ("1 1\n5 1\n5 5\n" * 2, r", line 5: .*\bline 4\b.*\bsecond\b"),
+        ("1 1\n5 1\n5 5\nend\n", ", line 4: 'end'"),
     ],
 )
 def test_bad_contour_files_are_refused_by_name_and_line(tmp_path, text, message):
     path = tmp_path / "P01-0020-icontour-manual.txt"
     path.write_text(text)
-    with pytest.raises(InputError, match=rf"P01-0020-icontour-manual.txt.*{message}"):
+    with pytest.raises(InputError, match=f"P01-0020-icontour-manual.txt{message}"):
         contours.read(path)
 
 
@@ -104,12 +104,12 @@ def test_a_contour_with_an_empty_line_after_each_point_or_closed_twice_is_one(tm
 @pytest.mark.parametrize("rasterise", contours.RASTERISERS.values())
 @pytest.mark.parametrize("shift", [(-40, 0), (0, -40), (40, 0), (0, 40)])
 def test_a_contour_outside_the_image_is_refused(rasterise, shift):
-    with pytest.raises(InputError, match="lies outside the image"):
+    with pytest.raises(InputError, match=r"\boutside\b.*\b40 columns\b"):
         rasterise(ellipse(20, 20, 9, 5) + shift, (40, 40))
 
 
 def test_a_contour_without_a_pixel_centre_is_refused():
-    with pytest.raises(InputError, match="encloses no pixel centre"):
+    with pytest.raises(InputError, match=r"\bcentre\b"):
         contours.mask(ellipse(20.5, 20.5, 0.3, 0.3), (40, 40))
 
 
@@ -131,14 +131,14 @@ def test_a_disc_of_141_pixels_has_166_as_pil_draws_it():
 
 
 def test_a_line_beyond_the_last_row_leaves_a_pil_mask_empty_and_is_refused():
-    with pytest.raises(InputError, match="covers no pixel"):
+    with pytest.raises(InputError, match=r"\bcovers\b"):
         contours.mask_pil(np.array([(3.0, 40.0), (9.0, 40.0), (20.0, 40.0)]), (40, 40))
 
 
 def test_masks_are_chosen_by_name():
     assert contours.rasteriser(None) is contours.mask
     assert contours.rasteriser("pil") is contours.mask_pil
-    with pytest.raises(InputError, match="data.masks=cv2: choose null .* or pil"):
+    with pytest.raises(InputError, match=r"data.masks=cv2: .*\bnull\b.*\bpil\b"):
         contours.rasteriser("cv2")
 
 

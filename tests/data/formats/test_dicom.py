@@ -85,8 +85,8 @@ def nest(path):
     path.write_bytes(head + sequence * 2000 + content)
 
 
-GREY = r"expected one grey image \(MONOCHROME2 or MONOCHROME1\), not colours. Convert it"
-FILM = r"expected one grey image, not {} frames \(NumberOfFrames\) .*PerFrameFunctionalGroupsSequence"
+GREY = r"\(MONOCHROME2 or MONOCHROME1\).*\bcolours\b"
+FILM = r"\b{} frames \(NumberOfFrames\) .*PerFrameFunctionalGroupsSequence"
 COLOURS = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
 DAMAGE = {
     "colours": (tags(**COLOURS), GREY),
@@ -94,32 +94,32 @@ DAMAGE = {
     "no kind of pixels": (tags(PhotometricInterpretation=None), GREY),
     "a film": (tags(NumberOfFrames=2), FILM.format(2)),
     "a film that is no film": (tags(NumberOfFrames=10**9), FILM.format(10**9)),
-    "fewer rows than pixels": (header(Rows=18), "holds more than the 18 x 16 pixels of its header"),
-    "fewer columns": (header(Columns=15), "holds more than the 20 x 15 pixels of its header"),
-    "more rows": (header(Rows=21), "damaged or incomplete DICOM file"),
-    "8 bits for 16": (header(BitsAllocated=8, BitsStored=8, HighBit=7), "holds more than the"),
-    "no rows": (rewritten(lambda d: d.__delattr__("Rows")), "damaged or incomplete DICOM file"),
-    "two numbers of rows": (stored("Rows", b"\x14\0\x14\0", "US"), "damaged or incomplete DICOM file"),
-    "65535 x 65535": (header(Rows=65535, Columns=65535), "65535 x 65535 pixels; more than 17 million are not read"),
-    "no pixels": (rewritten(lambda d: d.__delattr__("PixelData")), "damaged or incomplete DICOM file"),
-    "no decoder": (encapsulated(uid.JPEGLSLossless, b"\xff\xd8\xff\xf7" + bytes(99)), "JPEG-LS .*install a decoder: pip"),
-    "no JPEG": (encapsulated(uid.JPEGBaseline8Bit, b"\xff\xd8\xff\xe0" + bytes(99)), "its pixels cannot be decoded"),
-    "an unknown syntax": (encapsulated("1.2.3.4.5", bytes(99)), "in a way that DICOM does not name, which is not read"),
+    "fewer rows than pixels": (header(Rows=18), r"\bmore\b.*\b18 x 16 pixels"),
+    "fewer columns": (header(Columns=15), r"\bmore\b.*\b20 x 15 pixels"),
+    "more rows": (header(Rows=21), r"DICOM.*\(\w+Error\)"),
+    "8 bits for 16": (header(BitsAllocated=8, BitsStored=8, HighBit=7), r"\bmore\b.*\b20 x 16 pixels"),
+    "no rows": (rewritten(lambda d: d.__delattr__("Rows")), r"DICOM.*\(\w+Error\)"),
+    "two numbers of rows": (stored("Rows", b"\x14\0\x14\0", "US"), r"DICOM.*\(\w+Error\)"),
+    "65535 x 65535": (header(Rows=65535, Columns=65535), r"\b65535 x 65535 pixels.*\b17 million"),
+    "no pixels": (rewritten(lambda d: d.__delattr__("PixelData")), r"DICOM.*\(\w+Error\)"),
+    "no decoder": (encapsulated(uid.JPEGLSLossless, b"\xff\xd8\xff\xf7" + bytes(99)), "JPEG-LS .*decoder.*pip"),
+    "no JPEG": (encapsulated(uid.JPEGBaseline8Bit, b"\xff\xd8\xff\xe0" + bytes(99)), "decoded"),
+    "an unknown syntax": (encapsulated("1.2.3.4.5", bytes(99)), r"\bDICOM\b.*\buncompressed\b"),
     "a JPEG 2000 file without end": (
         encapsulated(uid.JPEG2000Lossless, dicom_pixels.JP2 + bytes(99)),
-        "a whole JPEG 2000 file",
+        "JPEG 2000 file",
     ),
-    "an RLE bomb": (rle(65535, 65535, 10**4), "65535 x 65535 pixels; more than 17 million are not read. Crop or resample"),
-    "RLE beyond its pixels": (rle(20, 16, 10**5), "holds more than the 20 x 16 pixels of its header. Copy it again"),
-    "deflated": (deflate, r"its header is compressed \(deflated\).* Store it uncompressed"),
-    "a bomb": (lambda path: deflate(path, 64), r"its header is compressed \(deflated\)"),
-    "nested": (nest, "its header is nested too deeply"),
-    "a huge pixel": (tags(PixelSpacing=[0.7, 1001]), "no usable PixelSpacing"),
-    "a tiny pixel": (tags(PixelSpacing=["1e-300", 0.7]), "no usable PixelSpacing"),
-    "a huge gap": (tags(SpacingBetweenSlices=1001), "SpacingBetweenSlices is .1001.0., not a distance"),
-    "a far position": (tags(ImagePositionPatient=[0, 0, "1e308"]), "ImagePositionPatient .3 numbers. or"),
-    "a long axis": (tags(ImageOrientationPatient=["1e200", 0, 0, 0, 1, 0]), "ImageOrientationPatient .6. is unusable"),
-    "no number": (stored("ImagePositionPatient", b"nan\\0\\0 "), "ImagePositionPatient .3 numbers. or"),
+    "an RLE bomb": (rle(65535, 65535, 10**4), r"\b65535 x 65535 pixels.*\b17 million"),
+    "RLE beyond its pixels": (rle(20, 16, 10**5), r"\bmore\b.*\b20 x 16 pixels"),
+    "deflated": (deflate, r"\(deflated\).*\buncompressed\b"),
+    "a bomb": (lambda path: deflate(path, 64), r"\(deflated\)"),
+    "nested": (nest, "nested"),
+    "a huge pixel": (tags(PixelSpacing=[0.7, 1001]), "PixelSpacing"),
+    "a tiny pixel": (tags(PixelSpacing=["1e-300", 0.7]), "PixelSpacing"),
+    "a huge gap": (tags(SpacingBetweenSlices=1001), r"SpacingBetweenSlices .*\b1001\b"),
+    "a far position": (tags(ImagePositionPatient=[0, 0, "1e308"]), "ImagePositionPatient"),
+    "a long axis": (tags(ImageOrientationPatient=["1e200", 0, 0, 0, 1, 0]), "ImageOrientationPatient"),
+    "no number": (stored("ImagePositionPatient", b"nan\\0\\0 "), "ImagePositionPatient"),
 }  # fmt: skip
 
 
@@ -316,7 +316,7 @@ def test_a_tag_that_does_not_say_which_value_is_meant_is_refused_by_its_name(tmp
 def test_a_table_that_is_damaged_is_refused_by_its_name(tmp_path):
     table = lut(range(300))
     table[0].LUTData = b"\0\1"
-    with pytest.raises(InputError, match="a.dcm: the table in ModalityLUTSequence is damaged"):
+    with pytest.raises(InputError, match="a.dcm: .*ModalityLUTSequence.*LUTData"):
         written(tmp_path / "a.dcm", ModalityLUTSequence=table)
 
 
@@ -336,11 +336,11 @@ def test_once_a_decoder_is_there_nobody_is_told_to_install_it(path, monkeypatch)
     monkeypatch.setattr(decoder, "_unavailable", {})
     assert np.array_equal(dicom.read(path)[0], IMAGE)
     monkeypatch.setattr(decoder, "_available", {"mine": lambda source, runner: 1 / 0})
-    with pytest.raises(InputError, match=r"a.dcm: its pixels cannot be decoded. Copy the file again.$"):
+    with pytest.raises(InputError, match=r"a.dcm: (?!.*\b(install|pip)\b).*\bdecoded\b"):
         dicom.read(path)
 
 
 def test_a_syntax_that_no_decoder_reads_names_none(path):
     encapsulated(uid.UID("1.2.840.10008.1.2.4.100"), bytes(99))(path)
-    with pytest.raises(InputError, match="stored as MPEG2 .*, which is not read. Store it uncompressed.$"):
+    with pytest.raises(InputError, match=r"a.dcm: (?!.*\b(install|pip)\b).*\bMPEG2\b.*\buncompressed\b"):
         dicom.read(path)

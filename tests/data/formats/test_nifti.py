@@ -1,5 +1,6 @@
 import gzip
 import logging
+import re
 import struct
 import tracemalloc
 
@@ -78,7 +79,7 @@ def test_one_channel_of_a_fourth_axis_is_read_where_it_is_announced(tmp_path):
     path = volumes.write(tmp_path / "a.nii.gz", array)
     for channel in (0, 1):
         assert np.array_equal(nifti.read(path, channel=channel, n_channels=2).voxels.T, array[..., channel])
-    with pytest.raises(InputError, match="12 x 10 x 3 x 2, but dataset.json names 3 channels"):
+    with pytest.raises(InputError, match="a.nii.gz: .*12 x 10 x 3 x 2, .*dataset.json.* 3 channels"):
         nifti.read(path, n_channels=3)
 
 
@@ -122,11 +123,11 @@ def test_a_label_that_rounding_moved_from_its_whole_number_is_that_number(tmp_pa
 
 def test_labels_that_the_header_scales_to_fractions_are_refused_with_the_slope_and_the_cure_that_helps(tmp_path, pair):
     label = volumes.write(tmp_path / "b.nii.gz", rounded(0.0275), scl_slope=0.0275, scl_inter=0)
-    with pytest.raises(InputError, match=r"b.nii.gz: its values .*0.99.*scl_slope 0.0275.*Save .*labels as integers") as caught:
+    with pytest.raises(InputError, match=r"b.nii.gz: .*\b0.99\b.*\(scl_slope 0.0275, .*\bintegers\b") as caught:
         slices(pair[0], label)
     assert "data.target" not in str(caught.value)
     label = volumes.write(tmp_path / "c.nii.gz", volumes.labels(), scl_slope=2, scl_inter=0)
-    with pytest.raises(InputError, match=r"c.nii.gz: it holds the label 4, .*scl_slope 2, .*save the labels as integers, unsc"):
+    with pytest.raises(InputError, match=r"c.nii.gz: .*\blabel 4\b.*\(scl_slope 2, .*\bintegers\b"):
         slices(pair[0], label)
 
 
@@ -139,7 +140,7 @@ def test_an_origin_that_differs_is_said_and_does_not_matter(tmp_path, pair, capl
     label = volumes.write(tmp_path / "b.nii.gz", volumes.labels(), qoffset_x=50, srow_x=[-0.7, 0, 0, 50])
     with caplog.at_level(logging.WARNING):
         assert len(slices(pair[0], label)) == 3
-    assert "b.nii.gz: its origin is 50.0 mm from that of its image" in caplog.text
+    assert re.search(r"b.nii.gz: .*\borigin\b.*\b50.0 mm\b", caplog.text)
 
 
 def with_nan(shape=(12, 10, 3)):
@@ -149,37 +150,37 @@ def with_nan(shape=(12, 10, 3)):
 
 
 IMAGES = {  # array, settings, message
-    "four axes": (volumes.pixels(1, (12, 10, 3, 2)), {}, "a.nii.gz: an array of 12 x 10 x 3 x 2 with 4 axes where one"),
-    "NaN": (with_nan(), {}, r"a.nii.gz: 1 pixels of slice 2 \(from 0\) are not finite"),
-    "beyond float32": (np.full((12, 10, 3), 1e300), {}, "a.nii.gz: 120 pixels of slice 0"),
-    "scaled to infinity": (volumes.pixels(1) + 1.0, {"scl_slope": 3e38, "scl_inter": 0}, "a.nii.gz: 120 pixels of slice 0"),
-    "complex": (np.ones((12, 10, 3), np.complex64), {}, "a.nii.gz: its pixels are complex64"),
-    "colours": (np.zeros((12, 10, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")]), {}, "a.nii.gz: its pixels are"),
-    "no spacing": (volumes.pixels(1), {"pixdim": [1, 0, 0.8, 9, 0, 0, 0, 0]}, "the spacing as 0 x 0.8 x 9 mm"),
-    "negative spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, 0.8, -9, 0, 0, 0, 0]}, "the spacing as 0.7 x 0.8 x -9 mm"),
-    "NaN spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, np.nan, 9, 0, 0, 0, 0]}, "the spacing as 0.7 x nan x 9 mm"),
-    "another affine": (volumes.pixels(1), {"srow_x": [-5, 0, 0, 0]}, "affine gives the spacing as 5 x 0.8 x 9 mm, pixdim as"),
-    "NaN affine": (volumes.pixels(1), {"srow_x": [np.nan, 0, 0, 0]}, "its axes do not span a space"),
-    "sheared affine": (volumes.pixels(1), {"srow_x": [-0.7, 0, 5.2, 0], "srow_z": [0, 0, 7.35, 0]}, "the affine is sheared"),
-    "infinite affine": (volumes.pixels(1), {"srow_x": [np.inf, 0, 0, 0]}, "its axes do not span a space"),
-    "an infinite origin": (volumes.pixels(1), {"srow_x": [-0.7, 0, 0, np.inf]}, "its axes do not span a space"),
-    "pixels of a metre": (volumes.pixels(1), {"pixdim": [1, 0.7, 1001, 9, 0, 0, 0, 0]}, "the spacing as 0.7 x 1001 x 9 mm"),
-    "pixels of a cell": (volumes.pixels(1), {"pixdim": [1, 0.7, 1e-4, 9, 0, 0, 0, 0]}, "the spacing as 0.7 x 0.0001 x 9 mm"),
-    "flat affine": (volumes.pixels(1), {"srow_y": [0, 0, 0, 0]}, "its axes do not span a space"),
-    "equal axes": (volumes.pixels(1), {"srow_x": [0, 0, 0, 0], "srow_y": [0.7, 0.8, 0, 0]}, "its axes do not span a space"),
-    "a quaternion that is none": (volumes.pixels(1), {"sform_code": 0, "quatern_b": 5}, "damaged NIfTI header"),
-    "no axes": (volumes.pixels(1), {"dim": [0] * 8}, "an image of 0 pixels is empty"),
-    "an empty axis": (volumes.pixels(1), {"dim": [3, 12, 0, 3, 1, 1, 1, 1]}, "an image of 12 x 0 x 3 pixels is empty"),
-    "a negative axis": (volumes.pixels(1), {"dim": [3, 12, -10, 3, 1, 1, 1, 1]}, "an image of 12 x -10 x 3 pixels is empty"),
+    "four axes": (volumes.pixels(1, (12, 10, 3, 2)), {}, r"a.nii.gz: .*\b12 x 10 x 3 x 2\b.*\b4 axes\b"),
+    "NaN": (with_nan(), {}, r"a.nii.gz: 1 .*\bslice 2\b.*NaN"),
+    "beyond float32": (np.full((12, 10, 3), 1e300), {}, r"a.nii.gz: 120 .*\bslice 0\b.*NaN"),
+    "scaled to infinity": (volumes.pixels(1) + 1.0, {"scl_slope": 3e38, "scl_inter": 0}, r"a.nii.gz: 120 .*\bslice 0\b.*NaN"),
+    "complex": (np.ones((12, 10, 3), np.complex64), {}, "a.nii.gz: .*complex64"),
+    "colours": (np.zeros((12, 10, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")]), {}, "a.nii.gz: .*'R'.*'G'.*'B'"),
+    "no spacing": (volumes.pixels(1), {"pixdim": [1, 0, 0.8, 9, 0, 0, 0, 0]}, r"\b0 x 0.8 x 9 mm \(pixdim\)"),
+    "negative spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, 0.8, -9, 0, 0, 0, 0]}, r"\b0.7 x 0.8 x -9 mm \(pixdim\)"),
+    "NaN spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, np.nan, 9, 0, 0, 0, 0]}, r"\b0.7 x nan x 9 mm \(pixdim\)"),
+    "another affine": (volumes.pixels(1), {"srow_x": [-5, 0, 0, 0]}, r"\baffine\b.*\b5 x 0.8 x 9 mm\b.*\bpixdim\b.*\b0.7 x 0.8 x 9 mm\b"),
+    "NaN affine": (volumes.pixels(1), {"srow_x": [np.nan, 0, 0, 0]}, r"\baffine\b.*\bspan\b"),
+    "sheared affine": (volumes.pixels(1), {"srow_x": [-0.7, 0, 5.2, 0], "srow_z": [0, 0, 7.35, 0]}, "sheared"),
+    "infinite affine": (volumes.pixels(1), {"srow_x": [np.inf, 0, 0, 0]}, r"\baffine\b.*\bspan\b"),
+    "an infinite origin": (volumes.pixels(1), {"srow_x": [-0.7, 0, 0, np.inf]}, r"\baffine\b.*\bspan\b"),
+    "pixels of a metre": (volumes.pixels(1), {"pixdim": [1, 0.7, 1001, 9, 0, 0, 0, 0]}, r"\b0.7 x 1001 x 9 mm \(pixdim\)"),
+    "pixels of a cell": (volumes.pixels(1), {"pixdim": [1, 0.7, 1e-4, 9, 0, 0, 0, 0]}, r"\b0.7 x 0.0001 x 9 mm \(pixdim\)"),
+    "flat affine": (volumes.pixels(1), {"srow_y": [0, 0, 0, 0]}, r"\baffine\b.*\bspan\b"),
+    "equal axes": (volumes.pixels(1), {"srow_x": [0, 0, 0, 0], "srow_y": [0.7, 0.8, 0, 0]}, r"\baffine\b.*\bspan\b"),
+    "a quaternion that is none": (volumes.pixels(1), {"sform_code": 0, "quatern_b": 5}, r"NIfTI header \(\w+Error\)"),
+    "no axes": (volumes.pixels(1), {"dim": [0] * 8}, r"\b0 pixels\b.*\bempty\b"),
+    "an empty axis": (volumes.pixels(1), {"dim": [3, 12, 0, 3, 1, 1, 1, 1]}, r"\b12 x 0 x 3 pixels\b.*\bempty\b"),
+    "a negative axis": (volumes.pixels(1), {"dim": [3, 12, -10, 3, 1, 1, 1, 1]}, r"\b12 x -10 x 3 pixels\b.*\bempty\b"),
     "too many axes": (volumes.pixels(1), {"dim": [99, 12, 10, 3, 1, 1, 1, 1]}, "a.nii.gz: "),
-    "an unknown dtype": (volumes.pixels(1), {"datatype": 999}, "damaged NIfTI header"),
-    "pixels before the header's end": (volumes.pixels(1), {"vox_offset": 0}, "pixels begin at byte 0"),
-    "pixels far away": (volumes.pixels(1), {"vox_offset": 1e9}, "pixels begin at byte 1000000000"),
-    "pixels nowhere": (volumes.pixels(1), {"vox_offset": np.nan}, "damaged NIfTI header"),
-    "a header of a pair": (volumes.pixels(1), {"magic": b"ni1"}, "not that of a single .nii file"),
-    "fewer pixels than announced": (volumes.pixels(1), {"dim": [3, 12, 10, 4, 1, 1, 1, 1]}, "ends before its last pixel"),
-    "more pixels than announced": (volumes.pixels(1), {"dim": [3, 12, 10, 2, 1, 1, 1, 1]}, "more than the 12 x 10 x 2 pixels"),
-    "units of time": (volumes.pixels(1), {"xyzt_units": 7}, "damaged NIfTI header"),
+    "an unknown dtype": (volumes.pixels(1), {"datatype": 999}, r"NIfTI header \(\w+Error\)"),
+    "pixels before the header's end": (volumes.pixels(1), {"vox_offset": 0}, r"\bbyte 0\b"),
+    "pixels far away": (volumes.pixels(1), {"vox_offset": 1e9}, r"\bbyte 1000000000\b"),
+    "pixels nowhere": (volumes.pixels(1), {"vox_offset": np.nan}, r"NIfTI header \(\w+Error\)"),
+    "a header of a pair": (volumes.pixels(1), {"magic": b"ni1"}, r"\bsingle [.]nii\b"),
+    "fewer pixels than announced": (volumes.pixels(1), {"dim": [3, 12, 10, 4, 1, 1, 1, 1]}, r"\bends\b.*\bpixel\b"),
+    "more pixels than announced": (volumes.pixels(1), {"dim": [3, 12, 10, 2, 1, 1, 1, 1]}, r"\bmore\b.*\b12 x 10 x 2 pixels\b"),
+    "units of time": (volumes.pixels(1), {"xyzt_units": 7}, r"NIfTI header \(\w+Error\)"),
 }  # fmt: skip
 
 
@@ -187,25 +188,25 @@ IMAGES = {  # array, settings, message
 def test_an_image_that_cannot_be_is_refused_by_name(tmp_path, name):
     array, fields, message = IMAGES[name]
     image = volumes.write(tmp_path / "a.nii.gz", array, **fields)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=f"a.nii.gz: .*{message.removeprefix('a.nii.gz: ')}") as caught:
         slices(image, volumes.write(tmp_path / "b.nii.gz", volumes.labels()))
     assert "Secret" not in str(caught.value)
 
 
 TRUTHS = {
-    "an unknown value": (volumes.labels() * 2, {}, "b.nii.gz: it holds the label 4, which dataset.json does not name"),
-    "a negative value": (-volumes.labels().astype(np.int8), {}, "b.nii.gz: it holds the label -3"),
-    "a huge value": (volumes.labels().astype(np.float64) * 1e30, {}, "b.nii.gz: it holds the label 1000"),
-    "fractions": (volumes.labels() / np.float32(2), {}, "b.nii.gz: its values are not all whole numbers"),
-    "NaN": (with_nan(), {}, "b.nii.gz: its values are not all whole numbers"),
-    "another shape": (volumes.labels((12, 10, 4)), {}, "b.nii.gz: it has 12 x 10 x 4 pixels, its image a.nii.gz 12 x 10 x 3"),
-    "transposed": (volumes.labels((10, 12, 3)), {}, "b.nii.gz: it has 10 x 12 x 3 pixels"),
+    "an unknown value": (volumes.labels() * 2, {}, r"b.nii.gz: .*\blabel 4\b.*dataset.json"),
+    "a negative value": (-volumes.labels().astype(np.int8), {}, r"b.nii.gz: .*\blabel -3\b.*dataset.json"),
+    "a huge value": (volumes.labels().astype(np.float64) * 1e30, {}, r"b.nii.gz: .*\blabel 1000.*dataset.json"),
+    "fractions": (volumes.labels() / np.float32(2), {}, r"b.nii.gz: .*\bwhole\b.*\(0.5, 1.5\)"),
+    "NaN": (with_nan(), {}, "b.nii.gz: .*NaN"),
+    "another shape": (volumes.labels((12, 10, 4)), {}, r"b.nii.gz: .*\b12 x 10 x 4 .*\ba.nii.gz .*\b12 x 10 x 3\b"),
+    "transposed": (volumes.labels((10, 12, 3)), {}, r"b.nii.gz: .*\b10 x 12 x 3 .*\ba.nii.gz .*\b12 x 10 x 3\b"),
     "another spacing": (
         volumes.labels(),
         {"pixdim": [1, 1.4, 0.8, 9, 0, 0, 0, 0], "srow_x": [-1.4, 0, 0, 0]},
-        r"b.nii.gz: its spacing \(rows, columns, slices\) is 0.8 x 1.4 x 9 mm, that of its image a.nii.gz 0.8 x 0.7 x 9",
+        r"b.nii.gz: .*\b0.8 x 1.4 x 9 mm\b.*\ba.nii.gz .*\b0.8 x 0.7 x 9 mm\b",
     ),
-    "a mirrored axis": (volumes.labels(), {"srow_y": [0, 0.8, 0, 0]}, "b.nii.gz: its axes .* directions"),
+    "a mirrored axis": (volumes.labels(), {"srow_y": [0, 0.8, 0, 0]}, r"b.nii.gz: .*\ba.nii.gz .*\bdirections\b"),
 }
 
 
@@ -219,7 +220,7 @@ def test_labels_that_do_not_fit_are_refused_by_name(tmp_path, pair, name):
 @pytest.mark.parametrize("n_bytes", [0, 3, 10, 200, 400, -1, -4, -9])
 def test_a_file_that_was_cut_off_is_refused_wherever_it_was(pair, n_bytes):
     pair[0].write_bytes(pair[0].read_bytes()[:n_bytes])
-    with pytest.raises(InputError, match="a.nii.gz: (the file is damaged or was cut off|this is not a NIfTI file)"):
+    with pytest.raises(InputError, match="a.nii.gz: .*(damaged|NIfTI)"):
         slices(*pair)
 
 
@@ -227,17 +228,17 @@ def test_a_changed_byte_of_a_compressed_file_is_found_by_its_checksum(pair):
     content = bytearray(pair[0].read_bytes())
     content[-6] ^= 1
     pair[0].write_bytes(bytes(content))
-    with pytest.raises(InputError, match="a.nii.gz: the file is damaged or was cut off .CRC check failed"):
+    with pytest.raises(InputError, match="a.nii.gz: .*CRC"):
         slices(*pair)
 
 
 def test_what_is_no_nifti_is_refused(tmp_path):
     for content in (b"\x89PNG\r\n\x1a\n" + bytes(999), gzip.compress(b"hello world"), bytes(400), b"\x1f\x8b" + bytes(50)):
         (tmp_path / "a.nii.gz").write_bytes(content)
-        with pytest.raises(InputError, match="a.nii.gz: (this is not a NIfTI file|the file is damaged)"):
+        with pytest.raises(InputError, match="a.nii.gz: .*(damaged|NIfTI)"):
             nifti.read(tmp_path / "a.nii.gz")
     (tmp_path / "b.nii").mkdir()
-    with pytest.raises(InputError, match="b.nii: cannot be read"):
+    with pytest.raises(InputError, match=r"b.nii: (?!.*NIfTI).*\bfile\b"):
         nifti.read(tmp_path / "b.nii")
 
 
@@ -254,7 +255,7 @@ def peak_mb(path):
 def test_a_header_that_announces_more_than_the_bound_is_refused_before_a_pixel_is_read(tmp_path):
     path = volumes.write(tmp_path / "a.nii.gz", volumes.pixels(1), dim=[3, 32000, 32000, 3000, 1, 1, 1, 1])
     message, megabytes = peak_mb(path)
-    assert "announces 32000 x 32000 x 3000 pixels of int16; a volume of more than 1 GiB is not read" in message
+    assert re.search(r"a.nii.gz: .*\b32000 x 32000 x 3000 pixels of int16\b.*\b1 GiB\b", message)
     assert megabytes < 5
 
 
@@ -266,7 +267,7 @@ def test_a_zip_bomb_is_not_unpacked_beyond_what_its_header_announces(tmp_path):
         for _ in range(64):
             file.write(bytes(2**20))
     message, megabytes = peak_mb(path)
-    assert "it holds more than the 12 x 10 x 3 pixels of its header" in message
+    assert re.search(r"a.nii.gz: .*\bmore\b.*\b12 x 10 x 3 pixels\b", message)
     assert megabytes < 5
 
 
@@ -275,20 +276,20 @@ def test_members_of_gzip_are_one_file_and_what_follows_them_is_looked_at_no_furt
     content = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]) + bytes(512))
     assert np.array_equal(nifti.read(path).voxels.T, volumes.pixels(1))
-    for rest, message in ((b"more", "damaged or was cut off"), (gzip.compress(b"more"), "it holds more than the 12 x 10 x 3")):
+    for rest, message in ((b"more", "damaged"), (gzip.compress(b"more"), r"\bmore\b.*\b12 x 10 x 3\b")):
         path.write_bytes(gzip.compress(content) + rest)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=f"a.nii.gz: .*{message}"):
             nifti.read(path)
     path.write_bytes(gzip.compress(content))
     with path.open("ab") as file:
         file.truncate(2**30)  # of zeros, which gzip takes for padding and reads one by one
-    with pytest.raises(InputError, match="it holds more than the 12 x 10 x 3 pixels of its header"):
+    with pytest.raises(InputError, match=r"a.nii.gz: .*\bmore\b.*\b12 x 10 x 3 pixels\b"):
         nifti.read(path)
 
 
 def test_many_labels_make_no_endless_message(pair):
     many = label_images.Labels(frozenset(range(10, 60000)), frozenset({11}), "dataset.json")
-    with pytest.raises(InputError, match=r"holds the label 0, .* \(only 10, 11, .*, 29, ...\). Correct one"):
+    with pytest.raises(InputError, match=r"a_gt.nii.gz: .*\blabel 0\b.* \(only 10, 11, .*, 29, ...\)"):
         slices(*pair, labels=many)
 
 
@@ -313,10 +314,10 @@ def test_files_are_found_by_their_names_without_ending(tmp_path):
         path.touch()
     assert nifti.by_stem(paths) == {"a": paths[0], "b": paths[1], "D": paths[3]}
     (tmp_path / "a.nii.gz").touch()
-    with pytest.raises(InputError, match="are the same image: which one counts"):
+    with pytest.raises(InputError, match=r"a.nii.gz and \S+/a.nii "):
         nifti.by_stem([*paths, tmp_path / "a.nii.gz"])
     (tmp_path / "e.nii").mkdir()
-    with pytest.raises(InputError, match="e.nii: a folder, named like a file"):
+    with pytest.raises(InputError, match="e.nii: .*folder"):
         nifti.by_stem([tmp_path / "e.nii"])
 
 
