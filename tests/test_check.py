@@ -317,7 +317,7 @@ def test_a_run_has_the_findings_of_contour_files_that_check_has(sunnybrook, monk
 
 def test_a_run_refuses_the_copied_contours_that_it_would_train_on(sunnybrook):
     shutil.copy(files(sunnybrook, 3)[1], files(sunnybrook, 2)[1])
-    with pytest.raises(InputError, match=r"frame 40\b.*\bSC-HF-I-3\b.*data\.allow=\[duplicate_contour\]"):
+    with pytest.raises(InputError, match=r"SC-HF-I-3, frame 40\b.*SC-HF-I-2, frame 40\b.*data\.allow=\[duplicate_contour\]"):
         found_by_a_run(sunnybrook, "data.target=epicardium")
     assert found_by_a_run(sunnybrook, "data.target=epicardium", "data.allow=[duplicate_contour]")
 

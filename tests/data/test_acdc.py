@@ -135,7 +135,7 @@ DAMAGE = {
         lambda f: volumes.write(f / f"{ONE}_gt.nii.gz", volumes.labels() + np.uint8(1)),
         rf"{ONE}_gt.nii.gz: .*\blabel 4\b.*\bACDC\b",
     ),
-    "an image cut off": (lambda f: cut(f / f"{ONE}.nii.gz", 300), f"{ONE}.nii.gz: .*damaged"),
+    "an image cut off": (lambda f: cut(f / f"{ONE}.nii.gz", 300), rf"{ONE}.nii.gz: .*\bdamaged\b"),
     "a label image of another patient": (
         lambda f: volumes.write(f / f"{ONE}_gt.nii.gz", volumes.labels((12, 12, 3))),
         f"{ONE}_gt.nii.gz: .*12 x 12 x 3 .*{ONE}.nii.gz .*12 x 10 x 3",

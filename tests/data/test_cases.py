@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_a_visit_without_its_end_systole_leaves_the_ejection_fraction_undefined_
     radii = {"p1_v1_ED": 7, "p1_v1_ES": 4, "p1_v2_ED": 6}
     pattern = "(?P<patient>p[0-9])_v(?P<visit>[0-9])_(?P<phase>E.)"
     (row,) = scored(nnunet.read(made(tmp_path, radii), target="rv", patient=pattern)).patients
-    assert row["undefined"] == "2 ED and 1 ES, but visit 2 has no ES"
+    assert re.search(r"\b2 ED\b.*\b1 ES\b.*\bvisit 2\b.*\bES$", row["undefined"])
     assert np.isnan(row["ejection_fraction_true"])
 
 
@@ -180,7 +181,7 @@ def test_two_end_diastoles_that_no_visit_tells_apart_are_two_cases_without_an_ej
         ("ED", "ED_b", 4),
         ("ES", "", 4),
     ]
-    assert scores.patients[0]["undefined"] == "2 ED and 1 ES, but ED_a has no ES"
+    assert re.search(r"\b2 ED\b.*\b1 ES\b.*\bED_a\b.*\bES$", scores.patients[0]["undefined"])
 
 
 def test_cases_whose_numbers_are_the_same_are_called_by_their_names(tmp_path):

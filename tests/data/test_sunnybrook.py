@@ -200,7 +200,7 @@ DAMAGE = {
     "letters": (lambda r: a_file(r, CONTOUR).write_text("1 1\na b\n"), f"{CONTOUR}, line 2: 'a b'"),
     "a contour outside": (
         lambda r: np.savetxt(a_file(r, CONTOUR), np.array(SQUARE) + 500),
-        rf"{CONTOUR}: .*\boutside\b",
+        rf"{CONTOUR}: .*\boutside\b.*\b64 columns\b",
     ),
     "a contour without a pixel": (
         lambda r: a_file(r, CONTOUR).write_text("5.2 5.2\n5.4 5.2\n5.4 5.4\n"),

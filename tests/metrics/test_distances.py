@@ -124,7 +124,7 @@ def test_predicting_nothing_scores_worst_where_monai_averages_to_a_perfect_0():
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_probabilities_and_labels_are_no_masks(kind):
-    with pytest.raises(ValueError, match="must be bool.*threshold"):
+    with pytest.raises(ValueError, match=r"\bbool\b.*\bthreshold\b"):
         measured(np.ones((2, 2), kind), np.ones((2, 2), bool))
 
 

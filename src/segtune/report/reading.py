@@ -91,7 +91,8 @@ class _Found:
         if state == "failed" and isinstance(error, Mapping):
             self.failures.append((place.name, str(error.get("message", "no message"))))
         if (place / layout.RESULT).exists():
-            self.left_out.append((place.name, why_not_done(place, place.name) or "it finished while the report was read. Report again."))
+            why = why_not_done(place, place.name) or "it finished while the report was read. Start the report again."
+            self.left_out.append((place.name, why))
 
 
 def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str]]]:

@@ -192,7 +192,7 @@ class Cell:
         return np.array([float(np.mean(of_seed[seed])) for seed in sorted(of_seed)])
 
     def mean_of(self, value: Callable[[Record], float]) -> float:
-        """The mean of a quantity over the runs with a finite value; NaN if there is none. Args: value: computes the quantity."""
+        """The mean of a quantity over the runs with a finite value (NaN if none). Args: value: computes the quantity."""
         values = [v for record in self.records if math.isfinite(v := value(record))]
         return statistics.fmean(values) if values else math.nan
 
