@@ -23,7 +23,7 @@ from provenance import about
 from torch.utils.flop_counter import FlopCounterMode
 
 from segtune.config import entry, rules
-from segtune.config.explain import explain
+from segtune.config.error_messages import explain
 from segtune.runs import layout
 from segtune.runs.result import read_result
 from segtune.runs.tables import read_history

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import TINY
 from segtune import __version__
-from segtune.config import entry, explain, usage
+from segtune.config import entry, error_messages, usage
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = ("train", "sweep", "status", "report", "check", "calibrate", "evaluate", "predict", "export")
@@ -76,7 +76,7 @@ def test_the_help_of_a_verb_is_one_screen_with_a_line_for_each_key_and_two_examp
     assert max(map(len, lines)) <= 100
     keys = {key: (value, comment) for key, value, comment in usage.own_keys(name)}
     bases = ["run"] if name in ("config", "check", "calibrate") else []
-    known = {key for file in (name, *bases) for key in explain._own_keys(file)}
+    known = {key for file in (name, *bases) for key in error_messages._own_keys(file)}
     assert keys.keys() == {key for key in known if not any(other.startswith(f"{key}.") for other in known)}
     for key, (value, comment) in keys.items():
         assert comment, f"conf/{name}.yaml: {key} has no comment"

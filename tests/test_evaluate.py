@@ -15,7 +15,7 @@ import layouts.sunnybrook
 from conftest import TINY, resign, unsign, write_patient
 from segtune import evaluate
 from segtune.config import entry
-from segtune.config.explain import explain
+from segtune.config.error_messages import explain
 from segtune.data import readers
 from segtune.data.findings import KINDS
 from segtune.errors import InputError

@@ -23,7 +23,7 @@ from layouts.acdc import write_acdc
 from layouts.dicom import AXIAL, write_enhanced_heart, write_heart
 from segtune import predict
 from segtune.config import entry
-from segtune.config.explain import explain
+from segtune.config.error_messages import explain
 from segtune.data import rvsc, stacks
 from segtune.data.formats import contours
 from segtune.errors import InputError

@@ -334,7 +334,7 @@ def test_an_unnamed_sweep_of_other_runs_never_takes_anothers_folder(tmp_path):
 )
 def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file(code, named, tmp_path):
     limited = (
-        "import resource; from pathlib import Path; from segtune.config.explain import explain\n"
+        "import resource; from pathlib import Path; from segtune.config.error_messages import explain\n"
         "from segtune.runs import files, layout, tables\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         f"try:\n    {code}\nexcept OSError as error:\n    print(explain(error))"

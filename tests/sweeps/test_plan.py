@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from segtune.config import CONF, entry
-from segtune.config.explain import explain
+from segtune.config.error_messages import explain
 from segtune.config.overrides import quote_numbers
 from segtune.errors import InputError
 from segtune.runs import identity, layout

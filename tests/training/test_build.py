@@ -110,10 +110,10 @@ def test_every_network_of_a_process_is_compiled_and_not_the_first_eight_alone(mo
 @pytest.mark.slow
 def test_compiling_without_a_compiler_ends_in_one_sentence():
     code = (
-        "import torch; from segtune.config import entry, explain; from segtune.training import build\n"
+        "import torch; from segtune.config import entry, error_messages; from segtune.training import build\n"
         f"net = build.experiment(entry.compose({[*TINY, 'trainer.compile=default']})).module().net\n"
         "try: net(torch.zeros(2, 1, 32, 32))\n"
-        "except Exception as error: print(explain.explain(error))"
+        "except Exception as error: print(error_messages.explain(error))"
     )
     env = os.environ | {"PATH": "", "CXX": "no-such-compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from segtune.config import CONF, usage
-from segtune.config.explain import causes, explain
+from segtune.config.error_messages import causes, explain
 from segtune.config.overrides import arguments, at_home, expanded, quote_numbers
 from segtune.config.rules import check
 from segtune.errors import Interrupted, SummaryError, printable

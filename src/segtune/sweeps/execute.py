@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from segtune.config.explain import explain, out_of_memory
+from segtune.config.error_messages import explain, out_of_memory
 from segtune.errors import Interrupted, NotFiniteError
 from segtune.runs import inputs, layout
 from segtune.runs.files import open_regular

@@ -10,7 +10,7 @@ from pydicom import uid
 from pydicom.dataelem import RawDataElement
 
 from conftest import write_dicom
-from segtune.data.formats import dicom, dicom_pixels
+from segtune.data.formats import dicom, dicom_checks
 from segtune.errors import InputError
 
 IMAGE = np.arange(20 * 16).reshape(20, 16)
@@ -106,7 +106,7 @@ DAMAGE = {
     "no JPEG": (encapsulated(uid.JPEGBaseline8Bit, b"\xff\xd8\xff\xe0" + bytes(99)), "decoded"),
     "an unknown syntax": (encapsulated("1.2.3.4.5", bytes(99)), r"\bDICOM\b.*\bname\b.*\buncompressed\b"),
     "a JPEG 2000 file without end": (
-        encapsulated(uid.JPEG2000Lossless, dicom_pixels.JP2 + bytes(99)),
+        encapsulated(uid.JPEG2000Lossless, dicom_checks.JP2 + bytes(99)),
         "JPEG 2000 file",
     ),
     "an RLE bomb": (rle(65535, 65535, 10**4), r"\b65535 x 65535 pixels.*\b17 million"),

@@ -22,8 +22,8 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from segtune.data import names
 from segtune.data.formats import grey
+from segtune.data.formats.dicom_checks import check_grey, check_pixels, decoder_of
 from segtune.data.formats.dicom_errors import explained
-from segtune.data.formats.dicom_pixels import check_grey, check_pixels, decoder_of
 from segtune.data.slices import SPACINGS_MM
 from segtune.errors import InputError
 

@@ -14,7 +14,7 @@ from segtune.errors import InputError
 def explained(path: Path, missing: str = "") -> Iterator[None]:
     """Turn any error of pydicom in the `with` block into an InputError that names the file but quotes no header value.
 
-    Args: missing: the command that installs further decoders, from dicom_pixels.decoder_of; empty if there is none.
+    Args: missing: the command that installs further decoders, from dicom_checks.decoder_of; empty if there is none.
     """
     try:
         with warnings.catch_warnings():

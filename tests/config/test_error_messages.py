@@ -4,7 +4,7 @@ import pytest
 from hydra.utils import instantiate
 
 from segtune.config import entry, rules
-from segtune.config.explain import explain
+from segtune.config.error_messages import explain
 from segtune.config.overrides import groups, quote_numbers
 from segtune.errors import InputError
 
@@ -74,12 +74,12 @@ def fails():
 
 
 def test_a_bug_in_what_hydra_calls_stays_a_bug_and_a_wrong_argument_is_explained():
-    for target, explained in (("test_explain.fails", False), ("test_explain.nothing", True)):
+    for target, explained in (("test_error_messages.fails", False), ("test_error_messages.nothing", True)):
         with pytest.raises(Exception, match=target) as caught:
             instantiate({"_target_": target})
         assert (explain(caught.value) is not None) == explained
     with pytest.raises(Exception, match="unexpected") as caught:
-        instantiate({"_target_": "test_explain.fails", "more": 1})
+        instantiate({"_target_": "test_error_messages.fails", "more": 1})
     assert "more" in explain(caught.value)
 
 
@@ -87,3 +87,7 @@ def test_an_unknown_key_of_another_verb_is_explained_by_its_own_keys():
     with pytest.raises(Exception, match="swep") as caught:
         entry.compose(["swep=x"], config_name="report")
     assert re.match(r"swep: [^:]*: sweep, claims, run\..*\bpython -m segtune\.report --help\b", explain(caught.value, "report"))
+
+
+def test_a_mistyped_group_is_told_the_group():
+    assert re.search(r"Nearest: loss\b(?!\.)", explained("los=bce"))

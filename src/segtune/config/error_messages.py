@@ -113,11 +113,11 @@ def _unknown_key(key: str, config_name: str) -> str:
             f"{key}: the chosen {group} has no key {name}. Options with this key: {group}={', '.join(owners)}. Choose one or "
             f"leave {key} out."
         )
-    beginning = {"config": "", "calibrate": "", "check": "", "evaluate": "data."}.get(
-        config_name
-    )  # this command accepts the keys of a run that start with this text; None: it accepts none
+    # The command accepts the keys of a run that start with this text; None: it accepts none.
+    beginning = {"config": "", "calibrate": "", "check": "", "evaluate": "data."}.get(config_name)
     of_a_run = [name for name in _run_keys() if name.startswith(beginning)] if beginning is not None else []
-    known = sorted({*_own_keys(config_name), *of_a_run})
+    chosen = [group for group in groups() if "/" not in group] if beginning == "" else []
+    known = sorted({*_own_keys(config_name), *of_a_run, *chosen})
     verb = as_typed("python -m segtune" if config_name == "config" else f"python -m segtune.{config_name}")
     shown = "--help" if beginning is None else "--cfg job"
     return f"{key}: no such key. Nearest: {', '.join(nearest(key, known)[:3])}. See {verb} {shown} for all."
