@@ -26,6 +26,12 @@ from provenance import about
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = Path(__file__).with_name("digests.json")
+ALONE = """
+import runpy, sys
+sys.path[:] = [sys.argv[1], *(path for path in sys.path if not path.endswith("/src"))]  # without an editable installation
+sys.argv[:] = ["segtune", *sys.argv[2:]]
+runpy.run_module("segtune", run_name="__main__", alter_sys=True)
+"""
 SMALL = [
     "data.n_patients=6",
     "data.size=32",
@@ -72,7 +78,7 @@ def digests(source: Path) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, overrides) in enumerate(RUNS.items()):
             outputs = Path(folder) / str(number)
-            command = [sys.executable, "-m", "segtune", *SMALL, *overrides, f"outputs={outputs}"]
+            command = [sys.executable, "-c", ALONE, str(source / "src"), *SMALL, *overrides, f"outputs={outputs}"]
             ended = subprocess.run(
                 command,
                 cwd=folder,

@@ -168,5 +168,5 @@ def test_a_tensor_that_is_not_dense_is_dropped_too():
 
 def test_zeroing_in_place_what_is_needed_is_refused_by_autograd():
     x = torch.ones(1, 1, 5, 5, requires_grad=True).exp()  # whose gradient needs its result
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="inplace"):
         dropped(x, 0.5).sum().backward()

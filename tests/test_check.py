@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_sound_data_have_neither_errors_nor_warnings(sunnybrook, capsys):
     code, printed, page = run(capsys, *data(sunnybrook))
     assert code == 0
     for text in (printed, page):
-        assert "0 errors, 0 warnings, 0 notes." in text
+        assert re.search(r"\b0 errors, 0 warnings, 0 notes\b", text)
         assert all(label in text for label in ("SC-HF-I-1", "SC-HF-I-3", "96 x 64", "0.7 x 0.8"))
 
 
@@ -90,12 +91,10 @@ def test_errors_end_with_exit_code_1_unless_they_are_allowed(sunnybrook, capsys)
     copy_epicardia(sunnybrook, 1, 3)
     code, printed, page = run(capsys, *data(sunnybrook))
     assert code == 1
-    assert (
-        "3 errors, 3 warnings, 0 notes. Cure the errors, or go on all the same with data.allow=[duplicate_contour]." in printed
-    )
+    assert re.search(r"\b3 errors, 3 warnings, 0 notes\b.*data.allow=\[duplicate_contour\]", printed)
     code, printed, allowed = run(capsys, *data(sunnybrook), "data.allow=[duplicate_contour]")
     assert code == 0
-    assert "3 errors, 3 warnings, 0 notes. All errors are allowed (data.allow)." in printed
+    assert re.search(r"\b3 errors, 3 warnings, 0 notes\b.*data.allow(?!=)", printed)
     assert page.count("IM-0001-0040-ocontour-manual.txt") == allowed.count("IM-0001-0040-ocontour-manual.txt") == 3
 
 
@@ -103,11 +102,11 @@ def test_allowing_one_kind_does_not_allow_another(sunnybrook, capsys):
     shutil.copy(sunnybrook / "dicoms/SCD0000101/20.dcm", sunnybrook / "dicoms/SCD0000201/20.dcm")
     code, printed, _ = run(capsys, *data(sunnybrook), "data.allow=[duplicate_contour]")
     assert code == 1
-    assert "the image of frame 20, slice 0 is pixel for pixel that of patient SC-HF-I-1, frame 20, slice 0" in printed
+    assert re.search(r"\bduplicate_image\b.*\n.*\bimage .*\bpatient SC-HF-I-1, frame 20, slice 0\b", printed)
 
 
 def test_what_cannot_be_allowed_is_one_sentence_before_any_work(tmp_path):
-    with pytest.raises(InputError, match="data.allow=tiny: only duplicate_contour, duplicate_image and polarity can be"):
+    with pytest.raises(InputError, match="data.allow=tiny: .*duplicate_contour, duplicate_image and polarity"):
         check.check(entry.compose([*data(tmp_path / "nowhere"), "data.allow=[tiny]"], "check"))
 
 
@@ -125,10 +124,12 @@ def test_every_damaged_contour_is_listed_where_the_reader_stops_at_the_first(sun
     ]
     code, printed, page = run(capsys, *data(sunnybrook))
     assert code == 1
-    assert "line 2: 'a b' is not a point" in printed
+    assert f"{inner[0].name}, line 2: 'a b'" in printed
     for text in (printed, page):
-        assert "The data could not be read as a whole" in text
-        assert "Cure the errors first." in text
+        assert re.search(r"\b3 errors\b", text)
+        assert "data.allow" not in text  # no kind of error that can be allowed
+        assert inspection.MEANING not in text  # nor a table of patients, which is explained where there is one
+    assert all(inspection.MEANING in text for text in run(capsys, "data.n_patients=2", "data.size=32")[1:])
 
 
 def test_what_the_reader_refuses_beyond_the_contours_is_an_error_too(sunnybrook):
@@ -136,7 +137,7 @@ def test_what_the_reader_refuses_beyond_the_contours_is_an_error_too(sunnybrook)
     _, found = examine(*data(sunnybrook))
     (error,) = [one for one in found if one.severity == "error"]
     assert error.kind == "unreadable"
-    assert "there is no image" in error.message
+    assert re.search(r"0040-icontour-manual.txt: .*SCD0000101/40[.]dcm\b", error.message)
 
 
 def test_the_other_target_s_damage_does_not_hide_the_slices(sunnybrook):
@@ -180,7 +181,7 @@ def test_rvsc_s_contours_are_checked_too(tmp_path):
 def test_the_phantom_has_no_error(capsys):
     code, printed, _ = run(capsys, "data.n_patients=4", "data.size=64")
     assert code == 0
-    assert "0 errors, 0 warnings, 0 notes." in printed
+    assert re.search(r"\b0 errors, 0 warnings, 0 notes\b", printed)
     assert printed.splitlines()[2].split()[:3] == ["patient", "slices", "ED"]
 
 
@@ -206,7 +207,7 @@ def test_other_readers_are_checked_by_their_slices(tmp_path):
 
 
 def test_bad_data_of_other_readers_are_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="there is no folder images in it"):  # entry makes one sentence of it
+    with pytest.raises(InputError, match=rf"data.root={tmp_path}: [^.]*\bimages\b"):  # entry makes one sentence of it
         examine("data=folder", f"data.root={tmp_path}", "data.pixel_mm=1")
 
 
@@ -236,8 +237,8 @@ def test_the_page_is_whole_and_escapes_what_comes_from_the_data():
 def test_long_lists_are_left_to_the_page():
     many = [findings.Finding("warning", "tiny", f"P{n}", n, None, "small") for n in range(100)]
     lines = inspection.listing(many)
-    assert "warning: tiny, a structure of a few pixels (100)" in lines
-    assert "  ... and 80 more on the page" in lines
+    assert lines[0] == f"warning: tiny, {findings.KINDS['tiny']} (100)"
+    assert re.search(r"\b80 more\b", lines[-2])
     assert len(lines) == 1 + inspection.MOST_LINES + 2
 
 
@@ -269,7 +270,7 @@ def test_the_command_ends_with_1_for_errors_and_for_bad_input():
     assert [path.name for path in Path("outputs/check").iterdir()] == [Path(sound.stdout.splitlines()[-1]).parent.name]
     bad = command("data=rvsc", "data.root=nowhere")
     assert bad.returncode == 1
-    assert bad.stderr == "segtune: data.root=nowhere: there is no such folder.\n"
+    assert re.fullmatch("segtune: data.root=nowhere: .*such folder.*\n", bad.stderr)
     assert not list(Path().rglob(".*check*"))
 
 
@@ -316,7 +317,7 @@ def test_a_run_has_the_findings_of_contour_files_that_check_has(sunnybrook, monk
 
 def test_a_run_refuses_the_copied_contours_that_it_would_train_on(sunnybrook):
     shutil.copy(files(sunnybrook, 3)[1], files(sunnybrook, 2)[1])
-    with pytest.raises(InputError, match=r"frame 40.*pixel for pixel.*data\.allow=\[duplicate_contour\]"):
+    with pytest.raises(InputError, match=r"SC-HF-I-3, frame 40\b.*SC-HF-I-2, frame 40\b.*data\.allow=\[duplicate_contour\]"):
         found_by_a_run(sunnybrook, "data.target=epicardium")
     assert found_by_a_run(sunnybrook, "data.target=epicardium", "data.allow=[duplicate_contour]")
 

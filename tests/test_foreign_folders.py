@@ -55,6 +55,7 @@ def swapped(path, kind):
 
 
 KINDS = ("link", "device", "pipe")
+PICTURES = 'id="figure-patients"'  # in a page that shows patients
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,7 +68,7 @@ def test_history_tables_and_pictures_are_read_from_regular_files_alone(folder, k
         (layout.RESULT, lambda: read_result(folder)),
     ):
         swapped(folder / name, kind)
-        with pytest.raises(InputError, match=name):
+        with pytest.raises(InputError, match=f"/{name}: "):
             read()
     assert epochs_done(folder) == 0
 
@@ -79,7 +80,7 @@ def test_a_status_and_a_lock_are_regular_files_or_not_there(folder, kind):
     swapped(folder / layout.LOCK, kind)
     (folder / layout.RESULT).unlink()
     assert state_of(folder, folder.name)[0] == "missing"
-    with pytest.raises(OSError, match=layout.LOCK), lock(folder):
+    with pytest.raises(OSError, match=f"/{layout.LOCK}'"), lock(folder):
         pass
 
 
@@ -91,7 +92,7 @@ def test_a_run_writes_neither_lock_nor_log_through_a_link_or_into_a_pipe(tmp_pat
     run.folder.mkdir(parents=True)
     secret = swapped(run.folder / name, kind)
     before = secret.read_bytes()
-    with pytest.raises(OSError, match=name):
+    with pytest.raises(OSError, match=f"/{name}'"):
         execute(run)
     assert secret.read_bytes() == before
 
@@ -131,7 +132,7 @@ def test_a_report_writes_nothing_through_a_link(folder, name):
     (victim / "cells.csv").write_text("mine")
     sweep = listed(folder)
     (sweep / name).symlink_to(victim)
-    with pytest.raises(InputError, match=f"{name}: this is a link"):
+    with pytest.raises(InputError, match=rf"/{name}: .*\blink\b"):
         report_sweeps([sweep])
     assert [path.name for path in victim.iterdir()] == ["cells.csv"]
     assert (victim / "cells.csv").read_text() == "mine"
@@ -160,7 +161,7 @@ def test_pictures_that_no_run_can_have_written_are_left_out_of_the_report(folder
     with pytest.raises(InputError, match=layout.PICTURES):
         read_pictures(folder)
     page = report_sweeps([listed(folder)])
-    assert "The runs of the best configuration kept no pictures." in page.read_text()
+    assert PICTURES not in page.read_text()
 
 
 def test_pictures_that_unpack_to_more_than_a_run_writes_are_refused_before_they_do(folder):
@@ -181,7 +182,7 @@ def test_pictures_that_unpack_to_more_than_a_run_writes_are_refused_before_they_
 def test_a_table_of_a_thousand_columns_is_refused_by_its_head(folder):
     wide = ",".join(f"c{number}" for number in range(1000))
     (folder / layout.HISTORY).write_text(wide + "\n" + "1\n" * 1000)
-    with pytest.raises(InputError, match="more than 256 columns"):
+    with pytest.raises(InputError, match=f"{layout.HISTORY}.*256 columns"):
         read_history(folder)
 
 
@@ -200,6 +201,7 @@ def test_the_page_has_no_characters_that_steer_a_terminal(folder):
     (folder / layout.RESULT).write_text(text.replace(f'"{patient}"', f'"{patient}\\u001b]0;TITLE\\u0007"'))
     resign(folder)
     page = report_sweeps([listed(folder)])
+    assert PICTURES in page.read_text()  # as long as they can be read
     for path in [page, *page.parent.rglob("*.csv")]:
         assert not {"\x1b", "\x07"} & set(path.read_text()), path
     assert "TITLE" in "".join(path.read_text() for path in page.parent.rglob("*.csv"))

@@ -25,6 +25,7 @@ SENTENCE = {  # the answer, with its number
     "00_one_run": r"\b2 epochs\b.*\bDice\b.* \d\.\d{3}\b",
     "01_study": r"\bDice\b.*\bbce(_dice)?\b.*\(\d\.\d{3}\)",
     "02_lambda": r" \d\.\d{3}\b.*\blambda 0\.001\b",
+    "03_learning_rate": r"\bpatient is P\d\d\b.*\bDice\b.* \d\.\d{3}\b",
 }
 
 

@@ -53,16 +53,16 @@ def test_advisories_of_a_pinned_version_fail_and_a_list_that_cannot_be_had_is_sa
         return {"results": [{}, {"vulns": [{"id": "CVE-2026-24747"}]}]}
 
     assert advisories.main(path, ask) == 1
-    assert "2 versions checked, 1 with known holes.\nTorch==2.9.0: CVE-2026-24747\n" in capsys.readouterr().out
+    assert re.search(r"\b2 .*\b1 .*\nTorch==2.9.0: CVE-2026-24747\n", capsys.readouterr().out)
     assert advisories.main(path, lambda question: {"results": [{}, {}]}) == 0
-    assert "2 versions checked, 0 with" in capsys.readouterr().out
+    assert re.search(r"\b2 .*\b0 ", capsys.readouterr().out)
 
     def unreachable(question):
         raise OSError("no route")
 
     for answer in (unreachable, lambda question: {"results": [{}]}, lambda question: []):
         assert advisories.main(path, answer) == 0
-        assert "the list cannot be had" in capsys.readouterr().out
+        assert re.search(r"\b2 .*\bNOT\b", capsys.readouterr().out)
 
 
 def test_the_oldest_versions_are_the_lower_bounds():

@@ -1,3 +1,4 @@
+import re
 import shutil
 import time
 from pathlib import Path
@@ -45,8 +46,8 @@ def test_slices_without_the_target_are_kept_or_dropped_as_chosen(tmp_path, caplo
     assert [item.mask.any() for item in read(tmp_path)] == [False, True, True] * 2
     caplog.set_level("INFO")
     assert [item.slice_index for item in read(tmp_path, empty="drop")] == [1, 2, 1, 2]
-    assert "2 of 6 slices do not show the structure and are left out" in caplog.text
-    with pytest.raises(InputError, match="data.empty=skip: choose keep or drop"):
+    assert re.search(r"\b2 of 6 slices\b", caplog.text)
+    with pytest.raises(InputError, match=r"data.empty=skip: .*\bkeep\b.*\bdrop\b"):
         read(tmp_path, empty="skip")
 
 
@@ -56,10 +57,10 @@ def test_a_patient_of_whom_dropping_leaves_nothing_is_refused(tmp_path):
     for path in folder.glob("*_gt.nii.gz"):
         volumes.write(path, volumes.labels() * 0)
     assert len(read(tmp_path)) == 12
-    with pytest.raises(InputError, match="data.empty=drop leaves nothing of patient patient002"):
+    with pytest.raises(InputError, match=r"data.empty=drop .*\bpatient002\b"):
         read(tmp_path, empty="drop")
     shutil.rmtree(tmp_path / "patient001")
-    with pytest.raises(InputError, match="data.target: none of the 6 slices shows the structure"):
+    with pytest.raises(InputError, match=r"data.target: .*\b6 slices\b"):
         read(tmp_path)
 
 
@@ -108,39 +109,39 @@ def cut(path, n):
 
 ONE = "patient001_frame01"
 DAMAGE = {
-    "no Info.cfg": (lambda f: (f / "Info.cfg").unlink(), "patient001: there is no Info.cfg"),
-    "Info.cfg is a folder": (lambda f: ((f / "Info.cfg").unlink(), (f / "Info.cfg").mkdir()), "there is no Info.cfg"),
-    "no ED": (info("ES: 12\n"), r"Info.cfg: no line `ED: ...` with the number of that frame. Add it"),
-    "no ES": (info("ED: 1\n"), "Info.cfg: no line `ES: ...`"),
-    "an empty Info.cfg": (info(""), "Info.cfg: no line `ED: ...`"),
-    "a word for a frame": (info("ED: first\nES: 12"), "Info.cfg, line 1: 'first' is not the number"),
-    "frame 0": (info("ES: 12\nED: 0"), "Info.cfg, line 2: '0' is not the number of a frame.* Write `ED: 1`"),
-    "a path for a frame": (info("ED: ../../x\nES: 12"), "Info.cfg, line 1: '../../x' is not the number"),
-    "ED twice": (info("ED: 1\nES: 12\nED: 2"), "Info.cfg, line 3: ED "),
-    "ED equal to ES": (info("ED: 7\nES: 7"), "Info.cfg: ED and ES are both frame 7"),
+    "no Info.cfg": (lambda f: (f / "Info.cfg").unlink(), "/patient001: .*Info.cfg"),
+    "Info.cfg is a folder": (lambda f: ((f / "Info.cfg").unlink(), (f / "Info.cfg").mkdir()), "/patient001: .*Info.cfg"),
+    "no ED": (info("ES: 12\n"), "Info.cfg: .*`ED: ...`"),
+    "no ES": (info("ED: 1\n"), "Info.cfg: .*`ES: ...`"),
+    "an empty Info.cfg": (info(""), "Info.cfg: .*`ED: ...`"),
+    "a word for a frame": (info("ED: first\nES: 12"), "Info.cfg, line 1: 'first' .*`ED: 1`"),
+    "frame 0": (info("ES: 12\nED: 0"), "Info.cfg, line 2: '0' .*`ED: 1`"),
+    "a path for a frame": (info("ED: ../../x\nES: 12"), "Info.cfg, line 1: '../../x' .*`ED: 1`"),
+    "ED twice": (info("ED: 1\nES: 12\nED: 2"), "Info.cfg, line 3: ED .*twice"),
+    "ED equal to ES": (info("ED: 7\nES: 7"), r"Info.cfg: ED and ES .*\bframe 7\b"),
     "a frame that is not there": (
         info("ED: 2\nES: 12"),
-        "patient001_frame02.nii.gz: missing, but Info.cfg says that frame 2 is ED",
+        r"patient001_frame02.nii.gz: .*Info.cfg .*\bframe 2 .*\bED\b",
     ),
-    "an endless Info.cfg": (info("ED: 1\n" * 20000), "Info.cfg: larger than 0.0625 MiB"),
-    "no label image": (lambda f: (f / f"{ONE}_gt.nii.gz").unlink(), f"{ONE}_gt.nii.gz: missing"),
-    "no image": (lambda f: (f / f"{ONE}.nii.gz").unlink(), f"{ONE}.nii.gz: missing"),
-    "an image twice": (lambda f: volumes.write(f / f"{ONE}.nii", volumes.pixels(1)), "are the same image: which one counts"),
+    "an endless Info.cfg": (info("ED: 1\n" * 20000), "Info.cfg: .*0.0625 MiB"),
+    "no label image": (lambda f: (f / f"{ONE}_gt.nii.gz").unlink(), f"{ONE}_gt.nii.gz: .*missing.*Info.cfg"),
+    "no image": (lambda f: (f / f"{ONE}.nii.gz").unlink(), f"{ONE}.nii.gz: .*missing.*Info.cfg"),
+    "an image twice": (lambda f: volumes.write(f / f"{ONE}.nii", volumes.pixels(1)), rf"{ONE}[.]nii[.]gz and \S+{ONE}[.]nii "),
     "a film for a frame": (
         lambda f: volumes.write(f / f"{ONE}.nii.gz", volumes.pixels(1, (12, 10, 3, 4))),
-        f"{ONE}.nii.gz: an array of 12 x 10 x 3 x 4 with 4 axes where one 3-D volume is expected",
+        f"{ONE}.nii.gz: .*12 x 10 x 3 x 4 .*4 axes",
     ),
     "a label of no structure": (
         lambda f: volumes.write(f / f"{ONE}_gt.nii.gz", volumes.labels() + np.uint8(1)),
-        f"{ONE}_gt.nii.gz: it holds the label 4, which ACDC does not name",
+        rf"{ONE}_gt.nii.gz: .*\blabel 4\b.*\bACDC\b",
     ),
-    "an image cut off": (lambda f: cut(f / f"{ONE}.nii.gz", 300), f"{ONE}.nii.gz: the file is damaged or was cut off"),
+    "an image cut off": (lambda f: cut(f / f"{ONE}.nii.gz", 300), rf"{ONE}.nii.gz: .*\bdamaged\b"),
     "a label image of another patient": (
         lambda f: volumes.write(f / f"{ONE}_gt.nii.gz", volumes.labels((12, 12, 3))),
-        f"{ONE}_gt.nii.gz: it has 12 x 12 x 3 pixels, its image {ONE}.nii.gz 12 x 10 x 3",
+        f"{ONE}_gt.nii.gz: .*12 x 12 x 3 .*{ONE}.nii.gz .*12 x 10 x 3",
     ),
-    "an image elsewhere": (linked(f"{ONE}.nii.gz"), f"{ONE}.nii.gz: this link leads out of"),
-    "Info.cfg elsewhere": (linked("Info.cfg"), "Info.cfg: this link leads out of"),
+    "an image elsewhere": (linked(f"{ONE}.nii.gz"), rf"{ONE}.nii.gz: .*\blink\b.*/data\b"),
+    "Info.cfg elsewhere": (linked("Info.cfg"), r"Info.cfg: .*\blink\b.*/data\b"),
     "another folder": (lambda f: (f.parent / "results").mkdir(), "results: .*patient001"),
     "no patients": (shutil.rmtree, r"data.root=.* \(like patient001\)"),
 }
@@ -161,14 +162,14 @@ def test_a_patient_s_folder_elsewhere_is_refused(tmp_path):
     folder = write_patient(tmp_path / "data", 1)
     shutil.move(folder, tmp_path / "outside")
     folder.symlink_to(tmp_path / "outside")
-    with pytest.raises(InputError, match="patient001: this link leads out of"):
+    with pytest.raises(InputError, match=r"/patient001: .*\blink\b.*/data\b"):
         read(tmp_path / "data")
 
 
 def test_an_unknown_target_and_a_missing_folder_are_refused(tmp_path):
-    with pytest.raises(InputError, match="data.target=heart: ACDC has the structures rv, myocardium, lv"):
+    with pytest.raises(InputError, match="data.target=heart: .* rv, myocardium, lv"):
         read(tmp_path, "heart")
-    with pytest.raises(InputError, match="data.root=.*elsewhere: there is no such folder"):
+    with pytest.raises(InputError, match="data.root=.*/elsewhere: .*such folder"):
         read(tmp_path / "elsewhere")
 
 
@@ -184,19 +185,19 @@ def test_a_link_may_lead_to_what_lies_beside_training(tmp_path):
     shutil.move(image, tmp_path / "store")
     image.symlink_to(tmp_path / "store")
     assert read(tmp_path).fingerprint() == expected
-    with pytest.raises(InputError, match=f"{ONE}.nii.gz: this link leads out of .*training"):
+    with pytest.raises(InputError, match=rf"{ONE}.nii.gz: .*\blink\b.*/training\b"):
         read(tmp_path / "training")
 
 
 FIVE = "patient001_frame05"
 LOST = {
-    "labels in another format": (f"patient001/{FIVE}_gt.nrrd", "only files like patient001_frame01"),
-    "a pair in another format": (f"patient001/{FIVE}.img", "only files like patient001_frame01"),
-    "another patient's frame": ("patient001/patient002_frame01.nii.gz", "only files like patient001_frame01"),
-    "a frame one folder below": ("patient001/more/patient001_frame05_gt.nii.gz", "only files like patient001_frame01"),
-    "labels of a frame that is no phase": (f"patient001/{FIVE}_gt.nii.gz", "Info.cfg names this frame neither ED nor ES"),
-    "a packed patient": ("patient003.zip", "it would be lost"),
-    "frames without a folder": ("patient003_frame01.nii.gz", "it would be lost"),
+    "labels in another format": (f"patient001/{FIVE}_gt.nrrd", "patient001_frame01.nii.gz"),
+    "a pair in another format": (f"patient001/{FIVE}.img", "patient001_frame01.nii.gz"),
+    "another patient's frame": ("patient001/patient002_frame01.nii.gz", "patient001_frame01.nii.gz"),
+    "a frame one folder below": ("patient001/more/patient001_frame05_gt.nii.gz", "patient001_frame01.nii.gz"),
+    "labels of a frame that is no phase": (f"patient001/{FIVE}_gt.nii.gz", "Info.cfg .*neither ED nor ES"),
+    "a packed patient": ("patient003.zip", r"folder\b.* patient003\b"),
+    "frames without a folder": ("patient003_frame01.nii.gz", r"folder\b.* patient003\b"),
 }
 
 
@@ -214,7 +215,7 @@ def test_a_frame_that_would_be_lost_is_refused_by_name(tmp_path, name):
 def test_a_patient_beside_training_is_refused(tmp_path):
     write_patient(tmp_path / "training", 1)
     write_patient(tmp_path, 2)
-    with pytest.raises(InputError, match="patient002: .* beside the folder training"):
+    with pytest.raises(InputError, match=r"/patient002: .*\bbeside\b.*\btraining\b"):
         read(tmp_path)
 
 
@@ -228,4 +229,4 @@ def test_files_that_are_not_taken_are_named_and_acdc_s_own_are_not(tmp_path, cap
     for name in ("notes.txt", "training/patient001/screen.png", f"training/patient001/{ONE}.nrrd"):
         (tmp_path / name).write_text("text")
     assert read(tmp_path).fingerprint() == expected
-    assert "not read, 4 files or folders: notes.txt, training/patient001/patient001_frame05.nii.gz" in caplog.text
+    assert re.search(r"\b4\b.*: notes.txt, training/patient001/patient001_frame05.nii.gz", caplog.messages[-1])

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_a_visit_without_its_end_systole_leaves_the_ejection_fraction_undefined_
     radii = {"p1_v1_ED": 7, "p1_v1_ES": 4, "p1_v2_ED": 6}
     pattern = "(?P<patient>p[0-9])_v(?P<visit>[0-9])_(?P<phase>E.)"
     (row,) = scored(nnunet.read(made(tmp_path, radii), target="rv", patient=pattern)).patients
-    assert row["undefined"] == "2 ED and 1 ES, but visit 2 has no ES"
+    assert re.search(r"\b2 ED\b.*\b1 ES\b.*\bvisit 2\b.*\bES$", row["undefined"])
     assert np.isnan(row["ejection_fraction_true"])
 
 
@@ -180,7 +181,7 @@ def test_two_end_diastoles_that_no_visit_tells_apart_are_two_cases_without_an_ej
         ("ED", "ED_b", 4),
         ("ES", "", 4),
     ]
-    assert scores.patients[0]["undefined"] == "2 ED and 1 ES, but ED_a has no ES"
+    assert re.search(r"\b2 ED\b.*\b1 ES\b.*\bED_a\b.*\bES$", scores.patients[0]["undefined"])
 
 
 def test_cases_whose_numbers_are_the_same_are_called_by_their_names(tmp_path):
@@ -250,21 +251,24 @@ def test_the_largest_is_by_millilitres_and_not_by_pixels(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ed": 2}, "data.ed=2: no volume of patient p1 .* frame 1, frame 5, frame 12"),
-        ({"es": [2, 3]}, r"data.es=\[2,3\]: no volume of patient p1 "),
-        ({"ed": "basal"}, "data.ed=basal: no volume of patient p1 "),
-        ({"ed": [1, 5]}, r"data.ed=\[1,5\]: 2 volumes of patient p1 .*\(frame 1, frame 5\)"),
-        ({"ed": 1, "es": [1, 99]}, r"data.es=\[1,99\]: frame 1 of patient p1 is also ED \(data.ed=1\)"),
-        ({"ed": 1, "es": "largest"}, r"data.es=largest: frame 1 of patient p1 is also ED \(data.ed=1\)"),
-        ({"ed": "largest", "es": 1}, r"data.es=1: frame 1 of patient p1 is also ED \(data.ed=largest\)"),
-        ({"ed": ["largest", 1]}, "a frame's number, the text that names a volume, a list of these, largest, or smallest"),
-        ({"ed": True}, "data.ed=True: must be a frame's number"),
-        ({"ed": 0.5}, "data.ed=0.5: must be a frame's number"),
-        ({"es": []}, r"data.es=\[\]: must be a frame's number"),
-        ({"es": " "}, "data.es= : must be a frame's number"),
-        ({"ed": 1, "patient": "(?P<patient>p[0-9])"}, "frame01, frame05, frame12.* group frame"),
-        ({"es": 2, "patient": "(?P<patient>p)(?P<visit>.)_frame(?P<frame>..)"}, "es=2: no volume of patient p, visit 1"),
-        ({"ed": 12, "patient": "(?P<patient>p)._frame(?P<frame>..)"}, "2 volumes of patient p .* group visit"),
+        ({"ed": 2}, r"data.ed=2: .*\bp1\b.* frame 1, frame 5, frame 12\b"),
+        ({"es": [2, 3]}, r"data.es=\[2,3\]: .*\bp1\b.* frame 1, frame 5, frame 12\b"),
+        ({"ed": "basal"}, r"data.ed=basal: .*\bp1\b.* frame 1, frame 5, frame 12\b"),
+        ({"ed": [1, 5]}, r"data.ed=\[1,5\]: 2 .*\bp1\b.*\(frame 1, frame 5\)"),
+        ({"ed": 1, "es": [1, 99]}, r"data.es=\[1,99\]: frame 1 .*\bp1\b.*\bED \(data.ed=1\)"),
+        ({"ed": 1, "es": "largest"}, r"data.es=largest: frame 1 .*\bp1\b.*\bED \(data.ed=1\)"),
+        ({"ed": "largest", "es": 1}, r"data.es=1: frame 1 .*\bp1\b.*\bED \(data.ed=largest\)"),
+        ({"ed": ["largest", 1]}, r"data.ed=\['largest', 1\]: .*\blist\b.*\bsmallest\b"),
+        ({"ed": True}, r"data.ed=True: .*\blist\b"),
+        ({"ed": 0.5}, r"data.ed=0.5: .*\blist\b"),
+        ({"es": []}, r"data.es=\[\]: .*\blist\b"),
+        ({"es": " "}, r"data.es= : .*\blist\b"),
+        ({"ed": 1, "patient": "(?P<patient>p[0-9])"}, r"data.ed=1: .*\bframe01, frame05, frame12\b.*\bgroup frame\b"),
+        (
+            {"es": 2, "patient": "(?P<patient>p)(?P<visit>.)_frame(?P<frame>..)"},
+            r"data.es=2: .*\bp, visit 1\b.* frame 1, frame 5, frame 12\b",
+        ),
+        ({"ed": 12, "patient": "(?P<patient>p)._frame(?P<frame>..)"}, r"data.ed=12: 2 .*\bp\b.*\bgroup visit\b"),
     ],
 )
 def test_a_phase_that_no_single_volume_has_is_refused(tmp_path, settings, message):
@@ -276,8 +280,8 @@ def test_a_phase_that_no_single_volume_has_is_refused(tmp_path, settings, messag
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ed": "ES_2"}, r"data.ed=ES_2: ES_2 of patient p1 is also ES \(by its name\)"),
-        ({"ed": "largest"}, "data.ed=largest: by its name, ED_1 of patient p1 is ED, not ED_3"),
+        ({"ed": "ES_2"}, r"data.ed=ES_2: ES_2 .*\bp1\b.*\bES \(.*name"),
+        ({"ed": "largest"}, r"data.ed=largest: .*\bname.*\bED_1 .*\bp1\b.*\bED, .*\bED_3\b"),
     ],
 )
 def test_a_key_that_contradicts_the_phase_in_the_name_is_refused(tmp_path, settings, message):
@@ -295,10 +299,10 @@ def test_a_key_that_agrees_with_the_name_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("radii", "settings", "message"),
     [
-        ({"p1_1": 6, "p1_2": 6, "p1_3": 4}, {"ed": "largest"}, "data.ed=largest: 1 and 2 of patient p1 .*same size"),
-        ({"p1_1": 6, "p1_2": 4, "p1_3": 4}, {"es": "smallest"}, "data.es=smallest: 2 and 3 of patient p1 .*same size"),
-        ({"p1_1": 6, "p1_2": 0}, {"es": "smallest"}, "data.es=smallest: 2 of patient p1 does not show the structure"),
-        ({"p1_1": 6}, {"ed": "largest", "es": "smallest"}, "data.es=smallest: 1 of patient p1 is also ED"),
+        ({"p1_1": 6, "p1_2": 6, "p1_3": 4}, {"ed": "largest"}, r"data.ed=largest: 1 and 2 .*\bp1\b.*\bsize\b"),
+        ({"p1_1": 6, "p1_2": 4, "p1_3": 4}, {"es": "smallest"}, r"data.es=smallest: 2 and 3 .*\bp1\b.*\bsize\b"),
+        ({"p1_1": 6, "p1_2": 0}, {"es": "smallest"}, r"data.es=smallest: 2 .*\bp1\b.*\bstructure\b"),
+        ({"p1_1": 6}, {"ed": "largest", "es": "smallest"}, r"data.es=smallest: 1 .*\bp1\b.*\bED \(data.ed=largest\)"),
     ],
 )
 def test_sizes_that_tell_no_phase_are_refused(tmp_path, radii, settings, message):
@@ -308,7 +312,7 @@ def test_sizes_that_tell_no_phase_are_refused(tmp_path, radii, settings, message
 
 def test_numbers_are_refused_before_anything_is_read():
     found = {name: cases.Volume(name[:2], frame=int(name[3:])) for name in ("p1_1", "p1_2", "p2_1")}
-    with pytest.raises(InputError, match="data.es=2: no volume of patient p2"):
+    with pytest.raises(InputError, match=r"data.es=2: .*\bp2\b.* frame 1\b"):
         next(cases.arrange(found, lambda _: pytest.fail("a file was read"), ed=1, es=2))
 
 
@@ -385,7 +389,7 @@ def test_frames_of_what_the_pattern_calls_visits_are_told_apart_by_both(tmp_path
 
 def test_a_slice_that_a_volume_has_twice_is_refused_with_both_files(tmp_path):
     place = images(tmp_path, ["p1_cine_s1", "p1_cine_s2", "p1_lge_s1"])
-    with pytest.raises(InputError, match=r"p1_cine_s1.png and .*p1_lge_s1.png are both slice 1 of one volume of patient p1"):
+    with pytest.raises(InputError, match=r"p1_cine_s1.png and \S*p1_lge_s1.png .*\bslice 1\b.*\bp1\b.*data.patient"):
         pairs(place, "(?P<patient>p1).*_s(?P<slice>.)")
     slices = pairs(place, "(?P<patient>p1)_(?P<visit>.*)_s(?P<slice>.)")
     assert told(slices) == [("p1", None, "visit cine"), ("p1", None, "visit lge")]

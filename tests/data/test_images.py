@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pydicom
 import pytest
@@ -6,7 +8,7 @@ import volumes
 from conftest import write_dicom, write_patient
 from layouts.acdc import write_acdc
 from layouts.dicom import AXIAL, SHARED, write_enhanced_heart, write_heart
-from segtune.data import images
+from segtune.data import images, stacks
 from segtune.data.formats import dicom, nifti
 from segtune.errors import InputError
 
@@ -18,6 +20,26 @@ def dicoms(root):
         for patient in images.find(root).patients
         for image in patient.images()
     }
+
+
+def left_out(root):
+    """What is left out, by a word for each kind, and how many."""
+    words = ("frames", "_4d", "label", "objects", "NIfTI")
+    return [(next(word for word in words if word in kind), n) for kind, n in images.find(root).left_out.items()]
+
+
+def together(root):
+    """Of each line about files that were put together or told apart: its patients, its other numbers, and a word for why."""
+    return [
+        (
+            *re.findall(r"\bP?[0-9]+\b", line),
+            next(word for word in (stacks.OTHERWISE, "series", "share", "studies", "stacks") if word in line),
+        )
+        for line in images.find(root).put_together
+    ]
+
+
+SERIES = "series.*folder"  # why images of several series at one position make no volume, and the cure
 
 
 # DICOM
@@ -34,7 +56,7 @@ def test_files_named_like_the_rvsc_s_keep_patient_and_frame(tmp_path):
     assert read[0].item.gap_mm == pytest.approx(8.4)
     assert read[0].item.spacing_mm == (0.7, 0.8)
     assert not any(image.item.mask.any() for image in read)
-    assert found.left_out == {"neither DICOM nor NIfTI": 3}
+    assert left_out(tmp_path) == [("NIfTI", 3)]
 
 
 def test_slices_lie_along_the_normal_and_phases_in_time_whatever_the_names(tmp_path):
@@ -76,7 +98,7 @@ def test_dicom_is_known_by_what_it_is_where_its_name_does_not_tell(tmp_path):
     (tmp_path / "README").write_text("not an image")
     found = images.find(tmp_path)
     assert [frame.path.name for frame in found.patients[0].frames] == sorted(names)
-    assert found.left_out == {"neither DICOM nor NIfTI": 1}
+    assert left_out(tmp_path) == [("NIfTI", 1)]
 
 
 def other_object(path, kind):
@@ -96,15 +118,15 @@ def test_objects_that_say_they_are_no_images_are_passed_over_and_counted(tmp_pat
     found = images.find(tmp_path)
     assert [patient.patient for patient in found.patients] == ["P01"]
     assert [frame.path.name for frame in found.patients[0].frames] == ["im1.dcm", "im2.dcm"]
-    assert found.left_out == {"DICOM objects that are no images": 3}
-    with pytest.raises(InputError, match="there is no image in it .1 DICOM objects that are no images"):
+    assert left_out(tmp_path) == [("objects", 3)]
+    with pytest.raises(InputError, match=r"input=\S+/only: .*\b1 DICOM objects\b"):
         images.find(tmp_path / "only")
 
 
 def test_an_image_without_pixels_is_not_passed_over(tmp_path):
     write_heart(tmp_path, slices=2, phases=1)
     other_object(tmp_path / "a.dcm", pydicom.uid.MRImageStorage)
-    with pytest.raises(InputError, match="a.dcm: the header gives no size"):
+    with pytest.raises(InputError, match=r"a.dcm: .*\(Rows, Columns\)"):
         images.find(tmp_path)
 
 
@@ -118,12 +140,12 @@ def undefined(root):
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, 1]}, "its images are of several orientations"),
-        ({"PixelSpacing": [1.4, 1.6]}, "its images are of several spacings"),
-        ({"shape": (20, 18)}, "its images are of several sizes"),
-        ({"ImagePositionPatient": None}, "the images do not say where they lie"),
-        ({"ImagePositionPatient": [0, 0, 16]}, "some slices have 2 images, others 3"),
-        ({"ImagePositionPatient": [0, 0, 20.5]}, "some slices have 1 images, others 2"),
+        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, 1]}, "orientations"),
+        ({"PixelSpacing": [1.4, 1.6]}, "spacings"),
+        ({"shape": (20, 18)}, "sizes"),
+        ({"ImagePositionPatient": None}, "ImagePositionPatient"),
+        ({"ImagePositionPatient": [0, 0, 16]}, "2 images.* 3$"),
+        ({"ImagePositionPatient": [0, 0, 20.5]}, "1 images.* 2$"),
     ],
 )
 def test_images_that_make_no_stack_are_read_and_not_stacked(tmp_path, other, why):
@@ -131,14 +153,14 @@ def test_images_that_make_no_stack_are_read_and_not_stacked(tmp_path, other, why
     tags = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": AXIAL, **other}
     shape = tags.pop("shape", (20, 16))
     write_dicom(tmp_path / "long_axis.dcm", np.zeros(shape), **tags)
-    assert why in undefined(tmp_path)
+    assert re.search(why, undefined(tmp_path))
 
 
 def test_slices_with_a_hole_between_them_are_not_stacked(tmp_path):
     write_heart(tmp_path, slices=4)
     for name in ("im3.dcm", "im4.dcm"):
         (tmp_path / name).unlink()
-    assert undefined(tmp_path) == "its slices are 8 to 16 mm apart: is one missing?"
+    assert "8 to 16 mm" in undefined(tmp_path)
 
 
 def test_a_single_phase_has_no_number(tmp_path):
@@ -149,7 +171,7 @@ def test_a_single_phase_has_no_number(tmp_path):
 def test_one_name_in_two_folders_is_refused(tmp_path):
     for folder in ("a", "b"):
         write_heart(tmp_path / folder, slices=1, phases=1, names=lambda count: "P09-0020.dcm")
-    with pytest.raises(InputError, match="P09-0020.dcm have the same name: which one counts"):
+    with pytest.raises(InputError, match=r"P09-0020.dcm and \S+P09-0020.dcm "):
         images.find(tmp_path)
 
 
@@ -160,7 +182,7 @@ def test_a_place_is_read_without_the_pixels_and_agrees_with_the_image(tmp_path):
     assert dicom.read_places(path)[0][:4] == (header, image.shape, 0, 7)
     path.write_bytes(path.read_bytes()[:-200])
     assert dicom.read_places(path)[0][:4] == (header, image.shape, 0, 7)
-    with pytest.raises(InputError, match="im1.dcm: damaged or incomplete"):
+    with pytest.raises(InputError, match=r"im1.dcm: .*DICOM.*\(\w+\)"):
         dicom.read(path)
 
 
@@ -204,7 +226,7 @@ def test_in_acdc_s_layout_the_folder_is_the_patient_and_info_cfg_tells_the_phase
         "patient010_frame01": ("patient010", 1, "ED"),
         "patient010_frame12": ("patient010", 12, "ES"),
     }
-    assert images.find(tmp_path).left_out == {"neither DICOM nor NIfTI": 2, "films (_4d)": 2, "label images": 4}
+    assert left_out(tmp_path) == [("NIfTI", 2), ("_4d", 2), ("label", 4)]
 
 
 def test_one_patient_s_folder_is_enough_even_as_the_current_one(tmp_path, monkeypatch):
@@ -217,7 +239,7 @@ def test_a_label_image_beside_its_image_is_left_out_and_one_alone_is_an_image(tm
     for name in ("a.nii.gz", "a_gt.nii", "b_gt.nii.gz", "labelsTr/c.nii.gz"):
         volumes.write(tmp_path / name, volumes.labels())
     assert list(told(tmp_path)) == ["a", "b_gt"]
-    assert images.find(tmp_path).left_out == {"label images": 2}
+    assert left_out(tmp_path) == [("label", 2)]
 
 
 @pytest.mark.parametrize(
@@ -263,7 +285,7 @@ def test_a_film_of_acdc_is_read_once_with_the_phases_of_info_cfg(tmp_path):
     assert phases_of(tmp_path) == {"patient003_4d": whole}
     volumes.write(folder / "patient003_frame01.nii.gz", volumes.pixels(0))
     assert phases_of(tmp_path) == {"patient003_4d": whole}
-    assert images.find(tmp_path).left_out == {"neither DICOM nor NIfTI": 1, "frames of films (_4d)": 1}
+    assert left_out(tmp_path) == [("NIfTI", 1), ("frames", 1)]
     volumes.write(folder / "patient003_frame04.nii.gz", volumes.pixels(3))
     both = {"patient003_frame01": ("patient003", [(1, "ED")]), "patient003_frame04": ("patient003", [(4, "ES")])}
     assert phases_of(tmp_path) == both
@@ -275,19 +297,19 @@ def test_a_film_of_acdc_is_read_once_with_the_phases_of_info_cfg(tmp_path):
 def test_a_film_without_the_frames_of_info_cfg_is_refused(tmp_path):
     volumes.write(tmp_path / "patient003/patient003_4d.nii.gz", film(5))
     (tmp_path / "patient003/Info.cfg").write_text("ED: 1\nES: 12\n")
-    with pytest.raises(InputError, match="_4d.nii.gz: it has 5 frames, but Info.cfg says that frame 12 is ES"):
+    with pytest.raises(InputError, match=r"_4d.nii.gz: .*\b5 frames\b.*Info.cfg .*\bframe 12 .*\bES\b"):
         images.find(tmp_path)
 
 
 def test_a_fourth_axis_of_nnu_net_s_folders_is_no_time(tmp_path):
     volumes.write(tmp_path / "imagesTs/a.nii.gz", film(2))
-    with pytest.raises(InputError, match="a.nii.gz: in a folder imagesTs a fourth axis .of 2. counts channels, not time"):
+    with pytest.raises(InputError, match=r"imagesTs/a.nii.gz: .*\bimagesTs\b.*\baxis \(.*\b2\).*\bchannel"):
         images.find(tmp_path)
 
 
 def test_a_film_that_no_memory_holds_is_refused(tmp_path):
     volumes.write(tmp_path / "a.nii", film(2), dim=[4, 1000, 1000, 1000, 30000, 1, 1, 1])
-    with pytest.raises(InputError, match="a.nii: the header announces 1000 x 1000 x 1000 x 30000 pixels"):
+    with pytest.raises(InputError, match="a.nii: .*1000 x 1000 x 1000 x 30000 pixels"):
         images.find(tmp_path)
 
 
@@ -300,7 +322,7 @@ def why(root):
 def test_several_channels_of_nnu_net_are_not_several_patients(tmp_path):
     for name in ("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz"):
         volumes.write(tmp_path / name, volumes.pixels(1))
-    with pytest.raises(InputError, match="a_0000.nii.gz: this case has further channels beside it"):
+    with pytest.raises(InputError, match="a_0000.nii.gz: .*channels.*_0001"):
         images.find(tmp_path)
 
 
@@ -322,16 +344,13 @@ def test_two_patients_or_studies_in_one_folder_are_told_apart(tmp_path):
     write_heart(tmp_path / "in", names="b{}.dcm".format, PatientID="2")
     write_heart(tmp_path / "in", names="c{}.dcm".format, PatientID="2", StudyInstanceUID="1.2")
     assert hearts(tmp_path) == dict.fromkeys(("P01", "P02", "P03"), (6, 3, 2, ""))
-    assert images.find(tmp_path).put_together == [
-        "P01, P02: studies of one patient",
-        "P01, P02, P03: told apart by patient and study in one folder",
-    ]
+    assert together(tmp_path) == [("P01", "P02", "studies"), ("P01", "P02", "P03", "share")]
 
 
 def test_several_series_of_one_position_are_no_beat_and_a_series_for_each_slice_is_one(tmp_path):
     write_heart(tmp_path / "in", phases=1, SeriesInstanceUID="1.2")
     write_heart(tmp_path / "in", phases=1, names="b{}.dcm".format, SeriesInstanceUID="1.3", TriggerTime=40)
-    assert why(tmp_path) == "its images at one position are of several series: give each series a folder of its own"
+    assert re.search(SERIES, why(tmp_path))
     for index in range(3):
         position = {"ImagePositionPatient": [0, 0, 8 * index], "SeriesInstanceUID": f"1.{index + 2}"}
         write_heart(tmp_path / "each/in", slices=1, phases=2, names=f"c{index}-{{}}.dcm".format, **position)
@@ -358,9 +377,7 @@ def test_a_folder_and_series_for_each_slice_are_one_patient_as_the_same_files_fl
         write_series(tmp_path / "flat", index, first=index, phases=5, name=f"{index}-{{}}.dcm")
     assert dicoms(tmp_path / "folders") == dicoms(tmp_path / "flat")
     assert hearts(tmp_path / "folders") == {"P01": (40, 8, 5, "")}
-    assert images.find(tmp_path / "folders").put_together == [
-        "P01: 8 series in 8 folders put together, of one patient and study"
-    ]
+    assert together(tmp_path / "folders") == [("P01", "8", "8", "series")]
 
 
 @pytest.mark.parametrize("about", [{}, {"PatientID": ""}, {"StudyInstanceUID": None}, {"SeriesInstanceUID": "1.9.1"},
@@ -384,7 +401,7 @@ def test_a_series_for_each_moment_of_the_beat_is_one_heart_and_two_series_are_tw
     assert hearts(tmp_path / "beat") == hearts(tmp_path / "flat") == {"P01": (12, 3, 4, "")}
     write_series(tmp_path / "flat", 9, slices=3, start=11, phases=1, name="9-{}.dcm")  # a time of its own
     ((_, slices, _, why),) = hearts(tmp_path / "flat").values()
-    assert (slices, why) == (0, "its images at one position are of several series: give each series a folder of its own")
+    assert (slices, bool(re.search(SERIES, why))) == (0, True)
 
 
 def test_two_acquisitions_of_one_study_are_told_apart_by_their_folders_or_not_at_all(tmp_path):
@@ -394,9 +411,9 @@ def test_two_acquisitions_of_one_study_are_told_apart_by_their_folders_or_not_at
         write_series(tmp_path / "flat", index, first=index, name=f"a{index}-{{}}.dcm")
         write_series(tmp_path / "flat", 10 + index, first=index, name=f"b{index}-{{}}.dcm")
     assert hearts(tmp_path / "in") == dict.fromkeys(("P01", "P02"), (6, 3, 2, ""))
-    assert "P01, P02: stacks of one patient and study" in images.find(tmp_path / "in").put_together
+    assert ("P01", "P02", "stacks") in together(tmp_path / "in")
     ((n, _, _, why),) = hearts(tmp_path / "flat").values()
-    assert (n, why) == (12, "its images at one position are of several series: give each series a folder of its own")
+    assert (n, bool(re.search(SERIES, why))) == (12, True)
 
 
 @pytest.mark.parametrize("folder", ["other", "heart"])
@@ -415,15 +432,15 @@ def test_a_series_that_lies_otherwise_costs_the_heart_beside_it_nothing(tmp_path
     write_series(tmp_path / folder, 1, phases=1, name="y{}.dcm", **about)
     assert hearts(tmp_path) == {"P01": (7, 3, 2, "")}
     (last,) = [image for image in images.find(tmp_path).patients[0].images() if image.undefined]
-    assert (last.phase, last.undefined) == ("", "of other series, which do not lie as its stack does")
-    said = "P01: images in no volume, of other series, which do not lie as its stack does: 1"
-    assert said in images.find(tmp_path).put_together
+    assert (last.phase, last.undefined) == ("", stacks.OTHERWISE)
+    assert ("P01", "1", stacks.OTHERWISE) in together(tmp_path)
 
 
 def test_a_slice_that_is_missing_is_told_once_and_not_as_a_patient_for_each_folder(tmp_path):
     for index in (0, 1, 3):
         write_series(tmp_path / f"{index}", index, first=index)
-    assert hearts(tmp_path) == {"P01": (6, 0, 0, "its slices are 8 to 16 mm apart: is one missing?")}
+    ((*counts, why),) = hearts(tmp_path).values()
+    assert (counts, "8 to 16 mm" in why) == ([6, 0, 0], True)
 
 
 def test_visits_of_one_patient_are_two_hearts(tmp_path):
@@ -431,32 +448,26 @@ def test_visits_of_one_patient_are_two_hearts(tmp_path):
         for index in range(3):
             write_series(tmp_path / f"visit{visit}/{index}", index, first=index, StudyInstanceUID=f"1.9.{visit}")
     assert hearts(tmp_path) == dict.fromkeys(("P01", "P02"), (6, 3, 2, ""))
-    assert "P01, P02: studies of one patient" in images.find(tmp_path).put_together
+    assert ("P01", "P02", "studies") in together(tmp_path)
 
 
 def test_images_that_are_there_twice_are_no_two_phases(tmp_path):
     write_heart(tmp_path / "in", slices=1, phases=1, SOPInstanceUID="1.2.3")
     for path in list((tmp_path / "in").iterdir()):
         (path.parent / f"copy of {path.name}").write_bytes(path.read_bytes())
-    assert why(tmp_path) == "the same image (SOPInstanceUID) is there twice"
+    assert "SOPInstanceUID" in why(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ([{"TriggerTime": 0}], "several images at one position have the same time, or some have none (TriggerTime)"),
-        ([{"TriggerTime": None}], "several images at one position have the same time, or some have none (TriggerTime)"),
-        ([{"TriggerTime": None}] * 3, ""),
-        ([{"TriggerTime": 0}] * 3, ""),
-        (
-            [{"TriggerTime": None, "InstanceNumber": None}] * 3,
-            "its headers do not give the order of the images at one position (TriggerTime, InstanceNumber)",
-        ),
-        (
-            [{"TriggerTime": 5, "InstanceNumber": 1}] * 3,
-            "its headers do not give the order of the images at one position (TriggerTime, InstanceNumber)",
-        ),
-        ([{"InstanceNumber": None}] * 3, ""),
+        ([{"TriggerTime": 0}], ["TriggerTime"]),
+        ([{"TriggerTime": None}], ["TriggerTime"]),
+        ([{"TriggerTime": None}] * 3, []),
+        ([{"TriggerTime": 0}] * 3, []),
+        ([{"TriggerTime": None, "InstanceNumber": None}] * 3, ["TriggerTime", "InstanceNumber"]),
+        ([{"TriggerTime": 5, "InstanceNumber": 1}] * 3, ["TriggerTime", "InstanceNumber"]),
+        ([{"InstanceNumber": None}] * 3, []),
     ],
 )
 def test_phases_have_an_order_that_the_headers_tell_and_never_the_names(tmp_path, changed, expected):
@@ -464,7 +475,9 @@ def test_phases_have_an_order_that_the_headers_tell_and_never_the_names(tmp_path
         tags = {"TriggerTime": 40 * phase, "InstanceNumber": phase} | dict(enumerate(changed)).get(2 - phase, {})
         place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": AXIAL}
         write_dicom(tmp_path / "in" / f"im{phase}.dcm", np.full((20, 16), phase), **place, **tags)
-    assert why(tmp_path) == expected
+    said = why(tmp_path)
+    assert [tag for tag in ("TriggerTime", "InstanceNumber") if tag in said] == expected
+    assert bool(said) == bool(expected)
 
 
 def test_each_frame_of_enhanced_mr_is_an_image_with_its_own_place(tmp_path):
@@ -512,7 +525,7 @@ def test_frames_of_several_kinds_at_one_place_are_no_beat(tmp_path):
     groups = lambda index, phase: {"MRImageFrameTypeSequence": {"ComplexImageComponent": ("MAGNITUDE", "PHASE")[phase % 2]}}  # noqa: E731
     write_enhanced_heart(tmp_path / "a.dcm", groups=groups)
     ((n, _, _, why),) = hearts(tmp_path).values()
-    assert (n, why) == (12, "its images at one position are of several series: give each series a folder of its own")
+    assert (n, bool(re.search(SERIES, why))) == (12, True)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -533,18 +546,16 @@ def test_a_single_frame_of_enhanced_mr_is_an_image_for_every_reader(tmp_path):
     assert (image == 30).all()
     assert header == ((0.7, 0.8), None, [0, 0, 0], AXIAL)
     write_enhanced_heart(tmp_path / "b.dcm")
-    with pytest.raises(
-        InputError, match="b.dcm: expected one grey image, not 12 frames .NumberOfFrames.. Store each as a file"
-    ):
+    with pytest.raises(InputError, match=r"b.dcm: .*\b12 frames \(NumberOfFrames\)[^P]*$"):
         dicom.read(tmp_path / "b.dcm")
 
 
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
-        ({"NumberOfFrames": 11}, "NumberOfFrames is 11, but 12 are described"),
-        ({"PerFrameFunctionalGroupsSequence": None}, "expected one grey image, not 12 frames"),
-        ({"SharedFunctionalGroupsSequence": None}, "the header has no usable PixelSpacing"),
+        ({"NumberOfFrames": 11}, r".*NumberOfFrames .*\b11\b.*\b12\b"),
+        ({"PerFrameFunctionalGroupsSequence": None}, r".*\b12 frames \(NumberOfFrames\).*PerFrameFunctionalGroupsSequence"),
+        ({"SharedFunctionalGroupsSequence": None}, ".*PixelSpacing"),
     ],
 )
 def test_frames_that_are_not_described_are_refused(tmp_path, tags, message):
@@ -557,7 +568,7 @@ def test_frames_whose_pixels_are_cut_off_or_go_on_are_refused_and_filling_is_not
     write_enhanced_heart(tmp_path / "a.dcm")
     dataset = pydicom.dcmread(tmp_path / "a.dcm")
     content = dataset.PixelData
-    for filling, message in ((content[:640], "holds more than the 12 images of 20 x 16"), (None, "damaged or incomplete")):
+    for filling, message in ((content[:640], r"\bmore\b.*\b12 .*\b20 x 16\b"), (None, r"DICOM.*\(\w+\)")):
         dataset.PixelData = content[:-640] if filling is None else content + filling[:-1] + b"\7"
         dataset.save_as(tmp_path / "a.dcm")
         with pytest.raises(InputError, match=f"a.dcm: .*{message}"):
@@ -570,20 +581,20 @@ def test_frames_whose_pixels_are_cut_off_or_go_on_are_refused_and_filling_is_not
 def test_a_film_among_images_is_refused_before_anything_is_predicted(tmp_path):
     write_heart(tmp_path)
     write_heart(tmp_path, slices=1, phases=1, names=lambda count: "zz.dcm", NumberOfFrames=2)
-    with pytest.raises(InputError, match="zz.dcm: expected one grey image, not 2 frames"):
+    with pytest.raises(InputError, match=r"zz.dcm: .*\b2 frames \(NumberOfFrames\)"):
         images.find(tmp_path)
 
 
 def test_names_of_the_rvsc_that_the_headers_contradict_give_no_slices(tmp_path):
     write_heart(tmp_path / "25", slices=2, phases=25, names=lambda count: f"P01-{count - 1:04}.dcm")
-    assert "are not at one place, by their headers" in why(tmp_path / "25")
+    assert re.search(r"\b20 \* slice \+ phase\b", why(tmp_path / "25"))
     write_heart(tmp_path / "gap", slices=2, phases=20, names=lambda count: f"P01-{count - 1:04}.dcm", SpacingBetweenSlices=10)
-    assert why(tmp_path / "gap") == "slices 0 and 1, by their names, are 8 mm apart, by their headers 10"
+    assert re.search(r"\b0 and 1\b.*\b8 mm\b.*\b10\b", why(tmp_path / "gap"))
     write_heart(tmp_path / "20", slices=2, phases=20, names=lambda count: f"P01-{count - 1:04}.dcm")
     assert images.find(tmp_path / "20").patients[0].undefined == ""
     write_heart(tmp_path / "two", slices=1, phases=5, names=lambda count: f"P01-{count - 1:04}.dcm")
     write_heart(tmp_path / "two", slices=1, phases=5, names=lambda count: f"P01-{count + 19:04}.dcm", PatientID="2")
-    assert why(tmp_path / "two") == "its images are of several patients or studies, whatever their names say"
+    assert re.search(r"\bpatients\b.*\bstudies\b.*\bnames\b", why(tmp_path / "two"))
 
 
 # Both
@@ -599,18 +610,18 @@ def test_a_single_file_is_enough(tmp_path):
 
 
 def test_both_kinds_none_and_nothing_are_one_message_each(tmp_path):
-    with pytest.raises(InputError, match="input=.*nowhere: there is no such folder or file"):
+    with pytest.raises(InputError, match=r"input=\S+/nowhere: .*\bfolder\b.*\bfile\b"):
         images.find(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="there is no image in it. Give a folder"):
+    with pytest.raises(InputError, match=f"input={tmp_path}: [^(]*$"):
         images.find(tmp_path)
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(InputError, match="there is no image in it .1 neither DICOM nor NIfTI"):
+    with pytest.raises(InputError, match=rf"input={tmp_path}: .*\(1 .*NIfTI"):
         images.find(tmp_path)
-    with pytest.raises(InputError, match="a.txt: this is not a DICOM file"):
+    with pytest.raises(InputError, match=r"a.txt: .*\bnot\b.*DICOM"):
         images.find(tmp_path / "a.txt")
     write_heart(tmp_path, slices=1, phases=1)
     volumes.write(tmp_path / "b.nii.gz", volumes.pixels(1))
-    with pytest.raises(InputError, match=r"it holds DICOM \(im1.dcm\) and NIfTI \(b.nii.gz\)"):
+    with pytest.raises(InputError, match=rf"input={tmp_path}: .*DICOM \(im1.dcm\) .*NIfTI \(b.nii.gz\)"):
         images.find(tmp_path)
 
 
@@ -619,16 +630,16 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_it_read_once(tmp_pat
     inside = tmp_path / "in"
     volumes.write(inside / "data/b.nii.gz", volumes.pixels(1))
     (inside / "link").symlink_to(inside / "data")
-    with pytest.raises(InputError, match="link: this link leads to a folder that is read anyway"):
+    with pytest.raises(InputError, match=r"in/link: (?!.*/in\b).*\blink\b"):
         images.find(inside)
     (inside / "link").unlink()
     (inside / "circle").symlink_to(inside)
-    with pytest.raises(InputError, match="circle: this link leads to a folder that is read anyway"):
+    with pytest.raises(InputError, match=r"in/circle: (?!.*/in\b).*\blink\b"):
         images.find(inside)
     (inside / "circle").unlink()
     for target in (tmp_path / "elsewhere", tmp_path / "elsewhere/a.nii.gz", tmp_path / "nothing"):
         (inside / "out").symlink_to(target)
-        with pytest.raises(InputError, match="out: this link leads out of .*in;"):
+        with pytest.raises(InputError, match=r"in/out: .*\blink\b.*/in\b"):
             images.find(inside)
         (inside / "out").unlink()
     (tmp_path / "way").symlink_to(inside)
@@ -638,5 +649,5 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_it_read_once(tmp_pat
 def test_files_that_may_be_images_of_another_format_are_named(tmp_path, caplog):
     for name in ("a.nii.gz", "b.nrrd", "c.img", "c.hdr", "README.md", "notes.txt", "deep/d.mha"):
         volumes.write(tmp_path / name, volumes.pixels(1))
-    assert images.find(tmp_path).left_out == {"neither DICOM nor NIfTI": 6}
-    assert "not read, 4 files or folders: b.nrrd, c.hdr, c.img, deep/d.mha" in caplog.text
+    assert left_out(tmp_path) == [("NIfTI", 6)]
+    assert re.search(r"\b4\b.*: b.nrrd, c.hdr, c.img, deep/d.mha$", caplog.messages[-1])

@@ -70,7 +70,7 @@ def test_one_of_several_channels_is_chosen_by_name_or_number(tmp_path, channels)
             volumes.write(tmp_path / "imagesTr" / f"{case}.nii.gz", both)
     for channel, index in (("T1", 0), ("T2", 1), (1, 1), ("0", 0)):
         assert np.array_equal(read(tmp_path, channel=channel)[0].image, both[:, :, 0, index].T)
-    with pytest.raises(InputError, match=r"data.channel: 0 \(T1\), 1 \(T2\)"):
+    with pytest.raises(InputError, match=r"^(?!data.channel=).*data.channel: 0 \(T1\), 1 \(T2\)"):
         read(tmp_path)
     with pytest.raises(InputError, match=r"data.channel=T3: .*0 \(T1\), 1 \(T2\)"):
         read(tmp_path, channel="T3")
@@ -107,7 +107,7 @@ DAMAGE = {
     "no dataset.json": (lambda r: (r / "dataset.json").unlink(), r"data.root=\S+: [^.]*\bdataset[.]json\b"),
     "dataset.json is a folder": (
         lambda r: ((r / "dataset.json").unlink(), (r / "dataset.json").mkdir()),
-        r"dataset.json: (?!.*\bJSON\b).*\bfile\b",
+        r"dataset.json: .*\(.*\bfile\)",
     ),
     "no images": (lambda r: shutil.rmtree(r / "imagesTr"), r"data.root=\S+: [^.]*\bimagesTr\b"),
     "no labels": (lambda r: shutil.rmtree(r / "labelsTr"), r"data.root=\S+: [^.]*\blabelsTr\b"),
@@ -183,7 +183,7 @@ DAMAGE = {
     ),
     "cut off": (
         lambda r: (r / LABEL).write_bytes((r / LABEL).read_bytes()[:90]),
-        "labelsTr/la_010.nii.gz: .*damaged",
+        r"labelsTr/la_010.nii.gz: .*\bdamaged\b",
     ),
     "an image elsewhere": (elsewhere(IMAGE), r"la_010_0000.nii.gz: .*\blink\b.*/data\b"),
     "labels elsewhere": (elsewhere("labelsTr"), r"/labelsTr: .*\blink\b.*/data\b"),

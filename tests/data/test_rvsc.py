@@ -142,7 +142,7 @@ DAMAGE = {
     ),
     "contour outside": (
         lambda r: np.savetxt(a_file(r, "P09-0022-icontour*"), np.array(SQUARE) + 500),
-        r"P09-0022-icontour-manual.txt: .*\boutside\b",
+        r"P09-0022-icontour-manual.txt: .*\boutside\b.*\b64 columns\b",
     ),
     "letters": (
         lambda r: a_file(r, "P09-0022-icontour*").write_text("1 1\na b\n2 2"),

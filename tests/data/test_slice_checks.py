@@ -55,7 +55,7 @@ def test_sound_slices_have_no_finding():
 def test_an_image_of_two_patients_is_an_error_and_of_one_a_warning():
     (found,) = find(a_slice("B", image=SOUND[0].image.copy()))
     assert told([found]) == [("error", "duplicate_image", "B", 1)]
-    assert "pixel for pixel that of patient A, frame 1, slice 0" in found.message
+    assert re.search(r"\bimage .*\bpatient A, frame 1, slice 0\b", found.message)
     assert told(find(a_slice("A", 2, image=SOUND[0].image))) == [("warning", "duplicate_image", "A", 2)]
 
 
@@ -68,7 +68,7 @@ def test_images_that_differ_in_a_single_pixel_are_two():
 def test_a_mask_of_two_patients_is_an_error_and_of_one_a_warning():
     (found,) = find(a_slice("C", 2, mask=SOUND[0].mask.copy()))
     assert told([found]) == [("error", "duplicate_contour", "C", 2)]
-    assert "patient A, frame 1, slice 0: one of the two is wrong" in found.message
+    assert re.search(r"\bmask .*\bpatient A, frame 1, slice 0\b", found.message)
     assert told(find(a_slice("A", 2, mask=SOUND[0].mask))) == [("warning", "duplicate_contour", "A", 2)]
 
 
@@ -96,7 +96,7 @@ def test_empty_slices_are_one_finding_per_patient():
     none = np.zeros((48, 48), bool)
     first, second = find(*(a_slice("A", frame, mask=none) for frame in (1, 2)), a_slice("B", 2, 1, mask=none))
     assert told([first, second]) == [("warning", "empty", "A", None), ("warning", "empty", "B", 2)]
-    assert "2 of 6 slices show no structure (frame 1, slice 0; frame 2, slice 0)" in first.message
+    assert re.search(r"\b2 of 6 .*\(frame 1, slice 0; frame 2, slice 0\)", first.message)
 
 
 def test_a_constant_image_is_a_warning_and_no_duplicate():
@@ -110,9 +110,9 @@ def test_a_constant_image_is_a_warning_and_no_duplicate():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"spacing_mm": (0.9, 0.8)}, "rows .* from 0.7 to 0.9 mm"),
-        ({"spacing_mm": (0.7, 1.6)}, "columns .* from 0.8 to 1.6 mm"),
-        ({"gap_mm": 10.0}, "slices .* from 8.4 to 10 mm"),
+        ({"spacing_mm": (0.9, 0.8)}, r"\brows\b.*\b0.7 to 0.9 mm\b"),
+        ({"spacing_mm": (0.7, 1.6)}, r"\bcolumns\b.*\b0.8 to 1.6 mm\b"),
+        ({"gap_mm": 10.0}, r"\bslices\b.*\b8.4 to 10 mm\b"),
     ],
 )
 def test_spacing_that_changes_within_a_patient_is_a_warning(change, words):
@@ -129,15 +129,12 @@ def inverted(items):
 def test_inverted_masks_are_an_error_from_half_of_the_slices_on_and_a_warning_below(n, severity):
     (found,) = find(*inverted(SOUND[:n]))
     assert (found.severity, found.kind) == (severity, "polarity")
-    assert f"on {n} of 18 slices the structure fills most of the image's border" in found.message
-    assert "invert these masks" in found.message
+    assert re.search(rf"\b{n} of 18 .*\bborder\b.*\binvert\b", found.message)
 
 
 def test_a_run_refuses_inverted_masks_unless_they_are_allowed():
     slices = SliceSet(inverted(SOUND))
-    with pytest.raises(
-        InputError, match=r"all patients: on 18 of 18 .* \(on average 9.% of all borders and 9.% of all images are"
-    ):
+    with pytest.raises(InputError, match=r"\b18 of 18 .*\b9\d% .*\b9\d% .*data.allow=\[polarity\]"):
         slice_checks.for_run(slices)
     assert slice_checks.for_run(slices, allow=["polarity"])[0]["kind"] == "polarity"
 
@@ -155,7 +152,7 @@ def test_images_cropped_to_the_structure_have_no_polarity_to_be_warned_of(radius
              for n, item in enumerate(SOUND)]  # fmt: skip
     (found,) = [one for one in slice_checks.find(SliceSet(tight)) if one.kind == "polarity"]
     assert found.severity == "note"
-    assert "on 18 of 18 slices the structure is more than half of the image" in found.message
+    assert re.search(r"\b18 of 18 .*\bimage\b.*\d%.*\bborder\b.*\d%", found.message)
     around = [replace(item, mask=np.pad(item.mask, radius // 3), image=np.pad(item.image, radius // 3)) for item in tight]
     assert not any(one.kind == "polarity" for one in slice_checks.find(SliceSet(around)))
     wall = [replace(item, mask=item.mask & (rows**2 + columns**2 > radius**2 / 3)) for item in tight]
@@ -177,7 +174,7 @@ def test_what_the_data_do_not_tell_is_noted_once():
     unknown = SliceSet(replace(item, phase=None, gap_mm=None) for item in SOUND)
     first, second = slice_checks.find(unknown)
     assert told([first, second]) == [("note", "phase", None, None), ("note", "gap", None, None)]
-    assert "(patients: 3, A, B, C)" in first.message
+    assert re.search(r"\b3, A, B, C\b", first.message)
     assert told(find(a_slice("C", phase=None))) == [("note", "phase", "C", None)]
 
 
@@ -185,12 +182,13 @@ def test_a_patient_whose_end_diastole_and_end_systole_are_named_may_have_other_v
     named = [a_slice("A", 1), a_slice("A", 2, phase="ES"), a_slice("A", 3, phase=None, volume="lge")]
     assert slice_checks.find(SliceSet(named)) == []
     (found,) = slice_checks.find(SliceSet(replace(item, phase=None, volume=f"frame {item.frame}") for item in named))
-    assert found.message.endswith("data.ed and data.es.")
+    assert all(key in found.message for key in ("data.ed", "data.es"))
 
 
 def test_a_slice_of_one_of_several_volumes_is_named_with_its_volume():
     (found,) = slice_checks.find(SliceSet([a_slice(), a_slice(index=1, volume="visit 2", image=a_slice().image)]))
-    assert found.message.startswith("the image of visit 2, frame 1, slice 1 is pixel for pixel that of frame 1, slice 0")
+    assert found.kind == "duplicate_image"
+    assert re.search(r"\bvisit 2, frame 1, slice 1 .*[^,] frame 1, slice 0\b", found.message)
 
 
 def test_errors_come_first():
@@ -216,8 +214,7 @@ def test_a_run_refuses_errors_in_one_sentence_with_its_cure():
     with pytest.raises(InputError) as caught:
         slice_checks.for_run(COPIED, SIDES)
     message = str(caught.value)
-    assert message.startswith("patient B, frame 1: the image of frame 1, slice 0 is pixel for pixel that of patient A")
-    assert "It is the first of 2 errors." in message
+    assert re.match(r"patient B, frame 1: .*\bimage\b.*\bpatient A, frame 1, slice 0\b.*\b2 errors\b", message)
     assert message.endswith("data.allow=[duplicate_contour,duplicate_image].")
     with pytest.raises(InputError, match=r"data.allow=\[duplicate_contour\]\.$"):
         slice_checks.for_run(COPIED, SIDES, allow=["duplicate_image"])
@@ -231,13 +228,13 @@ def test_a_run_goes_on_with_errors_that_are_allowed_and_records_them():
 
 @pytest.mark.parametrize("allow", [["tiny"], "x", [5], 5, ["duplicate_image", "all"]])
 def test_only_errors_of_a_run_can_be_allowed(allow):
-    with pytest.raises(InputError, match="data.allow=.*only duplicate_contour, duplicate_image and polarity can be"):
+    with pytest.raises(InputError, match="data.allow=.*: .*duplicate_contour, duplicate_image and polarity"):
         slice_checks.for_run(SliceSet(SOUND), SIDES, allow=allow)
 
 
 def test_every_kind_is_explained():
     assert set(findings.ALLOWABLE) < findings.KINDS.keys()
-    with pytest.raises(ValueError, match="not in list"):
+    with pytest.raises(ValueError, match="in list"):
         findings.ranked([Finding("error", "nameless", None, None, None, "")])
 
 
@@ -245,7 +242,7 @@ def test_pixels_stretched_beyond_three_to_one_are_a_warning_and_ordinary_ones_ar
     changed = [a_slice("B", 1, index, spacing_mm=(8.0, 1.5)) for index in range(3)]
     found = [one for one in find(*changed) if one.kind == "stretched"]
     assert told(found) == [("warning", "stretched", "B", None)]
-    assert re.match("pixels of 8 x 1.5 mm .* 5.33 to 1", found[0].message)
+    assert re.search(r"\b8 x 1.5 mm\b.*\b5.33 to 1\b", found[0].message)
     assert "data.slice_axis" in found[0].message
     ordinary = [a_slice("B", frame, index, spacing_mm=(0.7, 2.0)) for frame in (1, 2) for index in range(3)]
     assert find(*ordinary) == []

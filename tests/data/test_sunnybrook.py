@@ -1,5 +1,7 @@
+import errno
 import logging
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -130,92 +132,95 @@ HEAD = "patient_id,original_id\n"
 LINE = f"{HEAD}SCD0000101,{LABEL}\n"
 CONTOUR = "IM-0001-0040-icontour-manual.txt"
 DAMAGE = {
-    "no link.csv": (lambda r: (r / "link.csv").unlink(), "there is no link.csv in it. Give the folder that holds link.csv"),
+    "no link.csv": (lambda r: (r / "link.csv").unlink(), r"data.root=\S+: [^.]*\blink[.]csv\b.*\bdicoms\b"),
     "link.csv is a folder": (
         lambda r: ((r / "link.csv").unlink(), (r / "link.csv").mkdir()),
-        "there is no link.csv in it",
+        r"data.root=\S+: [^.]*\blink[.]csv\b.*\bdicoms\b",
     ),
-    "link.csv is empty": (link(""), r"link\.csv, line 1: the file must begin with the line patient_id,original_id"),
-    "link.csv without a head": (link(f"SCD0000101,{LABEL}\n"), r"link\.csv, line 1: the file must begin with"),
-    "link.csv is binary": (lambda r: (r / "link.csv").write_bytes(b"\x89PNG\0\xff\n"), r"link\.csv, line 1: the file must"),
-    "link.csv with an endless field": (link(f'{HEAD}"{"x" * 200_000}'), r"link\.csv: larger than 0.0625 MiB"),
-    "link.csv names nobody": (link(HEAD), r"link\.csv: it names no patient"),
-    "a line of one name": (link(f"{LINE}\nSCD0000201\n"), r"link\.csv, line 4: 'SCD0000201' is not a line like SCD0000101"),
-    "a line of three names": (link(f"{LINE}a,b,c\n"), r"link\.csv, line 3: 'a,b,c' is not a line like"),
-    "a path for a patient_id": (link(f"{HEAD}../x,{LABEL}\n"), r"link\.csv, line 2: '\.\./x,SC-HF-I-1' is not a line"),
-    "a path for an original_id": (link(f"{HEAD}SCD0000101,..\n"), r"link\.csv, line 2: 'SCD0000101,\.\.' is not a line"),
-    "an absolute path": (link(f"{HEAD}/etc,{LABEL}\n"), r"link\.csv, line 2: '/etc,SC-HF-I-1' is not a line"),
-    "a patient_id twice": (link(f"{LINE}SCD0000101,SC-N-2\n"), r"link\.csv, line 3: SCD0000101 is named twice"),
-    "an original_id twice": (link(f"{LINE}SCD0000201,{LABEL}\n"), r"link\.csv, line 3: SC-HF-I-1 is named twice"),
-    "a patient without images": (link(f"{LINE}SCD0000201,SC-N-2\n"), "SCD0000201: link.csv names this patient, but the folder"),
+    "link.csv is empty": (link(""), r"link\.csv, line 1: .*\bpatient_id,original_id\b"),
+    "link.csv without a head": (link(f"SCD0000101,{LABEL}\n"), r"link\.csv, line 1: .*\bpatient_id,original_id\b"),
+    "link.csv is binary": (
+        lambda r: (r / "link.csv").write_bytes(b"\x89PNG\0\xff\n"),
+        r"link\.csv, line 1: .*\bpatient_id,original_id\b",
+    ),
+    "link.csv with an endless field": (link(f'{HEAD}"{"x" * 200_000}'), r"link\.csv: .*\b0.0625 MiB"),
+    "link.csv names nobody": (link(HEAD), r"link\.csv: .*\bno patient\b"),
+    "a line of one name": (link(f"{LINE}\nSCD0000201\n"), r"link\.csv, line 4: 'SCD0000201' .*\bSCD0000101,SC-HF-I-1\b"),
+    "a line of three names": (link(f"{LINE}a,b,c\n"), r"link\.csv, line 3: 'a,b,c' .*\bSCD0000101,SC-HF-I-1\b"),
+    "a path for a patient_id": (link(f"{HEAD}../x,{LABEL}\n"), r"link\.csv, line 2: '\.\./x,SC-HF-I-1' "),
+    "a path for an original_id": (link(f"{HEAD}SCD0000101,..\n"), r"link\.csv, line 2: 'SCD0000101,\.\.' "),
+    "an absolute path": (link(f"{HEAD}/etc,{LABEL}\n"), r"link\.csv, line 2: '/etc,SC-HF-I-1' "),
+    "a patient_id twice": (link(f"{LINE}SCD0000101,SC-N-2\n"), r"link\.csv, line 3: SCD0000101 .*\btwice\b"),
+    "an original_id twice": (link(f"{LINE}SCD0000201,{LABEL}\n"), r"link\.csv, line 3: SC-HF-I-1 .*\btwice\b"),
+    "a patient without images": (link(f"{LINE}SCD0000201,SC-N-2\n"), r"/SCD0000201: .*\blink.csv\b.*\bmissing\b"),
     "contours of an unknown patient": (
         lambda r: shutil.copytree(r / "contourfiles" / LABEL, r / "contourfiles" / "SC-N-9"),
-        "contourfiles/SC-N-9: link.csv names no patient SC-N-9. Add the line",
+        r"contourfiles/SC-N-9: .*\blink.csv\b.*\bSC-N-9\b",
     ),
     "images of an unknown patient": (
         lambda r: (r / "dicoms" / "SCD9").mkdir(),
-        "dicoms/SCD9: link.csv names no patient SCD9. Add the line",
+        r"dicoms/SCD9: .*\blink.csv\b.*\bSCD9\b",
     ),
-    "no folder dicoms": (lambda r: shutil.rmtree(r / "dicoms"), "dicoms: this folder cannot be read"),
-    "no folder contourfiles": (lambda r: shutil.rmtree(r / "contourfiles"), "contourfiles: this folder cannot be read"),
+    "no folder dicoms": (lambda r: shutil.rmtree(r / "dicoms"), f"/dicoms: .*{os.strerror(errno.ENOENT)}"),
+    "no folder contourfiles": (lambda r: shutil.rmtree(r / "contourfiles"), f"/contourfiles: .*{os.strerror(errno.ENOENT)}"),
     "no contours of a patient": (
         lambda r: shutil.rmtree(r / "contourfiles" / LABEL),
-        "SC-HF-I-1/i-contours: no endocardium contour of patient SC-HF-I-1. Add the contours",
+        r"SC-HF-I-1/i-contours: .*\bendocardium\b.*\bSC-HF-I-1\b",
     ),
     "an empty folder of contours": (
         lambda r: [path.unlink() for path in r.rglob("*icontour*")],
-        "SC-HF-I-1/i-contours: no endocardium contour of patient SC-HF-I-1",
+        r"SC-HF-I-1/i-contours: .*\bendocardium\b.*\bSC-HF-I-1\b",
     ),
-    "a missing image": (lambda r: a_file(r, "40.dcm").unlink(), rf"{CONTOUR}: there is no image .*SCD0000101/40\.dcm for it"),
+    "a missing image": (lambda r: a_file(r, "40.dcm").unlink(), rf"{CONTOUR}: .*SCD0000101/40\.dcm\b"),
     "an image twice": (
         lambda r: shutil.copy(a_file(r, "40.dcm"), a_file(r, "40.dcm").with_name("0040.dcm")),
-        r"40\.dcm and .*0040\.dcm are of the same frame",
+        r"/40\.dcm and \S*/0040\.dcm .*\bframe\b|/0040\.dcm and \S*/40\.dcm .*\bframe\b",
     ),
     "an image with another name": (
         lambda r: a_file(r, "40.dcm").rename(r / "dicoms" / "SCD0000101" / "IM-0001-0040.dcm"),
-        r"IM-0001-0040\.dcm: not a file named like 59\.dcm",
+        r"IM-0001-0040\.dcm: .*\b59\.dcm\b",
     ),
     "frame 0": (
         lambda r: a_file(r, CONTOUR).rename(a_file(r, CONTOUR).with_name(CONTOUR.replace("0040", "0000"))),
-        "IM-0001-0000-icontour-manual.txt: not a file named like .* with frames counted from 1",
+        r"IM-0001-0000-icontour-manual.txt: .*\bIM-0001-0059-icontour-manual.txt\b.*\b1\b",
     ),
     "two series": (
         lambda r: shutil.copy(a_file(r, CONTOUR), a_file(r, CONTOUR).with_name(CONTOUR.replace("0001", "0002"))),
-        "IM-0002-0040-icontour-manual.txt and .*IM-0001-0040-icontour-manual.txt are of the same frame",
+        r"IM-0002-0040-icontour-manual.txt and \S*IM-0001-0040-icontour-manual.txt .*\bframe\b",
     ),
     "an outer contour among the inner ones": (
         lambda r: shutil.copy(a_file(r, "*ocontour*"), a_file(r, "i-contours")),
-        "i-contours/IM-0001-0040-ocontour-manual.txt: not a file named like IM-0001-0059-icontour-manual.txt",
+        r"i-contours/IM-0001-0040-ocontour-manual.txt: .*\bIM-0001-0059-icontour-manual.txt\b",
     ),
     "a folder named as an image": (
         lambda r: (a_file(r, "40.dcm").unlink(), (r / "dicoms" / "SCD0000101" / "40.dcm").mkdir()),
-        r"40\.dcm: not a file",
+        r"SCD0000101/40\.dcm: .*\bfile\b.*\b59\.dcm\b",
     ),
-    "a contour of 2 points": (lambda r: a_file(r, CONTOUR).write_text("1 1\n2 2\n"), f"{CONTOUR}: a contour needs at least 3"),
-    "letters": (lambda r: a_file(r, CONTOUR).write_text("1 1\na b\n"), f"{CONTOUR}, line 2: 'a b' is not a point"),
+    "a contour of 2 points": (lambda r: a_file(r, CONTOUR).write_text("1 1\n2 2\n"), rf"{CONTOUR}: .*\b3\b.*\bpoints\b.*\b2\b"),
+    "letters": (lambda r: a_file(r, CONTOUR).write_text("1 1\na b\n"), f"{CONTOUR}, line 2: 'a b'"),
     "a contour outside": (
         lambda r: np.savetxt(a_file(r, CONTOUR), np.array(SQUARE) + 500),
-        f"{CONTOUR}: the contour lies outside the image",
+        rf"{CONTOUR}: .*\boutside\b.*\b64 columns\b",
     ),
     "a contour without a pixel": (
         lambda r: a_file(r, CONTOUR).write_text("5.2 5.2\n5.4 5.2\n5.4 5.4\n"),
-        f"{CONTOUR}: the contour encloses no pixel centre",
+        rf"{CONTOUR}: .*\bcentre\b",
     ),
     "a truncated image": (
         lambda r: a_file(r, "40.dcm").write_bytes(a_file(r, "40.dcm").read_bytes()[:3000]),
-        r"SCD0000101/40\.dcm: damaged or incomplete DICOM",
+        r"SCD0000101/40\.dcm: .*DICOM.*\(\w+\)",
     ),
-    "a PNG": (lambda r: a_file(r, "40.dcm").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(999)), r"40\.dcm: this is not a DICOM"),
+    "a PNG": (lambda r: a_file(r, "40.dcm").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(999)), r"40\.dcm: .*\bnot\b.*DICOM"),
     "no spacing": (
         lambda r: write_dicom(a_file(r, "40.dcm"), np.ones((96, 64)), PixelSpacing=None),
-        r"40\.dcm: the header has no usable PixelSpacing",
+        r"40\.dcm: .*PixelSpacing",
     ),
-    "link.csv elsewhere": (elsewhere("link.csv"), r"link\.csv: this link leads out of"),
-    "dicoms elsewhere": (elsewhere("dicoms"), "dicoms: this link leads out of"),
-    "a patient elsewhere": (elsewhere("SCD0000101"), "SCD0000101: this link leads out of"),
-    "an image elsewhere": (elsewhere("40.dcm"), r"40\.dcm: this link leads out of .* copy"),
-    "contours elsewhere": (elsewhere("i-contours"), "i-contours: this link leads out of"),
-    "a contour elsewhere": (elsewhere(CONTOUR), f"{CONTOUR}: this link leads out of"),
+    "link.csv elsewhere": (elsewhere("link.csv"), r"/link\.csv: .*\blink\b.*/data\b"),
+    "dicoms elsewhere": (elsewhere("dicoms"), r"/dicoms: .*\blink\b.*/data\b"),
+    "a patient elsewhere": (elsewhere("SCD0000101"), r"/SCD0000101: .*\blink\b.*/data\b"),
+    "an image elsewhere": (elsewhere("40.dcm"), r"40\.dcm: .*\blink\b.*/data\b"),
+    "contours elsewhere": (elsewhere("i-contours"), r"/i-contours: .*\blink\b.*/data\b"),
+    "a contour elsewhere": (elsewhere(CONTOUR), rf"{CONTOUR}: .*\blink\b.*/data\b"),
 }
 
 
@@ -247,7 +252,7 @@ def test_a_link_to_itself_is_refused(tmp_path):
     image = a_file(tmp_path, "40.dcm")
     image.unlink()
     image.symlink_to(image)
-    with pytest.raises(InputError, match=r"40\.dcm: neither a file nor a folder"):
+    with pytest.raises(InputError, match=r"40\.dcm: .*\bneither\b"):
         read(tmp_path)
 
 
@@ -259,18 +264,18 @@ def test_link_csv_may_have_a_byte_order_mark_windows_lines_quotes_and_blank_line
 
 def test_a_patient_without_epicardial_contours_is_refused_as_target_epicardium(tmp_path):
     write_patient(tmp_path, 1, [20, 27])
-    with pytest.raises(InputError, match="o-contours: no epicardium contour of patient SC-HF-I-1"):
+    with pytest.raises(InputError, match=r"/o-contours: .*\bepicardium\b.*\bSC-HF-I-1\b"):
         read(tmp_path, "epicardium")
     a_file(tmp_path, "o-contours").rmdir()
-    with pytest.raises(InputError, match="o-contours: no epicardium contour of patient SC-HF-I-1"):
+    with pytest.raises(InputError, match=r"/o-contours: .*\bepicardium\b.*\bSC-HF-I-1\b"):
         read(tmp_path, "epicardium")
     assert len(read(tmp_path)) == 2
 
 
 def test_an_unknown_target_and_a_missing_folder_are_refused(tmp_path):
-    with pytest.raises(InputError, match="data.target=heart: Sunnybrook has the contours endocardium and epicardium"):
+    with pytest.raises(InputError, match="data.target=heart: .*endocardium.*epicardium"):
         read(tmp_path, "heart")
-    with pytest.raises(InputError, match="data.root=.*elsewhere: there is no such folder"):
+    with pytest.raises(InputError, match="data.root=.*/elsewhere: .*such folder"):
         read(tmp_path / "elsewhere")
 
 
@@ -352,14 +357,14 @@ def test_real_masks_lie_on_the_steepest_edge(endocardium, axis):
 @pytest.mark.parametrize(
     ("taken", "name", "what"),
     [
-        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/21.ima", "an image"),
-        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/IM21", "an image"),
-        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/old/21.dcm", "an image"),
-        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/21.png", "an image"),
-        ("dicoms/SCD0000101/20.dcm", "dicoms/21.dcm", "an image"),
-        ("{i}/IM-0001-0020-icontour-manual.txt", "{i}/IM-0001-0021-icontour-manual.csv", "a contour"),
-        ("{i}/IM-0001-0020-icontour-manual.txt", "{i}/more/IM-0001-0021-icontour-manual.txt", "a contour"),
-        ("{i}/IM-0001-0020-icontour-manual.txt", "{i}/../icontours/IM-0001-0021-icontour-manual.txt", "a contour"),
+        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/21.ima", "image"),
+        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/IM21", "image"),
+        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/old/21.dcm", "image"),
+        ("dicoms/SCD0000101/20.dcm", "dicoms/SCD0000101/21.png", "image"),
+        ("dicoms/SCD0000101/20.dcm", "dicoms/21.dcm", "image"),
+        ("{i}/IM-0001-0020-icontour-manual.txt", "{i}/IM-0001-0021-icontour-manual.csv", "contour"),
+        ("{i}/IM-0001-0020-icontour-manual.txt", "{i}/more/IM-0001-0021-icontour-manual.txt", "contour"),
+        ("{i}/IM-0001-0020-icontour-manual.txt", "{i}/../icontours/IM-0001-0021-icontour-manual.txt", "contour"),
     ],
 )
 def test_an_image_or_contour_that_would_be_lost_is_refused_by_name(tmp_path, taken, name, what):
@@ -367,7 +372,7 @@ def test_an_image_or_contour_that_would_be_lost_is_refused_by_name(tmp_path, tak
     taken, name = (Path(os.path.normpath(tmp_path / one.format(i=f"contourfiles/{LABEL}/i-contours"))) for one in (taken, name))
     name.parent.mkdir(exist_ok=True)
     name.write_bytes(taken.read_bytes())
-    with pytest.raises(InputError, match=f"{name.name}: {what} that would be lost"):
+    with pytest.raises(InputError, match=rf"{name.name}: .*\b{what}\b"):
         read(tmp_path)
 
 
@@ -380,4 +385,4 @@ def test_files_that_are_not_taken_are_told_but_for_what_comes_with_data(tmp_path
     for name in ("dicoms/SCD0000101/20.png", "notes.txt", f"contourfiles/{LABEL}/IM-0001-0020-p1contour-manual.txt"):
         (tmp_path / name).write_text("x")
     read(tmp_path)
-    assert f"not read, 3 files or folders: notes.txt, contourfiles/{LABEL}/IM-0001-0020-p1contour-manual.txt," in caplog.text
+    assert re.search(rf"\b3\b.*: notes.txt, contourfiles/{LABEL}/IM-0001-0020-p1contour-manual.txt,", caplog.messages[-1])

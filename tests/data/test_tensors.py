@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -38,9 +40,7 @@ def test_a_constant_image_becomes_zero_not_nan():
 
 
 def test_a_larger_image_is_refused_with_the_size_it_needs(slices):
-    with pytest.raises(
-        InputError, match="data.size=16: frame 0 of patient P01 has 32 x 24 pixels. Choose data.size=32 or more"
-    ):
+    with pytest.raises(InputError, match=r"data.size=16: frame 0 .*\bP01 .*\b32 x 24 .*data.size=32\b"):
         tensors.to_tensors(slices, size=16, normalize="zscore")
 
 
@@ -96,9 +96,7 @@ def test_a_larger_image_is_cropped_about_its_centre_if_that_is_chosen():
 
 def test_what_resampling_makes_larger_is_refused_or_cropped_as_chosen():
     item = scene((60, 60), (1.0, 1.0))
-    with pytest.raises(
-        InputError, match="frame 4 of patient P01 has 120 x 120 pixels at this data.spacing_mm. Choose data.size=128"
-    ):
+    with pytest.raises(InputError, match=r"data.size=64: frame 4 .*\bP01 .*\b120 x 120 .*data.spacing_mm.*data.size=128\b"):
         resample_and_crop(SliceSet([item]), size=64, spacing_mm=0.5)
     (whole,) = resample_and_crop(SliceSet([item]), size=128, spacing_mm=0.5)
     (cropped,) = resample_and_crop(SliceSet([item]), size=64, spacing_mm=0.5, larger="crop")
@@ -120,16 +118,16 @@ def test_a_crop_that_cuts_the_structure_is_said(caplog):
     assert new.n_cut == item.mask.sum() - new.mask.sum() > 0
     (found,) = slice_checks.of_crop(SliceSet([item, new]))
     assert (found["kind"], found["patient"], found["frame"]) == ("cropped", "P01", 4)
-    assert f"cuts away {new.n_cut} of the structure's pixels" in found["message"]
-    assert "data.larger=crop cuts the structure on 1 of 1 slices, most on slice 2 of patient P01" in caplog.text
+    assert re.search(rf"data.larger=crop .*\b{new.n_cut}\b", found["message"])
+    assert re.search(r"data.larger=crop .*\b1 of 1 .*\bslice 2 .*\bP01\b", caplog.text)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"larger": "pad"}, "data.larger=pad: choose crop .* or null"),
-        ({"spacing_mm": 0}, "data.spacing_mm=0: must be a distance in mm, or null"),
-        ({"spacing_mm": float("inf")}, "data.spacing_mm=inf: must be"),
+        ({"larger": "pad"}, r"data.larger=pad: .*\bcrop\b.*\bnull\b"),
+        ({"spacing_mm": 0}, r"data.spacing_mm=0: .*\bnull\b"),
+        ({"spacing_mm": float("inf")}, r"data.spacing_mm=inf: .*\bnull\b"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(slices, settings, message):

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 import time
 
 import numpy as np
@@ -161,24 +162,24 @@ TWO = stack([2, 2], [2, 3])
 @pytest.mark.parametrize(
     ("pairs", "why"),
     [
-        (stack([2, 2], [2, 3], gap_mm=None), "the distance of slices is not known"),
-        ([TWO[0], pair(mask(2), mask(3), 2)], "slice 1 is missing"),
-        ([*TWO, pair(mask(2), mask(3), 1)], "slice 1 is there twice"),
-        ([TWO[0], pair(mask(2), mask(3), 1, spacing_mm=(2, 0.6))], "its slices differ in size or spacing"),
-        ([TWO[0], pair(mask(2), mask(3), 1, gap_mm=None)], "its slices differ in size or spacing"),
-        ([TWO[0], pair(mask(2)[1:], mask(3)[1:], 1)], "its slices differ in size or spacing"),
+        (stack([2, 2], [2, 3], gap_mm=None), "distance"),
+        ([TWO[0], pair(mask(2), mask(3), 2)], r"slice 1\b.*missing"),
+        ([*TWO, pair(mask(2), mask(3), 1)], r"slice 1\b.*twice"),
+        ([TWO[0], pair(mask(2), mask(3), 1, spacing_mm=(2, 0.6))], r"size\b.*\bspacing"),
+        ([TWO[0], pair(mask(2), mask(3), 1, gap_mm=None)], r"size\b.*\bspacing"),
+        ([TWO[0], pair(mask(2)[1:], mask(3)[1:], 1)], r"size\b.*\bspacing"),
     ],
 )
 def test_a_case_without_a_known_geometry_has_overlaps_and_says_why_it_has_no_more(pairs, why):
     row = case(*pairs)
-    assert row["undefined"] == why
+    assert re.search(why, row["undefined"])
     assert row["dice"] > 0.8
     assert all(math.isnan(row[name]) for name in (*DISTANCES, "volume_true_ml", "volume_pred_ml", "volume_error_ml"))
 
 
 def test_a_case_that_a_crop_has_cut_has_no_volume_and_says_why():
     whole, cut = case(*TWO), case(TWO[0], dataclasses.replace(TWO[1], n_cut=1))
-    assert cut["undefined"] == "data.larger=crop cuts the expert's structure"
+    assert "data.larger=crop" in cut["undefined"]
     assert all(math.isnan(cut[f"volume_{side}"]) for side in ("true_ml", "pred_ml", "error_ml"))
     assert [cut[name] for name in DISTANCES] == [whole[name] for name in DISTANCES]
 
@@ -191,7 +192,7 @@ def test_a_case_of_one_slice_is_scored_in_its_plane_and_has_no_volume():
     one = pair(mask(2), mask(4), gap_mm=None)
     row, plane = case(one), score_slice(one, tolerance_mm=1)
     assert [row[name] for name in DISTANCES] == [plane[name] for name in DISTANCES]
-    assert row["undefined"] == "one slice is no volume"
+    assert "one slice" in row["undefined"]
     assert math.isnan(row["volume_true_ml"])
 
 
@@ -214,16 +215,16 @@ def test_a_patient_by_hand():
 @pytest.mark.parametrize(
     ("stacks", "why"),
     [
-        ([stack([4, 4], [4, 6])], "ES is missing"),
-        ([stack([4, 4], [4, 6], "ES")], "ED is missing"),
-        ([stack([4, 4], [4, 6], None)], "ED is missing"),
-        ([stack([4, 4], [4, 6]), stack([2], [2], "ES")], "ES: one slice is no volume"),
-        ([stack([4, 4], [0, 0]), stack([2, 2], [2, 2], "ES")], "the expert's end-diastolic volume is 0"),
+        ([stack([4, 4], [4, 6])], "^ES\\b.*missing"),
+        ([stack([4, 4], [4, 6], "ES")], "^ED\\b.*missing"),
+        ([stack([4, 4], [4, 6], None)], "^ED\\b.*missing"),
+        ([stack([4, 4], [4, 6]), stack([2], [2], "ES")], "^ES: .*one slice"),
+        ([stack([4, 4], [0, 0]), stack([2, 2], [2, 2], "ES")], r"^(?!.*\bES\b).*\bend-diastolic\b.*\b0$"),
     ],
 )
 def test_an_ejection_fraction_that_cannot_be_is_undefined_and_says_why(stacks, why):
     row = patient(*stacks)
-    assert row["undefined"] == why
+    assert re.search(why, row["undefined"])
     assert math.isnan(row["ejection_fraction_error"])
     assert math.isnan(row["stroke_volume_error_ml"])
     assert row["dice"] >= 0
@@ -263,7 +264,7 @@ def test_rows_keep_the_order_of_patients_and_phases():
 
 
 def test_probabilities_are_no_masks():
-    with pytest.raises(ValueError, match="must be bool .*, got float64"):
+    with pytest.raises(ValueError, match="bool .*float64"):
         pair(mask(1) * 0.7, mask(1))
 
 

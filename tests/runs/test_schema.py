@@ -12,7 +12,7 @@ from segtune.runs.result import is_done, read_result, signed
 from segtune.runs.state import read_status, state_of
 from segtune.runs.sweep import read_sweep
 
-PREVIOUS = Path(__file__).parents[1] / "previous/0.1.0"  # one run and its sweep, written by 0.1.0 before records had a version
+PREVIOUS = Path(__file__).parents[1] / "previous/schema0"  # one run and its sweep, written before records had a version
 RUN = "bc406884cba7"
 
 

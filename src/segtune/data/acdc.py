@@ -111,8 +111,8 @@ def _check_no_patient(files: list[Path], patients: set[str]) -> None:
         name = PATIENT_FILE.match(path.name)
         if name and not is_text(path) and (name[1] not in patients or ANY_FRAME.match(path.name)):
             raise InputError(
-                f"{path}: this file is not in its patient's folder, so it would not be read. Unpack it if necessary and move it "
-                f"into the folder {name[1]}, or move it elsewhere."
+                f"{path}: this file is not in its patient's folder, so it would not be read. Unpack it if necessary and move "
+                f"it into the folder {name[1]}, or move it elsewhere."
             )
 
 
@@ -140,7 +140,8 @@ def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
         for name in (stem, f"{stem}_gt"):
             if name not in images:
                 raise InputError(
-                    f"{folder / name}.nii.gz: this file is missing, but Info.cfg says that frame {frame} is {phase}. Add the file or correct Info.cfg."
+                    f"{folder / name}.nii.gz: this file is missing, but Info.cfg says that frame {frame} is {phase}. Add the "
+                    "file or correct Info.cfg."
                 )
         yield _Frame(folder.name, phase, frame, images[stem], images[f"{stem}_gt"])
     stems = {f"{folder.name}_frame{frame:02d}" for frame in frames.values()}

@@ -124,8 +124,8 @@ def _phases(
                 )
             if other := [key for key, volume in at.items() if volume.phase == phase and key != chosen]:
                 raise InputError(
-                    f"{setting}: according to the file names, {_name(mine, other[0])} of {_owner(mine[chosen])} is {phase}, not "
-                    f"{_name(mine, chosen)}. Remove this key, or remove the group phase from data.patient."
+                    f"{setting}: according to the file names, {_name(mine, other[0])} of {_owner(mine[chosen])} is {phase}, "
+                    f"not {_name(mine, chosen)}. Remove this key, or remove the group phase from data.patient."
                 )
             found[chosen] = phase
     return found
@@ -160,8 +160,8 @@ def _by_size(setting: str, which: int | str, at: Mapping[Key, Volume], sizes: Ma
         )
     if not extreme:
         raise InputError(
-            f"{setting}: {_name(at, first)} of {_owner(at[first])} does not show the structure, so its size does not show its phase. "
-            "Name the phase by the frame's number, or move the volume elsewhere."
+            f"{setting}: {_name(at, first)} of {_owner(at[first])} does not show the structure, so its size does not show its "
+            "phase. Name the phase by the frame's number, or move the volume elsewhere."
         )
     return first
 
@@ -187,7 +187,7 @@ def _name(volumes: Mapping[Key, Volume], key: Key) -> str:
 
 
 def _distinguished(mine: Mapping[Key, Volume]) -> dict[Key, str]:
-    """The value of Slice.volume for each volume of one patient: its visit and, if a phase has several volumes, its frame or text."""
+    """Slice.volume for each volume of one patient: the visit and, if a phase has several volumes, the frame or text."""
     found: dict[Key, str] = {}
     for group in _grouped(mine, lambda volume: (volume.visit, volume.phase)):
         frames = ["" if (frame := mine[key].frame) is None else f"frame {frame}" for key in group]

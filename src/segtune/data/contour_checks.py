@@ -74,7 +74,7 @@ def _outside(outline: Outline) -> findings.Finding | None:
 
 
 def _nested(outlines: Sequence[Outline], drawn: dict[int, _Drawn | None]) -> dict[int, float]:
-    """For each epicardium whose frame also has an endocardium: the fraction of the endocardium's pixels inside the epicardium."""
+    """The fraction of the endocardium's pixels inside the epicardium, for each epicardium whose frame has an endocardium."""
     inner = {(one.patient, one.frame): drawn.get(index) for index, one in enumerate(outlines) if one.target == "endocardium"}
     shares = {}
     for index, outer in drawn.items():

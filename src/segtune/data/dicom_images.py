@@ -106,19 +106,20 @@ def _by_name(patient: str, frames: Mapping[int, tuple[Path, Place]]) -> Patient:
 def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
     """The contradiction between the headers and the slices given by the file names; empty if there is none."""
     if len({(frame.place.person, frame.place.study) for frame in frames}) > 1:
-        return "according to their headers, its images belong to several patients or studies, although their names give one patient"
+        return "its images belong to several patients or studies by their headers, but to one patient by their names"
     if not all(frame.place.header.position and frame.place.header.axes for frame in frames):
         return ""
     positions: dict[int, list[float]] = {}
     for frame in frames:
         positions.setdefault(frame.slice_index, []).append(along(frame.place))
     if any(max(at) - min(at) > SAME_PLACE_MM for at in positions.values()):
-        return f"images of one slice by their names ({rvsc.PHASES_PER_SLICE} * slice + phase) are at several positions by their headers"
+        numbering = f"{rvsc.PHASES_PER_SLICE} * slice + phase"
+        return f"images of one slice by their names ({numbering}) are at several positions by their headers"
     for (here, a), (there, b) in itertools.pairwise(sorted(positions.items())):
         if gap_mm is not None and abs(abs(b[0] - a[0]) - (there - here) * gap_mm) > EVEN * gap_mm:
             return (
-                f"slices {here} and {there} (as numbered by the file names) are {abs(b[0] - a[0]):.3g} mm apart, but the headers give a "
-                f"slice distance of {gap_mm:.3g} mm"
+                f"slices {here} and {there} (as numbered by the file names) are {abs(b[0] - a[0]):.3g} mm apart, but the "
+                f"headers give a slice distance of {gap_mm:.3g} mm"
             )
     return ""
 

@@ -117,7 +117,7 @@ class _Axis(NamedTuple):
         return (np.arange(self.n_kept, dtype=np.float64) + self._first - (self.n_new - 1) / 2) / self.ratio + (self.n - 1) / 2
 
     def _new_positions(self) -> NDArray[np.float64]:
-        """The positions of the old pixels among the kept new ones [new pixels, from 0]. Cropped pixels lie outside this range."""
+        """The positions of the old pixels on the axis of the kept new pixels [from 0]; cropped pixels lie outside."""
         return (np.arange(self.n, dtype=np.float64) - (self.n - 1) / 2) * self.ratio + (self.n_new - 1) / 2 - self._first
 
     @property
@@ -159,5 +159,6 @@ def check_size(item: Slice, shape: tuple[int, int], size: int) -> None:
     stored = "" if shape == item.image.shape else " at this data.spacing_mm"
     raise InputError(
         f"data.size={size}: frame {item.frame} of patient {item.patient} has {height} x {width} pixels{stored}. "
-        f"Choose data.size={-(-max(shape) // 16) * 16} or more, data.larger=crop (keeps the centre), or a larger data.spacing_mm."
+        f"Choose data.size={-(-max(shape) // 16) * 16} or more, data.larger=crop (keeps the centre), or a larger "
+        "data.spacing_mm."
     )

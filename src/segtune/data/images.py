@@ -50,7 +50,8 @@ def find(source: str | os.PathLike[str]) -> Found:
     log_not_read([path for path in others if not is_text(path)], root)
     if niftis and dicoms:
         raise InputError(
-            f"input={source}: it holds both DICOM ({dicoms[0].name}) and NIfTI ({niftis[0].name}) files. Give a folder with only one kind."
+            f"input={source}: it holds both DICOM ({dicoms[0].name}) and NIfTI ({niftis[0].name}) files. Give a folder with "
+            "only one kind."
         )
     left_out = Counter({"neither DICOM nor NIfTI": len(others)})
     volumes = nifti_images.find(niftis, root, left_out)

@@ -186,7 +186,8 @@ def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
         raise InputError(f"data.patient={pattern}: it has no group named patient. Write one like {EXAMPLES}.")
     for name in sorted(expression.groupindex.keys() - groups):
         raise InputError(
-            f"data.patient={pattern}: it has an unknown group {name}. The groups for these data are {', '.join(sorted(groups))}."
+            f"data.patient={pattern}: it has an unknown group {name}. The groups for these data are "
+            f"{', '.join(sorted(groups))}."
         )
     return expression
 
@@ -241,7 +242,7 @@ def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[
 
 
 def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
-    """Patterns for names that mark visit, phase, frame and slice in the way of this name. Patterns with more groups come first."""
+    """Patterns for names that mark visit, phase, frame and slice like this name does, those with most groups first."""
     marks = []
     for group in groups:
         before, value = MARKS[group]

@@ -172,7 +172,8 @@ def _check_one_channel(folder: _Folder) -> None:
     for stem, path in folder.files.items():
         if stem.endswith(FIRST_CHANNEL) and stem.removesuffix(FIRST_CHANNEL) + SECOND_CHANNEL in folder.files:
             raise InputError(
-                f"{path}: this case has several channels (there is also a file {SECOND_CHANNEL}). Give a folder with a single channel."
+                f"{path}: this case has several channels (there is also a file {SECOND_CHANNEL}). Give a folder with a single "
+                "channel."
             )
 
 

@@ -132,7 +132,7 @@ def _not_taken(folder: Path, root: Path, taken: dict[str, Path]) -> list[Path]:
 
 
 def read_json(path: Path) -> About:
-    """Read dataset.json in the format of nnU-Net 2, nnU-Net 1 or the MSD. Raises: InputError that names the file and the key."""
+    """Read dataset.json as written for nnU-Net 2, nnU-Net 1 or the MSD. Raises: InputError that names the file and the key."""
     content = names.content(path, MAX_JSON_BYTES)
     try:
         data = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
@@ -144,7 +144,8 @@ def read_json(path: Path) -> About:
         raise InputError(f"{path}: the file must be a JSON object with keys like labels and channel_names. Restore it.")
     if "dataset" in data:
         raise InputError(
-            f"{path}, key dataset: files in other folders are not read. Move them into {IMAGES} and {LABELS}, and remove the key."
+            f"{path}, key dataset: files in other folders are not read. Move them into {IMAGES} and {LABELS}, and remove the "
+            "key."
         )
     ending = data.get("file_ending", ".nii.gz")
     if ending not in nifti.ENDINGS:
@@ -264,21 +265,24 @@ def _channel(about: About, channel: str | int | None) -> int:
 
 
 def _check_cases(path: Path, folder: Path, about: About, there: Any) -> None:
-    """Check that dataset.json and the label files have the same cases. Raises: InputError if a case is missing in one of them."""
+    """Check that dataset.json and the label files have the same cases. Raises: InputError if they do not."""
     if not there:
         raise InputError(f"{folder}: there is no label image (like CASE.nii.gz) in it. Add the label images.")
     if about.cases is not None:
         for case in sorted(about.cases - there):
             raise InputError(
-                f"{folder / case}.nii.gz: this file is missing, but {path.name} lists it (key training). Add the file or correct the list."
+                f"{folder / case}.nii.gz: this file is missing, but {path.name} lists it (key training). Add the file or "
+                "correct the list."
             )
         for case in sorted(there - about.cases):
             raise InputError(
-                f"{folder / case}: {path.name} does not list this case (key training). Add it to the list, or move the file elsewhere."
+                f"{folder / case}: {path.name} does not list this case (key training). Add it to the list, or move the file "
+                "elsewhere."
             )
     if about.n_cases is not None and about.n_cases != len(there):
         raise InputError(
-            f"{path}, key numTraining: {about.n_cases} cases, but {folder.name} holds {len(there)}. Correct the number or the files."
+            f"{path}, key numTraining: {about.n_cases} cases, but {folder.name} holds {len(there)}. Correct the number or the "
+            "files."
         )
 
 
@@ -302,7 +306,8 @@ def _images(
         found[case] = (images[one_each], 0, 1) if one_each in images else (images[case], channel, n_channels)
     for name in sorted(images.keys() - of_a_case):
         raise InputError(
-            f"{images[name]}: this image has no label image in {LABELS}, or its channel is not in dataset.json. Move it elsewhere."
+            f"{images[name]}: this image has no label image in {LABELS}, or its channel is not in dataset.json. Move it "
+            "elsewhere."
         )
     return found
 

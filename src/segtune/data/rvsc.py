@@ -153,8 +153,8 @@ def _find(folder: Path, root: str | os.PathLike[str]) -> _Files:
         _check_lost(path, dicoms.keys(), manual.keys() | computed.keys())
     if computed and not manual:
         log.warning(
-            "%s: its contours were computed (-auto), not drawn by an expert, so scores against them do not measure agreement with "
-            "an expert.",
+            "%s: its contours were computed (-auto), not drawn by an expert, so scores against them do not measure agreement "
+            "with an expert.",
             folder,
         )
         return _Files(dicoms, computed, {}, others)

@@ -83,7 +83,7 @@ class SliceSet(Sequence[Slice]):
         return list(of.values())
 
     def fingerprint(self) -> str:
-        """The first 16 hex digits of a SHA-256 over all content: pixels, masks, patients, frames, phases, volumes and spacings."""
+        """16 hex digits of a SHA-256 over all content: pixels, masks, patients, frames, phases, volumes and spacings."""
         digest = hashlib.sha256()
         for item in self._slices:
             about: tuple[object, ...] = (
@@ -120,8 +120,8 @@ def collected(slices: Iterable[Slice], *, empty: str) -> SliceSet:
         if n_bytes > limit:
             cure = " data.empty=drop leaves out slices without the structure." if empty == "keep" else ""
             raise InputError(
-                f"the slices up to patient {item.patient} alone need {n_bytes / 1e9:.1f} GB, more than {MEMORY_FRACTION:.0%} of "
-                f"this machine's memory, and all data are kept in memory. Use fewer patients.{cure}"
+                f"the slices up to patient {item.patient} alone need {n_bytes / 1e9:.1f} GB, more than {MEMORY_FRACTION:.0%} "
+                f"of this machine's memory, and all data are kept in memory. Use fewer patients.{cure}"
             )
     if not any(shown.values()):
         raise InputError(

@@ -83,8 +83,8 @@ def nested(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
     """
     if val_fraction < TEST_FRACTION:
         raise InputError(
-            f"split.val_fraction={val_fraction:g} with split.by=nested: the validation side always has {TEST_FRACTION:g} of the "
-            f"images, so at most {1 - TEST_FRACTION:g} can be used for training. Choose {TEST_FRACTION:g} or more."
+            f"split.val_fraction={val_fraction:g} with split.by=nested: the validation side always has {TEST_FRACTION:g} of "
+            f"the images, so at most {1 - TEST_FRACTION:g} can be used for training. Choose {TEST_FRACTION:g} or more."
         )
     val = by_patient(patients, val_fraction=TEST_FRACTION, seed=seed).val
     names, counts = np.unique(np.asarray(patients), return_counts=True)
@@ -108,7 +108,10 @@ def contiguous(patients: Sequence[str], *, val_fraction: float, seed: int) -> Sp
 
 
 def by_image(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """Split images in random order, with sizes as in `contiguous`. This leaks on purpose: nearly all patients are on both sides."""
+    """Split single images in random order, with sizes as in `contiguous`.
+
+    This leaks on purpose, because nearly all patients are on both sides.
+    """
     n_train = _n_train(len(patients), val_fraction)
     order = np.random.default_rng(seed).permutation(len(patients))
     return Split(train=np.sort(order[:n_train]), val=np.sort(order[n_train:]))

@@ -1,9 +1,9 @@
 """Arrange the DICOM images of one patient and study in stacks, by position and time.
 
 The slices of a stack are ordered by their position along the normal. Images at the same position are phases of the heartbeat,
-ordered by trigger time or, if it is missing, by instance number. Several series are combined if they have the same size, spacing
-and orientation and form a consistent stack: one series for each slice, or one for each moment of the heartbeat. Series at the
-same positions that do not form a heartbeat are different acquisitions. Each of them is a stack if it has its own folder;
+ordered by trigger time or, if it is missing, by instance number. Several series are combined if they have the same size,
+spacing and orientation and form a consistent stack: one series for each slice, or one for each moment of the heartbeat. Series
+at the same positions that do not form a heartbeat are different acquisitions. Each of them is a stack if it has its own folder;
 otherwise none of them is.
 """
 
@@ -125,7 +125,7 @@ def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 
 def _resolved(frames: Sequence[Frame], *, is_known: bool) -> list[Stack]:
-    """Arrange images on one grid as one stack. If they do not form one, or the study is unknown, arrange each folder separately.
+    """Arrange images on one grid as one stack or, if they do not form one or the study is unknown, each folder separately.
 
     Args: is_known: whether the headers give the study.
     """

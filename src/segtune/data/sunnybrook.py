@@ -9,9 +9,9 @@ It includes the diagnostic group (HF-I: heart failure with infarction). Frames a
 slice = (frame - 1) // 20, phase = (frame - 1) % 20.
 
 Contours count pixels from 1, so 1 is subtracted from x and y. The files do not state this, but the images show it. The mean
-gradient along the endocardial contours of five patients (96 frames), relative to the gradient of the whole image, is 2.11, 2.36,
-2.11, 1.71 and 1.50 if the contours are moved by -2, -1, 0, 1 and 2 pixels in x and y. It is also largest at -1 if the contours
-are moved in x or y alone.
+gradient along the endocardial contours of five patients (96 frames), relative to the gradient of the whole image, is 2.11,
+2.36, 2.11, 1.71 and 1.50 if the contours are moved by -2, -1, 0, 1 and 2 pixels in x and y. It is also largest at -1 if the
+contours are moved in x or y alone.
 
 Phase: the epicardium was drawn at end-diastole only. So if all epicardial contours of a patient are at one phase, that phase is
 end-diastole. If the target is contoured at exactly one other phase, that phase is end-systole. If there are no epicardial
@@ -87,7 +87,8 @@ def _opened(root: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
         for path in names.entries(folder / part, folder):
             if path.is_dir() and path.name not in known:
                 raise InputError(
-                    f"{path}: link.csv does not name the patient {path.name}. Add a line for this patient, or move the folder elsewhere."
+                    f"{path}: link.csv does not name the patient {path.name}. Add a line for this patient, or move the folder "
+                    "elsewhere."
                 )
     return folder, link
 

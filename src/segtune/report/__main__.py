@@ -25,7 +25,8 @@ def report(cfg: DictConfig) -> None:
     """Write the report, and print its main sentences and its path."""
     if bool(cfg.sweep) == bool(cfg.run):
         raise InputError(
-            "say what to report: either sweep=outputs/grid, sweep=[outputs/claims,outputs/nested], or run=outputs/runs/<run id>."
+            "say what to report: either sweep=outputs/grid, sweep=[outputs/claims,outputs/nested], or run=outputs/runs/<run "
+            "id>."
         )
     _check_claims(cfg.claims)
     if cfg.run:
@@ -56,7 +57,9 @@ def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
     left_out = [printable(f"{run} is left out: {why}") for run, why in sweep.left_out]
     if not sweep.records:
         print("\n".join(left_out))
-        raise InputError(f"{folders[0]}: none of its {sweep.n_listed} runs has a complete result. Start the sweep's command again.")
+        raise InputError(
+            f"{folders[0]}: none of its {sweep.n_listed} runs has a complete result. Start the sweep's command again."
+        )
     found = analysis.Analysis(sweep, study_of(sweep, claims))
     written = page.write(found, out, name=" + ".join(names))
     said = [*left_out, *sentences.alarms(found), *sentences.sentences(found)]
@@ -65,7 +68,7 @@ def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
 
 
 def study_of(sweep: "Sweep", claims: str | None) -> "Study | None":
-    """Return the study named by `claims`, or else the study whose named sweeps include all these sweeps; None if there is none."""
+    """Return the study named by `claims`, or else the study to which all these sweeps belong; None if there is none."""
     studies = _studies()
     if claims is not None:
         return studies.get(claims)

@@ -68,8 +68,8 @@ class Analysis:
     def _all_pairs(self, axis: str) -> bool:
         """Whether all pairs of values of an axis are compared.
 
-    On the axis reg, each penalty is compared only with "none", if some runs have no penalty.
-    """
+        On the axis reg, each penalty is compared only with "none", if some runs have no penalty.
+        """
         return axis != "reg" or "none" not in self.by_level(axis)
 
     @property
@@ -139,8 +139,8 @@ class Analysis:
     def power(self) -> tuple[float, float, float]:
         """The power to declare a true difference of 0.05 between two configurations.
 
-    Returns: the power, the sd of the patients' differences, and the sd of runs, from which it is computed.
-    """
+        Returns: the power, the sd of the patients' differences, and the sd of runs, from which it is computed.
+        """
         pairs = [c.estimate for c in self.comparisons if math.isfinite(c.estimate.sd_patients)]
         if not pairs:
             return math.nan, math.nan, math.nan
@@ -154,14 +154,14 @@ class Analysis:
 
     @cached_property
     def variance(self) -> list[tuple[str, int, float, float]] | None:
-        """The share of the variance of Dice due to each axis (see variation.decompose); None if no exact decomposition exists."""
+        """The contribution of each axis to the variance of Dice; None if there is no exact one (see variation.decompose)."""
         records = [record for record in self.sweep.records if record.patients]
         levels = {axis: [record.levels[axis] for record in records] for axis in self.sweep.axes}
         return variation.decompose(levels, [record.dice for record in records]) if records else None
 
     @cached_property
     def ranks(self) -> dict[str, tuple[float, int, int]]:
-        """The stability of the ranking: configuration -> share of bootstrap draws in which it is first, and 95 % interval of its rank."""
+        """Configuration -> the share of bootstrap draws in which it ranks first, and the 95 % interval of its rank."""
         if not self.cells:
             return {}
         first, limits = variation.rank_stability([cell.scores for cell, _ in self.cells], seed=SEED)

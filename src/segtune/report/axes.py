@@ -42,7 +42,7 @@ def _by_group(words: Sequence[str]) -> Words:
 
 
 def _names(group: str, records: Sequence[Record], words: Sequence[Words]) -> list[str]:
-    """Name each run's settings in a group of the configuration, without seed and fold; empty if all runs have the same settings."""
+    """Name each run's settings in a group of the configuration, without seed and fold; empty if the settings never differ."""
     settings = [{group: _settings(group, record.config.get(group))} for record in records]
     if group == "data":
         settings = _with_fingerprints(settings, records)

@@ -3,8 +3,8 @@
 A claim consists of tests on the configurations of a sweep. The claim is supported if all its tests agree with it. A test agrees
 if the expected difference is declared, or if the expected equivalence is shown (the 90 % interval lies inside the margin), or,
 for "not lower", if the 90 % interval lies above minus the margin. The claim is contradicted if a difference is declared in the
-opposite direction, or if equivalence is shown where a difference is expected. Otherwise it is undecided. The tests of all claims
-of a study are one family for Holm's correction, separate from the sweep's comparisons.
+opposite direction, or if equivalence is shown where a difference is expected. Otherwise it is undecided. The tests of all
+claims of a study are one family for Holm's correction, separate from the sweep's comparisons.
 """
 
 import math
@@ -101,8 +101,8 @@ class Claim:
     def gather(self, cells: Sequence[Cell]) -> Found:
         """Return the tests in the context that allows most tests.
 
-    Configurations have the same context if they differ only in settings that claims compare (see Facts).
-    """
+        Configurations have the same context if they differ only in settings that claims compare (see Facts).
+        """
         contexts: dict[str, list[Cell]] = defaultdict(list)
         for cell in cells:
             if not self.nested or cell.facts.by == "nested":

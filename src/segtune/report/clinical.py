@@ -1,8 +1,8 @@
 """Overlap, distances in mm and volumes in ml of a configuration, from cases.csv and patients.csv of its runs.
 
 The statistical unit is the patient. Values are averaged over the cases of a patient in each run, then over the runs that scored
-the patient, and then over patients. So each patient counts once, even if several runs scored it. None of these values is tested,
-because differences are declared on Dice over patients only.
+the patient, and then over patients. So each patient counts once, even if several runs scored it. None of these values is
+tested, because differences are declared on Dice over patients only.
 """
 
 import functools
@@ -96,9 +96,7 @@ def _read_cases(path: Path, slices: Counter[Case]) -> dict[str, list[Row]]:
     rows = _last(path, (*METRICS, *(column("volume_ml", side) for side in ("true", "pred"))))
     seen = Counter({case_of(row): int(row["n_slices"]) for row in rows})
     if seen != slices or len(seen) != len(rows):
-        raise InputError(
-            f"{path}: its cases or their numbers of slices do not agree with {layout.SLICES}."
-        )
+        raise InputError(f"{path}: its cases or their numbers of slices do not agree with {layout.SLICES}.")
     if any(math.isnan(row["dice"]) != (row["n_both_empty"] == 1) or row["n_one_empty"] * row["dice"] > 0 for row in rows):
         raise InputError(f"{path}: the Dice of a case contradicts the number of its empty masks.")
     cases: dict[str, list[Row]] = {}

@@ -11,7 +11,7 @@ from segtune.report.records import Cell
 from segtune.runs.tables import read_pictures
 
 Slice = tuple[str, Any, Any, Any]  # name, image, expert's mask, predicted mask, each (S, S)
-Kept = tuple[float, str, str, dict[str, Any]]  # the patient's Dice in this run, the patient, best, median or worst, pictures.npz
+Kept = tuple[float, str, str, dict[str, Any]]  # Dice in this run, patient, "best", "median" or "worst", pictures.npz
 
 
 def chosen_pictures(analysis: Analysis) -> list[tuple[str, list[Slice]]]:

@@ -49,7 +49,7 @@ def read(folders: Sequence[Path]) -> Sweep:
         records=records,
         cells=axes.group(records),
         axes=names,
-        states=found.states,
+        unfinished=found.unfinished,
         failures=tuple(found.failures),
         left_out=(*found.left_out, *repeated),
     )
@@ -66,7 +66,7 @@ class _Found:
     """The runs read so far. The attributes have the meaning of those of Sweep."""
 
     records: list[Record] = field(default_factory=list)
-    states: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    unfinished: dict[str, str] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
@@ -86,12 +86,13 @@ class _Found:
             self.left_out.append((place.name, why))
 
     def _add_unfinished(self, place: Path, state: str, status: Mapping[str, Any]) -> None:
-        self.states[state] += 1
+        self.unfinished[place.name] = state
         error = status.get("error")
         if state == "failed" and isinstance(error, Mapping):
             self.failures.append((place.name, str(error.get("message", "no message"))))
         if (place / layout.RESULT).exists():
-            self.left_out.append((place.name, why_not_done(place, place.name) or "it finished while the report was read. Report again."))
+            why = why_not_done(place, place.name) or "it finished while the report was read. Start the report again."
+            self.left_out.append((place.name, why))
 
 
 def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str]]]:

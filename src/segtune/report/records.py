@@ -3,7 +3,7 @@
 import math
 import shlex
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,7 +192,7 @@ class Cell:
         return np.array([float(np.mean(of_seed[seed])) for seed in sorted(of_seed)])
 
     def mean_of(self, value: Callable[[Record], float]) -> float:
-        """The mean of a quantity over the runs with a finite value; NaN if there is none. Args: value: computes the quantity."""
+        """The mean of a quantity over the runs with a finite value (NaN if none). Args: value: computes the quantity."""
         values = [v for record in self.records if math.isfinite(v := value(record))]
         return statistics.fmean(values) if values else math.nan
 
@@ -208,7 +208,7 @@ class Sweep:
         records: the finished runs.
         cells: the configurations.
         axes: the groups of the configuration in which runs differ.
-        states: state -> number of runs, for runs that are not finished.
+        unfinished: run -> state, for runs that are not finished.
         failures: (run, message) for each failed run.
         left_out: (run, reason) for each damaged or repeated run.
     """
@@ -220,6 +220,11 @@ class Sweep:
     records: tuple[Record, ...]
     cells: tuple[Cell, ...]
     axes: tuple[str, ...]
-    states: Mapping[str, int]
+    unfinished: Mapping[str, str]
     failures: tuple[tuple[str, str], ...]
     left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """State -> number of runs, for runs that are not finished."""
+        return Counter(self.unfinished.values())

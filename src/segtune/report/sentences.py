@@ -86,7 +86,8 @@ def power_sentence(analysis: Analysis) -> str:
         shared = "is estimated for each configuration separately"
     return (
         f"The variance between runs {shared}. Power: with the variation measured here (sd of patients' differences {sd:.3f}, "
-        f"sd of runs {run:.3f}) and the same numbers of seeds and patients, a true difference of 0.05 between two configurations would "
+        f"sd of runs {run:.3f}) and the same numbers of seeds and patients, a true difference of 0.05 between two "
+        "configurations would "
         f"be declared in {100 * power:.0f} % of such sweeps."
     )
 
@@ -134,7 +135,8 @@ def unlike_code(records: Sequence[Record]) -> list[str]:
     found += _unlike_inputs(records)
     if dirty:
         found.append(
-            f"{len(dirty)} of {len(records)} runs come from a checkout with uncommitted changes, so their exact code is unknown."
+            f"{len(dirty)} of {len(records)} runs come from a checkout with uncommitted changes, so their exact code is "
+            "unknown."
         )
     return found
 

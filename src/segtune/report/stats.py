@@ -87,7 +87,7 @@ class Estimate:
         return ""
 
     def within(self, margin: float) -> bool:
-        """Whether the estimate is equivalent to `null`: the 90 % interval lies inside +/- margin (two one-sided tests at 5 %)."""
+        """Whether the estimate is equivalent to `null`: its 90 % interval is inside +/- margin (two one-sided tests at 5 %)."""
         return not self.limit() and -margin < self.low90 - self.null and self.high90 - self.null < margin
 
 
@@ -107,10 +107,10 @@ def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate
 
     The variance of the estimate is s^2 / P, from the values of the P patients, plus a term for the variance between runs, which
     s^2 / P misses because a run shifts its patients together. For weights u of a block's patients and S runs, this term is
-    P / (P - 1) * ((sum u)^2 - sum u^2) * run variance / S, by the method of moments. It is included if an F test gives a hint of
-    it. Degrees of freedom are computed by Satterthwaite's formula. With one block of S runs and P patients, the result is that
-    of a two-way analysis of variance. With folds of one patient, it is the t interval over patients. The test over runs may take
-    the variance between runs from all configurations (see scores.pool).
+    P / (P - 1) * ((sum u)^2 - sum u^2) * run variance / S, by the method of moments. It is included if an F test gives a hint
+    of it. Degrees of freedom are computed by Satterthwaite's formula. With one block of S runs and P patients, the result is
+    that of a two-way analysis of variance. With folds of one patient, it is the t interval over patients. The test over runs
+    may take the variance between runs from all configurations (see scores.pool).
 
     Args: minus: as many configurations as plus, paired with them; one configuration may be in several pairs. None: estimate the
         mean of plus instead of a difference.
@@ -160,7 +160,7 @@ def _shared_patients(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict[str, float]]]:
-    """The values of the patients (P,), and the weights of their means in the estimate: id of a configuration -> patient -> weight."""
+    """Weigh the patients. Returns: their values (P,), and id of a configuration -> patient -> its weight in the estimate."""
     means = {id(cell): cell.means for pairs in shared.values() for pair in pairs for cell in pair if cell is not None}
     weights: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     values = np.zeros(len(shared))

@@ -181,7 +181,7 @@ def comparison_row(one: Judged) -> Row:
 
 
 def finding_rows(records: Sequence[Record]) -> list[Row]:
-    """Table rows of the data check's findings, one for each data set, severity and kind. Errors (which were allowed) come first.
+    """Table rows of the data check's findings, one for each data set, severity and kind; (allowed) errors come first.
 
     Columns: n_least, n_most: smallest and largest number of findings in a run that has any; it can differ between runs because
     some findings depend on the split. n_runs: number of runs with such a finding. n_recorded: number of runs on this data set

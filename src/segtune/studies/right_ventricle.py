@@ -217,7 +217,8 @@ def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name
     goal = 0.9 * float(np.mean(none.by_seed(lambda record: float(np.nanmax([0.0, *record.history["val_dice"]])))))
 
     def epochs(record: Record) -> float:
-        reached = curves.epochs_to(record.history["val_dice"], goal)  # a run that stopped early without reaching it gets its planned number of epochs + 1
+        reached = curves.epochs_to(record.history["val_dice"], goal)
+        # a run that stopped early without reaching the goal counts as if it had needed one epoch more than planned
         return reached if reached <= len(record.history["val_dice"]) else record.facts.epochs + 1.0
 
     found = [cell for value in lambdas if (cell := at(cells, value))]

@@ -104,7 +104,7 @@ DAMAGE = {
     "no pixels": (rewritten(lambda d: d.__delattr__("PixelData")), r"DICOM.*\(\w+Error\)"),
     "no decoder": (encapsulated(uid.JPEGLSLossless, b"\xff\xd8\xff\xf7" + bytes(99)), "JPEG-LS .*decoder.*pip"),
     "no JPEG": (encapsulated(uid.JPEGBaseline8Bit, b"\xff\xd8\xff\xe0" + bytes(99)), "decoded"),
-    "an unknown syntax": (encapsulated("1.2.3.4.5", bytes(99)), r"\bDICOM\b.*\buncompressed\b"),
+    "an unknown syntax": (encapsulated("1.2.3.4.5", bytes(99)), r"\bDICOM\b.*\bname\b.*\buncompressed\b"),
     "a JPEG 2000 file without end": (
         encapsulated(uid.JPEG2000Lossless, dicom_pixels.JP2 + bytes(99)),
         "JPEG 2000 file",

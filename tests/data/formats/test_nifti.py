@@ -159,7 +159,7 @@ IMAGES = {  # array, settings, message
     "no spacing": (volumes.pixels(1), {"pixdim": [1, 0, 0.8, 9, 0, 0, 0, 0]}, r"\b0 x 0.8 x 9 mm \(pixdim\)"),
     "negative spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, 0.8, -9, 0, 0, 0, 0]}, r"\b0.7 x 0.8 x -9 mm \(pixdim\)"),
     "NaN spacing": (volumes.pixels(1), {"pixdim": [1, 0.7, np.nan, 9, 0, 0, 0, 0]}, r"\b0.7 x nan x 9 mm \(pixdim\)"),
-    "another affine": (volumes.pixels(1), {"srow_x": [-5, 0, 0, 0]}, r"\baffine\b.*\b5 x 0.8 x 9 mm\b.*\bpixdim\b.*\b0.7 x 0.8 x 9 mm\b"),
+    "another affine": (volumes.pixels(1), {"srow_x": [-5, 0, 0, 0]}, "affine .* 5 x 0.8 x 9 mm.*pixdim .*0.7 x 0.8 x 9"),
     "NaN affine": (volumes.pixels(1), {"srow_x": [np.nan, 0, 0, 0]}, r"\baffine\b.*\bspan\b"),
     "sheared affine": (volumes.pixels(1), {"srow_x": [-0.7, 0, 5.2, 0], "srow_z": [0, 0, 7.35, 0]}, "sheared"),
     "infinite affine": (volumes.pixels(1), {"srow_x": [np.inf, 0, 0, 0]}, r"\baffine\b.*\bspan\b"),
@@ -172,7 +172,7 @@ IMAGES = {  # array, settings, message
     "no axes": (volumes.pixels(1), {"dim": [0] * 8}, r"\b0 pixels\b.*\bempty\b"),
     "an empty axis": (volumes.pixels(1), {"dim": [3, 12, 0, 3, 1, 1, 1, 1]}, r"\b12 x 0 x 3 pixels\b.*\bempty\b"),
     "a negative axis": (volumes.pixels(1), {"dim": [3, 12, -10, 3, 1, 1, 1, 1]}, r"\b12 x -10 x 3 pixels\b.*\bempty\b"),
-    "too many axes": (volumes.pixels(1), {"dim": [99, 12, 10, 3, 1, 1, 1, 1]}, "a.nii.gz: "),
+    "too many axes": (volumes.pixels(1), {"dim": [99, 12, 10, 3, 1, 1, 1, 1]}, r"(\b7 axes\b|NIfTI header \()"),
     "an unknown dtype": (volumes.pixels(1), {"datatype": 999}, r"NIfTI header \(\w+Error\)"),
     "pixels before the header's end": (volumes.pixels(1), {"vox_offset": 0}, r"\bbyte 0\b"),
     "pixels far away": (volumes.pixels(1), {"vox_offset": 1e9}, r"\bbyte 1000000000\b"),
@@ -220,7 +220,7 @@ def test_labels_that_do_not_fit_are_refused_by_name(tmp_path, pair, name):
 @pytest.mark.parametrize("n_bytes", [0, 3, 10, 200, 400, -1, -4, -9])
 def test_a_file_that_was_cut_off_is_refused_wherever_it_was(pair, n_bytes):
     pair[0].write_bytes(pair[0].read_bytes()[:n_bytes])
-    with pytest.raises(InputError, match="a.nii.gz: .*(damaged|NIfTI)"):
+    with pytest.raises(InputError, match=r"a.nii.gz: .*\b(damaged|NIfTI)\b"):
         slices(*pair)
 
 
@@ -235,10 +235,10 @@ def test_a_changed_byte_of_a_compressed_file_is_found_by_its_checksum(pair):
 def test_what_is_no_nifti_is_refused(tmp_path):
     for content in (b"\x89PNG\r\n\x1a\n" + bytes(999), gzip.compress(b"hello world"), bytes(400), b"\x1f\x8b" + bytes(50)):
         (tmp_path / "a.nii.gz").write_bytes(content)
-        with pytest.raises(InputError, match="a.nii.gz: .*(damaged|NIfTI)"):
+        with pytest.raises(InputError, match=r"a.nii.gz: .*\b(damaged|NIfTI)\b"):
             nifti.read(tmp_path / "a.nii.gz")
     (tmp_path / "b.nii").mkdir()
-    with pytest.raises(InputError, match=r"b.nii: (?!.*NIfTI).*\bfile\b"):
+    with pytest.raises(InputError, match=r"b.nii: .*\(.*\bfile\)"):
         nifti.read(tmp_path / "b.nii")
 
 
@@ -276,7 +276,7 @@ def test_members_of_gzip_are_one_file_and_what_follows_them_is_looked_at_no_furt
     content = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]) + bytes(512))
     assert np.array_equal(nifti.read(path).voxels.T, volumes.pixels(1))
-    for rest, message in ((b"more", "damaged"), (gzip.compress(b"more"), r"\bmore\b.*\b12 x 10 x 3\b")):
+    for rest, message in ((b"more", r"\bdamaged\b"), (gzip.compress(b"more"), r"\bmore\b.*\b12 x 10 x 3\b")):
         path.write_bytes(gzip.compress(content) + rest)
         with pytest.raises(InputError, match=f"a.nii.gz: .*{message}"):
             nifti.read(path)
@@ -317,7 +317,7 @@ def test_files_are_found_by_their_names_without_ending(tmp_path):
     with pytest.raises(InputError, match=r"a.nii.gz and \S+/a.nii "):
         nifti.by_stem([*paths, tmp_path / "a.nii.gz"])
     (tmp_path / "e.nii").mkdir()
-    with pytest.raises(InputError, match="e.nii: .*folder"):
+    with pytest.raises(InputError, match=r"e.nii: .*\bfolder\b"):
         nifti.by_stem([tmp_path / "e.nii"])
 
 

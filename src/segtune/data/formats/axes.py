@@ -57,7 +57,8 @@ def of_set(grids: Mapping[Path, Grid], chosen: int | None = None) -> dict[Path, 
         for path, grid in grids.items():
             if len(grid.shape) < 3 and chosen != LAST:
                 raise InputError(
-                    f"{path}: the file holds a single plane, so axis {chosen} cannot count its slices. Remove {KEY} or the file."
+                    f"{path}: the file holds a single plane, so axis {chosen} cannot count its slices. Remove {KEY} or the "
+                    "file."
                 )
         return dict.fromkeys(grids, chosen)
     found = {path: of_volume(path, grid) for path, grid in grids.items()}
@@ -96,8 +97,8 @@ def of_volume(path: Path, grid: Grid) -> Axis:
         if _is_denied(grid, axis):
             sizes, spacing = (" x ".join(f"{n:g}" for n in numbers) for numbers in grid)
             raise InputError(
-                f"{path}: according to its spacing, {spacing} mm, axis {axis} (of 0, 1 and 2) counts the slices, but its shape, "
-                f"{sizes}, contradicts this. Correct the header, or set {KEY}."
+                f"{path}: according to its spacing, {spacing} mm, axis {axis} (of 0, 1 and 2) counts the slices, but its "
+                f"shape, {sizes}, contradicts this. Correct the header, or set {KEY}."
             )
         return Axis(axis, "spacing")
     fewest = min(range(3), key=lambda one: (grid.shape[one], -one))

@@ -107,14 +107,15 @@ class Structure:
             if len(seen) > 1:
                 (one, where), (other, _) = [*seen.items()][:2]
                 kind = "values" if max(one, other) < COLOUR else "colours"
-                message = f"data.target=foreground, but besides 0 the masks hold the {kind} {shown(one)} ({where.name}) and {shown(other)}"
+                both = f"{shown(one)} ({where.name}) and {shown(other)}"
+                message = f"data.target=foreground, but besides 0 the masks hold the {kind} {both}"
                 raise InputError(f"{path}: {message}. {_cure(one, other, values[-1])}")
         return taken
 
     def _refuse(self, path: Path, where: Path, why: str) -> None:
         raise InputError(
-            f"{path}: its palette does not agree with that of {where}: with data.target={self.value}, {why}. Set data.target to "
-            "the structure's grey value or to foreground (all pixels that are not black), or store the masks as grey PNG."
+            f"{path}: its palette does not agree with that of {where}: with data.target={self.value}, {why}. Set data.target "
+            "to the structure's grey value or to foreground (all pixels that are not black), or store the masks as grey PNG."
         )
 
     def _check_lossy(self, path: Path, values: NDArray[Any], counts: NDArray[Any]) -> None:
@@ -132,9 +133,9 @@ class Structure:
         if scatters and counts[low | high].sum() >= PURE * counts.sum():
             near = [value for value in values[low | high].tolist() if value not in (0, top)]
             raise InputError(
-                f"{path}: besides 0 and {top:g} it holds values near them, like {', '.join(f'{one:g}' for one in near[-3:])}, so "
-                f"it was stored with lossy compression (like JPEG) or smoothed. Store masks as PNG with two values, "
-                "from the original drawing."
+                f"{path}: besides 0 and {top:g} it holds values near them, like {', '.join(f'{one:g}' for one in near[-3:])}, "
+                "so it was stored with lossy compression (like JPEG) or smoothed. Store masks as PNG with two values, from "
+                "the original drawing."
             )
 
 
@@ -149,8 +150,8 @@ def _valued(path: Path, value: int, values: NDArray[Any], palette: Mapping[int, 
     coloured = [code for code in values.tolist() if code >= COLOUR]
     if coloured and not palette:
         raise InputError(
-            f"{path}: its pixels are colours, like {shown(coloured[0])}, but data.target={value} is a grey value. If all pixels "
-            "that are not black have one colour, set data.target=foreground; if not, store masks as grey PNG."
+            f"{path}: its pixels are colours, like {shown(coloured[0])}, but data.target={value} is a grey value. If all "
+            "pixels that are not black have one colour, set data.target=foreground; if not, store masks as grey PNG."
         )
     return sorted(taken)
 

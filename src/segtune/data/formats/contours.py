@@ -214,7 +214,8 @@ def rasteriser(masks: str | None) -> Rasteriser:
     """Return the function that makes masks from contours. Args: masks: None for `mask`, or "pil" for `mask_pil`."""
     if masks not in RASTERISERS:
         raise InputError(
-            f"data.masks={masks}: choose null (a pixel is in the mask if its centre is inside the contour) or pil (as published)."
+            f"data.masks={masks}: choose null (a pixel is in the mask if its centre is inside the contour) or pil (as "
+            "published)."
         )
     return RASTERISERS[masks]
 
@@ -226,5 +227,6 @@ def check_inside(contour: NDArray[np.float64], shape: tuple[int, int]) -> None:
     if (low < -EDGE_PX).any() or (high > np.array([width - 1, height - 1]) + EDGE_PX).any():
         raise InputError(
             f"the contour lies outside the image: x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}, but the image "
-            f"has {width} columns and {height} rows. Check whether it is the contour of another frame, or whether x and y are swapped."
+            f"has {width} columns and {height} rows. Check whether it is the contour of another frame, or whether x and y are "
+            "swapped."
         )

@@ -29,7 +29,8 @@ def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tup
     check_grey(path, dataset)
     if rows * columns > MAX_PIXELS:
         raise InputError(
-            f"{path}: the image has {rows} x {columns} pixels, but at most {MAX_PIXELS / 1e6:.0f} million are read. Crop or resample it."
+            f"{path}: the image has {rows} x {columns} pixels, but at most {MAX_PIXELS / 1e6:.0f} million are read. Crop or "
+            "resample it."
         )
     if high and high != stored - 1:
         raise InputError(
@@ -67,7 +68,7 @@ def _check_decoder(path: Path, syntax: UID) -> None:
 
 
 def decoder_of(path: Path, syntax: UID) -> tuple[Decoder | None, str]:
-    """Return the decoder for these pixels (None if pydicom has none), and the command that installs further decoders (or "")."""
+    """Return the decoder (None if pydicom has none), and the command that installs further decoders (empty if none exist)."""
     with explained(path):
         try:
             decoder = get_decoder(syntax)

@@ -1,9 +1,9 @@
 """Convert the stored numbers of a DICOM image to the grey values of the modality, where larger is brighter.
 
 The conversion follows pydicom.pixels. First ModalityLUTSequence, or RescaleSlope and RescaleIntercept, is applied. Then the
-values are inverted if the header says MONOCHROME1 or PresentationLUTShape INVERSE. Pixels with PixelPaddingValue lie outside the
-image and get its darkest value. Windows for display (WindowCenter, VOILUTSequence) and units (RealWorldValueMappingSequence)
-are not applied.
+values are inverted if the header says MONOCHROME1 or PresentationLUTShape INVERSE. Pixels with PixelPaddingValue lie outside
+the image and get its darkest value. Windows for display (WindowCenter, VOILUTSequence) and units
+(RealWorldValueMappingSequence) are not applied.
 """
 
 import math

@@ -59,7 +59,7 @@ def stem(path: Path) -> str | None:
 
 
 def by_stem(paths: list[Path]) -> dict[str, Path]:
-    """The NIfTI files by stem (see `stem`). Other files are ignored. Raises: InputError if name.nii and name.nii.gz both exist."""
+    """The NIfTI files by stem, without other files. Raises: InputError if both name.nii and name.nii.gz exist."""
     found: dict[str, Path] = {}
     for path in paths:
         if (name := stem(path)) is None:

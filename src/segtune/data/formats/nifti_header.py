@@ -74,7 +74,8 @@ def read(path: Path, file: io.BufferedIOBase, n_channels: int) -> Header:
     if n_pixels * max(dtype.itemsize, 4) > MAX_BYTES:
         raise InputError(
             f"{path}: the header announces {' x '.join(map(str, shape))} pixels of {dtype}, but a volume of more than "
-            f"{MAX_BYTES / 2**30:g} GiB is not read. If it is really so large, crop or resample it first; if not, copy it again."
+            f"{MAX_BYTES / 2**30:g} GiB is not read. If it is really so large, crop or resample it first; if not, copy it "
+            "again."
         )
     if not kind.sizeof_hdr <= offset <= kind.sizeof_hdr + MAX_EXTENSION_BYTES:
         raise InputError(
