@@ -106,8 +106,8 @@ def test_a_report_tells_runs_of_other_hyperparameters_apart_and_leaves_damaged_o
     report = segtune("sweep=outputs/grid", module="segtune.report")
     assert report.returncode == 0, report.stderr
     cells = Path("outputs/grid/tables/cells.csv").read_text()
-    assert "loss=focal gamma=1" in cells
-    assert "loss=focal gamma=2" in cells
+    assert "loss=focal loss.gamma=1" in cells
+    assert "loss=focal loss.gamma=2" in cells
     one, other = done_runs()
     (Path("outputs/runs") / one / "history.csv").write_text("abc")
     report = segtune("sweep=outputs/grid", module="segtune.report")

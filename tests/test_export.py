@@ -53,7 +53,7 @@ def folder(made, tmp_path):
 
 def edited(folder, edit):
     """Change the result, its configuration too: of the checkpoints, then, as well."""
-    result = read_result(folder)
+    result = json.loads((folder / layout.RESULT).read_text())
     edit(result)
     result["run_id"] = identity.run_id(result["config"])
     (folder / layout.RESULT).write_text(json.dumps(result))
@@ -248,7 +248,7 @@ def test_a_result_with_values_of_a_wrong_kind_is_one_sentence_and_nothing_is_wri
     edited(folder, lambda result: result["last"].update(metrics="none"))
     with pytest.raises(InputError, match=r"result.json\b.*\bdamaged\b"):
         exported(f"run={folder}", "output=there/it")
-    assert list(Path("there").iterdir()) == []
+    assert not Path("there/it").exists()
 
 
 @pytest.mark.slow
@@ -517,7 +517,7 @@ def with_text(folder, text):
     finding = {"kind": text, "patient": text, "frame": 1, "file": text, "message": text}
 
     def edit(result):
-        result["config"]["data"]["target"] = result["config"]["loss"]["weight"] = result["config"]["seed"] = text
+        result["config"]["data"]["target"] = result["config"]["loss"]["weight"] = text
         result["data"] |= {"n_leaks": 1, "leaks": [text], "fingerprint": text}
         result["data"]["patients"] = {side: [text] for side in ("train", "val", "unused")}
         result["data"]["findings"] = [{"severity": severity, **finding} for severity in ("error", "warning")]

@@ -52,7 +52,7 @@ def test_a_run_leaves_everything_that_is_promised(folder):
 def test_result_says_what_was_run_on_whom_and_with_what(folder):
     result = read_result(folder)
     keys = "run_id cell_id config options label data tolerance_mm best last epochs_to_90 calibration weights seconds"
-    rest = "peak_memory_mb versions git machine files sha256 inputs attempts"
+    rest = "schema peak_memory_mb versions git machine files sha256 inputs attempts"
     assert set(result) == {*keys.split(), *rest.split()}
     data = result["data"]
     assert sorted(data["patients"]["train"] + data["patients"]["val"]) == ["P01", "P02", "P03", "P04"]

@@ -151,7 +151,7 @@ def read_json(path: Path) -> About:
     if ending not in nifti.ENDINGS:
         raise InputError(
             f"{path}, key file_ending: {str(ending)[:40]!r}, but only {' and '.join(nifti.ENDINGS)} are read. Convert the "
-            "images. (Pairs of PNG or TIFF files are read by data=folder.)"
+            "images, or use data=folder for pairs of PNG or TIFF files."
         )
     n_cases = data.get("numTraining")
     if not (n_cases is None or (_is_whole(n_cases) and 0 <= n_cases <= MAX_CASES)):

@@ -53,7 +53,9 @@ def _names(group: str, records: Sequence[Record], words: Sequence[Words]) -> lis
     shared = {*of[0]}.intersection(*of)
     named: dict[str, str] = {}  # equal settings have one name, the shortest, however they were typed
     for text, mine in zip(texts, of, strict=True):
-        name = " ".join([word for word in mine if word not in shared] or mine).removeprefix(f"{group}=")
+        # An option's name stays even if all runs have it, because its keys cannot be typed without it.
+        shown = [word for word in mine if word not in shared or word.startswith(f"{group}=")]
+        name = " ".join(shown or mine).removeprefix(f"{group}=")
         named[text] = min(named.get(text, name), name, key=len)
     return _distinct([named[text] for text in texts], texts, group)
 

@@ -7,7 +7,7 @@ later are not required.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -23,13 +23,13 @@ class File(TypedDict, total=False):
     sha256: str
 
 
-class Finding(TypedDict, total=False):
+class Finding(TypedDict):
     """One problem in the data. severity: error or warning; patient: None if the problem is not one patient's."""
 
     severity: str
     kind: str
-    patient: str | None
-    message: str
+    patient: NotRequired[str | None]
+    message: NotRequired[str]
 
 
 class Data(TypedDict, total=False):
@@ -122,7 +122,7 @@ class Status(TypedDict, total=False):
     attempt: str
     run_id: str
     overrides: list[str]
-    config: dict[str, Any]
+    config: Config
     options: dict[str, str]
     label: str
     error: Failure
@@ -176,7 +176,7 @@ def check(record: Mapping[str, Any], kind: type, *, needs: tuple[str, ...] = ())
         )
     try:
         msgspec.convert(record, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, RecursionError, UnicodeError) as error:
         what, _, place = str(error).partition(" - at `$")
         raise DamagedError(f"{place.strip('.`') or 'the whole'}: {what}") from None
     for name in (*REQUIRED.get(kind, ()), *needs):
@@ -198,7 +198,7 @@ def of_known_types(record: Mapping[str, Any], kind: type) -> dict[str, Any]:
 def _fits(value: Any, kind: Any) -> bool:
     try:
         msgspec.convert(value, kind)
-    except (msgspec.ValidationError, RecursionError):
+    except (msgspec.ValidationError, RecursionError, UnicodeError):
         return False
     return True
 
