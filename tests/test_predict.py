@@ -118,7 +118,18 @@ def test_a_contour_is_that_of_the_largest_component_and_our_reader_gets_the_mask
         "mean_probability",
     )
     assert tuple(found[0]) == columns
-    assert [found[0][name] for name in columns[:10]] == ["P09-0020.dcm", "endocardium", "P09", "0", "1", "20", "81", "16", "9", "20.25"]
+    assert [found[0][name] for name in columns[:10]] == [
+        "P09-0020.dcm",
+        "endocardium",
+        "P09",
+        "0",
+        "1",
+        "20",
+        "81",
+        "16",
+        "9",
+        "20.25",
+    ]
     assert float(found[0]["mean_probability"]) == pytest.approx((72 * 0.9 + 9 * 0.2) / 81)
     assert [row["n_pixels"] for row in found] == ["81", "25", "0"]
     assert found[2]["mean_probability"] == "nan"
