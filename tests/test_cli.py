@@ -109,6 +109,15 @@ def test_options_of_the_users_own_folder_are_in_the_help(segtune):
     assert "mine" not in segtune("train", "--help").stdout
 
 
+def test_packages_in_the_current_folder_are_found_as_they_are_with_python_m(segtune):
+    Path("lab/conf/loss").mkdir(parents=True)
+    Path("lab/conf/__init__.py").touch()
+    Path("lab/conf/loss/mine.yaml").write_text("_target_: lab.mine\n_partial_: true\n")
+    typed = ("--help", "hydra.searchpath=[pkg://lab.conf]")
+    assert re.search(r"\bmine\b", segtune("train", *typed).stdout)
+    assert re.search(r"\bmine\b", by_module(*typed).stdout)
+
+
 def test_hydras_flags_work_behind_a_verb(segtune):
     job = by_module("loss=focal", "--cfg", "job", "-p", "loss").stdout
     assert "segtune.losses.focal" in job
@@ -138,7 +147,7 @@ def lab():
     return [*TINY, "trainer.max_epochs=1", "loss=bce", "loss._target_=lab.mine.loss", "split=0.4", "reg=none", "batch=10"]
 
 
-def test_a_dry_run_finds_the_users_own_module_and_gives_the_run_of_the_other_form(segtune, lab):
+def test_a_dry_run_lists_the_same_runs_in_both_forms(segtune, lab):
     command = segtune("sweep", *lab, "dry_run=true")
     assert command.returncode == 0, command.stderr
     assert command.stdout == by_module("-m", *lab, "dry_run=true").stdout

@@ -26,7 +26,7 @@ def write(name, *settings, dice=DICE, options=None):
     """A sweep of finished runs in outputs/<name>; returns its folder and the ids of its runs."""
     runs = []
     for one in settings:
-        runs.append(simulated.write_run(Path("outputs"), one, dice, simulated.curves(epochs=4, last=0.7), pictures=True))
+        runs.append(simulated.write_run(Path("outputs"), one, dice, simulated.curves(epochs=4, last=0.65), pictures=True))
         if options:
             path = Path("outputs/runs", runs[-1], layout.RESULT)
             path.write_text(json.dumps({**json.loads(path.read_text()), "options": options(one)}))
@@ -79,7 +79,8 @@ def test_runs_have_one_row_each_with_settings_and_scores_as_numbers():
 
 
 def test_only_keys_in_which_the_runs_differ_are_columns():
-    folder, _ = write("a", config(loss="focal", data__size=64), config(loss="focal", data__size=128))
+    sizes = [{"data__size": size, "data__reader__size": size} for size in (64, 128)]
+    folder, _ = write("a", *(config(loss="focal", **size) for size in sizes))
     found = segtune.load(folder).runs
     assert list(found["data.size"]) == [64, 128]
     assert {column for column in found if "." in column} == {"data.size"}
