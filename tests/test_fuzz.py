@@ -461,6 +461,7 @@ PLACES = st.one_of(
     st.lists(st.tuples(PLACES, VALUES), min_size=1, max_size=3),
     st.sampled_from([None, ["segtune.nets.Block"], ["torch.nn.Linear"], ["monai.networks.nets.HoVerNet"]]),
 )
+@pytest.mark.slow
 def test_a_run_s_result_gives_its_network_or_is_refused_and_nothing_is_called(place, tiny_run, edits, trust):
     folder = place / "run"
     if not folder.exists():

@@ -5,10 +5,12 @@ import itertools
 import subprocess
 import sys
 
+import hydra
 import pytest
 from omegaconf import OmegaConf
 
 from segtune.config import entry, overrides
+from segtune.config.composing import Composer
 from segtune.runs import identity
 from segtune.runs.result import is_done
 from segtune.runs.sweep import read_sweep
@@ -27,7 +29,9 @@ def configs(study):
     """Every run of a study as a plain configuration, by its id."""
     grids = OmegaConf.load(overrides.CONF / "study" / f"{study}.yaml").hydra.sweeper.grids
     jobs = plan.combinations(grids, [])
-    composed = [entry.plain(entry.compose([f"study={study}", *job])) for job in jobs]
+    with hydra.initialize_config_dir(str(overrides.CONF), version_base="1.3"):
+        composer = Composer(lambda asked: hydra.compose("config", asked, return_hydra_config=True))
+        composed = [entry.plain(composer([f"study={study}", *job]).cfg) for job in jobs]
     return {identity.run_id(config): config for config in composed}
 
 

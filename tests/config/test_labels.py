@@ -37,9 +37,10 @@ def typed(label):
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_label_of_every_tenth_run_of_a_study_gives_the_same_run(study):
     grids = list(compose([f"study={study}"]).hydra.sweeper.grids)
-    labels = Labels(Composer(compose))
+    composer = Composer(compose)
+    labels = Labels(composer)
     for job in plan.combinations(grids, [f"study={study}"])[::10]:
-        composed, _ = plan._compose(job, Composer(compose), set())
+        composed, _ = plan._compose(job, composer, set())
         label = labels.of(composed.cfg, composed.options)
         assert typed(label) == identity.run_id(entry.plain(composed.cfg)), label
 

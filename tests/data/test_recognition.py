@@ -75,6 +75,7 @@ def test_every_image_is_known_again_as_the_same_patients_in_another_form(name, s
         assert all(index >= 0 and slices[index].patient == item.patient for index, item in zip(found, slices, strict=True))
 
 
+@pytest.mark.slow
 def test_no_patient_is_taken_for_another(sets):
     for one in sets.values():
         for other in sets.values():

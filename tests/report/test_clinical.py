@@ -282,6 +282,7 @@ def runs_of(folder):
     return [run["run_id"] for run in read_sweep(folder)["runs"]]
 
 
+@pytest.mark.slow
 def test_cells_of_an_earlier_version_are_blank_and_their_runs_counted(tmp_path):
     folder = sweep(tmp_path, losses=(GOOD, NOISY), folds=(PATIENTS,))
     good, noisy = runs_of(folder)[:2], runs_of(folder)[2:]
@@ -301,6 +302,7 @@ def test_cells_of_an_earlier_version_are_blank_and_their_runs_counted(tmp_path):
     assert len(table(folder, "runs")) == 4
 
 
+@pytest.mark.slow
 def test_a_sweep_of_an_earlier_version_alone_is_reported(tmp_path):
     folder = sweep(tmp_path, losses=(GOOD,), folds=(PATIENTS[:2],))
     for run in runs_of(folder):
@@ -432,6 +434,7 @@ def test_a_label_of_two_data_sets_is_two_patients_here_too(tmp_path):
 # Findings of the data check
 
 
+@pytest.mark.slow
 def test_allowed_errors_are_on_top_and_findings_are_counted_per_data_set(tmp_path, capsys):
     error = {"severity": "error", "kind": "duplicate_contour", "patient": NASTY, "frame": 1, "file": None, "message": "copy"}
     empty = {"severity": "warning", "kind": "empty", "patient": "P01", "frame": None, "file": None, "message": "no structure"}

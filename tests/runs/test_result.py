@@ -620,6 +620,7 @@ def test_a_file_that_is_too_large_or_none_is_refused_before_it_is_read(tmp_path)
     assert read_status(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_pictures_that_grow_when_they_are_unpacked_or_hold_objects_are_refused(tmp_path):
     path = tmp_path / layout.PICTURES
     with (

@@ -308,6 +308,7 @@ def test_logging_is_left_as_it_was(trained):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.slow
 def test_memory_once_freed_is_kept_unless_told_otherwise():
     """Pages that the kernel has to hand out, and zero, anew in a training step: the least of four, once it has settled."""
     code = (

@@ -89,6 +89,7 @@ def test_a_compiled_network_computes_the_same_and_its_checkpoints_have_the_same_
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method. is deprecated:DeprecationWarning")
+@pytest.mark.slow
 def test_every_network_of_a_process_is_compiled_and_not_the_first_eight_alone(monkeypatch):
     compiled = []
 

@@ -30,6 +30,7 @@ def trained(folder, *overrides):
 
 
 @pytest.mark.parametrize(("penalty", "expected"), [("l1", 35_659), ("l2", 1_792)])
+@pytest.mark.slow
 def test_the_study_s_network_starts_at_the_closed_form_and_that_is_the_published_sum(penalty, expected, monkeypatch):
     monkeypatch.setattr(lambda_search, "PENALTY_SEEDS", 10)
     experiment = build.experiment(entry.compose([f"reg={penalty}"], "calibrate"))
@@ -66,6 +67,7 @@ def test_gradients_of_the_penalties_are_those_of_algebra():
 
 
 @pytest.mark.parametrize(("reg", "loss"), [("l2", "bce_dice"), ("l1", "bce")])
+@pytest.mark.slow
 def test_the_lambda_for_ratio_1_gives_ratio_1_at_the_first_step_of_fresh_runs(reg, loss):
     """Of the median one: one network's loss differs from the next one's by a tenth (bce_dice) or a quarter (bce)."""
     experiment, start = started(f"reg={reg}", f"loss={loss}", "model.width=16")
@@ -105,6 +107,7 @@ def test_a_run_without_auto_says_nothing_of_calibration_and_is_not_moved_by_it(t
     assert trained(tmp_path, "reg=l2")["calibration"] is None
 
 
+@pytest.mark.slow
 def test_a_large_lambda_is_marked_as_a_collapse_and_a_small_one_is_not():
     experiment = build.experiment(entry.compose([*SMALL, "reg=l2"], "calibrate")).for_calibration()
     data, batches, device = lambda_search._data(experiment)
