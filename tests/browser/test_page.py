@@ -15,6 +15,7 @@ from segtune.report.__main__ import report_sweeps
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),  # two ChromeDrivers started together can choose the same port, and one then exits
     pytest.mark.filterwarnings("ignore::DeprecationWarning:selenium", "ignore::ResourceWarning"),  # from selenium itself
     pytest.mark.skipif(not shutil.which("chromedriver") and not os.environ.get("CI"), reason="apt-get install chromium-driver"),
 ]
