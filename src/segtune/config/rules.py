@@ -25,6 +25,10 @@ RULES: dict[str, Rule] = {
         "a folder name of at most 100 letters, digits, '.', '-' and '_' that begins with a letter or digit and is none of the "
         f"reserved names {', '.join(VERBS)}",
     ),
+    "looks": (
+        lambda v: v is None or (isinstance(v, list) and bool(v) and all(type(n) is int for n in v) and v == sorted({*v})),
+        "a list of growing numbers of runs, like [3,5,10], or null",
+    ),
     "dry_run": (lambda v: isinstance(v, bool), "true or false"),
     "json": (lambda v: isinstance(v, bool), "true or false"),
     "seed": whole(0, 2**32 - 1),

@@ -129,7 +129,11 @@ class Status(TypedDict, total=False):
 
 
 class SweepRun(TypedDict, total=False):
-    """One run of a sweep. axes: its value of every key that differs in the sweep, and its loss, split, reg and batch."""
+    """One run of a sweep.
+
+    axes: its value of every key that differs in the sweep, and its loss, split, reg and batch; replicate: the position of its
+    seed (in cross-validation, its fold) among those of its configuration, from 0, which a plan of several looks counts.
+    """
 
     run_id: str
     folder: str
@@ -137,15 +141,22 @@ class SweepRun(TypedDict, total=False):
     options: dict[str, str]
     label: str
     axes: dict[str, str]
+    replicate: int
 
 
 class Sweep(TypedDict, total=False):
-    """The content of sweep.json: the command of the sweep, the time of writing, and its runs."""
+    """The content of sweep.json: the command of the sweep, the time of writing, its runs, and its plan.
+
+    looks: the numbers of seeds (or folds) at which verdicts are made; empty: once, when all runs are done. added: ids of runs
+    that were added to configurations after the last look of an earlier sweep, so that they decide nothing.
+    """
 
     schema: int
     command: list[str]
     written: str
     runs: list[SweepRun]
+    looks: list[int]
+    added: list[str]
 
 
 REQUIRED: Mapping[type, tuple[str, ...]] = {
