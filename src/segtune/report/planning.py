@@ -13,6 +13,7 @@ from segtune.report.decisions import ALPHA, CLEAR_PATIENTS, LEAST_FOLDS, LEAST_R
 from segtune.report.differences import Differences
 from segtune.report.groups import Group
 from segtune.report.records import Sweep
+from segtune.runs.words import count
 
 POWER = 0.8
 GOAL = 0.05  # Dice; the difference for which the next step is planned
@@ -68,7 +69,10 @@ def next_step(group: Group, sweep: Sweep) -> NextStep | None:
             why = f"only {100 * share:.0f} % of the variance of a difference is between runs"
     if detectable <= GOAL:
         return NextStep(detectable, n_runs, None, "", 0.0, False, "")
-    if why or (found is not None and found.n_patients < CLEAR_PATIENTS):
+    n_patients = min(len(cell.scores.means) for cell in group.cells)
+    if not why and n_patients < CLEAR_PATIENTS:
+        why = f"{count(n_patients, 'validation patient')} on a single split {'is' if n_patients == 1 else 'are'} too few"
+    if why:
         command = _command(sweep, {"split": "kfold", "split.fold": "0,1,2,3,4", "split.val_fraction": None})
         return NextStep(detectable, None, LEAST_FOLDS, command, seconds * LEAST_FOLDS * len(seeds), False, why)
     first = max(seeds) + 1

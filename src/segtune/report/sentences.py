@@ -22,9 +22,10 @@ def sentences(analysis: Analysis) -> list[str]:
     found = [*_result(analysis, group), *_plan(analysis, group)]
     if len(analysis.groups) > 1:
         rest = analysis.groups[1:]
+        n = sum(len(one.cells) for one in rest)
         found.append(
-            f"{count(sum(len(one.cells) for one in rest), 'other configuration')} in {count(len(rest), 'group')} "
-            "are scored on other patients or data. Only configurations that are scored on the same patients are compared."
+            f"{count(n, 'other configuration')} in {count(len(rest), 'more group')} {_are(n)} scored on other patients or data. "
+            "Only configurations that are scored on the same patients are compared."
         )
         found += [f"Group {one.number}: {_set(one)}" for one in rest if len(one.cells) > 1]
     return [*filter(None, found)]
@@ -62,6 +63,10 @@ def _set(group: Group) -> str:
     return f"These {len(stay)} of {n} may be the best (95 % sure that the best is among them): {named}. {others}"
 
 
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
 def _clear(group: Group) -> str:
     """State the differences that are clear, or what they need."""
     verdicts = group.verdicts
@@ -70,7 +75,7 @@ def _clear(group: Group) -> str:
     if not verdicts.n_reached:
         return ""
     n_clear, n_pairs = int(verdicts.worse.sum()), len(group.cells) * (len(group.cells) - 1) // 2
-    return f"{n_clear} of {count(n_pairs, 'difference')} between two configurations {'is' if n_clear == 1 else 'are'} clear."
+    return f"{n_clear} of {count(n_pairs, 'difference')} between two configurations {_are(n_clear)} clear."
 
 
 def _plan(analysis: Analysis, group: Group) -> list[str]:
@@ -85,14 +90,14 @@ def _plan(analysis: Analysis, group: Group) -> list[str]:
         )
     elif plan.waiting:
         found.append(
-            f"{count(len(plan.waiting), 'run')} of this sweep are not finished. It is judged once, when all are done, because "
-            "looking again and again finds differences that are not there. To look earlier, declare it before the start, like "
-            "looks=[3,5,10]."
+            f"{count(len(plan.waiting), 'run')} of this sweep {_are(len(plan.waiting))} not finished. It is judged once, when "
+            "all are done, because looking again and again finds differences that are not there. To look earlier, declare it "
+            "before the start, like looks=[3,5,10]."
         )
     if plan.added:
         found.append(
-            f"{count(len(plan.added), 'run')} were added after this sweep had been judged. They are shown, but decide nothing "
-            "new. To be able to add runs, declare when to look before the start, like looks=[3,5,10]."
+            f"{count(len(plan.added), 'run')} came to configurations that had been judged before. They are shown, but decide "
+            "nothing new. To be able to add runs, declare when to look before the start, like looks=[3,5,10]."
         )
     found += [f"{group.cells[i].name} is not judged: {why}." for i, why in [*verdicts.unjudged.items()][:MOST_NAMED]]
     return [*found, next_sentence(analysis.next_step, unit)] if analysis.next_step else found
@@ -106,7 +111,7 @@ def next_sentence(step: NextStep, unit: str) -> str:
         return seen
     cost = f"`{step.command}` (about {duration(step.seconds)})"
     if step.n_folds:
-        reason = f"More seeds cannot help, because {step.why}: use folds or add patients" if step.why else "Use more folds"
+        reason = f"More seeds help little, because {step.why}: add patients, or use folds" if step.why else "Use more folds"
         return f"{seen} {reason}: {cost}.".strip()
     goal = f"For {GOAL:g}, {step.n_seeds} {unit} are needed" if known else f"{step.n_seeds} {unit} are needed"
     own = " This is a sweep of its own with new seeds, because this one has been judged." if step.of_its_own else ""

@@ -51,7 +51,10 @@ def build(analysis: Analysis) -> dict[str, list[Row]]:
 
 
 def csv_of(rows: Sequence[Row]) -> str:
-    """Format rows as CSV with the union of their columns. Values that are not finite are empty, and booleans are true or false."""
+    """Format rows as CSV with the union of their columns.
+
+    Values that are not finite are empty, and booleans are true or false.
+    """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return csv_text(columns, ({key: _or_empty(value) for key, value in row.items()} for row in rows))
 

@@ -60,9 +60,9 @@ def _runs_of(folder: Path) -> set[str] | None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Read sweep.json. Entries that say how a run was named but not which run it is are left out if they are damaged.
+    """Read sweep.json. Damaged entries that only describe a run (overrides, options, label) are left out.
 
-    Raises: InputError.
+    Raises: InputError if the file cannot be read, or if its list of runs or their ids are damaged.
     """
     return _read(folder / layout.SWEEP)
 

@@ -25,7 +25,7 @@ Start = Callable[[list[Run], "Sweep"], Failures]
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as seen by the execution backend that executes its runs."""
+    """What an execution backend needs to know about the sweep whose runs it executes."""
 
     folder: Path
     halt: Path | None  # a file that is created when a run fails; while it exists, no further run is started
