@@ -35,7 +35,7 @@ class Differences:
         means: (C,).
         variance, df: (C, C), with floors, for decisions. df: degrees of freedom, by Satterthwaite's formula.
         own_variance, own_df: (C, C), without floors, for the interval of a single difference.
-        run_part: (C, C), the variance due to runs (or folds); with own_variance it shows what more runs can do.
+        run_part: (C, C), the part of `variance` that is due to runs (or folds), which more of them would reduce.
         n_patients, n_runs, n_folds: the numbers behind the means; n_runs of the configuration with the fewest, per fold.
             n_folds: 0 on a single split.
     """
@@ -74,9 +74,10 @@ def of_runs(scores: Sequence[Floats]) -> Differences:
     e = residual / n_patients * _sum(1 / sizes)
     pairs = x[np.triu_indices(len(x), 1)]
     floored_x = np.maximum(x, np.median(pairs) / _median_ratio(n_patients - 1))
-    variance, df = _crossed(floored_x, floored(own, run_df) / sizes, e, n_patients, run_df)
+    of_run = floored(own, run_df) / sizes
+    variance, df = _crossed(floored_x, of_run, e, n_patients, run_df)
     own_variance, own_df = _crossed(x, own / sizes, e, n_patients, run_df)
-    return Differences(patients.mean(1), variance, df, own_variance, own_df, _sum(own / sizes), n_patients, int(sizes.min()), 0)
+    return Differences(patients.mean(1), variance, df, own_variance, own_df, _sum(of_run), n_patients, int(sizes.min()), 0)
 
 
 def _crossed(x: Floats, of_runs: Floats, e: Floats, n_patients: int, run_df: Floats) -> tuple[Floats, Floats]:
@@ -111,7 +112,7 @@ def of_folds(table: Floats, weights: Floats, *, n_patients: int, n_runs: int) ->
     least = floored(own, np.full(n, df))
     variance, own_variance = _sum(least) * scale, _sum(own) * scale
     freedom, own_freedom = (_sum(v) ** 2 / _sum(v**2 / df) for v in (least, own))
-    return Differences(means, variance, freedom, own_variance, own_freedom, own_variance, n_patients, n_runs, n_folds)
+    return Differences(means, variance, freedom, own_variance, own_freedom, variance, n_patients, n_runs, n_folds)
 
 
 def floored(variances: Floats, df: Floats) -> Floats:

@@ -58,10 +58,12 @@ def next_step(group: Group, sweep: Sweep) -> NextStep | None:
     judged = group.verdicts.n_reached > 0 and n_runs >= LEAST_RUNS
     wanted, detectable, why = LEAST_RUNS + 3, math.nan, ""
     if found is not None and n_runs >= LEAST_RUNS:
-        of_patients, of_run = _parts(found)
-        detectable = _detectable(of_patients, of_run / n_runs, found.n_patients, n_runs, n)
+        of_patients, of_run = parts(found)
+        detectable = detectable_difference(of_patients, of_run / n_runs, found.n_patients, n_runs, n)
         fitting = (
-            s for s in range(n_runs + 1, MOST_SEEDS + 1) if _detectable(of_patients, of_run / s, found.n_patients, s, n) <= GOAL
+            s
+            for s in range(n_runs + 1, MOST_SEEDS + 1)
+            if detectable_difference(of_patients, of_run / s, found.n_patients, s, n) <= GOAL
         )
         wanted = next(fitting, 0)
         share = of_run / n_runs / max(of_patients + of_run / n_runs, 1e-14)
@@ -101,10 +103,10 @@ def _more_folds(group: Group, sweep: Sweep, seconds: float) -> NextStep | None:
     return NextStep(detectable, None, wanted, _command(sweep, words), seconds * wanted, False, "")
 
 
-def _parts(found: Differences) -> tuple[float, float]:
+def parts(found: Differences) -> tuple[float, float]:
     """Return the variance of a typical difference due to patients, whatever the number of runs, and that of one run each."""
     runs = float(np.median(_pairs(found.run_part)))
-    return max(float(np.median(_pairs(found.own_variance))) - runs, 0.0), runs * found.n_runs
+    return max(float(np.median(_pairs(found.variance))) - runs, 0.0), runs * found.n_runs
 
 
 def _pairs(of: np.ndarray) -> np.ndarray:
@@ -112,7 +114,7 @@ def _pairs(of: np.ndarray) -> np.ndarray:
     return found
 
 
-def _detectable(of_patients: float, of_runs: float, n_patients: int, n_runs: int, n: int) -> float:
+def detectable_difference(of_patients: float, of_runs: float, n_patients: int, n_runs: int, n: int) -> float:
     """Return the detectable difference among n configurations. Args: of_patients, of_runs: parts of a difference's variance."""
     variance = of_patients + of_runs
     below = of_runs**2 / max(2 * (n_runs - 1), 1) + of_patients**2 / max(n_patients - 1, 1)

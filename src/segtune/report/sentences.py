@@ -24,8 +24,8 @@ def sentences(analysis: Analysis) -> list[str]:
         rest = analysis.groups[1:]
         n = sum(len(one.cells) for one in rest)
         found.append(
-            f"{count(n, 'other configuration')} in {count(len(rest), 'more group')} {_are(n)} scored on other patients or data. "
-            "Only configurations that are scored on the same patients are compared."
+            f"{count(n, 'other configuration')} in {count(len(rest), 'more group')} {_are(n)} scored on other patients or "
+            "data. Only configurations that are scored on the same patients are compared."
         )
         found += [f"Group {one.number}: {_set(one)}" for one in rest if len(one.cells) > 1]
     return [*filter(None, found)]
