@@ -31,6 +31,7 @@ VOLUMES = {"volume_ED_ml": "ED", "volume_ES_ml": "ES"}  # quantity -> phase of t
 OF_PATIENTS = ("stroke_volume_ml", "ejection_fraction")  # quantities in patients.csv
 QUANTITIES = (*VOLUMES, *OF_PATIENTS)
 COUNTS = ("n_one_empty", "n_both_empty")
+LEAST_FOR_LIMITS = 6  # patients; limits of agreement from fewer are wider than anything they could tell
 
 
 def column(quantity: str, what: str) -> str:
@@ -258,15 +259,16 @@ def agreement_rows(patients: Sequence[Row]) -> list[Row]:
         a = volumes.bland_altman(predicted, true)
         spread = [row[column(quantity, "pred_sd")] ** 2 for row in patients]
         (below, above), sd = _limit_factors(a.n), a.sd
+        known = a.n >= LEAST_FOR_LIMITS
         found.append(
             {
                 "quantity": quantity,
                 "bias": a.bias,
                 "sd": sd,
-                "lower": a.lower,
+                "lower": a.lower if known else math.nan,
                 "lower_low": a.bias - above * sd,
                 "lower_high": a.bias - below * sd,
-                "upper": a.upper,
+                "upper": a.upper if known else math.nan,
                 "upper_low": a.bias + below * sd,
                 "upper_high": a.bias + above * sd,
                 "mean_absolute_error": _mean(abs(p - t) for p, t in zip(predicted, true, strict=True)),
@@ -280,12 +282,14 @@ def agreement_rows(patients: Sequence[Row]) -> list[Row]:
 
 @functools.cache
 def _limit_factors(n: int) -> tuple[float, float]:
-    """The exact 95 % interval of a limit of agreement from n normal errors, as its distance from the bias in sd; NaN for n < 2.
+    """The exact 95 % interval of a limit of agreement from n normal errors, as its distance from the bias in sd.
+
+    It is NaN for n < LEAST_FOR_LIMITS.
 
     The estimated limit, mean + 1.96 sd, has a noncentral t distribution. Source: Carkeet 2015,
     doi:10.1097/OPX.0000000000000513.
     """
-    if n < 2:
+    if n < LEAST_FOR_LIMITS:
         return math.nan, math.nan
     from scipy.stats import nct
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 import segtune
 from segtune.errors import InputError, printable_lines
 from segtune.plots import style
-from segtune.report import decisions, formats, stats, tables
+from segtune.report import clinical, decisions, formats, stats, tables
 from segtune.report.analysis import Analysis
 from segtune.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED
 from segtune.report.definitions import DEFINITIONS
@@ -204,6 +204,7 @@ def _clinical(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, An
         "n_unrecorded": sum(record.scored is None for record in records),
         "tolerances": sorted({record.scored.tolerance_mm for record in records if record.scored}),
         "quantities": QUANTITIES,
+        "least_for_limits": clinical.LEAST_FOR_LIMITS,
         "agreement": {name: [row for row in rows["agreement"] if row["quantity"] == name] for name in QUANTITIES},
         "best_patients": analysis.scored[0][1] if analysis.scored else [],
     }
