@@ -24,8 +24,6 @@ from scipy.special import gammaincinv
 from segtune.report.scores import Floats
 
 LEAST_VARIANCE = 1e-14  # of a difference; scores are rounded, so that equal ones are not infinitely certain
-CAUTION = 1.5  # run variances count as if they had S - 1 - 1.5 / (S - 1) degrees of freedom. A noisy configuration that shows
-# too small a variance in three runs would else be lost in 6 % of sweeps; with five or more runs this changes little.
 LEAST_FOLD_VARIANCE = 1e-8  # of a configuration over folds; Shukla's estimate can be negative
 
 
@@ -77,7 +75,7 @@ def of_runs(scores: Sequence[Floats]) -> Differences:
     pairs = x[np.triu_indices(len(x), 1)]
     floored_x = np.maximum(x, np.median(pairs) / _median_ratio(n_patients - 1))
     of_run = floored(own, run_df) / sizes
-    variance, df = _crossed(floored_x, of_run, e, n_patients, np.maximum(run_df - CAUTION / run_df, 0.5))
+    variance, df = _crossed(floored_x, of_run, e, n_patients, _cautious_df(own, run_df))
     own_variance, own_df = _crossed(x, own / sizes, e, n_patients, run_df)
     return Differences(patients.mean(1), variance, df, own_variance, own_df, _sum(of_run), n_patients, int(sizes.min()), 0)
 
@@ -124,6 +122,19 @@ def floored(variances: Floats, df: Floats) -> Floats:
     but then a run of one configuration that moves by 0.02 can change every verdict.
     """
     return np.maximum(variances, np.median(variances) / _median_ratio(df))
+
+
+def _cautious_df(variances: Floats, df: Floats) -> Floats:
+    """Return the degrees of freedom of floored variances between runs, for decisions.
+
+    They are fewer than S - 1, because a noisy configuration that shows too small a variance in three runs would otherwise be
+    lost in 6 % of sweeps, and more near the floor, which is known from all configurations. The constants are chosen by
+    simulation (docs/statistics.md).
+    """
+    least = np.median(variances) / _median_ratio(df)
+    near = np.divide(least, floored(variances, df), out=np.ones_like(df), where=least > 0) ** 4
+    shared = max(len(variances) / 4, 1.0) - 1
+    return np.maximum(df - 1.5 / df, 0.5) * (1 + shared * near)
 
 
 def _median_ratio(df: Floats | float) -> Floats:
