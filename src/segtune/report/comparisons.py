@@ -14,7 +14,7 @@ from segtune.report.scores import Floats
 from segtune.report.stats import EQUIVALENCE
 
 CLEARLY_WORSE, EQUIVALENT, NOT_ENOUGH = "clearly worse", "equivalent", "not enough evidence"
-MOST_ALL_PAIRS = 200  # configurations of a group whose pairs are all compared; above it, each is compared with the best only
+MOST_ALL_PAIRS = 400  # configurations of a group whose pairs are all compared; above it, each is compared with the best only
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,7 +134,7 @@ def _cautious_df(variances: Floats, df: Floats) -> Floats:
     least = np.median(variances) / _median_ratio(df)
     near = np.divide(least, floored(variances, df), out=np.ones_like(df), where=least > 0) ** 4
     shared = max(len(variances) / 4, 1.0) - 1
-    return np.maximum(df - 1.5 / df, 0.5) * (1 + shared * near)
+    return np.maximum(df - 1.75 / df, 0.5) * (1 + shared * near)
 
 
 def _median_ratio(df: Floats | float) -> Floats:

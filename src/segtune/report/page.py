@@ -70,6 +70,12 @@ def _without_controls(value: Any) -> Any:
     return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def _code(text: str) -> Markup:
+    """Show the parts of a text between backticks as code. Everything is escaped."""
+    parts = (Markup("<code>{}</code>" if i % 2 else "{}").format(part) for i, part in enumerate(text.split("`")))
+    return Markup("").join(parts)
+
+
 def write(analysis: Analysis, out: Path, *, name: str) -> Path:
     """Write report.html, tables/*.csv and figures/*.{svg,png} into `out`. Returns: the path of report.html."""
     out.mkdir(parents=True, exist_ok=True)
@@ -117,6 +123,7 @@ def render(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images, ou
         "percent": formats.percent,
         "p": formats.p_value,
         "plural": words.count,
+        "code": _code,
     }
     responses = [stem for stem in images.urls if stem.startswith("response_")]
     absent = {"claims": not analysis.study, "regularisers": not responses}
