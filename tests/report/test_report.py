@@ -218,6 +218,23 @@ def test_a_sweep_is_judged_once_when_it_is_complete(tmp_path):
     assert whole.comparisons[0].worse.facts.loss == "focal"
 
 
+def test_a_difference_of_unequal_folds_is_that_of_the_common_ones(tmp_path):
+    """Cross-validation in which one configuration has only the two easy folds."""
+    random, runs = np.random.default_rng(0), []
+    for loss, folds in (("bce", range(5)), ("focal", range(2))):
+        for fold in folds:
+            patients = [f"F{fold}{i}" for i in range(3)]
+            dice = simulated.scores(0.9 if fold < 2 else 0.3, random, patients=patients, residual_sd=0.001, run_sd=0.001)
+            config = simulated.config(loss=loss, fold=fold)
+            runs.append((simulated.write_run(tmp_path, config, dice, simulated.curves(15), pictures=False), []))
+    analysis = Analysis(reading.read([simulated.write_sweep(tmp_path, "folds", runs)]))
+    (one,) = analysis.comparisons
+    assert abs(one.difference) < 0.01
+    assert one.low < one.difference < one.high
+    assert len(analysis.may_be_best) == 2
+    assert any("lacks folds 2, 3, 4" in line for line in sentences(analysis))
+
+
 def test_a_failed_run_does_not_stop_the_verdict(tmp_path):
     folder = planned(tmp_path, range(5), waiting=(4,))
     run = next(run["run_id"] for run in read_sweep(folder)["runs"] if not (tmp_path / "runs" / run["run_id"]).exists())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
+from segtune.report import stats
 from segtune.report.differences import Differences
 from segtune.report.groups import Group
 from segtune.report.records import Cell
@@ -51,9 +52,9 @@ def compare(group: Group) -> Iterator[Comparison]:
             a, b = group.cells[i], group.cells[j]
             worse = b if verdicts.worse[j, i] else a if verdicts.worse[i, j] else None
             if found is None:
-                difference = group.estimates[i].value - group.estimates[j].value
-                none = math.nan
-                yield Comparison(group, a, b, difference, none, none, none, none, none, False, worse, NOT_ENOUGH)
+                e = stats.contrast([a.scores], [b.scores])  # on what both have, while the sweep is not complete
+                pair = e.value, e.low, e.high, e.low90, e.high90, math.nan, e.run_variance
+                yield Comparison(group, a, b, *pair, worse, CLEARLY_WORSE if worse else NOT_ENOUGH)
                 continue
             difference = float(found.means[i] - found.means[j])
             wide, narrow = float(widths[0][i, j]), float(widths[1][i, j])

@@ -38,7 +38,8 @@ def _result(analysis: Analysis, group: Group) -> list[str]:
     reached = f"a mean Dice of {e.value:.3f} after the last epoch ({interval}; {count(e.n_patients, 'patient')}, {units})"
     if len(group.cells) == 1:
         return [f"The only configuration, {cell.name}, reaches {reached}. There is nothing to compare it with."]
-    found = [_set(group), f"{cell.name} has the highest score, {reached}."]
+    so_far = "" if group.verdicts.n_reached else " so far"
+    found = [_set(group), f"{cell.name} has the highest score{so_far}, {reached}."]
     honest = analysis.honest.get(group.number)
     if honest:
         found.append(
