@@ -33,3 +33,10 @@ def test_degrees_of_freedom_may_have_any_shape_and_those_below_one_count_as_one(
     found = quantiles.dunnett(3, np.array([[0.2, 1.0], [5.0, np.inf]]), 0.05)
     assert found.shape == (2, 2)
     assert found[0, 0] == found[0, 1] > found[1, 0] > found[1, 1]
+
+
+@pytest.mark.parametrize("n", [2, 100, 1000])
+def test_many_configurations_have_larger_points_and_no_warning(n):
+    few, many = (float(quantiles.dunnett(k, np.array(20.0), 0.05)) for k in (1, n))
+    assert few < many < 10
+    assert float(quantiles.studentized_range(n, np.array(20.0), 0.05)) < 15

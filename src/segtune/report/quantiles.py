@@ -66,7 +66,7 @@ def _range(n: int) -> tuple[Floats, Floats]:
 def _solve(x: Floats, below: Floats, df: float, alpha: float) -> float:
     """Return the point q at which the mean of P(statistic <= q s) over the estimated standard error s is 1 - alpha."""
     s = np.sqrt(2 * gammaincinv(df / 2, _U) / df)
-    spline = PchipInterpolator(x, below)
+    spline = PchipInterpolator(x, np.where(below < 1e-12, 0.0, below))  # its slopes would overflow at denormal numbers
     low, high = 0.0, 1.0
 
     def reached(q: float) -> float:
