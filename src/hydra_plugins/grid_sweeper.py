@@ -8,7 +8,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 
 class GridSweeper(Sweeper):
@@ -33,15 +33,24 @@ class GridSweeper(Sweeper):
         from segtune.sweeps.launch import launch
         from segtune.sweeps.progress import listing
 
-        chosen = {key: self._config.get(key) for key in ("on_failure", "dry_run", "name")}
-        rules.check(chosen | {"hydra.launcher": self._config.hydra.launcher})
+        chosen = {key: self._config.get(key) for key in ("on_failure", "dry_run", "name", "looks")}
+        looks = list(chosen["looks"]) if isinstance(chosen["looks"], ListConfig) else chosen["looks"]
+        rules.check(chosen | {"looks": looks, "hydra.launcher": self._config.hydra.launcher})
         runs = plan.plan(plan.combinations(self.grids, arguments), self._compose)
         if self._config.dry_run:
             print(listing(runs))
             return
         start = getattr(self._launcher, "start", self._start_elsewhere)
         is_named = self._config.get("name") is not None
-        launch(runs, self._folder, command_line(), start, on_failure=self._config.on_failure, is_named=is_named)
+        launch(
+            runs,
+            self._folder,
+            command_line(),
+            start,
+            on_failure=self._config.on_failure,
+            is_named=is_named,
+            looks=looks or (),
+        )
 
     def _start_elsewhere(self, runs: Any, about: Any) -> dict[str, dict[str, str]]:
         """Start the runs with one of Hydra's own launchers (basic, joblib), which accept only overrides."""

@@ -1,4 +1,4 @@
-"""Which loss, split, regulariser strength and batch size to train a segmentation network with, decided with evidence."""
+"""Decide with evidence which loss, split, regulariser strength and batch size to train a segmentation network with."""
 
 import os
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 def load(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> "Results":
     """Read the results of a sweep, or of several, as pandas tables: segtune.load("outputs/losses").runs, .patients, .history.
 
-    What their columns mean is said by help(segtune.report.frames.Results). Runs that are not finished or damaged are left out,
-    with a warning, and listed in .left_out.
+    help(segtune.report.frames.Results) explains their columns. Runs that are unfinished or damaged are left out with a warning,
+    and listed in .left_out.
 
     Raises: segtune.errors.InputError if a folder is not the folder of a sweep.
     """

@@ -1,4 +1,4 @@
-"""python -m segtune: train one run, or a sweep of runs with the flag -m."""
+"""python -m segtune: train one run or, with the flag -m, a sweep of runs."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _compose(overrides: list[str]) -> composing.Composed:
-    """Compose another configuration than this run's, from the same folders of options."""
+    """Compose a configuration other than this run's, from the same config folders."""
     return composing.Composed.of(hydra.compose("config", overrides, return_hydra_config=True))
 
 

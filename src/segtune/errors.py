@@ -1,11 +1,11 @@
-"""Exceptions for errors that a user can fix, and functions that make messages safe to print and commands typable."""
+"""Exceptions for errors that a user can fix, and functions that format messages and commands for printing."""
 
 import sys
 from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """Invalid input. The message names the file (and line) or the key, and the cure. It is shown without a traceback."""
+    """Invalid input. The message names the file (and line) or the key, and says what to do. It is shown without a traceback."""
 
 
 class SummaryError(InputError):
@@ -30,18 +30,19 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-COMMAND: list[str] = []  # the words of the command line, if it is that of the command `segtune` (segtune.cli)
+COMMAND: list[str] = []  # the typed command line, if it is the command `segtune` (segtune.cli); otherwise empty
 
 
 def command_line() -> list[str]:
-    """The words of the command that started this process, as it can be typed again."""
+    """Return the words of the command that started this process, in a form that can be typed again."""
     return COMMAND or ["python", *sys.orig_argv[1:]]
 
 
 def as_typed(command: str) -> str:
-    """A command like "python -m segtune.status sweep=x" in the form in which the user started this process.
+    """Return a command like "python -m segtune.status sweep=x" in the form that the user used to start this process.
 
-    If that was the command `segtune`: segtune status sweep=x, segtune train ... for one run, segtune sweep ... for -m.
+    If the user started `segtune`, the forms are: segtune status sweep=x; segtune train ... for one run; segtune sweep ... for
+    a command that ends in -m.
     """
     rest = command.removeprefix("python -m segtune")
     if not COMMAND:

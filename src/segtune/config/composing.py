@@ -1,4 +1,4 @@
-"""Compose the configurations of a sweep: each option once through Hydra, then options and values put together."""
+"""Compose the configurations of a sweep. Hydra composes each option once; the results are then combined with the values."""
 
 import copy
 import functools
@@ -14,15 +14,15 @@ from omegaconf.errors import OmegaConfBaseException
 from segtune.config.overrides import groups
 from segtune.runs.identity import BOOKKEEPING
 
-Compose = Callable[[list[str]], DictConfig]  # Hydra's own way: overrides to a configuration that has a node `hydra`
-Leaves = dict[str, Any]  # dotted key -> value, as a configuration holds it before interpolations are resolved
-MOST_KEPT = 500  # configurations that are kept in memory, about 100 KB each
+Compose = Callable[[list[str]], DictConfig]  # composition by Hydra: overrides -> a configuration with a `hydra` node
+Leaves = dict[str, Any]  # dotted key -> value, before interpolations are resolved
+MOST_KEPT = 500  # largest number of configurations in one cache, about 100 KB each
 
 
 class Composed(NamedTuple):
     """One composed configuration.
 
-    cfg: without Hydra's own node; options: config group -> chosen option; outputs: the folder in which its sweep writes.
+    cfg: without the `hydra` node; options: config group -> chosen option; outputs: the folder to which its sweep would write.
     """
 
     cfg: DictConfig
@@ -31,18 +31,18 @@ class Composed(NamedTuple):
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Composed":
-        """Return what Hydra has composed, without Hydra's own node."""
+        """Convert a configuration that Hydra has composed. Its `hydra` node is removed."""
         own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         return cls(own, options_of(cfg.hydra.runtime.choices), str(cfg.hydra.sweep.dir))
 
 
 class Composer:
-    """Composes many configurations in which options and values differ.
+    """Composes many configurations that differ in options and values, faster than Hydra alone.
 
-    Hydra takes about 0.1 s for a configuration, whatever differs. Here it composes each option alone; the part of the
-    configuration that belongs to the option's group is then put beside those of other options, and plain values are set, as
-    Hydra sets them. Overrides that do more than choose an option or set an existing key, and options that change other groups
-    as well, are left to Hydra.
+    Hydra takes about 0.1 s per configuration, however little differs. Here it composes each option only once, on its own. The
+    section of the option's group is then combined with the sections of the other options, and plain values are set as Hydra
+    sets them. If an override does more than choose an option or set an existing key, or if an option also changes other
+    groups, Hydra composes the whole configuration.
     """
 
     def __init__(self, compose: Compose) -> None:
@@ -54,7 +54,7 @@ class Composer:
         self._refused: dict[tuple[tuple[str, ...], str], HydraException] = {}
 
     def __call__(self, overrides: Sequence[str]) -> Composed:
-        """Return the configuration that these overrides give. Raises: what Hydra raises for them."""
+        """Return the configuration for these overrides. Raises: the errors that Hydra raises for them."""
         others = tuple(override for override in overrides if self._kind(override) != "value")
         base = self._base(others)
         cfg = copy.deepcopy(base.cfg)
@@ -64,12 +64,12 @@ class Composer:
                 return self._refuse(overrides, others, key)
             try:
                 OmegaConf.update(cfg, key, override.value(), merge=True)
-            except OmegaConfBaseException:  # Hydra says why this value cannot be set
+            except OmegaConfBaseException:  # let Hydra explain why this value cannot be set
                 return Composed.of(self._compose(list(overrides)))
         return base._replace(cfg=cfg)
 
     def _base(self, overrides: tuple[str, ...]) -> Composed:
-        """Return the configuration of overrides that set no values, put together from those of single options if possible."""
+        """Return the configuration for overrides that set no values, combined from those of single options if possible."""
         if overrides not in self._bases:
             chosen = [override for override in overrides if self._kind(override) == "option"]
             others = tuple(override for override in overrides if self._kind(override) == "other")
@@ -80,11 +80,11 @@ class Composer:
         return self._bases[overrides]
 
     def _together(self, others: tuple[str, ...], chosen: Sequence[str]) -> Composed | None:
-        """Put the configurations of single options together; None if that would not be what Hydra composes."""
+        """Combine the configurations of single options. Return None if the result would differ from what Hydra composes."""
         named = [_parsed(override).get_key_element() for override in chosen]
         try:
             plain, parts = self._whole(others), [self._whole((*others, override)) for override in chosen]
-        except HydraException:  # one of the others needs an option; or Hydra says of the whole what is wrong
+        except HydraException:  # an override needs one of the options, or is wrong; Hydra composes the whole or says why
             return None
         if len({*named}) < len(named) or any(_reaches_beyond(of, part, plain) for of, part in zip(named, parts, strict=True)):
             return None
@@ -103,7 +103,7 @@ class Composer:
         return self._by_hydra[overrides]
 
     def _refuse(self, overrides: Sequence[str], others: tuple[str, ...], key: str) -> Composed:
-        """Let Hydra say that the key does not exist, once for each choice of options, because it takes long to say so."""
+        """Raise Hydra's error for an unknown key. It is cached for each choice of options, because composing is slow."""
         if (others, key) not in self._refused:
             try:
                 return Composed.of(self._compose(list(overrides)))
@@ -112,9 +112,9 @@ class Composer:
         raise self._refused[others, key].with_traceback(None)
 
     def _kind(self, override: str) -> str:
-        """Return what an override does: it sets a value (optimizer.lr=1e-3), chooses an option (loss=focal), or is another.
+        """Return the kind of an override: value (optimizer.lr=1e-3), option (loss=focal), or other.
 
-        `outputs` is another, because it decides where Hydra's own node says that a sweep writes.
+        `outputs` is of the kind other, because it changes the `hydra` node, which names the folder that a sweep writes to.
         """
         if override not in self._kinds:
             parsed = _parsed(override)
@@ -141,7 +141,7 @@ def options_of(choices: Mapping[str, Any] | DictConfig) -> dict[str, str]:
 
 
 def leaves(cfg: DictConfig) -> Leaves:
-    """Return the values of a configuration by dotted key, without Hydra's own and without those that are no part of a run."""
+    """Return the values of a configuration by dotted key, without those that do not describe a run (BOOKKEEPING)."""
     found: Leaves = {}
 
     def visit(node: DictConfig, prefix: str) -> None:
@@ -161,7 +161,7 @@ def leaves(cfg: DictConfig) -> Leaves:
 
 
 def _reaches_beyond(group: str, part: Composed, plain: Composed) -> bool:
-    """Whether an option has changed more than its own group, or has made no node of the group's name."""
+    """Return whether an option changes more than its own group, or fails to create a config node named after the group."""
     if not isinstance(part.cfg.get(group), DictConfig) or not isinstance(plain.cfg.get(group), DictConfig):
         return True
     beyond = [{key: value for key, value in leaves(one.cfg).items() if key.partition(".")[0] != group} for one in (part, plain)]
@@ -180,7 +180,7 @@ def _parsed(override: str) -> Override:
 
 
 def _has(cfg: DictConfig, key: str) -> bool:
-    """Whether the configuration has this dotted key, whatever its value."""
+    """Return whether the configuration has this dotted key, whatever its value."""
     parent, _, name = key.rpartition(".")
     try:
         node = OmegaConf.select(cfg, parent) if parent else cfg

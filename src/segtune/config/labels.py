@@ -1,4 +1,4 @@
-"""The label of a run: the words that give the same run again when they are typed after `python -m segtune`."""
+"""The label of a run: the words that repeat this run if they are typed after `python -m segtune`."""
 
 import functools
 import shlex
@@ -16,7 +16,10 @@ from segtune.runs.identity import AXES
 
 
 class Labels:
-    """Gives runs their labels. Configurations of bare options, with which a run is compared, are composed once each.
+    """Creates the labels of runs.
+
+    To find the values that a run has changed, it is compared with a configuration composed from its options only. Each of
+    these configurations is composed once.
 
     Args: compose: composes a configuration from overrides, as the command line would.
     """
@@ -29,8 +32,8 @@ class Labels:
     def of(self, cfg: DictConfig, options: Mapping[str, str]) -> str:
         """Return the label of a composed configuration: loss=focal split=0.6 reg=none batch=15 optimizer.lr=0.001.
 
-        It names loss, split, reg and batch, every other group whose option is not the default, and every value that differs
-        from those of the options, whether a study, a grid or a person has set it.
+        It contains the options of loss, split, reg and batch, all other options that are not the default of their group, and
+        all values that differ from those of the options, whether they were set by a study, a grid or the user.
         """
         if self._defaults is None:
             self._defaults = self._compose(["study=none"]).options
@@ -43,7 +46,7 @@ class Labels:
         return " ".join([*self._chosen(options, values), *words, *(f"~{key}" for key in removed)])
 
     def _chosen(self, options: Mapping[str, str], values: Leaves) -> Iterator[str]:
-        """Yield group=option for the axes and for the options that are not the default ones."""
+        """Yield group=option for the axes (AXES), and for all other groups whose option is not the default."""
         defaults = self._defaults or {}
         for group in [*(axis for axis in AXES if axis in options), *(group for group in options if group not in AXES)]:
             is_default = defaults.get(group) == options[group]
@@ -52,7 +55,7 @@ class Labels:
             yield shlex.quote(f"{group if group in defaults else f'+{group}'}={options[group]}")
 
     def _leaves_of(self, options: Mapping[str, str]) -> Leaves:
-        """Return the values of a configuration in which nothing but these options is chosen."""
+        """Return the values of a configuration composed from these options only."""
         key = tuple(sorted(options.items()))
         if key not in self._bare:
             defaults = self._defaults or {}
@@ -66,12 +69,12 @@ class Labels:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two values are equal and, since Hydra tells 1 from true, of one kind."""
+    """Return whether two values are equal. 1 and true are not, because Hydra distinguishes them."""
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _is_replaced(group: str, option: str, values: Leaves) -> bool:
-    """Whether every value in the option's own file is replaced, so that naming the option would mislead."""
+    """Return whether every value in the option's file is replaced, so that naming the option would be misleading."""
     own = _own_keys(option_file(group, option))
     return bool(own) and all(f"{group}.{key}" in values for key in own)
 

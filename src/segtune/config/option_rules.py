@@ -1,14 +1,14 @@
-"""Validation rules for the values of segtune's own options, by what each option calls.
+"""Validation rules for the values of segtune's own options, by the function, network or reader that an option calls.
 
-A rule holds for the function, network or reader that it names, so that an option of a user's own may call its keys weight,
-gamma or channels and give them any meaning.
+Each rule applies only to the function, network or reader that it is listed for. So a user's own option may also have keys named
+weight, gamma or channels, and give them any meaning.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Rule = tuple[Callable[[Any], bool], str]  # whether a value is valid, and what it must be, in words
+Rule = tuple[Callable[[Any], bool], str]  # a test of a value, and a description of valid values
 
 
 def is_number(value: Any) -> bool:
@@ -29,7 +29,7 @@ def real(low: float, high: float = math.inf, *, open_low: bool = False) -> Rule:
 
 
 def wholes(low: int, high: float = math.inf, *, n: int | None = None) -> Rule:
-    """A list of whole numbers: n of them, or at least one."""
+    """Return the rule for a list of whole numbers: exactly n numbers or, without n, at least one."""
     fulfils, requirement = whole(low, high)
     words = requirement.removeprefix("a whole number ")
     return (
@@ -48,7 +48,7 @@ def which_volume() -> Rule:
 
     return (
         lambda v: is_one(v) or (isinstance(v, list) and bool(v) and all(map(is_one, v))),
-        "a frame's number, the text that names a volume, a list of these, largest, or smallest",
+        "a frame's number, the text that names a volume, a list of these, or largest or smallest",
     )
 
 
@@ -101,10 +101,10 @@ OF_TARGET: dict[str, dict[str, Rule]] = {
     "segtune.data.rvsc.read": {"root": FOLDER, "masks": one_of("pil")},
     "segtune.data.sunnybrook.read": {"root": FOLDER, "masks": one_of("pil")},
 }
-NULLABLE = {"alpha", "masks", "gap_mm", "ed", "es", "slice_axis"}  # keys that may be null as well
+NULLABLE = {"alpha", "masks", "gap_mm", "ed", "es", "slice_axis"}  # keys that may also be null
 
 
 def of_group(group: str, values: Mapping[str, Any]) -> dict[str, Rule]:
-    """Return the rules for the keys of a config group, by the function, network or reader that its values name."""
+    """Return the rules for the keys of a config group, according to the function, network or reader that its values name."""
     named = {"data": values.get("reader"), "reg": values.get("penalty")}.get(group, values)
     return OF_TARGET.get(str((named or {}).get("_target_")), {})

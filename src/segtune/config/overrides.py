@@ -39,7 +39,7 @@ def arguments(typed: Sequence[str]) -> list[str]:
     """
     parser = get_args_parser()
     said = parser.parse_intermixed_args(typed)
-    said.multirun = said.multirun and not (said.cfg or said.info)  # Hydra shows no configuration of a sweep, but of one run
+    said.multirun = said.multirun and not (said.cfg or said.info)  # Hydra can only show the configuration of one run
     overrides = [at_home(override) for override in said.overrides]
     _searched[:] = search_path(said, overrides)
     flags = []
@@ -102,7 +102,7 @@ BARE = {ord(bracket): None for bracket in "[]"}
 def quote_numbers(override: str) -> str:
     """Put option names that look like numbers in quotes, because Hydra reads split=0.6 as a number and rejects it.
 
-    Hydra's own parser determines the values of the override. Overrides without such options are returned unchanged.
+    The override is parsed with Hydra's own parser. Overrides without such options are returned unchanged.
 
     Raises: InputError if the override cannot be parsed, if it deletes a config group, or if it gives a list in brackets for a
         config group.
@@ -160,7 +160,7 @@ def as_axes(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted(value: Any, options: Sequence[str]) -> str:
-    """Return the name of an option in quotes. A number gives the option of equal value (0.60: '0.6'), null gives 'none'."""
+    """Return the name of an option in quotes: for a number, the option of equal value (0.60: '0.6'); for null, 'none'."""
     text = "none" if value is None else value.text if isinstance(value, QuotedString) else str(value)
     number = as_number(text)
     if number is not None:

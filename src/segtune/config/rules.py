@@ -1,6 +1,6 @@
 """Validation rules for configuration values: rules for single keys, and combinations of keys that contradict each other.
 
-These are the keys that segtune itself reads; the rules for keys of its options are in option_rules.py.
+The rules here are for the keys that segtune itself reads. The rules for the keys of its options are in option_rules.py.
 """
 
 import math
@@ -25,10 +25,14 @@ RULES: dict[str, Rule] = {
         "a folder name of at most 100 letters, digits, '.', '-' and '_' that begins with a letter or digit and is none of the "
         f"reserved names {', '.join(VERBS)}",
     ),
+    "looks": (
+        lambda v: v is None or (isinstance(v, list) and bool(v) and all(type(n) is int for n in v) and v == sorted({*v})),
+        "a list of growing numbers of runs, like [3,5,10], or null",
+    ),
     "dry_run": (lambda v: isinstance(v, bool), "true or false"),
     "json": (lambda v: isinstance(v, bool), "true or false"),
     "seed": whole(0, 2**32 - 1),
-    "data.target": (  # the structures that a reader knows are checked by data.readers.check_target
+    "data.target": (  # data.readers.check_target checks that the reader has this structure
         lambda v: isinstance(v, str | int) and not isinstance(v, bool) and bool(str(v).strip()),
         "the name of a structure, or its value in the masks",
     ),

@@ -1,6 +1,6 @@
-"""The help of every command, made of the comments in conf/*.yaml: what it does, its config groups and keys, examples.
+"""The help of every command, generated from conf/*.yaml: what it does, its config groups and keys, and examples.
 
-A file begins with comments: `# verb: what it does`, sentences, and examples, which begin with python -m segtune.
+A file begins with comments: `# verb: what it does`, more sentences, and examples that begin with python -m segtune.
 """
 
 import itertools
@@ -19,12 +19,12 @@ KEY = re.compile(r'(?P<indent> *)"?(?P<key>[\w.]+)"?:(?: (?P<value>(?!#).*?))?(?
 
 
 def verbs() -> dict[str, str]:
-    """Each verb and what it does. This reads the files as text, because importing Hydra takes longer than the rest."""
+    """Return each verb and what it does. The files are read as text, because importing Hydra would take most of the time."""
     return {verb: what for name in FILES for verb, what in _what(_head(name))}
 
 
 def overview() -> str:
-    """The help of the command `segtune`: a line for each verb."""
+    """Return the help of the command `segtune`: a line for each verb, and examples."""
     lines = [
         "segtune: which loss, split, regulariser and batch size to train a segmentation network with.",
         *_block("Verbs; segtune VERB --help says more:", _aligned(list(verbs().items()))),
@@ -34,7 +34,7 @@ def overview() -> str:
 
 
 def screen(name: str) -> str:
-    """The help of the command whose configuration is conf/<name>.yaml."""
+    """Return the help of the command whose configuration is conf/<name>.yaml."""
     head = _head(name)
     what = [f"{as_typed(MODULE + _suffix(verb))}: {what}" for verb, what in _what(head)]
     told = " ".join(line for line in head if not line.startswith(MODULE) and not WHAT.fullmatch(line))
@@ -54,7 +54,7 @@ def screen(name: str) -> str:
 
 
 def own_keys(name: str) -> list[tuple[str, str, str]]:
-    """Key (dotted), value and comment of every value in conf/<name>.yaml and in the files that it is based on."""
+    """Return the dotted key, value and comment of every value in conf/<name>.yaml and in the files that it is based on."""
     found = []
     for file in [name, *_bases(name)]:
         parents: list[str] = []
@@ -77,12 +77,12 @@ def _what(head: list[str]) -> list[tuple[str, str]]:
 
 
 def _suffix(verb: str) -> str:
-    """What follows python -m segtune for a verb."""
+    """Return what follows `python -m segtune` in the command of a verb."""
     return {"train": "", "sweep": " -m"}.get(verb, f".{verb}")
 
 
 def _examples(head: list[str]) -> list[tuple[str, str]]:
-    """Each example, in the form in which the user has started this process, and what it does."""
+    """Return each example, in the form that the user used to start this process, and what it does."""
     found = (re.split(r" {2,}", line, maxsplit=1) for line in head if line.startswith(MODULE))
     return [(as_typed(example), " ".join(what)) for example, *what in found]
 
@@ -100,7 +100,7 @@ def _bases(name: str) -> list[str]:
 
 
 def _groups(name: str) -> list[tuple[str, list[str]]]:
-    """The config groups that the command composes and their options, those in the user's own config folders among them."""
+    """Return the config groups of the command with their options, including those in the user's own config folders."""
     from segtune.config.overrides import groups
 
     known = groups()
@@ -110,7 +110,7 @@ def _groups(name: str) -> list[tuple[str, list[str]]]:
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """The lines of two columns. The second is wrapped, and begins on a line of its own below a first that is too long."""
+    """Return the lines of two columns. The second is wrapped; if the first is too long, the second starts on the next line."""
     width = max((len(first) for first, _ in rows if len(first) <= WIDTH // 2), default=0) + 2
     found = []
     for first, second in rows:
@@ -128,5 +128,5 @@ def _wrapped(paragraphs: Sequence[str], width: int) -> list[str]:
 
 
 def _block(title: str, lines: Sequence[str]) -> list[str]:
-    """An empty line, a title and indented lines; nothing if there are no lines."""
+    """Return an empty line, the title and the indented lines; an empty list if there are no lines."""
     return ["", title, *(f"  {line}" for line in lines)] if lines else []

@@ -125,7 +125,7 @@ def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
     info = next((path for path in found if path.name == "Info.cfg" and path.is_file()), None)
     if info is None:
         raise InputError(
-            f"{folder}: the file Info.cfg, which names the frames of end-diastole and end-systole, is missing. Restore it."
+            f"{folder}: the file Info.cfg, which names the frames of end-diastole and end-systole, is missing. Add the file."
         )
     images = nifti.by_stem([path for path in found if path.name.startswith(f"{folder.name}_frame")])
     others = [path for path in found if path not in images.values()]
@@ -187,7 +187,7 @@ def read_info(path: Path) -> dict[Phase, int]:
             frames[phase] = int(value)
     for phase in phases:
         if phase not in frames:
-            raise InputError(f"{path}: there is no line `{phase}: ...` with the number of that frame. Add it.")
+            raise InputError(f"{path}: there is no line `{phase}: ...` with the number of that frame. Add the line.")
     if frames["ED"] == frames["ES"]:
         raise InputError(
             f"{path}: ED and ES are both frame {frames['ED']}, but they must be different frames. Correct the file."

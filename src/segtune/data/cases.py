@@ -46,7 +46,7 @@ def rest(name: str, patient: str) -> str:
 
 
 def name_frames(*given: Any) -> bool:
-    """Whether one of the given values of data.ed and data.es names frames by number or by size, not by another text."""
+    """Return whether a given value of data.ed or data.es names frames by number or by size, not by another text."""
     return any(isinstance(one, int) or one in SIZES for value in given for one in _wanted("data.ed, data.es", value))
 
 
@@ -119,8 +119,8 @@ def _phases(
                 also = found[chosen]
                 by = "by its name" if mine[chosen].phase else f"data.{str(also).lower()}={_shown(wanted[also])}"  # type: ignore[index]
                 raise InputError(
-                    f"{setting}: {_name(mine, chosen)} of {_owner(mine[chosen])} is also {also} ({by}), but ED and ES are "
-                    "two phases of a heartbeat. Correct one of the two."
+                    f"{setting}: {_name(mine, chosen)} of {_owner(mine[chosen])} is also {also} ({by}), but a "
+                    "volume cannot be both ED and ES. Correct one of the two."
                 )
             if other := [key for key, volume in at.items() if volume.phase == phase and key != chosen]:
                 raise InputError(
@@ -142,7 +142,11 @@ def _by_name(setting: str, values: Wanted, at: Mapping[Key, Volume]) -> Key:
             f"{setting}: {len(fits)} volumes of {patient} have this name ({all_names}). Name one of them. If they belong to "
             "several visits, add a group visit to data.patient."
         )
-    hint = "" if any(volume.number is not None for volume in at.values()) else " A number is compared with the group frame."
+    hint = (
+        ""
+        if any(volume.number is not None for volume in at.values())
+        else " To name volumes by number, add a group frame to data.patient."
+    )
     more = f", ... ({len(at)})" if len(at) > MOST_SHOWN else ""
     raise InputError(
         f"{setting}: no volume of {patient} has this name; its volumes are {all_names}{more}.{hint} Name one of them "
@@ -156,12 +160,12 @@ def _by_size(setting: str, which: int | str, at: Mapping[Key, Volume], sizes: Ma
     if ties:
         raise InputError(
             f"{setting}: {_name(at, first)} and {_name(at, ties[0])} of {_owner(at[first])} have masks of the same size. "
-            "Name the phase by the frame's number."
+            "Give the number of the frame instead."
         )
     if not extreme:
         raise InputError(
-            f"{setting}: {_name(at, first)} of {_owner(at[first])} does not show the structure, so its size does not show its "
-            "phase. Name the phase by the frame's number, or move the volume elsewhere."
+            f"{setting}: {_name(at, first)} of {_owner(at[first])} does not show the structure, so its phase cannot be found "
+            "by size. Give the number of the frame instead, or move the volume elsewhere."
         )
     return first
 

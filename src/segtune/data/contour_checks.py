@@ -11,8 +11,8 @@ from segtune.data import findings, slice_checks
 from segtune.data.formats import contours
 from segtune.errors import InputError
 
-NESTED_FRACTION = 0.99  # least fraction of the endocardium inside the epicardium; below 1 because the contours may touch
-MOST_PX = 2048  # largest extent [pixels] of a contour that is rasterised; a larger contour leaves its image anyway
+NESTED_FRACTION = 0.99  # smallest valid fraction of the endocardium inside the epicardium; below 1 because they may touch
+MOST_PX = 2048  # largest extent [pixels] of a contour that is rasterised; a larger contour extends beyond its image anyway
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def find_in_contours(outlines: Sequence[Outline]) -> list[findings.Finding]:
 
 
 class _Drawn(NamedTuple):
-    """The winding numbers of a contour on a part of the image that begins at this row and column."""
+    """The winding numbers of a contour in a part of the image, whose first pixel is at this row and column."""
 
     winding: NDArray[np.int64]
     row: int
@@ -94,7 +94,7 @@ def _not_nested(outer: Outline, share: float) -> Iterator[findings.Finding]:
     if share < NESTED_FRACTION:
         message = (
             f"only {share:.0%} of the endocardium lies inside this epicardium. One of the two contours belongs to "
-            "another frame or another heart. Restore it or draw it again."
+            "another frame or another heart. Replace the wrong one with the original copy, or draw it again."
         )
         yield findings.Finding("warning", "not_nested", outer.patient, outer.frame, outer.file, message)
 
@@ -112,7 +112,7 @@ def _copied_contours(outlines: Sequence[Outline], nested: dict[int, float]) -> I
             other = f"patient {first.patient}, frame {first.frame}" if across else f"frame {first.frame}"
             message = (
                 f"this contour is identical to the {first.target} of {other} ({first.file}), so one of the two is wrong. "
-                "Restore it, or remove it from the data."
+                "Replace the wrong one with the original copy, or remove it from the data."
             )
             yield findings.Finding(
                 "error" if across else "warning", "duplicate_contour", one.patient, one.frame, one.file, message
@@ -120,7 +120,7 @@ def _copied_contours(outlines: Sequence[Outline], nested: dict[int, float]) -> I
 
 
 def _open(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The contour without a last point that repeats the first."""
+    """Return the contour without its last point, if that repeats the first one."""
     return points[:-1] if (points[0] == points[-1]).all() else points
 
 

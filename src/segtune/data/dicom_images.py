@@ -106,7 +106,7 @@ def _by_name(patient: str, frames: Mapping[int, tuple[Path, Place]]) -> Patient:
 def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
     """The contradiction between the headers and the slices given by the file names; empty if there is none."""
     if len({(frame.place.person, frame.place.study) for frame in frames}) > 1:
-        return "its images belong to several patients or studies by their headers, but to one patient by their names"
+        return "its images belong to several patients or studies according to the headers, but to one patient by their names"
     if not all(frame.place.header.position and frame.place.header.axes for frame in frames):
         return ""
     positions: dict[int, list[float]] = {}
@@ -114,7 +114,7 @@ def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
         positions.setdefault(frame.slice_index, []).append(along(frame.place))
     if any(max(at) - min(at) > SAME_PLACE_MM for at in positions.values()):
         numbering = f"{rvsc.PHASES_PER_SLICE} * slice + phase"
-        return f"images of one slice by their names ({numbering}) are at several positions by their headers"
+        return f"images of one slice by their names ({numbering}) are at several positions according to their headers"
     for (here, a), (there, b) in itertools.pairwise(sorted(positions.items())):
         if gap_mm is not None and abs(abs(b[0] - a[0]) - (there - here) * gap_mm) > EVEN * gap_mm:
             return (
@@ -128,7 +128,7 @@ def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
 
 
 def _put_together(labelled: Mapping[str, Stack]) -> list[str]:
-    """Sentences that say which images belong together by their headers, where the folders do not already show it."""
+    """Return sentences that say which images belong together according to the headers, unless the folders already show it."""
     return [
         *(sentence for label, stack in labelled.items() for sentence in _of_stack(label, stack)),
         *_of_studies(labelled),

@@ -58,7 +58,7 @@ class Finding:
 
 
 def joined(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]:
-    """Both lists in one, errors first.
+    """Return both lists as one, errors first.
 
     A finding of the second list is left out if the first list has a finding of the same kind, patient and frame.
     """
@@ -68,7 +68,7 @@ def joined(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]
 
 
 def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
-    """Kind -> the number of its warnings, and the first of them as text. Args: found: as returned by slice_checks.for_run."""
+    """Return kind -> the number of its warnings, and the first of them as text. Args: found: from slice_checks.for_run."""
     by_kind: dict[str, tuple[int, str]] = {}
     for one in found:
         if one["severity"] == "warning":

@@ -1,9 +1,9 @@
 """Reader of pairs of PNG or TIFF files of the same name, one slice each: images/NAME.png and masks/NAME.png.
 
-Both folders may contain one level of folders (images/anna/01.png), which then belong to the name: anna/01. Such files state
-neither the patient nor the size of a pixel, so the user does (data.patient, see names.parse; data.pixel_mm).
+Both folders may contain one level of folders (images/anna/01.png), which then belong to the name: anna/01. Such files do not
+contain the patient and the size of a pixel, so the user gives them: data.patient (see names.parse) and data.pixel_mm.
 
-Images may be grey JPEG files; masks may not, because that compression changes values at every edge. The structure in a mask
+Images may be grey JPEG files; masks may not, because JPEG compression changes values at every edge. The structure in a mask
 is found by its colour (see colours.Structure).
 """
 
@@ -48,26 +48,27 @@ def read(
     empty: str = "keep",
     mask_suffix: str | None = None,
 ) -> SliceSet:
-    """Every pair; patients in natural order, the slices of each by the groups of the pattern, then by name.
+    """Read every pair. Patients are in natural order, and the slices of each are sorted by the pattern's groups, then by name.
 
-    Frame and slice_index are those in the name, if the pattern has the group; otherwise the pairs of a patient are counted.
+    Frame and slice_index are taken from the name if the pattern has groups for them; otherwise they count the pairs of each
+    patient.
 
-    Pairs with the same patient, visit, phase and frame are one volume. Exception: without a group `slice`, the group `frame`
-    may count the slices of a single volume. So frames then are volumes only if one of them has several images, or if ed or
-    es names frames.
+    Pairs with the same patient, visit, phase and frame are one volume. Exception: if the pattern has no group `slice`, its
+    group `frame` may count the slices of a single volume. Each frame is then a volume of its own only if some frame has
+    several images, or if ed or es names frames.
 
     Args:
         root: the folder that holds images and masks. Nothing outside it is read.
-        target: "foreground" (all pixels that are not black, if they have a single colour), or the structure's grey value; in
-            masks with a palette also its number in the palette, if that is the same colour in all files.
+        target: "foreground" (all pixels that are not black, if they have a single colour), or the structure's grey value. In
+            masks with a palette, its number in the palette is also accepted, if it is the same colour in all files.
         pixel_mm: distance of neighbouring pixel centres [mm]; one number, or two: rows, columns.
         gap_mm: distance of neighbouring slice centres [mm]; None: unknown.
         patient: regular expression for the name with a group `patient` and optional groups `visit`, `phase`, `frame`, `slice`.
         ed, es: the end-diastolic and the end-systolic volume of each visit, where names do not give the phase: a frame's
             number, the text of the group visit, or a list of these; or "largest" or "smallest". See cases.arrange.
         empty: "keep" or "drop" pairs without the target.
-        mask_suffix: the ending that a mask's name has in addition: with "_mask", x_mask.png is the mask of x.png. Then images
-            and masks may also be in one folder: data.root itself, or folders in it.
+        mask_suffix: the ending that is added to an image's name to give the name of its mask: with "_mask", x_mask.png is the
+            mask of x.png. Images and masks may then also be in the same folder: data.root itself, or folders in it.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
     spacing_mm = _spacing(pixel_mm)
@@ -89,7 +90,7 @@ def read(
             image, (mask, palette) = _pixels(images[name]), _drawing(masks[name])
             if image.shape != mask.shape:
                 sizes = [" x ".join(map(str, array.shape)) for array in (mask, image)]
-                raise InputError(f"{masks[name]}: it has {sizes[0]} pixels, its image {sizes[1]}. Which mask belongs to it?")
+                raise InputError(f"{masks[name]}: it has {sizes[0]} pixels, but its image {sizes[1]}. Replace the wrong file.")
             _finite(masks[name], mask)
             one = parsed[name]
             yield Slice(
@@ -107,7 +108,7 @@ def read(
 
 
 def _by_volume(parsed: Mapping[str, names.Name], images: Mapping[str, Path], *, named: bool) -> dict[cases.Volume, list[str]]:
-    """Volume -> the names of its pairs, both in the order given. Raises: InputError for a slice that a volume has twice."""
+    """Volume -> the names of its pairs, both in the order given. Raises: InputError if a volume has a slice twice."""
     places = [(one.patient, one.visit, one.phase, one.frame) for one in parsed.values()]
     by_frame = named or len({*places}) < len(places) or any(one.slice is not None for one in parsed.values())
     found: dict[cases.Volume, list[str]] = {}
@@ -118,7 +119,7 @@ def _by_volume(parsed: Mapping[str, names.Name], images: Mapping[str, Path], *, 
         if one.slice is not None and (other := at.setdefault((volume, one.slice), name)) != name:
             raise InputError(
                 f"{images[other]} and {images[name]} are both slice {one.slice} of one volume of patient {one.patient}. If "
-                "they are of several volumes, add a group visit or frame to data.patient; if not, move one elsewhere."
+                "they belong to several volumes, add a group visit or frame to data.patient; if not, move one elsewhere."
             )
     return found
 
@@ -135,7 +136,7 @@ def _spacing(pixel_mm: float | Sequence[float]) -> tuple[float, float]:
 
 
 def _value(target: str | int) -> int | None:
-    """The structure's grey value; None for all values except 0."""
+    """Return the structure's grey value; None if the structure is all values except 0."""
     if target == "foreground":
         return None
     text = str(target)
@@ -145,10 +146,10 @@ def _value(target: str | int) -> int | None:
 
 
 def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and masks by name, with the same names in both; other files are logged."""
+    """Return images and masks by name. Both have the same names. Other files are logged."""
     suffix = "" if mask_suffix is None else names.normal(str(mask_suffix))
     if "/" in suffix or suffix.lower().endswith((*SUFFIXES, *JPEG_SUFFIXES)):
-        raise InputError(f"data.mask_suffix={mask_suffix}: give the end of a name without .png, like _mask.")
+        raise InputError(f"data.mask_suffix={mask_suffix}: must be the end of a name without .png, like _mask.")
     parts = {path.name: path for path in names.entries(folder, folder) if path.is_dir()}
     left: list[Path] = []
     if suffix and not {"images", "masks"} & parts.keys():
@@ -159,7 +160,7 @@ def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict
         for part in ("images", "masks"):
             if part not in parts:
                 raise InputError(
-                    f"data.root={folder}: there is no folder {part} in it. Give the folder that holds images and masks."
+                    f"data.root={folder}: there is no folder {part} in it. Set data.root to the folder that holds both."
                 )
         images, masks = (_files(parts[part], folder, left) for part in ("images", "masks"))
         left += [path for path in names.entries(folder, folder) if path.name not in ("images", "masks")]
@@ -184,14 +185,14 @@ def _ending(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
     first = min(masks, default="")
     for end in {first.removeprefix(name) for name in images if name and first.startswith(name)} - {""}:
         if {name + end for name in images} == masks.keys():
-            return f"If {first} is the mask of {first.removesuffix(end)}, say data.mask_suffix={end}."
+            return f"If {first} is the mask of {first.removesuffix(end)}, set data.mask_suffix={end}."
     return ""
 
 
 def _files(folder: Path, root: Path, left: list[Path]) -> dict[str, Path]:
-    """Name -> file: the path below the folder, without suffix, composed (NFC) however the file system has it.
+    """Return name -> file. A name is the path below the folder without suffix, in Unicode form NFC on every file system.
 
-    Args: left: receives the text files, which are ignored.
+    Args: left: a list to which the text files, which are ignored, are added.
     """
     found: dict[str, Path] = {}
     inside = [(path, names.entries(path, root) if path.is_dir() else [path]) for path in names.entries(folder, root)]
@@ -210,8 +211,8 @@ def _files(folder: Path, root: Path, left: list[Path]) -> dict[str, Path]:
 
 def _jpeg_mask(path: Path) -> InputError:
     return InputError(
-        f"{path}: a mask in a JPEG file, and its lossy compression changes values at every edge. Store masks as PNG with two "
-        "values, made from the original drawing: a converted JPEG file keeps the changes."
+        f"{path}: this mask is a JPEG file, whose lossy compression changes values at every edge. Store masks as PNG with two "
+        "values, made from the original drawing, because converting the JPEG file would keep the changes."
     )
 
 
@@ -227,7 +228,7 @@ def _drawing(path: Path) -> tuple[NDArray[Any], dict[int, int]]:
 
 
 def _loaded(path: Path, modes: Collection[str], *, is_mask: bool = False) -> tuple[NDArray[Any], Image.Image]:
-    """The values (H, W, ...) of an image in one of these Pillow modes, grey values as stored, and the image itself."""
+    """Return the values (H, W, ...) of an image in one of these Pillow modes (grey values as stored), and the image itself."""
     names.check_file(path, MAX_BYTES)
     formats = ("JPEG",) if path.suffix.lower() in JPEG_SUFFIXES else ("PNG", "TIFF")
     wrong = ""
@@ -270,7 +271,7 @@ def _loaded(path: Path, modes: Collection[str], *, is_mask: bool = False) -> tup
 
 
 def _why_not_as_it_is(image: ImageFile) -> str:
-    """Why Pillow's pixels would not be the intended ones, with the cure; empty if they are."""
+    """Return why the pixels that Pillow reads are not the intended ones, and what to do; empty if they are."""
     raw = {str(tile.args if isinstance(tile.args, str) else (tile.args or [""])[0]) for tile in image.tile}
     if image.mode in colours.COLOURED and any(";16" in one for one in raw):
         return "its colours have 16 bits, and 8 of them would be lost. Store it as grey, or with 8 bits."
@@ -283,7 +284,7 @@ def _why_not_as_it_is(image: ImageFile) -> str:
 
 
 def _as_stored(image: ImageFile, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Grey values by tags of a TIFF file that Pillow ignores: signed values, and 0 as white in 16 bits."""
+    """Apply TIFF tags that Pillow ignores to the grey values: signed or unsigned numbers, and 0 as white in 16 bits."""
     if image.format != "TIFF":
         return pixels
     tags = getattr(image, "tag_v2", {})
@@ -305,7 +306,7 @@ def _begins(path: Path, magic: bytes) -> bool:
 
 
 def _has_another(image: Image.Image) -> bool:
-    """Whether a second image follows. Counting all of them may take hours."""
+    """Return whether there is at least one more image. It stops there, because counting all images could take hours."""
     try:
         image.seek(1)
     except EOFError:

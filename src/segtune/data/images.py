@@ -88,4 +88,6 @@ def _is_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}). Make it readable, or replace it with the original copy."
+        ) from error

@@ -10,8 +10,8 @@ from segtune.data import findings
 from segtune.data.findings import Finding
 from segtune.data.slices import Slice, SliceSet
 
-UNUSED = ("reader", "allow", "spacing_mm", "larger", "normalize")  # keys of cfg.data without effect: data are checked as stored
-MOST_LINES = 20  # findings of a kind, and patients, that are printed; the page lists all of them
+UNUSED = ("reader", "allow", "spacing_mm", "larger", "normalize")  # keys without effect, because data are checked as stored
+MOST_LINES = 20  # largest number of patients, and of findings of each kind, in the printed text; the page lists all
 PAGE = "check.html"
 
 
@@ -44,7 +44,7 @@ MEANING = (
 
 
 def row_of(mine: Sequence[Slice], name: str | None = None) -> Patient:
-    """One patient's row, or, with a name, the row of several patients together."""
+    """Return the row of one patient or, if a name is given, of several patients together."""
     phases = [item.phase for item in mine]
     shares = [100 * share for item in mine if (share := item.mask.mean())]
     values = np.concatenate([item.image[::4, ::4].ravel() for item in mine])  # enough for percentiles
@@ -64,7 +64,7 @@ def row_of(mine: Sequence[Slice], name: str | None = None) -> Patient:
 
 
 def _several(values: Iterator[str]) -> str:
-    """The distinct values, up to three of them."""
+    """Return the distinct values as text, at most three of them."""
     different = list(dict.fromkeys(values))
     return ", ".join(different[:3]) + (f", ... ({len(different)})" if len(different) > 3 else "")
 
@@ -92,15 +92,15 @@ def listing(found: Sequence[Finding]) -> list[str]:
 
 
 def verdict(found: Sequence[Finding], refused: Sequence[Finding]) -> str:
-    """How many findings there are of each severity, and whether a run would start."""
+    """Say how many findings there are of each severity, and what to do about errors that would stop a run."""
     counts = {severity: sum(one.severity == severity for one in found) for severity in findings.SEVERITIES}
     counted = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items())
     if not refused:
         return f"{counted}." + (" All errors are allowed (data.allow)." if counts["error"] else "")
     kinds = sorted({one.kind for one in refused})
     if any(kind not in findings.ALLOWABLE for kind in kinds):
-        return f"{counted}. Cure the errors first."
-    return f"{counted}. Cure the errors, or go on all the same with data.allow=[{','.join(kinds)}]."
+        return f"{counted}. Correct the errors first."
+    return f"{counted}. Correct the errors, or continue in spite of them with data.allow=[{','.join(kinds)}]."
 
 
 def render_page(

@@ -27,7 +27,7 @@ MARKS = {  # for each group: the prefix before it in a name, and the pattern of 
     "slice": ("(?:slice|sl|s|z)[-_ ]?", "[0-9]+"),
 }
 SEPARATORS = {"/": "/", "_": "_", "-": "-", ".": "[.]", " ": " "}  # in names -> in a regular expression
-BEGINNINGS = (  # patterns of patients: up to the first or last separator, including the first number, or up to it
+BEGINNINGS = (  # patterns for the patient: up to the first or last separator, up to the end or the start of the first number
     *(pattern for sep in SEPARATORS.values() for pattern in (f"(?P<patient>.+?){sep}", f"(?P<patient>.+){sep}")),
     *("(?P<patient>[^0-9]*[0-9]+)", "(?P<patient>[^0-9]+)"),
 )
@@ -66,7 +66,9 @@ def content(path: Path, most_bytes: int) -> bytes:
         with path.open("rb") as file:
             return file.read(most_bytes)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}). Make it readable, or replace it with the original copy."
+        ) from error
 
 
 def check_file(path: Path, most_bytes: int | None = None) -> None:
@@ -81,11 +83,13 @@ def check_file(path: Path, most_bytes: int | None = None) -> None:
         if not os.access(path, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}). Make it readable, or replace it with the original copy."
+        ) from error
     if not stat.S_ISREG(about.st_mode):
-        raise InputError(f"{path}: cannot be read (it is not a file). Restore it.")
+        raise InputError(f"{path}: cannot be read (it is not a file). Replace it with a file.")
     if most_bytes is not None and about.st_size > most_bytes:
-        raise InputError(f"{path}: the file is larger than {most_bytes / 2**20:g} MiB, the limit for such files. Restore it.")
+        raise InputError(f"{path}: larger than {most_bytes / 2**20:g} MiB, the limit for such files. Is it the right file?")
 
 
 def check_inside(path: Path, root: Path) -> None:
@@ -93,9 +97,9 @@ def check_inside(path: Path, root: Path) -> None:
     try:
         is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
     except OSError as error:  # for example a link that only its owner may follow
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Replace the link with a copy.") from error
     if not is_inside:
-        raise InputError(f"{path}: this link leads out of {root}, and files outside are not read. Replace the link by a copy.")
+        raise InputError(f"{path}: this link leads out of {root}, and files outside are not read. Replace it with a copy.")
 
 
 def entries(folder: Path, root: Path) -> list[Path]:
@@ -109,7 +113,7 @@ def entries(folder: Path, root: Path) -> list[Path]:
             (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: natural(path.name)
         )
     except OSError as error:
-        raise InputError(f"{folder}: this folder cannot be read ({error.strerror}). Restore it.") from error
+        raise InputError(f"{folder}: this folder cannot be read ({error.strerror}). Make it readable.") from error
     for path in found:
         if not path.name.isprintable():
             raise InputError(f"{folder}: the name {path.name!a} has characters that cannot be printed. Rename it.")
@@ -167,7 +171,7 @@ def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) ->
 
 
 def numbers(parsed: Mapping[str, Name]) -> dict[str, int]:
-    """Number the names of each patient from 0, in the given order."""
+    """Return the position of each name among the names of its patient, counted from 0 in the given order."""
     count: dict[str, int] = {}
     found = {}
     for name, one in parsed.items():
@@ -222,7 +226,7 @@ def _parsed(name: str, expression: re.Pattern[str]) -> Name:
 
 
 def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[str]) -> str:
-    """Suggest a pattern, as typed on the command line, by which the two names that look alike belong to one patient.
+    """Suggest a pattern, as typed on the command line, that assigns the two names that look alike to one patient.
 
     If no name marks a visit, phase, frame or slice, patterns that find several patients are preferred.
     """
@@ -242,7 +246,7 @@ def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[
 
 
 def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
-    """Patterns for names that mark visit, phase, frame and slice like this name does, those with most groups first."""
+    """Return patterns for names that mark visit, phase, frame and slice as this name does, those with most groups first."""
     marks = []
     for group in groups:
         before, value = MARKS[group]

@@ -24,7 +24,7 @@ from segtune.errors import InputError
 LABEL_FOLDERS = (nnunet.LABELS, "labelsTs")
 IMAGE_FOLDERS = (nnunet.IMAGES, "imagesTs")
 FIRST_CHANNEL, SECOND_CHANNEL = "_0000", "_0001"
-FILM = "_4d"  # how the name of ACDC's films ends
+FILM = "_4d"  # the ending of the names of ACDC's films
 FRAME = re.compile("_frame([0-9]{1,4})$")
 
 

@@ -141,7 +141,7 @@ def read_json(path: Path) -> About:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({str(error)[:80]}). Correct it.") from None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: the file must be a JSON object with keys like labels and channel_names. Restore it.")
+        raise InputError(f"{path}: the file must be a JSON object with keys like labels and channel_names. Correct it.")
     if "dataset" in data:
         raise InputError(
             f"{path}, key dataset: files in other folders are not read. Move them into {IMAGES} and {LABELS}, and remove the "
@@ -173,7 +173,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a value is a text that fits into one line of a message."""
+    """Return whether a value is a text that fits into one line of a message."""
     return isinstance(value, str) and value.isprintable() and len(value) <= MAX_NAME
 
 
@@ -228,7 +228,7 @@ def _channels(path: Path, data: dict[str, Any]) -> list[str]:
 
 
 def _cases(path: Path, given: Any) -> frozenset[str] | None:
-    """The cases that older files list under the key training, by the names of their label files."""
+    """Return the cases that older files list under the key training, identified by the names of their label files."""
     if given is None:
         return None
     files = [entry.get("label") if isinstance(entry, dict) else entry for entry in given] if isinstance(given, list) else [None]

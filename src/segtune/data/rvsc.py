@@ -165,7 +165,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     """Yield all files below a folder. Raises: InputError if a link leads to a folder outside, or if a folder cannot be read."""
 
     def unreadable(error: OSError) -> None:
-        raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}). Restore it.") from error
+        raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}). Make it readable.") from error
 
     for directory, folders, files in os.walk(folder, onerror=unreadable):
         folders.sort()
@@ -175,7 +175,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _check_lost(path: Path, images: Collection[Key], drawn: Collection[Outline]) -> None:
-    """Check that a file that is not read is not an image or a contour with an unsuitable name or format.
+    """Check that a file that is not read is not an image or contour that was missed because of its name or format.
 
     A second file of an image that is read (P09-0020.png beside P09-0020.dcm) is accepted.
 

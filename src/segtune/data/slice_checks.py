@@ -51,7 +51,7 @@ def for_run(
 
 
 def of_crop(fitted: SliceSet) -> list[dict[str, Any]]:
-    """A warning for each slice on which grid.resample_and_crop cut the structure, as dicts like those of for_run."""
+    """Return a warning for each slice on which grid.resample_and_crop cut the structure, as dicts like those of for_run."""
     return [
         asdict(
             findings.Finding(
@@ -123,8 +123,8 @@ def _copied_image(first: Slice, item: Slice) -> findings.Finding:
         message = f"{same}{_where(first)}. Check whether one of them is a copy in the wrong place."
         return findings.Finding("warning", "duplicate_image", item.patient, item.frame, None, message)
     message = (
-        f"{same}patient {first.patient}, {_where(first)}. If the two are one person, give them the same name; if not, restore "
-        "the image."
+        f"{same}patient {first.patient}, {_where(first)}. If the two are one person, give them the same name; if not, replace "
+        "the wrong image."
     )
     return findings.Finding("error", "duplicate_image", item.patient, item.frame, None, message)
 
@@ -139,14 +139,14 @@ def _copied_masks(slices: SliceSet) -> Iterator[findings.Finding]:
                 message = f"{same}{_where(first)}. Check whether one of them is a copy."
                 yield findings.Finding("warning", "duplicate_contour", item.patient, item.frame, None, message)
             else:
-                message = f"{same}patient {first.patient}, {_where(first)}, so one of the two is wrong. Restore or remove it."
+                message = f"{same}patient {first.patient}, {_where(first)}, so one of the two is wrong. Replace or remove it."
                 yield findings.Finding("error", "duplicate_contour", item.patient, item.frame, None, message)
 
 
 def _masks(slices: SliceSet) -> Iterator[findings.Finding]:
     for item in slices:
         if _is_constant(item):
-            message = f"the image of {_where(item)} has the single value {item.image.flat[0]:g}. Replace it by the original."
+            message = f"the image of {_where(item)} has the single value {item.image.flat[0]:g}. Replace it with the original."
             yield findings.Finding("warning", "constant_image", item.patient, item.frame, None, message)
         if 0 < (n := np.count_nonzero(item.mask)) < TINY_PX:
             message = (
@@ -248,7 +248,7 @@ def _two_sides(slices: SliceSet, sides: Split) -> Iterator[findings.Finding]:
 
 
 def _unknown(slices: SliceSet) -> Iterator[findings.Finding]:
-    """Note facts that the data do not contain, with one note for all patients concerned."""
+    """Yield a note for each fact that the data do not contain. One note covers all patients concerned."""
     named = {phase: {item.patient for item in slices if item.phase == phase} for phase in ("ED", "ES")}
     no_phase = [item for item in slices if item.phase is None and item.patient not in named["ED"] & named["ES"]]
     no_gap = [item for item in slices if item.gap_mm is None]

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 Phase = Literal["ED", "ES"]
 SPACINGS_MM = (1e-3, 1e3)  # smallest and largest plausible spacing of pixels and slices [mm]
-MEMORY_FRACTION = 0.5  # images and masks may use this much of the machine's memory; their tensors need the rest
+MEMORY_FRACTION = 0.5  # largest fraction of the machine's memory for images and masks; their tensors need the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class SliceSet(Sequence[Slice]):
 
 
 def collected(slices: Iterable[Slice], *, empty: str) -> SliceSet:
-    """Collect the slices of a reader of whole volumes: all slices, or only those that show the structure.
+    """Collect the slices from a reader of whole volumes: all of them, or only those that show the structure.
 
     Args: empty: "keep" or "drop" the slices with an empty mask.
     Raises: InputError if no slice shows the structure, if a patient would have no slice left, or if the slices need too much

@@ -125,7 +125,9 @@ def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 
 def _resolved(frames: Sequence[Frame], *, is_known: bool) -> list[Stack]:
-    """Arrange images on one grid as one stack or, if they do not form one or the study is unknown, each folder separately.
+    """Arrange images on one grid as one stack. If they do not form one, each folder is arranged separately.
+
+    This is also done if the study is unknown and single folders form hearts.
 
     Args: is_known: whether the headers give the study.
     """
@@ -216,7 +218,7 @@ def _why_no_phases(slices: Sequence[Sequence[Frame]]) -> str:
 
 
 def _are_moments(places: Sequence[Sequence[Place]]) -> bool:
-    """Whether each series is one moment of the heartbeat.
+    """Return whether each series is one moment of the heartbeat.
 
     This is the case if each series has one image at every position, and the series have the same order in time and equal time
     steps at all positions.

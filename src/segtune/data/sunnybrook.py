@@ -100,7 +100,7 @@ def _link(path: Path) -> dict[str, str]:
     if not rows or rows[0][1] != COLUMNS:
         raise InputError(f"{path}, line 1: the file must begin with the line {','.join(COLUMNS)}.")
     if not rows[1:]:
-        raise InputError(f"{path}: the file names no patient. Restore it.")
+        raise InputError(f"{path}: the file lists no patient. Replace it with the original copy.")
     link: dict[str, str] = {}
     taken: tuple[set[str], set[str]] = set(), set()
     for number, row in rows[1:]:
@@ -170,8 +170,8 @@ def _check_others(folder: Path, link: dict[str, str]) -> None:
             if not frame or int(frame[1]) not in drawn.get((path.parent, like[1].lower()), {}):
                 raise InputError(
                     f"{path}: this contour would not be read, because it is not a file like "
-                    "i-contours/IM-0001-0059-icontour-manual.txt (`x y` per line) in its patient's folder. Convert, rename "
-                    "or move it, or move it out of the data."
+                    "i-contours/IM-0001-0059-icontour-manual.txt (`x y` per line) in its patient's folder. Convert or "
+                    "rename it or move it to that folder, or move it out of the data."
                 )
             continue
         is_beside = first.isascii() and first.isdigit() and int(first[:9]) in images.get(path.parent, {})
@@ -179,7 +179,7 @@ def _check_others(folder: Path, link: dict[str, str]) -> None:
         if is_image and not is_beside:
             raise InputError(
                 f"{path}: this image would not be read, because it is not a DICOM file named like dicoms/SCD0000101/59.dcm. "
-                "Convert, rename or move it, or move it out of the data."
+                "Convert or rename it or move it to such a folder, or move it out of the data."
             )
     files.log_not_read(left, folder)
 

@@ -50,7 +50,7 @@ def to_tensors(slices: SliceSet, *, size: int, normalize: str) -> Batch:
 
 
 class Batches:
-    """One side of the split as an iterable of n batches. `plan()` returns the indices of each batch anew for every pass."""
+    """One side of the split as an iterable of n batches. Each pass calls `plan()`, which returns the indices of each batch."""
 
     def __init__(self, data: Batch, plan: Callable[[], list[NDArray[np.int64]]], n: int) -> None:
         self._images, self._masks = data

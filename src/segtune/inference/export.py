@@ -83,7 +83,7 @@ def write_onnx(model: "Trained", path: Path) -> None:
 
     with warnings.catch_warnings():
         # PyTorch's newer exporter takes 30 times as long, and some of its versions fail on MONAI's networks. This exporter
-        # warns that it is deprecated, and for each size that it treats as constant. agreement() tests several sizes instead.
+        # warns that it is deprecated, and about each size that it treats as constant. agreement() tests several sizes instead.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.net,

@@ -59,7 +59,7 @@ NAMES = {"EDV": "edv_ml", "ESV": "esv_ml", "SV": "stroke_volume_ml"}
 
 
 def check_apart(source: Path, output: Path) -> None:
-    """Raises: InputError if one folder is inside the other, or if they are the same."""
+    """Check that neither folder contains the other. Raises: InputError if one does, or if they are the same."""
     here, there = (Path(os.path.realpath(path)) for path in (source, output))
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise InputError(f"output={output}: it must not contain input={source} or be inside it. Name another folder.")

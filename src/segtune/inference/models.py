@@ -146,7 +146,7 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
         _check_code(target, result, source)
     verify_files(folder, result, [path.relative_to(folder).as_posix()])
     if not result.get("files"):
-        log.warning("run %s is of an earlier version of segtune without file hashes; damage cannot be detected.", folder.name)
+        log.warning("run %s is from an earlier version of segtune without file hashes; damage cannot be detected.", folder.name)
     weights = checkpoint_weights(path, result)
     pixel_bytes = 0.0
     try:
@@ -168,13 +168,13 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
 
 
 def _check_code(target: str, result: Mapping[str, Any], source: Path) -> None:
-    """Raises: InputError if the code of a user-defined network has changed since the run was trained."""
+    """Check that the code of a user-defined network is the same as in training. Raises: InputError if it has changed."""
     recorded = result["inputs"] if isinstance(result.get("inputs"), Mapping) else {}
     changed = [name for name, digest in inputs.modules(target).items() if recorded.get(name, digest) != digest]
     if changed:
         raise InputError(
             f"{source}: the code of its network {printable(target)} has changed since the run was trained "
-            f"({', '.join(changed)}), so this is no longer the trained network. Restore the code, or train again."
+            f"({', '.join(changed)}), so this is no longer the trained network. Go back to the earlier code, or train again."
         )
 
 
@@ -182,7 +182,10 @@ def _check_code(target: str, result: Mapping[str, Any], source: Path) -> None:
 
 
 def _check_own(folder: Path, path: Path) -> None:
-    """Raises: InputError if the path is not a regular file, or is a link out of the run's folder, perhaps to a private file."""
+    """Check that an existing path is a regular file, and not a link out of the run's folder, perhaps to a private file.
+
+    Raises: InputError.
+    """
     if not path.exists():
         return
     if not path.resolve().is_relative_to(folder.resolve()):
@@ -192,7 +195,7 @@ def _check_own(folder: Path, path: Path) -> None:
 
 
 def _well_formed(result: Mapping[str, Any], path: Path) -> None:
-    """Raises: InputError unless the entries of result.json that are needed for preprocessing exist and have valid values."""
+    """Check that the entries of result.json that preprocessing needs exist and have valid values. Raises: InputError."""
     size: Any = None
     try:
         config, data = result["config"], result["config"]["data"]

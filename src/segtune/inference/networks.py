@@ -58,7 +58,7 @@ def _either(*checks: Check) -> Check:
 
 
 def _named(names: Collection[str], options: Mapping[str, Check]) -> Check:
-    """Check for a layer: one of the names, or a list [name, mapping of options]."""
+    """Return the check for the type of a layer, which is one of the names or a list [name, mapping of options]."""
 
     def fulfils(value: Any) -> bool:
         if isinstance(value, str):
@@ -186,7 +186,7 @@ def _wrong_of_trusted(arguments: Mapping[str, Any]) -> str | None:
 
 
 def leads_outside(name: str, value: Any) -> bool:
-    """Return whether an argument makes a class read a file or download: pretrained=true, pretrained_url, weights_path."""
+    """Return whether an argument makes a class read a file or download one, for example pretrained=true or weights_path=..."""
     words = {*re.split(r"[_\d]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())}
     if words & FETCHES and value is not None and value is not False:
         return True
@@ -196,7 +196,7 @@ def leads_outside(name: str, value: Any) -> bool:
 def build(target: str, arguments: Mapping[str, Any], *, device: str = "meta") -> nn.Module:
     """Build a network whose class and arguments `checked` has accepted.
 
-    Args: device: meta allocates no memory, because the weights are loaded from the checkpoint afterwards.
+    Args: device: "meta" allocates no memory; the weights are loaded from the checkpoint afterwards.
     Raises: InputError if the class cannot be imported or is not a network; any exception of the class for wrong arguments.
     """
     module, _, name = target.rpartition(".")

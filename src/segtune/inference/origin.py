@@ -159,7 +159,8 @@ def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin])
     for one in origins:
         if one.codes is None:
             log.warning(
-                "run %s is of an earlier segtune without codes of its images, so its patients are recognised by name only.",
+                "run %s is from an earlier version of segtune without codes of its images, so its patients are recognised by "
+                "name only.",
                 one.run_id,
             )
     known = dict(pair for one in origins for pair in one.codes or ())

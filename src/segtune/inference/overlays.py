@@ -11,7 +11,7 @@ from PIL import ImageDraw
 from segtune.data.display import grey
 from segtune.data.slices import Slice
 
-SIDES = (512, 1024)  # smallest and largest longer side of a picture [pixels]; images in between keep their size
+SIDES = (512, 1024)  # limits on the longer side of a picture [pixels]; images in between keep their size
 FINER = 2  # pictures are drawn larger by this factor and then reduced, for smooth lines
 TILES, GAP = 20, 4  # largest number of slices in a montage, gap between them [pixels]
 COLOUR, SHADE = "#ffd000", "#101010"

@@ -84,7 +84,7 @@ def _empty(rows: Sequence["Row"]) -> dict[str, int]:
 class MeanAndSd(NamedTuple):
     """Mean and standard deviation over the n defined values.
 
-    n_one_empty: how many of the n are of rows with one empty mask. n_undefined: the number of excluded, undefined values.
+    n_one_empty: how many of the n come from rows with one empty mask. n_undefined: the number of excluded, undefined values.
     """
 
     mean: float
@@ -135,7 +135,7 @@ def evaluation_table(about: Mapping[str, Any], scores: "Scores") -> list[str]:
     lines += [
         f"trained to find the {source['target']} ({source['reader']}), compared with the {data['target']} ({data['reader']})",
         f"patients: {data['n_patients']}, cases (volumes): {data['n_cases']}, slices: {data['n_slices']}"
-        + (f"; left out, for they were in the training: {len(data['left_out'])} patients" if data["left_out"] else ""),
+        + (f"; left out, because they were in the training: {len(data['left_out'])} patients" if data["left_out"] else ""),
     ]
     for phase, rows in by_phase(scores).items():
         lines += ["", PHASES[phase], *_of_phase(rows)]
@@ -151,8 +151,8 @@ def evaluation_table(about: Mapping[str, Any], scores: "Scores") -> list[str]:
 MEANING = (
     "Dice: overlap, from 0 to 1 (best). HD: Hausdorff distance, the largest error of the boundary; 0 is best. 3-D: over all",
     "slices of a patient; 2-D: of each slice in its plane, of a patient the mean over the slices, as in the RVSC challenge.",
-    "one empty: only one of expert and run has drawn something; this counts, as Dice 0 and HD the image's diagonal.",
-    "undefined: left out of the mean, for neither has drawn anything, or for HD and volumes the slices' places are not known.",
+    "one empty: only one of expert and run has drawn something; it counts with Dice 0 and, as HD, the image's diagonal.",
+    "undefined: left out of the mean, as neither has drawn anything or, for HD and volumes, slice positions are not known.",
 )
 
 

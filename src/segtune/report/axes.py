@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from segtune.report.records import Cell, Record
-from segtune.report.scores import pool
 from segtune.runs import identity
 
 FIRST = identity.AXES  # the scientific axes, in the order in which they are shown; others follow
@@ -107,13 +106,11 @@ def group(records: Sequence[Record]) -> tuple[Cell, ...]:
     for record in records:
         groups[identity.cell_id(record.config, record.fingerprint)].append(record)
     several = len({record.fingerprint for record in records}) > 1
-    cells = [
+    return tuple(
         Cell(
             (" ".join(typed(axis, level) for axis, level in of[0].levels.items()) or _whole_label(of[0]))
             + (f" of data {of[0].fingerprint[:6]}" if several and "data" not in of[0].levels else ""),
             tuple(sorted(of, key=lambda record: (record.seed, record.fold or 0))),
         )
         for of in groups.values()
-    ]
-    pooled = pool([cell.scores for cell in cells])
-    return tuple(replace(cell, pooled=pooled) for cell in cells)
+    )

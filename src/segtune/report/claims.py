@@ -187,6 +187,6 @@ def claim_rows(verdict: Verdict) -> list[dict[str, Any]]:
         e = test.estimate
         measured = {"effect": e.value, "null": e.null, "low": e.low, "high": e.high, "margin": test.margin}
         counts = {"n_patients": e.n_patients, "n_seeds": e.n_seeds, "n_runs": e.n_runs}
-        p = {"p_patient": e.p_patient, "p_run": e.p_run, "p": e.testable_p, "p_holm": p_holm}
+        p = {"n_folds": e.n_folds, "p": e.testable_p, "p_holm": p_holm}
         rows.append({**about, "test": test.name, "expected": test.expect, **measured, **counts, **p})
     return rows or [{**about, **NO_TEST}]

@@ -2,7 +2,7 @@
 
 The statistical unit is the patient. Values are averaged over the cases of a patient in each run, then over the runs that scored
 the patient, and then over patients. So each patient counts once, even if several runs scored it. None of these values is
-tested, because differences are declared on Dice over patients only.
+tested, because configurations are judged on Dice over patients only.
 """
 
 import functools

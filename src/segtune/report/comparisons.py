@@ -1,77 +1,80 @@
-"""Differences between configurations, and the verdicts on them within a family of comparisons."""
+"""The differences between the configurations of a group, with their verdicts."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from segtune.report.stats import ALPHA, EQUIVALENCE, Estimate
+import numpy as np
+import scipy.stats
 
-DECLARED, EQUIVALENT, CANNOT_TELL = "declared", "equivalent", "cannot tell"
+from segtune.report.differences import Differences
+from segtune.report.groups import Group
+from segtune.report.records import Cell
+from segtune.report.scores import Floats
+from segtune.report.stats import EQUIVALENCE
+
+CLEARLY_WORSE, EQUIVALENT, NOT_ENOUGH = "clearly worse", "equivalent", "not enough evidence"
+MOST_ALL_PAIRS = 200  # configurations of a group whose pairs are all compared; above it, each is compared with the best only
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A difference between two values of an axis, or between the best configuration and another one.
+    """The difference a - b of two configurations.
 
     Attributes:
-        kind: "axis" or "best".
-        of: the axis, or the other configuration.
-        selection: factor by which the p value is multiplied, because the best configuration was chosen from the same data.
+        low, high: its 95 % interval; low90, high90: its 90 % interval. NaN without enough runs and patients.
+        run_variance: False if the interval lacks the variance between runs, because a configuration has a single run.
+        worse: the configuration that is clearly worse; None if neither is.
     """
 
-    kind: str
-    of: str
-    name: str
-    estimate: Estimate
-    selection: float = 1.0
-
-    @property
-    def p(self) -> float:
-        """The p value after multiplication by `selection`.
-
-        It is NaN, and the comparison is not in the family, if the difference is undefined or if no data with this number of
-        runs and patients could make it significant.
-        """
-        return min(1.0, self.selection * self.estimate.testable_p) if math.isfinite(self.estimate.testable_p) else math.nan
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """A comparison with its verdict.
-
-    Attributes:
-        p_holm: p value after Holm's correction.
-        verdict: DECLARED, EQUIVALENT or CANNOT_TELL.
-        why: the direction of a declared difference, or the reason for another verdict.
-    """
-
-    comparison: Comparison
-    p_holm: float
+    group: Group
+    a: Cell
+    b: Cell
+    difference: float
+    low: float
+    high: float
+    low90: float
+    high90: float
+    df: float
+    run_variance: bool
+    worse: Cell | None
     verdict: str
-    why: str
 
 
-def judge(comparison: Comparison, p_holm: float, family: int) -> Judged:
-    """Judge a comparison. Args: p_holm: p value after Holm's correction. family: number of comparisons in the family."""
-    verdict, why = _verdict(comparison, p_holm, family)
-    return Judged(comparison, p_holm, verdict, why)
+def compare(group: Group) -> Iterator[Comparison]:
+    """Compare each pair of a group, the better configuration first; only the best with the others in very large groups."""
+    n, found, verdicts = len(group.cells), group.shown, group.verdicts
+    known = verdicts.n_reached > 0 and not verdicts.lacking
+    widths = _half_widths(found) if found is not None else []
+    for i in range(n if n <= MOST_ALL_PAIRS else 1):
+        for j in range(i + 1, n):
+            a, b = group.cells[i], group.cells[j]
+            worse = b if verdicts.worse[j, i] else a if verdicts.worse[i, j] else None
+            if found is None:
+                difference = group.estimates[i].value - group.estimates[j].value
+                none = math.nan
+                yield Comparison(group, a, b, difference, none, none, none, none, none, False, worse, NOT_ENOUGH)
+                continue
+            difference = float(found.means[i] - found.means[j])
+            wide, narrow = float(widths[0][i, j]), float(widths[1][i, j])
+            inside = known and abs(difference) + narrow < EQUIVALENCE
+            yield Comparison(
+                group,
+                a,
+                b,
+                difference,
+                max(-1.0, difference - wide),
+                min(1.0, difference + wide),
+                max(-1.0, difference - narrow),
+                min(1.0, difference + narrow),
+                float(found.own_df[i, j]),
+                group.has_folds or min(group.estimates[i].n_seeds, group.estimates[j].n_seeds) > 1,
+                worse,
+                CLEARLY_WORSE if worse else EQUIVALENT if inside else NOT_ENOUGH,
+            )
 
 
-def _verdict(comparison: Comparison, p_holm: float, family: int) -> tuple[str, str]:
-    e = comparison.estimate
-    if not e.n_runs:
-        return CANNOT_TELL, "there is no patient that both sides have scored"
-    if not math.isfinite(e.value):
-        return CANNOT_TELL, "the value is undefined in a run"
-    if limit := e.limit():
-        return CANNOT_TELL, limit
-    if p_holm < ALPHA:
-        return DECLARED, "higher" if e.value > e.null else "lower"
-    if e.n_patients and e.within(EQUIVALENCE):
-        return EQUIVALENT, f"within +/- {EQUIVALENCE:g}"
-    smallest = comparison.selection * 2 / 2**e.n_patients if e.n_patients else 0.0
-    if smallest * family > ALPHA and e.p_run < ALPHA / family:
-        needed = math.ceil(math.log2(2 * comparison.selection * family / ALPHA))
-        return CANNOT_TELL, f"{e.n_patients} patients are too few for {family} comparisons ({needed} needed)"
-    if comparison.p < ALPHA:
-        return CANNOT_TELL, f"p = {comparison.p:.2g} is not small enough among {family} comparisons"
-    return CANNOT_TELL, "within the variation between patients and runs"
+def _half_widths(found: Differences) -> list[Floats]:
+    """Return half the width of the 95 % and of the 90 % interval, each (C, C)."""
+    error = found.own_variance**0.5
+    return [scipy.stats.t.ppf(q, np.maximum(found.own_df, 1.0)) * error for q in (0.975, 0.95)]

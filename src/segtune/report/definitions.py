@@ -4,15 +4,17 @@ DEFINITIONS = (
     "Dice: per slice 2 |A and B| / (|A| + |B|) at a threshold of 0.5. It is undefined if both masks are empty, and 0 if one "
     "mask is. A patient's Dice is the mean over its slices, and a run's Dice is the mean over its patients, after the last "
     "epoch.",
-    "Dice of a configuration: for each patient the mean over the runs that scored it, then the mean over patients. Its t "
-    "interval has the variance s² / P of P patients and, because a run moves all its patients together, the variance between "
-    "runs divided by the number of runs if an F test gives a hint of it (p < 0.4; for a difference p < 0.3; method of moments, "
-    "degrees of freedom by Satterthwaite).",
-    "The test over runs uses one variance between runs for all configurations if Bartlett's test gives no hint that their "
-    "variances differ (p > 0.5). Otherwise the variance is estimated for each configuration, which is imprecise with three "
-    "seeds.",
-    "A difference is paired over the patients that both sides have scored, and over configurations that are equal in "
-    "everything else.",
+    "Dice of a configuration: for each patient the mean over the runs that scored it, then the mean over patients. On a "
+    "single split, its t interval has the variance between patients and, because a run moves all its patients together, the"
+    " variance between runs. In cross-validation the fold is the unit, because its patients share a training set. An "
+    "interval is cut at 0 and 1, between which every Dice lies.",
+    "A difference is paired over the patients that both configurations have scored. Its standard error crosses patients and"
+    " runs (or has folds as its unit). For verdicts, no variance is taken to be below the median of all configurations, "
+    "less what chance explains. The formulas, error rates and power are in docs/statistics.md.",
+    "May be the best: Hsu's multiple comparisons with the best (1981), with Dunnett's one-sided 5 % points (1955). Clearly "
+    "worse: the studentized range (Tukey 1953). A plan with several looks divides the 5 % among them.",
+    "Score of winners chosen on other patients: 1,000 bootstrap draws of patients and runs (or folds); in each, the best "
+    "configuration of the draw is scored on what was not drawn (seed 0).",
     "Gap, roughness, epochs to 90 % and curves are computed from history.csv, where Dice is the mean over slices.",
     "Roughness: mean |second difference| of a curve divided by its range. Epochs to 90 %: the first epoch that reaches 90 % of "
     "the run's own best validation Dice.",
@@ -29,6 +31,5 @@ DEFINITIONS = (
     "Agreement: error = predicted - expert's value, one per patient: the mean over the runs that scored it, since these are "
     "not independent. Bias: mean error over patients. Limits: bias ± 1.96 sd over patients (Bland and Altman 1986), with exact "
     "95 % intervals for normal errors (Carkeet 2015). The errors of a single run vary by the sd of runs in addition.",
-    "Stability of ranks: 1,000 bootstrap draws of patients, and of the runs of each fold (seed 0).",
-    "The best epoch is selected on the same validation data, so its Dice is optimistic. Figures mark it; no test uses it.",
+    "The best epoch is selected on the same validation data, so its Dice is optimistic. Figures mark it; no verdict uses it.",
 )

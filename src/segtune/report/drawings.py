@@ -23,7 +23,7 @@ from segtune.runs import identity
 MOST_PANELS = 60  # configurations in the figure of curves; with more, curves are drawn on demand on the page
 MOST_ROWS = 60  # configurations in the forest plot
 MOST_SPLITS = 24  # columns in the figure of splits
-MOST_AGREEMENTS = 3  # if more configurations are not declared worse, the figure of agreement shows only the best
+MOST_AGREEMENTS = 3  # if more configurations are that may be the best, the figure of agreement shows only the best
 QUANTITIES = {  # name, unit, and factor from the table's unit to this one
     "ejection_fraction": ("Ejection fraction", "percentage points", 100),
     "volume_ED_ml": ("End-diastolic volume", "ml", 1),
@@ -49,7 +49,12 @@ def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
 
 
 def _forest(analysis: Analysis, name: str) -> dict[str, Drawing]:
-    kept = {id(cell) for cell in analysis.not_worse}
+    kept = {
+        id(cell)
+        for group in analysis.groups
+        for cell, stays in zip(group.cells, group.verdicts.may_be_best, strict=True)
+        if stays
+    }
     top = [(cell.name, e.value, e.low, e.high, id(cell) in kept) for cell, e in analysis.cells[:MOST_ROWS]]
     if not top:
         return {}
@@ -157,8 +162,8 @@ def _agreement(analysis: Analysis, name: str) -> dict[str, Drawing]:
 
 
 def _agreements(analysis: Analysis) -> list[tuple[str, dict[str, agreement.Agreement]]]:
-    """The agreement of the best configuration and, if they are few, of the configurations that are not declared worse."""
-    kept = [id(cell) for cell in analysis.not_worse]
+    """The agreement of the best configuration and, if they are few, of the configurations that may be the best."""
+    kept = [id(cell) for cell in analysis.may_be_best]
     kept = kept if len(kept) <= MOST_AGREEMENTS else kept[:1]
     found = []
     for cell, rows in analysis.scored:

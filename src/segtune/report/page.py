@@ -20,17 +20,18 @@ from tqdm import tqdm
 import segtune
 from segtune.errors import InputError, printable_lines
 from segtune.plots import style
-from segtune.report import formats, stats, tables
+from segtune.report import decisions, formats, stats, tables
 from segtune.report.analysis import Analysis
 from segtune.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED
 from segtune.report.definitions import DEFINITIONS
 from segtune.report.drawings import MOST_PANELS, QUANTITIES, draw
 from segtune.report.provenance import provenance
-from segtune.report.sentences import alarms, power_sentence, sentences
+from segtune.report.sentences import alarms, sentences
 from segtune.report.tables import Row
 from segtune.runs import words
 from segtune.runs.files import make_folder, write_atomically, write_files
 
+MOST_COMPARISONS = 300  # rows on the page; tables/comparisons.csv has all
 CURVES = ("train_loss", "val_loss", "train_dice", "val_dice")
 MARKS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?"}
 AXIS_NAMES = {"loss": "Loss", "split": "Split (share held out)", "reg": "Regulariser and lambda", "batch": "Batch size"}
@@ -168,19 +169,28 @@ def _results(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, Any
     return {
         "cells": rows["cells"],
         "starred": any(not row["run_variance"] for row in rows["cells"]),
-        "n_kept": len(analysis.not_worse),
+        "n_groups": len(analysis.groups),
         "most_panels": MOST_PANELS,
         "has_published": study is not None and any(study.published(cell.facts) for cell in sweep.cells),
         "levels": list(levels.items()),
         "axis_names": AXIS_NAMES,
         "variance": rows["variance"],
-        "comparisons": rows["comparisons"],
-        "family": analysis.family,
-        "least_seeds": stats.LEAST_SEEDS,
-        "least_patients": stats.LEAST_PATIENTS,
+        "replicated": any(math.isfinite(row["omega_squared"]) for row in rows["variance"]),
+        "comparisons": _shown(analysis, rows["comparisons"]),
+        "n_comparisons": len(rows["comparisons"]),
+        "clear_runs": decisions.CLEAR_RUNS,
+        "clear_patients": decisions.CLEAR_PATIENTS,
+        "least_folds": decisions.LEAST_FOLDS,
         "equivalence": stats.EQUIVALENCE,
-        "power_sentence": power_sentence(analysis),
     }
+
+
+def _shown(analysis: Analysis, rows: Sequence[Row]) -> list[Row]:
+    """The rows of comparisons on the page: those with the best configuration of a group, and clear differences."""
+    best = {group.number: group.cells[0].name for group in analysis.groups}
+    first = [row for row in rows if best[row["group"]] in (row["a"], row["b"])]
+    clear = [row for row in rows if row["worse"] and best[row["group"]] not in (row["a"], row["b"])]
+    return [*first, *clear][:MOST_COMPARISONS]
 
 
 def _clinical(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from segtune.errors import InputError
 from segtune.report import axes, clinical
-from segtune.report.records import Facts, Record, Sweep
+from segtune.report.records import Facts, Plan, Record, Sweep
 from segtune.runs import identity, layout
 from segtune.runs.result import read_result, verify_files, why_not_done
 from segtune.runs.schema import OF_A_FINISHED_RUN
@@ -29,16 +29,20 @@ def read(folders: Sequence[Path]) -> Sweep:
 
     Raises: InputError if a folder is not the folder of a sweep.
     """
-    listed: dict[str, tuple[Path, tuple[str, ...]]] = {}
-    commands = []
+    listed: dict[str, _Listed] = {}
+    commands, looks, added = [], set[tuple[int, ...]](), set[str]()
     for folder in folders:
         about = read_sweep(folder)
         commands.append(about["command"])
+        looks.add(tuple(about.get("looks", ())))
+        added |= {*about.get("added", ())}
         for run in about["runs"]:  # a run that several sweeps list counts once
-            listed.setdefault(run["run_id"], (folder.resolve().parent / "runs" / run["run_id"], tuple(run["overrides"])))
+            place = folder.resolve().parent / "runs" / run["run_id"]
+            listed.setdefault(run["run_id"], _Listed(place, tuple(run["overrides"]), run.get("replicate", 0)))
     found = _Found()
-    for place, overrides in tqdm(listed.values(), desc="reading", disable=None):
-        found.add(place, overrides)
+    for one in tqdm(listed.values(), desc="reading", disable=None):
+        found.add(one)
+    waiting = tuple(listed[run].position for run, state in found.unfinished.items() if state != "failed")
     once, repeated = _without_repeats(found.records)
     records, names = axes.with_levels(_with_distinct_patients(once))
     return Sweep(
@@ -52,6 +56,7 @@ def read(folders: Sequence[Path]) -> Sweep:
         unfinished=found.unfinished,
         failures=tuple(found.failures),
         left_out=(*found.left_out, *repeated),
+        plan=Plan(looks.pop() if len(looks) == 1 else (), waiting, frozenset(added)),
     )
 
 
@@ -59,6 +64,15 @@ def named_study(command: Sequence[str]) -> str:
     """The value of study= in a sweep's command: study=claims -> claims; empty if the command has none."""
     names = [word.removeprefix("study=").strip("'\"") for word in command if word.startswith("study=")]
     return names[-1] if names else ""
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A run that a sweep lists. position: see Record."""
+
+    place: Path
+    overrides: tuple[str, ...]
+    position: int
 
 
 @dataclass
@@ -70,8 +84,9 @@ class _Found:
     failures: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, place: Path, overrides: tuple[str, ...]) -> None:
+    def add(self, listed: _Listed) -> None:
         """Read one run. A damaged run is added to left_out with the reason."""
+        place = listed.place
         try:
             state, status = state_of(place, place.name)
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
@@ -80,7 +95,7 @@ class _Found:
             self._add_unfinished(place, state, status)
             return
         try:
-            self.records.append(read_run(place, overrides))
+            self.records.append(replace(read_run(place, listed.overrides), position=listed.position))
         except DAMAGE as error:
             why = str(error) if isinstance(error, InputError) else f"its files in {place} are damaged."
             self.left_out.append((place.name, why))
@@ -132,6 +147,7 @@ def read_run(folder: Path, overrides: tuple[str, ...]) -> Record:
         patients=slices.means(),
         n_slices=slices.cases.total(),
         n_undefined=slices.n_undefined,
+        cases=slices.cases,
         levels={},
         facts=facts_of(result),
         scored=clinical.read(folder, result, slices.cases),

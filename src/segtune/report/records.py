@@ -4,7 +4,7 @@ import math
 import shlex
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from segtune.report import clinical
 from segtune.report.curves import epochs_to, roughness
-from segtune.report.scores import UNLIKE, Block, Pooled, Scores
+from segtune.report.scores import Block, Scores
 from segtune.runs import identity
 
 FAMILY = {"bce_logdice": "bce_dice"}  # variant of a loss -> that loss
@@ -48,8 +48,11 @@ class Record:
     Attributes:
         patients: validation patient -> mean Dice over its slices after the last epoch.
         n_undefined: number of slices without a defined Dice (both masks empty), which are left out of all means.
+        cases: number of slices of each validation case.
         levels: axis -> the run's value on it, for the axes on which runs of the sweep differ.
         scored: scores of its cases and patients in mm and ml; None if an early version of segtune made the run.
+        position: its place among the seeds (in cross-validation, the folds) of its configuration, in the order of the sweep,
+            from 0. A plan of several looks counts these.
     """
 
     run_id: str
@@ -60,9 +63,11 @@ class Record:
     patients: Mapping[str, float]
     n_slices: int
     n_undefined: int
+    cases: Mapping[clinical.Case, int]
     levels: Mapping[str, str]
     facts: Facts
     scored: clinical.Scored | None
+    position: int = 0
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -135,13 +140,28 @@ class Record:
         return roughness(self.history[column])
 
 
+def scores_of(records: Sequence[Record]) -> Scores:
+    """The scores of runs of one configuration, for the patients with a defined Dice in all runs of the fold."""
+    folds: dict[int | None, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.patients:
+            folds[record.fold].append(record)
+    blocks, known = [], set[str]()
+    for fold, of in folds.items():
+        patients = tuple(p for p in of[0].patients if p not in known and all(p in record.patients for record in of))
+        known |= {*patients}
+        if patients:
+            values = np.array([[record.patients[p] for p in patients] for record in of])
+            blocks.append(Block(patients, values, fold))
+    return Scores(tuple(blocks))
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
     """A configuration, whose runs differ only in seed and fold. Result files call it a cell."""
 
     name: str
     records: tuple[Record, ...]
-    pooled: Pooled = UNLIKE
 
     @property
     def first(self) -> Record:
@@ -163,17 +183,7 @@ class Cell:
     @cached_property
     def scores(self) -> Scores:
         """Dice by fold, patient and run, for the patients with a defined Dice in all runs of the fold."""
-        folds: dict[int | None, list[Record]] = defaultdict(list)
-        for record in self.records:
-            if record.patients:
-                folds[record.fold].append(record)
-        blocks, known = [], set[str]()
-        for of in folds.values():
-            patients = tuple(p for p in of[0].patients if p not in known and all(p in record.patients for record in of))
-            known |= {*patients}
-            if patients:
-                blocks.append(Block(patients, np.array([[record.patients[p] for p in patients] for record in of])))
-        return Scores(tuple(blocks), self.pooled)
+        return scores_of(self.records)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -198,6 +208,26 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
+class Plan:
+    """When the verdicts of a sweep may be looked at.
+
+    Attributes:
+        looks: the numbers of runs (of folds in cross-validation) at which verdicts are made; empty: once, when all runs are
+            done.
+        waiting: the positions (SweepRun.replicate) of the runs that are neither finished nor failed.
+        added: ids of runs that were added to a sweep after its last look, which decide nothing.
+    """
+
+    looks: tuple[int, ...] = ()
+    waiting: tuple[int, ...] = ()
+    added: frozenset[str] = frozenset()
+
+    def reached(self, look: int | None) -> bool:
+        """Whether all runs of a look are done. Args: look: number of runs or folds; None: all."""
+        return not any(look is None or position < look for position in self.waiting)
+
+
+@dataclass(frozen=True, eq=False)
 class Sweep:
     """One or several sweeps, as read from disk.
 
@@ -211,6 +241,7 @@ class Sweep:
         unfinished: run -> state, for runs that are not finished.
         failures: (run, message) for each failed run.
         left_out: (run, reason) for each damaged or repeated run.
+        plan: when verdicts may be made.
     """
 
     folders: tuple[Path, ...]
@@ -223,6 +254,7 @@ class Sweep:
     unfinished: Mapping[str, str]
     failures: tuple[tuple[str, str], ...]
     left_out: tuple[tuple[str, str], ...]
+    plan: Plan
 
     @property
     def states(self) -> Mapping[str, int]:

@@ -1,95 +1,121 @@
-"""The sentences of a report: the result, the power of the sweep, and warnings."""
+"""The sentences of a report: the result, what is missing, what to do next, and warnings."""
 
 import math
 from collections.abc import Sequence
 
-from segtune.report import stats
-from segtune.report.analysis import Analysis
-from segtune.report.comparisons import CANNOT_TELL, DECLARED, Judged
+from segtune.report.analysis import Analysis, kept
+from segtune.report.groups import Group
+from segtune.report.planning import GOAL, NextStep
 from segtune.report.records import Record
 from segtune.report.tables import finding_rows
 from segtune.runs import identity
-from segtune.runs.words import count
+from segtune.runs.words import count, duration
+
+MOST_NAMED = 6  # configurations that a sentence names
 
 
 def sentences(analysis: Analysis) -> list[str]:
-    """State the result: the best configuration, the configurations that are not declared worse, and the axes that matter."""
-    if not analysis.best:
+    """State the result, what limits it, and what to do next."""
+    if not analysis.groups:
         return ["There is no result, because no run has a patient with a defined Dice."]
-    cell, e = analysis.cells[0]
+    group = analysis.groups[0]
+    found = [*_result(analysis, group), *_plan(analysis, group)]
+    if len(analysis.groups) > 1:
+        rest = analysis.groups[1:]
+        n = sum(len(one.cells) for one in rest)
+        found.append(
+            f"{count(n, 'other configuration')} in {count(len(rest), 'more group')} {_are(n)} scored on other patients or data. "
+            "Only configurations that are scored on the same patients are compared."
+        )
+        found += [f"Group {one.number}: {_set(one)}" for one in rest if len(one.cells) > 1]
+    return [*filter(None, found)]
+
+
+def _result(analysis: Analysis, group: Group) -> list[str]:
+    cell, e = group.cells[0], group.estimates[0]
     interval = f"95 % interval {e.low:.3f} to {e.high:.3f}" if math.isfinite(e.low) else "no interval from a single patient"
-    sample = f"{count(e.n_patients, 'validation patient')}, {count(e.n_seeds, 'seed')}"
-    n_others = len(analysis.cells) - 1
-    if not n_others:
-        only = f"The only configuration, {cell.name}, reaches a mean Dice of {e.value:.3f} after the last epoch"
-        return [f"{only} ({interval}; {sample}).", "There is nothing to compare it with.", _obstacle(analysis)]
-    first = f"{cell.name} has the highest mean Dice after the last epoch, {e.value:.3f} ({interval}; {sample})."
-    return [first, _others(analysis, n_others), _influences(analysis)]
+    units = count(e.n_folds, "fold") if e.n_folds else count(e.n_seeds, "seed")
+    reached = f"a mean Dice of {e.value:.3f} after the last epoch ({interval}; {count(e.n_patients, 'patient')}, {units})"
+    if len(group.cells) == 1:
+        return [f"The only configuration, {cell.name}, reaches {reached}. There is nothing to compare it with."]
+    found = [_set(group), f"{cell.name} has the highest score, {reached}."]
+    honest = analysis.honest.get(group.number)
+    if honest:
+        found.append(
+            "It was chosen on the same patients, so its score is optimistic: winners that are chosen on other patients and "
+            f"runs reach {honest.score:.3f}."
+        )
+    return [*found, _clear(group)]
 
 
-def _others(analysis: Analysis, n_others: int) -> str:
-    same = len(analysis.not_worse) - 1
-    if same < n_others:
-        worse = n_others - same
-        return f"{worse} of the other {n_others} configurations are declared worse, and {same} are not."
-    if n_others == 1:
-        return f"The other configuration is not declared worse. {_obstacle(analysis)}"
-    return f"None of the other {n_others} configurations is declared worse. {_obstacle(analysis)}"
+def _set(group: Group) -> str:
+    """State the set that may be best."""
+    n, stay = len(group.cells), kept(group)
+    if not group.verdicts.n_reached:
+        return f"Nothing is decided yet among {n} configurations. The numbers are shown as they are."
+    if len(stay) == n:
+        return f"Any of the {n} configurations may be the best: there is not enough evidence to drop one."
+    rest = n - len(stay)
+    others = "The other one can be dropped." if rest == 1 else f"The other {rest} can be dropped."
+    if len(stay) == 1:
+        return f"{stay[0].name} is the best of {n} configurations (95 % sure). {others}"
+    named = ", ".join(cell.name for cell in stay[:MOST_NAMED]) + (", ..." if len(stay) > MOST_NAMED else "")
+    return f"These {len(stay)} of {n} may be the best (95 % sure that the best is among them): {named}. {others}"
 
 
-def _influences(analysis: Analysis) -> str:
-    """State the share of the variance due to the most important axis, or else the largest declared difference."""
-    declared = [one for one in analysis.judged if one.comparison.kind == "axis" and one.verdict == DECLARED]
-    if analysis.variance:
-        source, _, _, share = analysis.variance[0]
-        _, freedom, _, residual = analysis.variance[-1]
-        replicates = f"{100 * residual:.0f} % is between replicates" if freedom else "there are no replicates"
-        said = f"Of the variance between runs, {100 * share:.0f} % is due to {source}; {replicates}."
-        return said + (f" Differences declared between values of an axis: {len(declared)}." if declared else "")
-    if not declared:
-        return "No difference between the values of an axis could be declared."
-    largest = max((one.comparison for one in declared), key=lambda one: abs(one.estimate.value))
-    e = largest.estimate
-    return (
-        f"The largest declared difference between values of an axis is {largest.of}: {largest.name}, {e.value:+.3f} "
-        f"(95 % interval {e.low:+.3f} to {e.high:+.3f})."
-    )
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
 
 
-def _obstacle(analysis: Analysis) -> str:
-    """State why a difference cannot be declared, for the undecided comparison with the largest difference."""
-    undecided = [one for one in analysis.judged if one.verdict == CANNOT_TELL]
-    if undecided:
-        return f"The reason: {max(undecided, key=_size).why}."
-    limit = stats.mean(analysis.best.scores).limit() if analysis.best else ""
-    return f"No comparison would be possible: {limit}." if limit else ""
-
-
-def _size(one: Judged) -> float:
-    value = one.comparison.estimate.value
-    return abs(value) if math.isfinite(value) else -1.0
-
-
-def power_sentence(analysis: Analysis) -> str:
-    """State the power to declare a true difference of 0.05; empty if it is unknown."""
-    power, sd, run = analysis.power
-    if not math.isfinite(power):
+def _clear(group: Group) -> str:
+    """State the differences that are clear, or what they need."""
+    verdicts = group.verdicts
+    if verdicts.n_reached and verdicts.lacking:
+        return f"No difference can be called clear yet. Missing: {' and '.join(verdicts.lacking)}."
+    if not verdicts.n_reached:
         return ""
-    if power == 0 and analysis.family == 0:
-        return "With so few seeds or patients, no difference could be declared, even if it were large."
-    if not math.isfinite(run):
-        return ""  # with folds of one patient, the variances of runs and of patients cannot be separated
-    pooled = analysis.cells[0][0].pooled
-    if pooled.df:
-        shared = f"is shared by all configurations ({pooled.df} degrees of freedom)"
-    else:
-        shared = "is estimated for each configuration separately"
-    return (
-        f"The variance between runs {shared}. Power: with the variation measured here (sd of patients' differences {sd:.3f}, "
-        f"sd of runs {run:.3f}) and the same numbers of seeds and patients, a true difference of 0.05 between two "
-        "configurations would "
-        f"be declared in {100 * power:.0f} % of such sweeps."
-    )
+    n_clear, n_pairs = int(verdicts.worse.sum()), len(group.cells) * (len(group.cells) - 1) // 2
+    return f"{n_clear} of {count(n_pairs, 'difference')} between two configurations {_are(n_clear)} clear."
+
+
+def _plan(analysis: Analysis, group: Group) -> list[str]:
+    """State what the sweep waits for, what was added, and the next step."""
+    plan, verdicts, found = group.plan, group.verdicts, list[str]()
+    unit = "folds" if group.has_folds else "seeds"
+    if plan.looks:
+        every = ", ".join(map(str, plan.looks))
+        found.append(
+            f"Plan: verdicts after {every} {unit} at {100 * 0.05 / len(plan.looks):.2g} % each; {verdicts.n_reached} of "
+            f"{len(plan.looks)} looks are done."
+        )
+    elif plan.waiting:
+        found.append(
+            f"{count(len(plan.waiting), 'run')} of this sweep {_are(len(plan.waiting))} not finished. It is judged once, when "
+            "all are done, because looking again and again finds differences that are not there. To look earlier, declare it "
+            "before the start, like looks=[3,5,10]."
+        )
+    if plan.added:
+        found.append(
+            f"{count(len(plan.added), 'run')} came to configurations that had been judged before. They are shown, but decide "
+            "nothing new. To be able to add runs, declare when to look before the start, like looks=[3,5,10]."
+        )
+    found += [f"{group.cells[i].name} is not judged: {why}." for i, why in [*verdicts.unjudged.items()][:MOST_NAMED]]
+    return [*found, next_sentence(analysis.next_step, unit)] if analysis.next_step else found
+
+
+def next_sentence(step: NextStep, unit: str) -> str:
+    """State the smallest difference that the sweep shows reliably, and the command that would show smaller ones."""
+    known = math.isfinite(step.detectable)
+    seen = f"This sweep could reliably see differences of about {step.detectable:.2g}." if known else ""
+    if not step.command:
+        return seen
+    cost = f"`{step.command}` (about {duration(step.seconds)})"
+    if step.n_folds:
+        reason = f"More seeds help little, because {step.why}: add patients, or use folds" if step.why else "Use more folds"
+        return f"{seen} {reason}: {cost}.".strip()
+    goal = f"For {GOAL:g}, {step.n_seeds} {unit} are needed" if known else f"{step.n_seeds} {unit} are needed"
+    own = " This is a sweep of its own with new seeds, because this one has been judged." if step.of_its_own else ""
+    return f"{seen} {goal}: {cost}.{own}".strip()
 
 
 def alarms(analysis: Analysis) -> list[str]:

@@ -1,49 +1,39 @@
-"""Estimates, confidence intervals and tests, as pure functions of scores.
+"""Estimates with confidence intervals and tests, as pure functions of scores.
 
-The independent units are patients and runs, never slices or folds. A score is modelled as
-
-    y[patient, run] = configuration + patient + run + residual,
-
-where a run (its seed) shifts the scores of all its patients together. An interval that includes only the variance between
-patients is therefore too narrow, and a test over patients alone finds differences that another seed would not confirm. For this
-reason both sources of variance are included.
+On a single split the independent units are patients and runs, in cross-validation folds; never slices
+(segtune.report.differences has the model). These are estimates of one quantity each. segtune.report.decisions decides among
+all configurations.
 """
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
 
-from segtune.report.scores import Block, Floats, Pooled, Scores
+from segtune.report.decisions import ALPHA as ALPHA
+from segtune.report.decisions import missing
+from segtune.report.differences import residual_mean_square
+from segtune.report.scores import Block, Floats, Scores
 
-ALPHA = 0.05
-LEAST_SEEDS = 3  # seeds that a configuration needs before a difference can be declared
-LEAST_PATIENTS = next(n for n in itertools.count(1) if 2 / 2**n < ALPHA)  # 6; with fewer, a two-sided Wilcoxon never rejects
-HINT = {  # an interval includes the variance between runs if the p of an F test is below this; simulated coverage:
-    "mean": 0.4,  # 94 to 97 % (16 patients alike or not, 3 seeds, residual sd 0.05, run sd 0 to 0.03)
-    "difference": 0.3,  # 95 to 96 %
-}
+LEAST_VALUES = 3  # independent values that a test on a quantity of a run needs
 EQUIVALENCE = 0.01  # Dice: smaller differences are of no practical importance
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or difference, its t intervals, and two tests against `null`. Values that are not available are NaN.
+    """A mean or difference, its t intervals, and its t-test against `null`. Values that are not available are NaN.
 
     Attributes:
         low, high: the 95 % interval.
         low90, high90: the 90 % interval.
         n_patients: number of patients; 0 for quantities of a run, such as roughness.
-        n_seeds: smallest number of seeds of a configuration.
+        n_folds: number of folds; 0 on a single split.
+        n_seeds: smallest number of runs of a configuration and fold; for a quantity of a run, of independent values.
         n_runs: number of runs of all configurations.
-        sd_patients: sd of the patients' values (or differences).
-        p_patient: p value of Wilcoxon's signed-rank test over patients, two-sided.
-        p_run: p value of Welch's t-test over runs.
-        effect_size: Cohen's d_z (mean / sd_patients); for quantities of a run, estimate / sd of runs.
+        p: two-sided p value of the t-test.
         run_variance: False if the interval lacks the variance between runs because a configuration has a single run.
         null: the value under the null hypothesis.
     """
@@ -54,36 +44,25 @@ class Estimate:
     low90: float = math.nan
     high90: float = math.nan
     n_patients: int = 0
+    n_folds: int = 0
     n_seeds: int = 0
     n_runs: int = 0
-    sd_patients: float = math.nan
-    p_patient: float = math.nan
-    p_run: float = math.nan
-    effect_size: float = math.nan
+    p: float = math.nan
     run_variance: bool = True
     null: float = 0.0
 
     @property
-    def p(self) -> float:
-        """The larger p value of the two tests, because both must reject; NaN if one is missing."""
-        return float(np.max([self.p_run, self.p_patient])) if self.n_patients else self.p_run
-
-    @property
     def testable_p(self) -> float:
-        """p, or NaN if this number of runs and patients cannot give a significant result.
-
-        A test with NaN does not count in its family.
-        """
-        return self.p if not self.limit() and math.isfinite(self.p) else math.nan
+        """p, or NaN if there are too few runs, patients or folds for a verdict; NaN does not count in a family."""
+        return self.p if not self.limit() else math.nan
 
     def limit(self) -> str:
-        """The reason why no difference can be declared from this number of runs and patients; empty if one can."""
-        if self.n_seeds < LEAST_SEEDS:
-            return f"{self.n_seeds} seed{'s' * (self.n_seeds != 1)}, but {LEAST_SEEDS} are needed"
-        if 0 < self.n_patients < LEAST_PATIENTS:
-            smallest = 2 / 2**self.n_patients
-            patients = f"{self.n_patients} patient{'s' * (self.n_patients != 1)}"
-            return f"with {patients} no p below {smallest:.2g} is possible; {LEAST_PATIENTS} patients are needed"
+        """Return what a verdict lacks, all of it; empty if nothing is missing."""
+        if self.n_patients:
+            return " and ".join(missing(self.n_seeds, self.n_patients, self.n_folds))
+        if self.n_seeds < LEAST_VALUES:
+            unit = "fold" if self.n_folds else "seed"
+            return f"{self.n_seeds} {unit}{'s' * (self.n_seeds != 1)}, but {LEAST_VALUES} are needed"
         return ""
 
     def within(self, margin: float) -> bool:
@@ -96,56 +75,47 @@ Term = tuple[float, float]  # variance, degrees of freedom
 
 
 def mean(cell: Scores) -> Estimate:
-    """Estimate the mean of a configuration over patients."""
+    """Estimate the mean of a configuration over patients. Its interval is cut at 0 and 1, between which a Dice lies."""
     return contrast([cell], None)
 
 
 def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate:
     """Estimate the mean difference plus[k] - minus[k] over patients and pairs k of configurations.
 
-    Only patients that both configurations of a pair have scored are used.
-
-    The variance of the estimate is s^2 / P, from the values of the P patients, plus a term for the variance between runs, which
-    s^2 / P misses because a run shifts its patients together. For weights u of a block's patients and S runs, this term is
-    P / (P - 1) * ((sum u)^2 - sum u^2) * run variance / S, by the method of moments. It is included if an F test gives a hint
-    of it. Degrees of freedom are computed by Satterthwaite's formula. With one block of S runs and P patients, the result is
-    that of a two-way analysis of variance. With folds of one patient, it is the t interval over patients. The test over runs
-    may take the variance between runs from all configurations (see scores.pool).
+    Only patients that both configurations of a pair have scored are used. On a single split, V = max(X + R - E, X, R) as in
+    differences.of_runs, with one difference for each patient. In cross-validation, the folds' differences give the variance;
+    only folds that all configurations have are used.
 
     Args: minus: as many configurations as plus, paired with them; one configuration may be in several pairs. None: estimate the
         mean of plus instead of a difference.
     """
+    if any(len(cell.blocks) > 1 for cell in (*plus, *(minus or ()))):
+        return _of_folds(plus, minus)
     others: Sequence[Scores | None] = minus or [None] * len(plus)
-    pairs = list(zip(plus, others, strict=True))
-    shared = _shared_patients(pairs)
+    shared = _shared_patients(list(zip(plus, others, strict=True)))
     n = len(shared)
     if not n:
         return Estimate(math.nan, run_variance=False)
-    cells = {id(cell): cell for pair in pairs for cell in pair if cell is not None}
+    cells = {id(cell): cell for cell in (*plus, *(minus or ()))}
     values, weights = _weigh(shared)
-    runs = _RunTerms(n)
+    terms: list[Term] = []
+    residual, sizes = 0.0, []
     for key, of_patient in weights.items():
-        for block in cells[key].blocks:
-            u = np.array([of_patient.get(patient, 0.0) for patient in block.patients])
-            if u.any():
-                runs.add(block, u, cells[key].pooled)
-    value = float(values.mean())
-    sd = float(values.std(ddof=1)) if n > 1 else math.nan
-    terms: list[Term] = [(sd**2 / n, n - 1)] if n > 1 else []
-    terms += runs.of_interval(HINT["mean" if minus is None else "difference"])
-    most = max(cell.pooled.df for cell in cells.values()) or math.inf
-    seeds = min(runs.seeds)
+        block = cells[key].blocks[0]
+        sizes.append(len(block.values))
+        variance, rest = _of_runs(block, np.array([of_patient.get(patient, 0.0) for patient in block.patients]))
+        residual += rest
+        if sizes[-1] > 1:
+            terms.append((variance, sizes[-1] - 1))
+    x = float(values.var(ddof=1)) / n if n > 1 else math.nan
     return Estimate(
-        value,
-        *_interval(value, terms),
+        float(values.mean()),
+        *_interval(float(values.mean()), *_crossed((x, n - 1), terms, residual), bounds=(0, 1) if minus is None else (-1, 1)),
         n_patients=n,
-        n_seeds=seeds,
-        n_runs=sum(runs.seeds),
-        sd_patients=sd,
-        p_patient=_wilcoxon(values) if minus is not None else math.nan,
-        p_run=math.nan if seeds < 2 else _t_test(value, runs.test, most=most),
-        effect_size=value / sd if minus is not None and sd > 1e-12 else math.nan,
-        run_variance=runs.complete,
+        n_seeds=min(sizes),
+        n_runs=sum(sizes),
+        p=_t_test(float(values.mean()), *_crossed((x, n - 1), terms, residual)),
+        run_variance=min(sizes) > 1,
     )
 
 
@@ -173,48 +143,61 @@ def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict
     return values, weights
 
 
-@dataclass
-class _RunTerms:
-    """The contributions of runs to the variance of a contrast, as terms (variance, degrees of freedom).
+def _of_runs(block: Block, weights: Floats) -> tuple[float, float]:
+    """Return the variance of a weighted mean over patients due to runs, and the part of it that is due to the residual.
 
-    Attributes:
-        n_patients: number of patients of the whole contrast.
-        interval: the variance between runs, for the interval.
-        residual: the part of `interval` that is due to the residual.
-        test: the variance between runs, for the test over runs.
-        seeds: the number of runs of each block.
-        complete: False if the variance between runs of a block is unknown, because it has one run, but belongs in the interval.
+    Args: weights: (P,).
     """
+    n_runs = len(block.values)
+    if n_runs < 2:
+        return 0.0, 0.0
+    variance = float((block.values @ weights).var(ddof=1)) / n_runs
+    return variance, float((weights**2).sum()) * residual_mean_square(block.values) / n_runs
 
-    n_patients: int
-    interval: list[Term] = field(default_factory=list)
-    residual: list[Term] = field(default_factory=list)
-    test: list[Term] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=list)
-    complete: bool = True
 
-    def add(self, block: Block, u: Floats, pooled: Pooled) -> None:
-        """Add the terms of a block. Args: u: the weights of its patients."""
-        n, (n_s, n_p) = self.n_patients, block.values.shape
-        self.seeds.append(n_s)
-        together = n / (n - 1) * (u.sum() ** 2 - (u**2).sum()) if n > 1 else 0.0
-        if n_s < 2:
-            self.complete = self.complete and abs(together) < 1e-12
-            return
-        variance, freedom = pooled.of(float((block.values @ u).var(ddof=1)), n_s - 1, float(u.sum()) ** 2)
-        self.test.append((variance / n_s, freedom))
-        if abs(together) > 1e-12:
-            runs = block.values.mean(1)
-            rest = block.values - runs[:, None] - block.values.mean(0) + block.values.mean()
-            df = (n_s - 1) * (n_p - 1)
-            self.interval.append((together * float(runs.var(ddof=1)) / n_s, n_s - 1))
-            self.residual.append((together * float((rest**2).sum()) / df / n_p / n_s, df))
+def _crossed(of_patients: Term, of_runs: Sequence[Term], residual: float) -> Term:
+    """Return max(X + R - E, X, R) and its degrees of freedom (Satterthwaite 1946)."""
+    x, _ = of_patients
+    r = sum(variance for variance, _ in of_runs)
+    variance = max(x + r - residual, x, r) if math.isfinite(x) else math.nan
+    below = sum(v**2 / df for v, df in [*of_runs, of_patients] if df)
+    return variance, max(1.0, variance**2 / below) if below > 0 else 1.0
 
-    def of_interval(self, hint: float) -> list[Term]:
-        """The terms for the interval; empty unless an F test gives a hint (p < hint) of a variance between runs."""
-        if not self.interval or not _exceeds(self.interval, self.residual, hint):
-            return []
-        return [*self.interval, *((-variance, df) for variance, df in self.residual)]
+
+def _of_folds(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate:
+    """The contrast in cross-validation, whose unit is the fold."""
+    cells = [*plus, *(minus or ())]
+    of_fold = [cell.of_fold for cell in cells]
+    folds = sorted(set.intersection(*({*of} for of in of_fold)), key=str)
+    if not folds:
+        return Estimate(math.nan, run_variance=False)
+    signs = [1 / len(plus)] * len(plus) + [-1 / len(minus or (1,))] * len(minus or ())
+    values, sizes = [], []
+    for fold in folds:
+        blocks = [of[fold] for of in of_fold]
+        patients = set.intersection(*({*block.patients} for block in blocks))
+        sizes.append(len(patients))
+        if patients:
+            values.append(sum(sign * fold_mean(block, patients) for sign, block in zip(signs, blocks, strict=True)))
+    weights = np.array([size for size in sizes if size]) / max(sum(sizes), 1)
+    if not values:
+        return Estimate(math.nan, run_variance=False)
+    value, n = float(np.array(values) @ weights), len(values)
+    term = (float(np.var(values, ddof=1)) * float((weights**2).sum()), n - 1.0) if n > 1 else (math.nan, 1.0)
+    return Estimate(
+        value,
+        *_interval(value, *term, bounds=(0, 1) if minus is None else (-1, 1)),
+        n_patients=sum(sizes),
+        n_folds=n,
+        n_seeds=min(len(block.values) for of in of_fold for block in of.values()),
+        n_runs=sum(len(of[fold].values) for of in of_fold for fold in folds),
+        p=_t_test(value, *term),
+    )
+
+
+def fold_mean(block: Block, patients: set[str]) -> float:
+    """The mean of a block over its runs and these of its patients."""
+    return float(block.values[:, [patient in patients for patient in block.patients]].mean())
 
 
 def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, resolution: float = 0.0) -> Estimate:
@@ -233,14 +216,12 @@ def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, r
         return Estimate(value, n_seeds=seeds, n_runs=n_runs, null=null, run_variance=False)
     variances = [max(float(np.var(v, ddof=1)), resolution**2 / 12) for _, v in groups]
     terms = [(c**2 * s / len(v), len(v) - 1) for (c, v), s in zip(groups, variances, strict=True)]
-    sd = math.sqrt(np.mean(variances))
     return Estimate(
         value,
-        *_interval(value, terms),
+        *_interval(value, *_freedom(terms)),
         n_seeds=seeds,
         n_runs=n_runs,
-        p_run=_t_test(value - null, terms),
-        effect_size=(value - null) / sd if sd > 1e-12 else math.nan,
+        p=_t_test(value - null, *_freedom(terms)),
         null=null,
     )
 
@@ -255,11 +236,10 @@ def slope(x: Floats, y: Floats, n_seeds: int) -> Estimate:
     value = float(fit.slope) * span
     return Estimate(
         value,
-        *_interval(value, terms),
+        *_interval(value, *_freedom(terms)),
         n_seeds=n_seeds,
         n_runs=len(y),
-        p_run=_t_test(value, terms),
-        effect_size=float(fit.rvalue),
+        p=_t_test(value, *_freedom(terms)),
     )
 
 
@@ -277,7 +257,7 @@ def spread_ratio(plus: Sequence[Floats], minus: Sequence[Floats]) -> Estimate:
     f = scipy.stats.f(df_a, df_b)
     low, high, low90, high90 = (math.log(ratio / f.ppf(q)) / 2 for q in (0.975, 0.025, 0.95, 0.05))
     p = 2 * min(float(f.sf(ratio)), float(f.cdf(ratio)))
-    return Estimate(math.log(ratio) / 2, low, high, low90, high90, n_seeds=seeds, n_runs=n_runs, p_run=p)
+    return Estimate(math.log(ratio) / 2, low, high, low90, high90, n_seeds=seeds, n_runs=n_runs, p=p)
 
 
 def _freedom(terms: Sequence[Term]) -> Term:
@@ -286,31 +266,23 @@ def _freedom(terms: Sequence[Term]) -> Term:
     return variance, variance**2 / below if (below := sum(v**2 / df for v, df in terms)) > 0 else 1.0
 
 
-def _exceeds(runs: Sequence[Term], rest: Sequence[Term], hint: float) -> bool:
-    """Whether runs vary more than the residual explains: whether the p value of an F test is below `hint`."""
-    (above, df_above), (below, df_below) = _freedom(runs), _freedom(rest)
-    return above > 0 and (below <= 0 or float(scipy.stats.f.sf(above / below, df_above, df_below)) < hint)
-
-
-def _interval(value: float, terms: Sequence[Term]) -> tuple[float, float, float, float]:
-    if not terms:
+def _interval(
+    value: float, variance: float, df: float, *, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, float, float, float]:
+    """Return the 95 and 90 % t interval. Args: bounds: no true value lies beyond them, so that the interval is cut there."""
+    if not math.isfinite(variance):
         return math.nan, math.nan, math.nan, math.nan
-    variance, df = _freedom(terms)
     wide, narrow = (float(scipy.stats.t.ppf(q, df)) * math.sqrt(variance) for q in (0.975, 0.95))
-    return value - wide, value + wide, value - narrow, value + narrow
+    low, high = bounds
+    return max(value - wide, low), min(value + wide, high), max(value - narrow, low), min(value + narrow, high)
 
 
-def _t_test(value: float, terms: Sequence[Term], *, most: float = math.inf) -> float:
-    variance, df = _freedom(terms)
-    df = min(df, most)
+def _t_test(value: float, variance: float, df: float) -> float:
+    if not math.isfinite(variance):
+        return math.nan
     if variance <= 0:
         return 1.0 if abs(value) < 1e-15 else 0.0
     return 2 * float(scipy.stats.t.sf(abs(value) / math.sqrt(variance), df))
-
-
-def _wilcoxon(differences: Floats) -> float:
-    changed = differences[np.abs(differences) > 1e-15]
-    return float(scipy.stats.wilcoxon(changed, method="auto" if len(changed) > 50 else "exact").pvalue) if len(changed) else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 from segtune.report import clinical, stats
 from segtune.report.analysis import Analysis
 from segtune.report.claims import claim_rows
-from segtune.report.comparisons import Judged
+from segtune.report.comparisons import Comparison
 from segtune.report.records import Cell, Record
 from segtune.report.stats import Estimate
 from segtune.runs import identity
@@ -25,7 +25,7 @@ def build(analysis: Analysis) -> dict[str, list[Row]]:
         "runs": [run_row(record, cell) for cell in analysis.sweep.cells for record in cell.records],
         "cells": cell_rows(analysis),
         "levels": level_rows(analysis),
-        "comparisons": [comparison_row(one) for one in analysis.judged],
+        "comparisons": [comparison_row(one) for one in analysis.comparisons],
         **claims,
         "variance": variance_rows(analysis),
         "patients": [
@@ -51,49 +51,69 @@ def build(analysis: Analysis) -> dict[str, list[Row]]:
 
 
 def csv_of(rows: Sequence[Row]) -> str:
-    """Format rows as CSV with the union of their columns. Values that are not finite are empty."""
+    """Format rows as CSV with the union of their columns.
+
+    Values that are not finite are empty, and booleans are true or false.
+    """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return csv_text(columns, ({key: _or_empty(value) for key, value in row.items()} for row in rows))
 
 
 def _or_empty(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
     return "" if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def cell_rows(analysis: Analysis) -> list[Row]:
-    """Table rows, one per configuration, best first."""
-    kept = {id(cell) for cell in analysis.not_worse}
+    """Table rows, one per configuration, group by group, best first.
+
+    Columns: group: number of the group, in which all configurations are scored on the same patients. may_be_best: whether it
+    is in the set of the group that may be best. left_at_look: the look at which it left the set.
+    """
     rows = []
-    for cell, estimate in analysis.cells:
-        first, low, high = analysis.ranks[cell.name]
-        ranking = {"first_fraction": first, "rank_low": low, "rank_high": high}
-        rows.append(
-            {
-                "cell": cell.name,
-                "structure": cell.first.structure,
-                **cell.levels,
-                **summary([cell], estimate),
-                "not_declared_worse_than_best": id(cell) in kept,
-                **ranking,
-                "label": cell.label,
-                "run_ids": " ".join(record.run_id for record in cell.records),
-            }
-        )
+    for group in analysis.groups:
+        verdicts = group.verdicts
+        for i, (cell, estimate) in enumerate(zip(group.cells, group.estimates, strict=True)):
+            rows.append(
+                {
+                    "cell": cell.name,
+                    "structure": cell.first.structure,
+                    "group": group.number,
+                    "may_be_best": bool(verdicts.may_be_best[i]),
+                    "left_at_look": verdicts.left_at[i] or None,
+                    **cell.levels,
+                    **summary([cell], estimate),
+                    "label": cell.label,
+                    "run_ids": " ".join(record.run_id for record in cell.records),
+                }
+            )
     return rows
 
 
 def level_rows(analysis: Analysis) -> list[Row]:
-    """Table rows, one per axis and value: the mean over all configurations with this value."""
-    return [
-        {"axis": axis, "level": level, **summary(cells, stats.contrast([cell.scores for cell in cells], None))}
-        for axis in analysis.sweep.axes
-        for level, cells in analysis.by_level(axis).items()
-    ]
+    """Table rows, one per axis and value: the mean over all configurations with this value.
+
+    Columns: effect, effect_low, effect_high: its difference to the value `against`, over the n_pairs pairs of configurations
+    that are equal in everything else.
+    """
+    rows = []
+    for axis in analysis.sweep.axes:
+        effects = analysis.effects(axis)
+        for level, cells in analysis.by_level(axis).items():
+            row = {"axis": axis, "level": level, **summary(cells, stats.contrast([cell.scores for cell in cells], None))}
+            effect = effects.get(level)
+            e = effect.estimate if effect else Estimate(math.nan)
+            row |= {"against": effect.other if effect else "", "n_pairs": effect.n_pairs if effect else 0}
+            rows.append({**row, "effect": e.value, "effect_low": e.low, "effect_high": e.high})
+    return rows
 
 
 def variance_rows(analysis: Analysis) -> list[Row]:
-    columns = ("source", "df", "sum_of_squares", "eta_squared")
-    return [dict(zip(columns, row, strict=True)) for row in analysis.variance or []]
+    return [
+        {"source": one.name, "df": one.df, "sum_of_squares": one.sum_of_squares, "omega_squared": one.omega_squared}
+        for one in analysis.variance
+    ]
 
 
 def summary(cells: Sequence[Cell], estimate: Estimate) -> Row:
@@ -109,6 +129,7 @@ def summary(cells: Sequence[Cell], estimate: Estimate) -> Row:
         "dice_high": estimate.high,
         "run_variance": estimate.run_variance,
         "n_patients": estimate.n_patients,
+        "n_folds": estimate.n_folds,
         "n_cells": len(cells),
         "n_runs": len(records),
         "n_seeds": min(len(cell.seeds) for cell in cells),
@@ -154,29 +175,20 @@ def run_row(record: Record, cell: Cell) -> Row:
     }
 
 
-def comparison_row(one: Judged) -> Row:
-    c, e = one.comparison, one.comparison.estimate
+def comparison_row(one: Comparison) -> Row:
     return {
-        "kind": c.kind,
-        "of": c.of,
-        "comparison": c.name,
-        "difference": e.value,
-        "null": e.null,
-        "low": e.low,
-        "high": e.high,
-        "low90": e.low90,
-        "high90": e.high90,
-        "n_patients": e.n_patients,
-        "n_seeds": e.n_seeds,
-        "n_runs": e.n_runs,
-        "p_patient": e.p_patient,
-        "p_run": e.p_run,
-        "selection_factor": c.selection,
-        "p": c.p,
-        "p_holm": one.p_holm,
-        "effect_size": e.effect_size,
+        "group": one.group.number,
+        "a": one.a.name,
+        "b": one.b.name,
+        "difference": one.difference,
+        "low": one.low,
+        "high": one.high,
+        "low90": one.low90,
+        "high90": one.high90,
+        "df": one.df,
+        "run_variance": one.run_variance,
+        "worse": one.worse.name if one.worse else "",
         "verdict": one.verdict,
-        "why": one.why,
     }
 
 

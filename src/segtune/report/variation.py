@@ -1,147 +1,115 @@
-"""The variation of results: statistical power, variance between runs, stability of the ranking, and analysis of variance."""
+"""The sources of variance in a full grid, with replicates: axes, their interactions, patients, folds and chance."""
 
 import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
-from numpy.typing import NDArray
 
-from segtune.report.scores import Floats, Pooled, Scores
-from segtune.report.stats import ALPHA, LEAST_PATIENTS, LEAST_SEEDS
+from segtune.report.records import Cell
+from segtune.report.scores import Floats
+from segtune.report.stats import fold_mean
 
 
-def power(
-    sd_patients: float,
-    sd_run: float,
-    n_patients: int,
-    n_seeds: int,
-    family: int,
-    *,
-    effect: float,
-    pooled: Pooled,
-    seed: int,
-    n: int = 2000,
-) -> float:
-    """Simulate the power: the share of comparisons of two configurations that are declared if they truly differ by `effect`.
+@dataclass(frozen=True)
+class Source:
+    """One source of variance.
 
-    Args:
-        sd_patients: sd of the patients' differences.
-        sd_run: sd of the common shift of all patients of a run.
-        family: number of tests in the family. Only the first (strictest) step of Holm's correction is simulated, so the result
-            is a lower bound.
-        pooled: the variance between runs that all configurations share, if they do.
-        seed: seed of the simulation.
-        n: number of simulations.
+    Attributes:
+        df, sum_of_squares: of the scores of all patients in all runs; in cross-validation, of the means of all folds.
+        omega_squared: estimate of its share of the variance, less what chance alone would give (Hays 1963), cut at 0. NaN for
+            the residual, and for every source if each configuration has one run on a single split.
     """
-    if n_seeds < LEAST_SEEDS or n_patients < LEAST_PATIENTS or not math.isfinite(sd_patients + sd_run):
-        return 0.0
-    random = np.random.default_rng(seed)
-    residual = sd_patients * math.sqrt(n_seeds / 2)
-    sides = random.normal(0, sd_run, (2, n, n_seeds, 1)) + random.normal(0, residual, (2, n, n_seeds, n_patients))
-    differences = effect + sides[0].mean(1) - sides[1].mean(1)
-    by_patient = scipy.stats.wilcoxon(differences, axis=1, method="exact" if n_patients <= 50 else "auto").pvalue
-    variances = sides.mean(3).var(2, ddof=1)
-    if pooled.df:
-        of_run = np.full((2, n), (sd_run**2 + residual**2 / n_patients) / n_seeds)
-        df = np.full(n, pooled.df)
-    else:
-        of_run = variances / n_seeds
-        df = of_run.sum(0) ** 2 / (of_run**2).sum(0) * (n_seeds - 1)
-    by_run = 2 * scipy.stats.t.sf(np.abs(differences.mean(1)) / np.sqrt(of_run.sum(0)), df)
-    return float(np.mean(np.maximum(by_patient, by_run) <= ALPHA / max(family, 1)))
+
+    name: str
+    df: int
+    sum_of_squares: float
+    omega_squared: float
 
 
-def run_sd(cells: Sequence[Scores]) -> float:
-    """The sd of the common shift of all patients of a run, pooled over configurations; NaN if no configuration has two runs."""
-    total, freedom = 0.0, 0
-    for block in (block for cell in cells for block in cell.blocks):
-        n_s, n_p = block.values.shape
-        if n_s < 2 or n_p < 2:
-            continue
-        runs = block.values.mean(1)
-        rest = block.values - runs[:, None] - block.values.mean(0) + block.values.mean()
-        total += (n_s - 1) * (float(runs.var(ddof=1)) - float((rest**2).sum()) / ((n_s - 1) * (n_p - 1)) / n_p)
-        freedom += n_s - 1
-    return math.sqrt(max(total / freedom, 0)) if freedom else math.nan
+def decompose(levels: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> list[Source]:
+    """Compute the analysis of variance of configurations that are scored on the same patients.
 
+    On a single split, the scores of configuration x run x patient have the sources axes and interactions, runs (replicates of a
+    configuration), patients, and a residual; axes are judged against runs, patients against the residual. In cross-validation,
+    the means of configuration x fold have axes, folds, and a residual against which both are judged.
 
-def rank_stability(cells: Sequence[Scores], *, seed: int, n: int = 1000) -> tuple[Floats, NDArray[np.int64]]:
-    """Estimate the stability of the ranking, by a bootstrap of patients and of the runs within each fold.
-
-    Args: seed: seed of the bootstrap. n: number of bootstrap draws.
-    Returns: for each of C configurations, the share of draws in which it ranks first (C,), and the 2.5th and 97.5th percentile
-        of its rank (C, 2), where 1 is best. In ties the earlier configuration ranks higher. A configuration without a patient
-        in a draw ranks last.
-    """
-    random = np.random.default_rng(seed)
-    patients = sorted({patient for cell in cells for block in cell.blocks for patient in block.patients})
-    column = {patient: i for i, patient in enumerate(patients)}
-    drawn = random.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=n).astype(float)
-    means = np.empty((len(cells), n))
-    for i, cell in enumerate(cells):
-        above, below = np.zeros(n), np.zeros(n)
-        for block in cell.blocks:
-            n_s = len(block.values)
-            counts = random.multinomial(n_s, np.full(n_s, 1 / n_s), size=n) / n_s
-            weights = drawn[:, [column[patient] for patient in block.patients]]
-            above += ((counts @ block.values) * weights).sum(1)
-            below += weights.sum(1)
-        means[i] = np.divide(above, below, out=np.full(n, -np.inf), where=below > 0)
-    ranks = np.empty((len(cells), n), dtype=np.int64)
-    np.put_along_axis(ranks, np.argsort(-means, axis=0, kind="stable"), np.arange(1, len(cells) + 1)[:, None], axis=0)
-    limits = np.percentile(ranks, [2.5, 97.5], axis=1, method="inverted_cdf")
-    return (ranks == 1).mean(1), limits.T.astype(np.int64)
-
-
-def decompose(levels: Mapping[str, Sequence[str]], values: Sequence[float]) -> list[tuple[str, int, float, float]] | None:
-    """Compute the exact analysis of variance of a full grid: the contribution of each axis and each interaction.
-
-    Args:
-        levels: axis -> its value in each run.
-        values: the result of each run.
-
-    Returns: for each source (axes joined by ' x '): its name, degrees of freedom, sum of squares, and eta^2, its share of the
-        total sum of squares. The largest is first, and the residual (between replicates) last. None if the runs are not a full
-        grid with equally many replicates.
+    Args: levels: axis -> its value in each configuration.
+    Returns: the axes and interactions, largest first, then the other sources; empty if the configurations are not a full
+        grid, or do not have equally many runs on the same patients.
     """
     names = [name for name, of in levels.items() if len(set(of)) > 1]
-    grid = _full_grid([levels[name] for name in names], values)
+    scores = _aligned(cells)
+    if scores is None or not names or np.ptp(scores) < 1e-15:
+        return []
+    grid = _full_grid([levels[name] for name in names], scores)
     if grid is None:
-        return None
-    *shape, n = grid.shape
-    means = grid.mean(-1)
+        return []
+    n_runs, n_units = grid.shape[-2:]
+    means = grid.mean((-2, -1))
+    n = means.size
     total = float(((grid - grid.mean()) ** 2).sum())
-    rows = []
-    for axes, effect in _effects(means).items():
-        squares = n * math.prod(size for i, size in enumerate(shape) if i not in axes) * float((effect**2).sum())
-        freedom = math.prod(shape[i] - 1 for i in axes)
-        rows.append((" x ".join(names[i] for i in axes), freedom, squares, squares / total if total else math.nan))
-    rows.sort(key=lambda row: -row[2])
-    residual = float(((grid - means[..., None]) ** 2).sum())
-    return [*rows, ("residual", math.prod(shape) * (n - 1), residual, residual / total if total else math.nan)]
+    axes = {
+        " x ".join(names[i] for i in of): (
+            math.prod(means.shape[i] - 1 for i in of),
+            n_runs * n_units * math.prod(s for i, s in enumerate(means.shape) if i not in of) * float((effect**2).sum()),
+        )
+        for of, effect in _effects(means).items()
+    }
+    ordered = sorted(axes.items(), key=lambda item: -item[1][1])
+    units = n * n_runs * float(((grid.mean(tuple(range(grid.ndim - 1))) - grid.mean()) ** 2).sum())
+    runs = n_units * float(((grid.mean(-1) - means[..., None]) ** 2).sum())
+    rest = total - units - runs - sum(squares for _, squares in axes.values())
+    folds = any(len(cell.scores.blocks) > 1 for cell in cells)
+    sources = [*ordered, ("folds" if folds else "patients", (n_units - 1, units))]
+    if not folds:
+        sources.append(("runs", (n * (n_runs - 1), runs)))
+    rest_df = n * n_runs * n_units - 1 - sum(df for _, (df, _) in sources)
+    of_rest = max(rest, 0.0) / rest_df if rest_df else math.nan
+    of_runs = of_rest if folds else runs / (n * (n_runs - 1)) if n_runs > 1 else math.nan
+
+    def omega(name: str, df: int, squares: float) -> float:
+        error = of_runs if name in axes else of_rest
+        if not folds and n_runs < 2:
+            return math.nan
+        return max(0.0, (squares - df * error) / (total + of_rest)) if total else math.nan
+
+    found = [Source(name, df, squares, omega(name, df, squares)) for name, (df, squares) in sources]
+    return [*found, Source("residual", rest_df, max(rest, 0.0), math.nan)]
 
 
-def _full_grid(levels: Sequence[Sequence[str]], values: Sequence[float]) -> Floats | None:
-    """Arrange results as an array with one dimension per axis and a last dimension for replicates.
-
-    Returns: the array; None if the grid is not full, if a result is not finite, or if all results are equal.
-    """
-    if not levels or np.ptp(list(values)) < 1e-15 or not np.isfinite(list(values)).all():
+def _aligned(cells: Sequence[Cell]) -> Floats | None:
+    """Return the scores (C, S runs, P patients), or the means of folds (C, 1, K folds); None if they do not fit together."""
+    scores = [cell.scores for cell in cells]
+    if any(len(of.blocks) > 1 for of in scores):
+        folds = list(scores[0].of_fold)
+        if any({*of.of_fold} != {*folds} for of in scores):
+            return None
+        shared = {fold: set.intersection(*({*of.of_fold[fold].patients} for of in scores)) for fold in folds}
+        if not all(shared.values()):
+            return None
+        return np.array([[[fold_mean(of.of_fold[fold], shared[fold]) for fold in folds]] for of in scores])
+    blocks = [of.blocks[0] for of in scores]
+    patients = sorted(set.intersection(*({*block.patients} for block in blocks)))
+    if len({len(block.values) for block in blocks}) != 1 or len(patients) < 2:
         return None
+    return np.array([block.values[:, [block.patients.index(patient) for patient in patients]] for block in blocks])
+
+
+def _full_grid(levels: Sequence[Sequence[str]], scores: Floats) -> Floats | None:
+    """Arrange scores as an array with one dimension per axis, then runs and patients; None if the grid is not full."""
     order = [list(dict.fromkeys(of)) for of in levels]
-    found: dict[tuple[int, ...], list[float]] = defaultdict(list)
-    for value, *place in zip(values, *levels, strict=True):
-        found[tuple(known.index(level) for known, level in zip(order, place, strict=True))].append(value)
+    places: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, place in enumerate(zip(*levels, strict=True)):
+        places[tuple(known.index(level) for known, level in zip(order, place, strict=True))].append(i)
     shape = tuple(len(known) for known in order)
-    replicates = {len(of) for of in found.values()}
-    if len(found) != math.prod(shape) or len(replicates) != 1:
+    if len(places) != math.prod(shape) or any(len(of) != 1 for of in places.values()):
         return None
-    grid = np.empty((*shape, replicates.pop()))
-    for place_in_grid, of in found.items():
-        grid[place_in_grid] = of
+    grid = np.empty((*shape, *scores.shape[1:]))
+    for place_in_grid, (i,) in places.items():
+        grid[place_in_grid] = scores[i]
     return grid
 
 

@@ -76,7 +76,7 @@ def _check_ends(file: BinaryIO) -> int:
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Raises: ValueError unless the entries are those of one checkpoint, each present once and uncompressed."""
+    """Check that the entries are those of one checkpoint, each present once and uncompressed. Raises: ValueError."""
     found = [ENTRY.fullmatch(entry.filename) for entry in entries]
     folders, names = {match and match[1] for match in found}, [match and match[2] for match in found]
     if None in names or len(folders) != 1 or len(set(names)) < len(names) or "data.pkl" not in names:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 from segtune.errors import InputError
 from segtune.runs import layout
 
-DAY_S = 86_400.0  # where locks do not work, an older temporary file [s] counts as abandoned
+DAY_S = 86_400.0  # age at which a temporary file counts as abandoned where locks do not work [s]
 LARGEST_JSON = 2**26  # largest size of a JSON file [bytes]
 
 
@@ -200,7 +200,7 @@ def _remove(path: Path) -> None:
 
 def _refuse_existing(path: Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"output={path}: this path already exists. Name a new folder, or remove it.")
+        raise InputError(f"output={path}: this path already exists. Name a new folder, or remove this one.")
 
 
 def to_json(value: Any) -> bytes:

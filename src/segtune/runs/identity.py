@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# keys on where and how a run is executed; they do not change its result
-BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "trainer.devices")
+# keys that say where and how a run is executed, and do not change its result
+BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "looks", "trainer.devices")
 PATHS = ("data.root", "data.reader.root")  # the location of the data, which may change while the data stay the same
 REPLICATE = ("seed", "split.fold")  # the keys in which replicates of a configuration may differ
 BATCHES = (1, 10, 15, "patient")  # the sizes that have an option of that name in conf/batch
-LONGEST_LABEL = 10_000  # characters; a longer one is damaged
+LONGEST_LABEL = 10_000  # characters; a longer label counts as damaged
 AXES = ("loss", "split", "reg", "batch")  # the config groups that a label always names
 
 Config = Mapping[str, Any]
@@ -36,7 +36,7 @@ def cell_id(config: Config, data: str | None = None) -> str:
 
 
 def placeless_id(config: Config) -> str:
-    """Compute a hash of the configuration without the data folder, which runs on copies of the same data share."""
+    """Compute a hash of the configuration without the data folder. Runs on copies of the same data have the same hash."""
     return _hash(config, without=(*BOOKKEEPING, *PATHS))
 
 
@@ -62,9 +62,9 @@ def _called(target: str) -> str:
 
 
 def label(config: Config) -> str:
-    """Return the words for a configuration without a recorded label: loss=focal split=0.6 reg=l2 reg.lambda=0.01 batch=15.
+    """Return a label for a run that recorded none: loss=focal split=0.6 reg=l2 reg.lambda=0.01 batch=15.
 
-    They are made of the configuration's functions and values, so a user's own option is not among them.
+    It is made from the functions and values in the configuration, so it does not contain the names of a user's own options.
     """
     named, reg, size = axes(config), config.get("reg") or {}, config["batch"]["size"]
     penalty = f"reg={_called(reg['penalty']['_target_'])}" if reg.get("penalty") else "reg=none"
@@ -76,7 +76,7 @@ def label(config: Config) -> str:
 
 
 def label_of(result: Mapping[str, Any]) -> str:
-    """Return the label that a run recorded (config/labels.py), or else the words for its configuration."""
+    """Return the label that a run recorded (config/labels.py) or, if there is none, one made from its configuration."""
     said = result.get("label")
     is_one = isinstance(said, str) and said.isprintable() and 0 < len(said) <= LONGEST_LABEL
     return str(said) if is_one else label(result["config"])
@@ -86,7 +86,7 @@ def words(label: str, *, without: Sequence[str] = ()) -> list[str]:
     """Return the words of a label, except those that set one of the keys `without`."""
     try:
         found = shlex.split(label)
-    except ValueError:  # a quotation that does not end
+    except ValueError:  # a closing quotation mark is missing
         found = label.split()
     return [word for word in found if key_of(word) not in without]
 
@@ -97,10 +97,11 @@ def key_of(word: str) -> str:
 
 
 def with_varied(labels: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[list[str]]:
-    """Add to the words of each label the keys that other labels of the same sweep set, with the run's own value.
+    """Complete the labels of a sweep: if one of them contains a key, add this key to the others, with each run's own value.
 
-    A label leaves out what is an option's own value, so that of optimizer.lr=1e-3,1e-4 it names the second alone; beside each
-    other both are named. A key that replaces a whole option in one label (batch.size=5 for batch=15) is added to no other.
+    A single label leaves out values that the chosen options have anyway. With optimizer.lr=1e-3,1e-4, for example, only the
+    label of the second run contains the key. This function adds it to the first, so that the two can be compared. A key that
+    replaces a whole option in one label (batch.size=5 instead of batch=15) is not added to the others.
     """
     of = [{key_of(word): word for word in words} for words in labels]
     keys = dict.fromkeys(key for one in of for key in one)
@@ -129,7 +130,7 @@ def _written(value: Any) -> str:
 
 
 def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
-    """Return the dotted keys and values that the run id hashes or, with replicates=False, those that the cell id hashes."""
+    """Return the dotted keys and values from which the run id is computed or, with replicates=False, the cell id."""
     return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE, *PATHS))
 
 

@@ -2,8 +2,8 @@
 
 A `_target_` outside segtune and the libraries below is the user's code. The source files of its module, of the packages that
 contain it, and of all imported modules in the same package or folder are hashed. They are found without importing or running
-anything. Not found are modules in other folders of the Python path, imports whose name is computed, and data files that the
-code opens itself.
+anything. Modules in other folders of the Python path, imports whose name is computed, and data files that the code opens itself
+are not found.
 """
 
 import ast

@@ -151,7 +151,7 @@ def _size(values: Any) -> tuple[int, ...]:
 
 
 def _tensor(storage: Any, first: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any) -> _Tensor:
-    """Raises: ValueError unless the tensor lies within its storage, because PyTorch would enlarge the storage."""
+    """Check that a tensor lies within its storage, because PyTorch would enlarge the storage. Raises: ValueError."""
     (first,), size, stride = _size((first,)), _size(size), _size(stride)
     last = first + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if type(storage) is not _Storage or hooks or (0 not in size and last >= storage.n_values):

@@ -61,7 +61,7 @@ def why_not_done(folder: Path, run: str) -> str:
     except InputError as error:
         return str(error)
     if result.get("run_id") != run:
-        return f"{folder / layout.RESULT}: this file is of another run."
+        return f"{folder / layout.RESULT}: this file belongs to another run."
     told = ", ".join(str(folder / name) for name in damaged)
     return f"{told}: damaged (missing, or changed since the run). Start the run's command again." if damaged else ""
 
@@ -145,8 +145,8 @@ def verify_files(folder: Path, result: Mapping[str, Any], names: Iterable[str]) 
     """Compare these files with their hashes in result.json. Raises: InputError that names the first damaged one."""
     for name in damaged_files(folder, result, names=names, contents=True):
         raise InputError(
-            f"{folder / name}: damaged (it is missing, or has changed since the run wrote it). Start the run's command again "
-            f"({as_typed('python -m segtune')}, not its sweep's), which writes it again, or copy the run's folder again."
+            f"{folder / name}: damaged (it is missing, or has changed since the run wrote it). To write it again, start the "
+            f"run's own command ({as_typed('python -m segtune')}, not its sweep's), or copy the run's folder again."
         )
 
 
@@ -222,7 +222,7 @@ def read_result(folder: Path, *, needs: tuple[str, ...] = ()) -> Result:
     Args: needs: entries that the caller needs, which a result of an early version may lack.
     Raises: InputError if it is missing, incomplete, of a later version, or has changed since the run wrote it.
     """
-    path, cure = folder / layout.RESULT, "Start the run's command again, which writes it again, or copy the run's folder again."
+    path, cure = folder / layout.RESULT, "Start the run's command again to write a new one, or copy the run's folder again."
     result = read_json(path, "The run has not finished; start its command again.")
     if not _is_as_written(result):
         raise InputError(f"{path}: damaged (changed since the run wrote it). {cure}")

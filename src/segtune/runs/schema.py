@@ -129,7 +129,11 @@ class Status(TypedDict, total=False):
 
 
 class SweepRun(TypedDict, total=False):
-    """One run of a sweep. axes: its value of every key that differs in the sweep, and its loss, split, reg and batch."""
+    """One run of a sweep.
+
+    axes: its value of every key that differs in the sweep, and its loss, split, reg and batch; replicate: the position of its
+    seed (in cross-validation, its fold) among those of its configuration, from 0, which a plan of several looks counts.
+    """
 
     run_id: str
     folder: str
@@ -137,15 +141,22 @@ class SweepRun(TypedDict, total=False):
     options: dict[str, str]
     label: str
     axes: dict[str, str]
+    replicate: int
 
 
 class Sweep(TypedDict, total=False):
-    """The content of sweep.json: the command of the sweep, the time of writing, and its runs."""
+    """The content of sweep.json: the command of the sweep, the time of writing, its runs, and its plan.
+
+    looks: the numbers of seeds (or folds) at which verdicts are made; empty: once, when all runs are done. added: ids of runs
+    that were added to configurations after the last look of an earlier sweep, so that they decide nothing.
+    """
 
     schema: int
     command: list[str]
     written: str
     runs: list[SweepRun]
+    looks: list[int]
+    added: list[str]
 
 
 REQUIRED: Mapping[type, tuple[str, ...]] = {
@@ -156,7 +167,7 @@ REQUIRED: Mapping[type, tuple[str, ...]] = {
     Sweep: ("runs",),
     SweepRun: ("run_id",),
 }
-OF_A_FINISHED_RUN = ("config", "data", "best", "last", "seconds")  # entries that whatever scores or reports a run needs
+OF_A_FINISHED_RUN = ("config", "data", "best", "last", "seconds")  # entries needed for scoring or reporting a run
 
 
 class DamagedError(ValueError):
@@ -166,13 +177,13 @@ class DamagedError(ValueError):
 def check(record: Mapping[str, Any], kind: type, *, needs: tuple[str, ...] = ()) -> None:
     """Check a record that was read against its type.
 
-    Args: needs: entries that this reader needs, beside those that every version has.
+    Args: needs: entries that the caller needs, besides those that every version has.
     Raises: DamagedError, which names the entry: best.epoch: Expected `int`, got `str`.
     """
     version = record.get("schema", 0)
     if isinstance(version, int) and version > VERSION:
         raise DamagedError(
-            f"schema: {version} is of a later version of segtune, which reads up to {VERSION}. Install that version."
+            f"schema: {version} is of a later version of segtune; this one reads up to {VERSION}. Install the later version."
         )
     try:
         msgspec.convert(record, kind)
@@ -190,7 +201,7 @@ def check(record: Mapping[str, Any], kind: type, *, needs: tuple[str, ...] = ())
 
 
 def of_known_types(record: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Return the record without entries of a wrong type, for a file that informs but does not decide (status.json)."""
+    """Return the record without entries of a wrong type, for a file that is only informative (status.json)."""
     types = kind.__annotations__
     return {name: value for name, value in record.items() if name not in types or _fits(value, types[name])}
 

@@ -28,7 +28,7 @@ from segtune.runs.result import is_done, read_result
 from segtune.runs.schema import Status
 
 BEAT_S = 10.0  # interval at which a working process touches status.json
-STALE_S = 60.0  # without a touch for this long, a process counts as dead, if its lock cannot be tested
+STALE_S = 60.0  # if its lock cannot be tested, a process counts as dead after this long without a touch
 STATES = ("queued", "running", "completed", "failed", "interrupted")  # possible values of `state` in status.json
 
 
@@ -213,7 +213,7 @@ def _alive(folder: Path, status: Mapping[str, Any]) -> bool:
 
 
 def refuse_another(folder: Path, run: str) -> None:
-    """Raises: InputError if the folder contains another run, which must not be overwritten."""
+    """Check that the folder does not contain another run, which must not be overwritten. Raises: InputError if it does."""
     found = {(read_status(folder) or {}).get("run_id")}
     with suppress(InputError):  # result.json is missing or damaged
         found.add(read_result(folder).get("run_id"))

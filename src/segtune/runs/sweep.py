@@ -1,8 +1,9 @@
 """Read and write sweep.json (the command and the runs of a sweep) and jobs.json (the Slurm job of each run)."""
 
+import contextlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +14,16 @@ from segtune.runs.schema import Sweep, SweepRun
 from segtune.runs.state import lock
 
 
-def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]], elsewhere: bool = False) -> Path:
-    """Write sweep.json with the command and its runs.
+def write_sweep(
+    folder: Path,
+    *,
+    command: list[str],
+    runs: list[dict[str, Any]],
+    looks: Sequence[int] = (),
+    added: Sequence[str] = (),
+    elsewhere: bool = False,
+) -> Path:
+    """Write sweep.json with the command, its runs and its plan (see schema.Sweep).
 
     Args: elsewhere: what to do if the folder contains the sweep.json of other runs. If true, use the first of <folder>-2,
         <folder>-3, ... that does not. If false, rename the earlier sweep.json.
@@ -34,6 +43,8 @@ def write_sweep(folder: Path, *, command: list[str], runs: list[dict[str, Any]],
                 "schema": schema.VERSION,
                 "command": command,
                 "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "looks": list(looks),
+                "added": list(added),
                 "runs": runs,
             }
             write_atomically(place / layout.SWEEP, to_json(about))
@@ -49,15 +60,19 @@ def _runs_of(folder: Path) -> set[str] | None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Read sweep.json. Entries that say how a run was named but not which run it is are left out if they are damaged.
+    """Read sweep.json. Damaged entries that only describe a run (overrides, options, label) are left out.
 
-    Raises: InputError.
+    Raises: InputError if the file cannot be read, or if its list of runs or their ids are damaged.
     """
+    return _read(folder / layout.SWEEP)
+
+
+def _read(path: Path) -> Sweep:
     cure = "Give the folder of a sweep, like sweep=outputs/grid. Starting the sweep's command again writes this file again."
-    about = read_json(folder / layout.SWEEP, cure)
+    about = read_json(path, cure)
     runs = about.get("runs")
     if not isinstance(runs, list) or not all(isinstance(run, dict) and _is_name(run.get("run_id")) for run in runs):
-        raise InputError(f"{folder / layout.SWEEP}: damaged (it has no valid list of runs). {cure}")
+        raise InputError(f"{path}: damaged (it has no valid list of runs). {cure}")
     about["command"] = [str(word) for word in as_list(about.get("command"))]
     for run in runs:
         run["overrides"] = [str(one) for one in as_list(run.get("overrides")) if not str(one).startswith("-")]
@@ -67,8 +82,15 @@ def read_sweep(folder: Path) -> Sweep:
     try:
         schema.check(about, Sweep)
     except schema.DamagedError as error:
-        raise schema.describe(folder / layout.SWEEP, error, cure) from None
+        raise schema.describe(path, error, cure) from None
     return cast(Sweep, about)
+
+
+def read_sweeps(home: Path) -> Iterator[Sweep]:
+    """Read every sweep that was ever declared in a folder of sweeps, including those that a later one replaced."""
+    for path in sorted(home.glob(f"*/{Path(layout.SWEEP).stem}*{Path(layout.SWEEP).suffix}")):
+        with contextlib.suppress(InputError):
+            yield _read(path)
 
 
 def _is_name(value: Any) -> bool:

@@ -93,7 +93,7 @@ def read_pictures(folder: Path) -> "dict[str, np.ndarray]":
 
 
 def _check_pictures(pictures: "Mapping[str, np.ndarray]") -> None:
-    """Raises: KeyError or ValueError unless each patient has images and masks of the same shape and of valid types."""
+    """Check that each patient has images and masks of the same shape and of valid types. Raises: KeyError or ValueError."""
     for which in ("best", "median", "worst"):
         image, true, predicted = (pictures[f"{which}_{part}"] for part in ("image", "true", "pred"))
         n, *sides = image.shape
@@ -120,7 +120,8 @@ class _Lines(list[str]):
         self.append(line.removesuffix("\r\n") + "\n")
 
 
-# The beginning of a cell that a spreadsheet takes for a formula, also with the ' of safe_cell. Some accept full-width signs.
+# The beginning of a cell that a spreadsheet takes for a formula, with or without the ' that safe_cell adds. Some spreadsheets
+# also accept full-width signs.
 FORMULA = re.compile("'*([\\s\0\ufeff]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 CONTROLS = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a terminal would execute them, for example in `cat table.csv`
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|nan)", re.IGNORECASE | re.ASCII)
@@ -138,7 +139,7 @@ def safe_cell(value: Any) -> Any:
 
 
 def _uncelled(value: Any) -> Any:
-    """Restore the text from which safe_cell made this cell."""
+    """Return the text that safe_cell converted to this cell."""
     return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
 
 

@@ -114,7 +114,7 @@ def describe_failure(error: BaseException) -> dict[str, str]:
 
 @contextlib.contextmanager
 def log_file(folder: Path) -> Iterator[None]:
-    """Within the block, append segtune's log messages to the run's log file, and an error that ends the block, too."""
+    """Within the block, append segtune's log messages to the run's log file. An error that ends the block is logged, too."""
     stream = io.TextIOWrapper(open_regular(folder / layout.LOG, "ab"), encoding="utf-8", line_buffering=True)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -11,7 +11,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from segtune.errors import SummaryError, as_typed
 from segtune.runs import identity
 from segtune.runs.state import state_of, write_queued
-from segtune.runs.sweep import write_sweep
+from segtune.runs.sweep import read_sweeps, write_sweep
+from segtune.sweeps import looks as looks_
 from segtune.sweeps.plan import MOST_FIGURES, Run
 from segtune.sweeps.progress import Progress, tally
 
@@ -24,7 +25,7 @@ Start = Callable[[list[Run], "Sweep"], Failures]
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as seen by the execution backend that executes its runs."""
+    """What an execution backend needs to know about the sweep whose runs it executes."""
 
     folder: Path
     halt: Path | None  # a file that is created when a run fails; while it exists, no further run is started
@@ -32,7 +33,14 @@ class Sweep:
 
 
 def launch(
-    runs: Sequence[Run], folder: Path, command: list[str], start: Start, *, on_failure: str, is_named: bool = True
+    runs: Sequence[Run],
+    folder: Path,
+    command: list[str],
+    start: Start,
+    *,
+    on_failure: str,
+    is_named: bool = True,
+    looks: Sequence[int] = (),
 ) -> None:
     """Write sweep.json, start the runs that are not done, and report how they ended, judged by their files.
 
@@ -45,9 +53,13 @@ def launch(
         is_named: whether the user chose the name of the folder. If not, and if it contains a sweep of other runs, another
             folder is used.
 
-    Raises: SummaryError that lists the failed and interrupted runs, after all runs have been tried.
+        looks: the numbers of seeds or folds at which a report may judge the sweep (sweeps/looks.py).
+
+    Raises: InputError for looks that the sweep cannot have. SummaryError that lists the failed and interrupted runs, after
+        all runs have been tried.
     """
-    axes = varied_values(runs)
+    axes, positions = varied_values(runs), looks_.positions(runs)
+    looks_.check(looks, runs)
     listed = [
         {
             "run_id": run.run_id,
@@ -56,13 +68,21 @@ def launch(
             "options": run.options,
             "label": run.label,
             "axes": of,
+            "replicate": positions[run.run_id],
         }
         for run, of in zip(runs, axes, strict=True)
     ]
+    added = looks_.added(runs, looks, read_sweeps(folder.parent), positions)
     log.info("%s", tally(runs))
-    asked, folder = folder, write_sweep(folder, command=command, runs=listed, elsewhere=not is_named)
+    asked, folder = folder, write_sweep(folder, command=command, runs=listed, looks=looks, added=added, elsewhere=not is_named)
     if folder != asked:
         log.info("%s contains a sweep of other runs, so this sweep is in %s (choose a folder with name=...)", asked, folder)
+    if added:
+        log.info(
+            "%d runs are added to configurations that an earlier sweep has already judged. They are reported, but decide "
+            "nothing: see docs/statistics.md on looks",
+            len(added),
+        )
     todo = [run for run in runs if run.state != "completed"]
     if len(runs) > MOST_FIGURES:
         todo = [replace(run, config={**run.config, "figures": False}) for run in todo]

@@ -88,7 +88,7 @@ class _Worker:
 
     def give(self, run: Run, wait: bool) -> None:
         self.run = run
-        with contextlib.suppress(BrokenPipeError):  # it died; result() notices
+        with contextlib.suppress(BrokenPipeError):  # the process has died, which result() will notice
             self.pipe.send((run, wait))
 
     def result(self) -> tuple[Run, Any]:
@@ -132,7 +132,7 @@ def _died(run: Run, worker: _Worker) -> dict[str, str]:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     advice = " If nobody did that, the machine ran out of memory: choose fewer hydra.launcher.workers." if code == -9 else ""
     failed = {"kind": "killed", "message": f"its process {how}.{advice}", "traceback": ""}
-    if not run.folder.is_dir():  # it was removed, and is not made again
+    if not run.folder.is_dir():  # the folder was removed, and must not be created again
         return failed
     with contextlib.suppress(BusyError), lock(run.folder):
         write_final_status(run.folder, "failed", **run.about(), error=failed)

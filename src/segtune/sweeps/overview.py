@@ -16,7 +16,8 @@ from segtune.sweeps.slurm import queued_jobs
 
 STATES = ("completed", "running", "queued", "interrupted", "stale", "failed", "missing")
 MEANING = (
-    "stale: the run's process has died; missing: the run was never started. The sweep's command starts these and failed runs."
+    "stale: the run's process has died; missing: the run was never started. To run these and failed runs, start the sweep's "
+    "command again."
 )
 
 

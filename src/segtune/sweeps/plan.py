@@ -135,7 +135,7 @@ class Changed:
         if before is None:
             before = {**now, "data": result.get("data", {}).get("fingerprint", "")}
             if len(now) > 1:
-                log.info("%s: its result does not record the code (%s), which is taken as unchanged", folder, ", ".join(now))
+                log.info("%s: its result does not record the code (%s), which is assumed unchanged", folder, ", ".join(now))
         return inputs.changed_inputs(before, now)
 
     def fingerprint(self, config: Mapping[str, Any]) -> str:
@@ -253,7 +253,7 @@ def _compose(job: list[str], composer: Composer, ignored: set[str]) -> tuple[Com
 
     Otherwise `reg=none,l2 reg.lambda=1e-4,1e-3` would fail, or would contain reg=none twice.
 
-    Args: ignored: messages on removed overrides are added to it.
+    Args: ignored: a set to which messages about removed overrides are added.
     Returns: the configuration and the remaining overrides.
     """
     overrides = list(job)

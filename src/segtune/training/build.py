@@ -28,8 +28,8 @@ from segtune.training.experiment import Experiment, Penalty, TrainerSettings
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 log = logging.getLogger(__name__)
-# Warn if the training share is missed by more than this. Shares of the option files that are 0.2 apart can only give the same
-# training patients if one of them is missed by 0.1.
+# Warn if the actual training share differs from the requested one by more than this. Two option files with shares that are 0.2
+# apart can only give the same training patients if one of the shares is missed by 0.1.
 COARSE = 0.09
 OWN_TRAINER_KEYS = ("threads", "compile", "patience")  # the keys of cfg.trainer that are not arguments of Lightning's Trainer
 LIGHTNING_KEYS = {

@@ -52,7 +52,7 @@ def _late(values: list[float]) -> float:
 
 
 def title(config: dict[str, Any], label: str) -> str:
-    """The recipe that a calibration is for, in one line."""
+    """Return one line that names the calibrated run and its penalty."""
     name = str(config["reg"]["penalty"]["_target_"]).rpartition(".")[2]
     penalty = f"{name} of {config['reg']['on']}"
     return f"{label}: {penalty}"

@@ -65,7 +65,7 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
     except Exception:  # torch.load can raise any exception for a truncated file
         return _anew(folder, run, "damaged", "its last checkpoint is damaged")
     if other != run:
-        raise InputError(f"{last} is of run {other}, not of run {run}. Give this run another folder.")
+        raise InputError(f"{last} belongs to run {other}, not to run {run}. Give this run another folder.")
     if changed:
         return _anew(folder, run, "other-data" if "data" in changed else "other-code", describe_changes(changed))
     if not cut_history(folder, epochs):

@@ -72,7 +72,7 @@ def penalty_weight(experiment: Experiment) -> dict[str, float] | None:
 def start(experiment: Experiment) -> Start:
     """Measure loss, penalty and gradients at the first training step.
 
-    Its seeds and its fold do not depend on the run's, so all replicates of a configuration get the same lambda.
+    The seeds and the fold are not those of the run, so all replicates of a configuration get the same lambda.
 
     Raises: InputError if there is no penalty with a single lambda, or if a measurement is not positive and finite.
     """
@@ -103,7 +103,7 @@ def _start(experiment: Experiment, data: Batch, batches: Sequence[Any], device: 
     if not all(math.isfinite(value) and value > 0 for value in asdict(found).values()):
         raise InputError(
             f"reg.lambda cannot be calibrated: at the first step the loss is {found.loss:g} and the penalty {found.penalty:g}, "
-            f"their gradients {found.loss_gradient:g} and {found.penalty_gradient:g}; all must be above 0. Choose a number."
+            f"their gradients {found.loss_gradient:g} and {found.penalty_gradient:g}; all must be above 0. Set it to a number."
         )
     return found
 

@@ -18,8 +18,8 @@ def settle_process() -> None:
     """Apply settings that make the process faster and change no result. Call this before torch is imported.
 
     GOMP_SPINCOUNT, unless the user set it, limits busy waiting, which makes processes that share cores three times slower.
-    glibc keeps freed memory, unless SEGTUNE_MALLOC=default, because the kernel zeroes the pages of returned memory again for
-    every new tensor. LOG.md has measurements.
+    glibc is set to keep freed memory, unless SEGTUNE_MALLOC=default. Otherwise the kernel would have to zero memory pages again
+    for every new tensor. LOG.md has measurements.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if platform.libc_ver()[0] == "glibc" and os.environ.get("SEGTUNE_MALLOC") != "default":
@@ -37,7 +37,7 @@ def stopped_by_signals() -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         for one in before:
-            signal.signal(one, lambda number, frame: None)  # a second signal does not interrupt the final status
+            signal.signal(one, lambda number, frame: None)  # a second signal must not prevent writing the final status
         raise Interrupted(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}

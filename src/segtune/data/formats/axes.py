@@ -6,8 +6,8 @@ some tools (such as nibabel.as_closest_canonical) store them along another one. 
 1. The spacing decides if one axis clearly differs from the other two. This is the case if the other two spacings are equal
    (within SQUARE) and the third differs (by DISTINCT), or if the largest spacing is at least CLEAR times the next one.
    (nnU-Net takes the axis of the largest spacing.)
-2. Otherwise the shape decides, if planes across the last axis would be strips (sides in mm of FLAT to one or more) and planes
-   across the axis with the fewest pixels would not.
+2. Otherwise the shape decides, if planes across the last axis would be strips (one side, in mm, at least FLAT times the other)
+   and planes across the axis with the fewest pixels would not.
 3. Otherwise nothing decides, as for cubic voxels. Then the axis is the one that the spacing gives for the other volumes of the
    data set, if they agree. If not, it is the last axis, which is also nnU-Net's choice for equal spacings.
 """
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 LAST = 2
 SQUARE = 1.01  # two spacings are equal if their ratio is at most this
 DISTINCT = 1.05  # a third spacing differs from two equal ones if their ratio is at least this
-CLEAR = 1.5  # the largest spacing is that of slices if it is at least this times the next, even if pixels are not square
+CLEAR = 1.5  # the largest spacing is that of the slices if it is at least this times the next, even if pixels are not square
 FLAT = 3.0  # a plane is a strip if the ratio of its sides is at least this
 LONG = 20.0  # no image of a heart, head or body has a longest side [mm] this many times its shortest
 KEY = "data.slice_axis"
@@ -119,7 +119,7 @@ def _by_spacing(spacing_mm: tuple[float, ...]) -> int | None:
 
 
 def _is_denied(grid: Grid, axis: int) -> bool:
-    """Whether the shape contradicts that this axis counts the slices.
+    """Return whether the shape contradicts that this axis counts the slices.
 
     This is the case if the planes would be strips, and there would be FLAT times as many planes as a strip is wide. Most files
     store their slices along the last axis, so this axis is contradicted only if one side of the volume is also LONG times

@@ -1,6 +1,6 @@
 """Find the structure in masks stored as PNG or TIFF files.
 
-The structure is the pixels of one colour, which must be the same in all files of a data set.
+The structure consists of all pixels of one colour, which must be the same in all files of a data set.
 """
 
 from collections.abc import Mapping
@@ -121,7 +121,7 @@ class Structure:
     def _check_lossy(self, path: Path, values: NDArray[Any], counts: NDArray[Any]) -> None:
         """Check that the mask was not stored with lossy compression, which scatters values around black and white.
 
-        If data.target names a value, values must scatter around both black and white to be refused.
+        If data.target names a value, a mask is refused only if its values scatter around both black and white.
 
         Raises: InputError that names the file.
         """

@@ -47,10 +47,13 @@ def read(path: Path) -> NDArray[np.float64]:
         at.append(number)
     if len(points) > MAX_POINTS:
         raise InputError(
-            f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Check whether it is a contour, and restore it."
+            f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Replace it with the original copy."
         )
     if len({*points}) < 3:
-        raise InputError(f"{path}: a contour needs at least 3 different points, but this one has {len({*points})}. Restore it.")
+        raise InputError(
+            f"{path}: a contour needs at least 3 different points, but this one has {len({*points})}. Replace it with the "
+            "original copy, or draw it again."
+        )
     _check_single(path, points, at)
     return np.array(points, dtype=np.float64)
 
@@ -75,7 +78,9 @@ def _check_single(path: Path, points: Sequence[tuple[float, float]], at: Sequenc
         parts[-1].append(index)
     whole = [part for part in parts if len({points[index] for index in part}) >= 3]
     if len(whole) > 1:
-        raise InputError(f"{path}, line {at[whole[1][0]]}: a second contour begins after an empty line. {cure}, or that line.")
+        raise InputError(
+            f"{path}, line {at[whole[1][0]]}: a second contour begins after an empty line. {cure}, or the empty line."
+        )
     distinct: set[tuple[float, float]] = set()
     closed = len(points) - 1  # index of the point that closes the contour
     for index, point in enumerate(points):
@@ -100,7 +105,7 @@ def area(contour: NDArray[np.float64]) -> float:
 
 
 def end_diastole(areas: Mapping[tuple[int, int], float]) -> int | None:
-    """Of two contoured cardiac phases, the one with the larger contours, on average over the slices contoured at both.
+    """Return which of two contoured cardiac phases has the larger contours, on average over the slices contoured at both.
 
     Args: areas: (slice, phase) -> area of the patient's contour [pixels^2].
     Returns: the phase, or the earlier phase if the areas are equal; None unless exactly two phases are contoured.
@@ -133,7 +138,8 @@ def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.boo
     inside: NDArray[np.bool_] = winding(contour, shape) % 2 == 1
     if not inside.any():
         raise InputError(
-            "the contour encloses no pixel centre: it is smaller than a pixel, or its points lie on a line. Restore it."
+            "the contour encloses no pixel centre: it is smaller than a pixel, or its points lie on a line. Replace it "
+            "with the original copy, or draw it again."
         )
     return inside
 

@@ -48,7 +48,7 @@ OF_A_FRAME = (  # the functional groups that are read for a frame's tags
     *("FrameContentSequence", "CardiacSynchronizationSequence", "TemporalPositionSequence", "MRImageFrameTypeSequence"),
     *("CTImageFrameTypeSequence", "MREchoSequence", "MRDiffusionSequence", "MRModifierSequence"),
 )
-TIMES = ("NominalCardiacTriggerDelayTime", "TriggerTime")  # of an image in the heartbeat [ms]
+TIMES = ("NominalCardiacTriggerDelayTime", "TriggerTime")  # tags for the time of an image in the heartbeat [ms]
 ORDERS = ("TemporalPositionIndex", *TIMES)  # a dimension with one of these tags gives the order of the phases
 ACQUIRED = ("FrameType", "ComplexImageComponent", "StackID", "EffectiveEchoTime", "DiffusionBValue", "InversionTimes")
 
@@ -246,13 +246,13 @@ def _header(path: Path, dataset: pydicom.Dataset) -> Header:
         gap_mm = [value for value in _numbers(dataset, "SpacingBetweenSlices") if value]  # 0: unknown
         position, axes = _numbers(dataset, "ImagePositionPatient"), _numbers(dataset, "ImageOrientationPatient")
     if len(spacing_mm) != 2 or not all(SPACINGS_MM[0] <= value <= SPACINGS_MM[1] for value in spacing_mm):
-        raise InputError(f"{path}: the header has no usable PixelSpacing, so distances in mm are unknown. Restore it.")
+        raise InputError(f"{path}: the header has no usable PixelSpacing, so distances in mm are unknown. Correct the tag.")
     if not (gap_mm == [] or (len(gap_mm) == 1 and SPACINGS_MM[0] <= gap_mm[0] <= SPACINGS_MM[1])):
-        raise InputError(f"{path}: SpacingBetweenSlices is {gap_mm}, not a distance in mm. Restore it or remove the tag.")
+        raise InputError(f"{path}: SpacingBetweenSlices is {gap_mm}, not a distance in mm. Correct or remove the tag.")
     is_near = all(abs(value) <= MAX_POSITION_MM for value in position) and all(abs(value) < 1.01 for value in axes)
     if len(position) not in (0, 3) or len(axes) not in (0, 6) or not is_near:
         raise InputError(
-            f"{path}: ImagePositionPatient (3 numbers) or ImageOrientationPatient (6) is unusable. Restore or remove them."
+            f"{path}: ImagePositionPatient (3 numbers) or ImageOrientationPatient (6) is unusable. Correct or remove both."
         )
     return Header((spacing_mm[0], spacing_mm[1]), gap_mm[0] if gap_mm else None, position, axes)
 

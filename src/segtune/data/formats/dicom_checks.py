@@ -12,9 +12,9 @@ from segtune.data.formats import grey
 from segtune.data.formats.dicom_errors import explained
 from segtune.errors import InputError
 
-PYLIBJPEG = "pylibjpeg - requires "  # how pydicom begins its text on decoders that pip can install
+PYLIBJPEG = "pylibjpeg - requires "  # the beginning of pydicom's text about decoders that pip can install
 MAX_PIXELS = 2**24  # of one image: 4096 x 4096
-JP2 = b"\0\0\0\x0cjP  "  # first bytes of a whole JPEG 2000 file, which pydicom may search for pixels without end
+JP2 = b"\0\0\0\x0cjP  "  # first bytes of a complete JPEG 2000 file, in which pydicom may search for pixels forever
 
 
 def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tuple[int, int]:

@@ -21,9 +21,9 @@ def explained(path: Path, missing: str = "") -> Iterator[None]:
             warnings.simplefilter("ignore")  # a warning of pydicom may quote a value, too
             yield
     except pydicom.errors.InvalidDicomError:
-        raise InputError(f"{path}: this is not a DICOM file. Replace it by the original.") from None
+        raise InputError(f"{path}: this is not a DICOM file. Replace it with the original copy.") from None
     except RecursionError:
-        raise InputError(f"{path}: its header is nested too deeply. Replace it by the original.") from None
+        raise InputError(f"{path}: its header is nested too deeply. Replace it with the original copy.") from None
     except InputError:
         raise
     except RuntimeError as error:

@@ -23,17 +23,17 @@ DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
 def is_companion(path: Path) -> bool:
-    """Whether the file commonly accompanies data, like a README, so that it need not be logged."""
+    """Return whether the file commonly accompanies data, like a README, so that it need not be logged."""
     return path.name.lower().startswith(COMPANIONS)
 
 
 def is_text(path: Path) -> bool:
-    """Whether the file's name shows that it is not an image."""
+    """Return whether the file's name shows that it is not an image."""
     return is_companion(path) or path.suffix.lower() in TEXTS
 
 
 def is_lost(path: Path, taken: Collection[str]) -> bool:
-    """Whether this may be an image that would be left out: it is not a text file, and no file with the same name is read.
+    """Return whether an image may be left out: the file is not a text file, and no file with the same name is read.
 
     For a folder: whether it contains a file that is not a text file.
 
@@ -69,7 +69,7 @@ def below(folder: Path, taken: Collection[Path]) -> list[Path]:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file's ending or its first bytes show that it is a DICOM file."""
+    """Return whether a file's ending or its first bytes show that it is a DICOM file."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:

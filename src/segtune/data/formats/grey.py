@@ -33,7 +33,7 @@ def values(path: Path, pixels: NDArray[Any], header: Dataset, *, little_endian: 
     table = _table(path, header, "ModalityLUTSequence", pixels, little_endian)
     slope, intercept = (_number(path, header, name, usual) for name, usual in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
     if slope == 0:
-        raise InputError(f"{path}: RescaleSlope is 0, which would make all pixels equal. Restore the tag.")
+        raise InputError(f"{path}: RescaleSlope is 0, which would make all pixels equal. Correct the tag.")
     is_scaled = (slope, intercept) != (1, 0)
     if table is not None and is_scaled:
         raise InputError(f"{path}: ModalityLUTSequence and RescaleSlope are both given. Remove the wrong one.")
@@ -59,12 +59,12 @@ def values(path: Path, pixels: NDArray[Any], header: Dataset, *, little_endian: 
     with np.errstate(over="ignore"):
         image = found.astype(np.float32)
     if not np.isfinite(image).all():
-        raise InputError(f"{path}: RescaleSlope and RescaleIntercept make values that are not finite. Restore the tags.")
+        raise InputError(f"{path}: RescaleSlope and RescaleIntercept give values that are not finite. Correct the tags.")
     return image
 
 
 def _is_inverted(path: Path, header: Dataset) -> bool:
-    """Whether the smallest value is shown as white."""
+    """Return whether the smallest value is shown as white."""
     shape = str(header.get("PresentationLUTShape") or "IDENTITY").strip().upper()
     is_black_white = header.get("PhotometricInterpretation") == "MONOCHROME1"
     if shape not in ("IDENTITY", "INVERSE"):
@@ -91,7 +91,7 @@ def _number(path: Path, header: Dataset, name: str, usual: float) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{path}: {name} is not one finite number, so the values of its pixels are unknown. Restore the tag.")
+        raise InputError(f"{path}: {name} is not a single finite number, so the pixel values are unknown. Correct the tag.")
     return number
 
 
@@ -122,14 +122,14 @@ def _entries(path: Path, item: Dataset, name: str, pixels: NDArray[Any], little_
         if len(entries) < n:
             raise ValueError
     except (AttributeError, TypeError, ValueError, OverflowError):
-        raise InputError(f"{path}: the table in {name} is damaged (LUTDescriptor, LUTData). Restore it.") from None
+        raise InputError(f"{path}: the table in {name} is damaged (LUTDescriptor, LUTData). Correct it.") from None
     if pixels.dtype.kind == "i" and first >= 2**15:  # a negative number that was stored as an unsigned one
         first -= 2**16
     return first, entries[:n]
 
 
 def _check_other_tables(path: Path, header: Dataset, pixels: NDArray[Any], direction: float, little_endian: bool) -> None:
-    """Check that no table that is not applied would invert the image.
+    """Check that none of the tables that are ignored would have inverted the image.
 
     Args: direction: above 0 if larger stored values are larger values of the modality, below 0 if they are smaller ones.
     Raises: InputError that names the table.

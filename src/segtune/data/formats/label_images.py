@@ -85,7 +85,7 @@ def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) ->
     ]
     if sizes[0] != sizes[1]:
         raise InputError(
-            f"{label}: it has {sizes[1]} pixels, but its image {image.name} has {sizes[0]}. Restore the file that is wrong."
+            f"{label}: it has {sizes[1]} pixels, but its image {image.name} has {sizes[0]}. Replace the wrong file."
         )
     is_3d = pixels.gap_mm is not None and truth.gap_mm is not None
     grids = [(*volume.spacing_mm, (volume.gap_mm or 0.0) if is_3d else 0.0) for volume in (pixels, truth)]
@@ -139,7 +139,7 @@ def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
         cure = (
             f"The header scales its values ({scaled}). Save the labels as integers, unscaled."
             if scaled
-            else "Correct the wrong one."
+            else "Correct the labels or their definition."
         )
         raise InputError(
             f"{label}: it holds the label {unknown[0]:.0f}, which {labels.source} does not define (only {only}). {cure}"

@@ -59,7 +59,7 @@ def stem(path: Path) -> str | None:
 
 
 def by_stem(paths: list[Path]) -> dict[str, Path]:
-    """The NIfTI files by stem, without other files. Raises: InputError if both name.nii and name.nii.gz exist."""
+    """Return the NIfTI files by stem, and leave out other files. Raises: InputError if both name.nii and name.nii.gz exist."""
     found: dict[str, Path] = {}
     for path in paths:
         if (name := stem(path)) is None:
@@ -123,7 +123,9 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: the file is damaged or was cut off ({_words(error)}). Copy it again.") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or _words(error)}). Restore it.") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or _words(error)}). Make it readable, or replace it with the original."
+        ) from error
 
 
 def n_frames(path: Path) -> int:
@@ -156,7 +158,7 @@ def _words(error: Exception) -> str:
 
 
 def _voxels(path: Path, file: io.BufferedIOBase, about: Header, channel: int, n_channels: int) -> NDArray[Any]:
-    """Read and scale the pixels. The stored axes are reversed. The file must be positioned directly after the header."""
+    """Read and scale the pixels, with the stored axes in reverse order. The file must be positioned just after the header."""
     shape, dtype = about.shape, about.dtype
     n_bytes = math.prod(shape[:3]) * dtype.itemsize
     too_long = f"{path}: it holds more than the {' x '.join(map(str, shape))} pixels in its header. Copy the file again."

@@ -49,7 +49,7 @@ def read(path: Path, file: io.BufferedIOBase, n_channels: int) -> Header:
     first = file.read(4)
     kind = HEADERS.get(first)
     if kind is None:
-        raise InputError(f"{path}: this is not a NIfTI file. Replace it by the original.")
+        raise InputError(f"{path}: this is not a NIfTI file. Replace it with the original copy.")
     block = first + exactly(file, kind.sizeof_hdr - 4)
     try:
         header = kind(block, check=False)
@@ -105,7 +105,7 @@ def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] 
     if not all(SPACINGS_MM[0] <= zoom <= SPACINGS_MM[1] for zoom in zooms):
         raise InputError(
             f"{path}: the header gives the spacing as {' x '.join(f'{zoom:g}' for zoom in zooms)} mm (pixdim), which is "
-            "unusable, so distances in mm are unknown. Restore the header."
+            "unusable, so distances in mm are unknown. Correct the header."
         )
     if affine is None:
         return
@@ -114,7 +114,7 @@ def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] 
         lengths = np.sqrt((columns**2).sum(axis=0))
         volume = abs(np.linalg.det(columns / lengths)) if np.isfinite(affine).all() and lengths.all() else 0.0
     if not volume > 0.5:
-        raise InputError(f"{path}: the affine is unusable, because its axes do not span a space. Restore the header.")
+        raise InputError(f"{path}: the affine is unusable, because its axes do not span a space. Correct the header.")
     if volume < UPRIGHT:
         raise InputError(
             f"{path}: the affine is sheared: its axes are not at right angles, so distances and volumes cannot be computed "

@@ -1,0 +1,146 @@
+"""Standard errors of the differences between configurations that are scored on the same patients.
+
+On a single split, a score is modelled as
+
+    y[configuration, patient, run] = configuration + patient + run + configuration x patient + residual,
+
+where a run (its seed) shifts all its patients together, and a configuration may suit some patients better than others. One
+standard error crosses both: it has the variance between patients of the paired differences, and the variance between runs. In
+cross-validation the fold is the unit, because all patients of a fold are scored by networks with the same training set.
+Patients and runs are averaged within it.
+
+Each variance exists twice. `variance` is for decisions among all pairs: with twelve configurations of three runs, some
+configuration has a tiny sample variance by chance, and would win or lose too easily, so no variance is taken to be below the
+median of all, divided by the median of its sampling distribution. `own_variance` has no such floor and is for the interval of
+one difference. docs/statistics.md has the formulas, the error rates and the power.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaincinv
+
+from segtune.report.scores import Floats
+
+LEAST_VARIANCE = 1e-14  # of a difference; scores are rounded, so that equal ones are not infinitely certain
+LEAST_FOLD_VARIANCE = 1e-8  # of a configuration over folds; Shukla's estimate can be negative
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """The means of C configurations, and the variances of the differences between each two of them.
+
+    Attributes:
+        means: (C,).
+        variance, df: (C, C), with floors, for decisions. df: degrees of freedom, by Satterthwaite's formula.
+        own_variance, own_df: (C, C), without floors, for the interval of a single difference.
+        run_part: (C, C), the variance due to runs (or folds); with own_variance it shows what more runs can do.
+        n_patients, n_runs, n_folds: the numbers behind the means; n_runs of the configuration with the fewest, per fold.
+            n_folds: 0 on a single split.
+    """
+
+    means: Floats
+    variance: Floats
+    df: Floats
+    own_variance: Floats
+    own_df: Floats
+    run_part: Floats
+    n_patients: int
+    n_runs: int
+    n_folds: int
+
+
+def of_runs(scores: Sequence[Floats]) -> Differences:
+    """Compute the differences on a single split.
+
+    Args: scores: for each of C >= 2 configurations (S runs, P patients), P >= 2. A configuration with a single run shows no
+        variance between runs, so its differences are for a marked interval, not for decisions.
+
+    With D, the paired differences of two configurations' means over runs, and e, their residual mean squares (patient x run):
+    V = max(X + R - E, X, R), X = s_D^2 / P, R = v_i / S_i + v_j / S_j, E = e / (P S_i) + e / (P S_j). In a balanced set of
+    configurations, X + R - E has the expectation of the crossed analysis of variance.
+    """
+    n_patients = scores[0].shape[1]
+    sizes = np.array([len(of) for of in scores], dtype=float)
+    patients = np.array([of.mean(0) for of in scores])
+    runs = [of.mean(1) for of in scores]
+    own = np.array([of.var(ddof=1) if len(of) > 1 else 0.0 for of in runs])
+    run_df = np.maximum(sizes - 1, 1)
+    residual = float(np.mean([residual_mean_square(of) for of in scores]))
+    covariance = np.cov(patients, ddof=1)
+    spread = np.diagonal(covariance)
+    x = np.maximum(_sum(spread) - 2 * covariance, 0) / n_patients
+    e = residual / n_patients * _sum(1 / sizes)
+    pairs = x[np.triu_indices(len(x), 1)]
+    floored_x = np.maximum(x, np.median(pairs) / _median_ratio(n_patients - 1))
+    variance, df = _crossed(floored_x, floored(own, run_df) / sizes, e, n_patients, run_df)
+    own_variance, own_df = _crossed(x, own / sizes, e, n_patients, run_df)
+    return Differences(patients.mean(1), variance, df, own_variance, own_df, _sum(own / sizes), n_patients, int(sizes.min()), 0)
+
+
+def _crossed(x: Floats, of_runs: Floats, e: Floats, n_patients: int, run_df: Floats) -> tuple[Floats, Floats]:
+    """Return the variance of each difference, and its degrees of freedom. Args: of_runs: variance of a mean due to its runs."""
+    r = _sum(of_runs)
+    variance = np.maximum.reduce([x + r - e, x, r, np.full_like(x, LEAST_VARIANCE)])
+    return variance, _ratio(variance**2, _sum(of_runs**2 / run_df) + x**2 / (n_patients - 1))
+
+
+def of_folds(table: Floats, weights: Floats, *, n_patients: int, n_runs: int) -> Differences:
+    """Compute the differences in cross-validation.
+
+    The variance of a configuration over folds is Shukla's (1972), from the table without the means of its rows and columns.
+    So a fold that is hard for all configurations does not count, and a configuration that is noisy makes only itself
+    uncertain.
+
+    Args:
+        table: (C configurations, K folds), C >= 2, K >= 2: the mean score over the patients and runs of a fold.
+        weights: (K,), the share of each fold in the mean, proportional to its number of patients; their sum is 1.
+        n_runs: runs of a fold.
+    """
+    n, n_folds = table.shape
+    scale, df = float((weights**2).sum()), n_folds - 1.0
+    means = table @ weights
+    if n == 2:
+        v = max(float((table[0] - table[1]).var(ddof=1)), LEAST_VARIANCE)
+        pair, freedom = np.full((2, 2), v * scale), np.full((2, 2), df)
+        return Differences(means, pair, freedom, pair, freedom, pair, n_patients, n_runs, n_folds)
+    centred = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    squares = (centred**2).sum(1)
+    own = np.maximum((n * (n - 1) * squares - squares.sum()) / ((n - 1) * (n - 2) * df), LEAST_FOLD_VARIANCE)
+    least = floored(own, np.full(n, df))
+    variance, own_variance = _sum(least) * scale, _sum(own) * scale
+    freedom, own_freedom = (_sum(v) ** 2 / _sum(v**2 / df) for v in (least, own))
+    return Differences(means, variance, freedom, own_variance, own_freedom, own_variance, n_patients, n_runs, n_folds)
+
+
+def floored(variances: Floats, df: Floats) -> Floats:
+    """Return variances of which none is below the median of all, divided by the median of chi^2_df / df.
+
+    A switch between one common variance and one for each configuration (by Bartlett's test) has more power where all are alike,
+    but then a run of one configuration that moves by 0.02 can change every verdict.
+    """
+    return np.maximum(variances, np.median(variances) / _median_ratio(df))
+
+
+def _median_ratio(df: Floats | float) -> Floats:
+    """Return the median of a sample variance divided by the true variance."""
+    return np.asarray(2 * gammaincinv(np.asarray(df) / 2, 0.5) / df)
+
+
+def residual_mean_square(values: Floats) -> float:
+    """Return the mean square of what the means of runs and patients leave. Args: values: (S runs, P patients)."""
+    n_runs, n_patients = values.shape
+    if n_runs < 2 or n_patients < 2:
+        return 0.0
+    rest = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
+    return float((rest**2).sum() / ((n_runs - 1) * (n_patients - 1)))
+
+
+def _sum(values: Floats) -> Floats:
+    """Return the sum for each pair (C, C). Args: values: (C,)."""
+    return values[:, None] + values[None]
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.full_like(above, np.inf), where=below > 0)
