@@ -1,8 +1,8 @@
 """Simulated sweeps of 16 patients, in memory, in which a claim of the right-ventricle study is true, false or neither.
 
-Each has the configurations, seeds, folds and validation patients of the named study that the claim needs. An effect of 1 makes the
-claim true, -1 plants the opposite, and 0 puts its decisive difference at the value at which the claim is neither true nor false.
-In a conjunction, this is one of its parts and the others are true, which is the hardest case.
+Each has the configurations, seeds, folds and validation patients of the named study that the claim needs. An effect of 1 makes
+the claim true, -1 plants the opposite, and 0 puts its decisive difference at the value at which the claim is neither true nor
+false. In a conjunction, this is one of its parts and the others are true, which is the hardest case.
 """
 
 import functools
@@ -59,10 +59,8 @@ class World:
             config["split"] |= {key.removeprefix("split__"): value for key, value in more.items()}
             train, val, n_train = sides(by, share, folds, fold)
             run = self.random.normal(0, run_sd / self.calm)
-            scores = {
-                name: dice + self.patients[name] + (suits[name] + self.random.normal(0, 0.04)) / self.calm + run
-                for name in sorted(val)
-            }
+            own = {name: suits[name] + self.random.normal(0, 0.04) for name in sorted(val)}
+            scores = {name: dice + self.patients[name] + run + value / self.calm for name, value in own.items()}
             scores = {name: float(np.clip(value, 0.02, 0.98)) for name, value in scores.items()}
             shape = {name: value(self.random) if callable(value) else value for name, value in (curve or {}).items()}
             table = simulated.curves(config["trainer"]["max_epochs"], **{"last": float(np.mean([*scores.values()]))} | shape)
@@ -102,8 +100,9 @@ def both_arms(w, dice=lambda share: 0.6, *, columns=lambda share: None, run_sd=l
 
 
 def batch_size(w, effect):
-    for batch, sd in ((15, 0.1 * math.exp(-1.5 * effect)), (10, 0.1)):
-        w.cell(batch=batch, share=0.1, epochs=5, seeds=10, columns=noise("val_loss", sd))
+    fine, coarse = (0.03, 0.4) if effect else (0.4, 0.4)
+    for batch, sd in ((15, coarse if effect < 0 else fine), (10, fine if effect < 0 else coarse)):
+        w.cell(batch=batch, share=0.1, epochs=5, seeds=20, columns=noise("val_loss", sd))
 
 
 def short_run(w, effect):
@@ -117,7 +116,7 @@ def share_matters(w, effect):
 
 
 def fluctuation(w, effect):
-    both_arms(w, columns=lambda share: noise("val_loss", 0.05 * math.exp(4 * effect * (share - 0.5))), folds=5)
+    both_arms(w, columns=lambda share: noise("val_loss", 0.05 * math.exp(6 * effect * (share - 0.5))), folds=5)
 
 
 def focal(w, effect):
@@ -166,9 +165,9 @@ def reach(mean):
 
 
 def faster(w, effect):
-    w.cell(0.7, curve=reach(8), **FOLDS)
+    w.cell(0.7, curve=reach(9), seeds=2, **FOLDS)
     for value in (0.0005, 0.00075, 0.001):
-        w.cell(0.7, l2=value, curve=reach(8 - 4 * (effect if value == 0.001 else 1)), **FOLDS)
+        w.cell(0.7, l2=value, curve=reach(9 - 5 * (effect if value == 0.001 else 1)), seeds=2, **FOLDS)
 
 
 def small_lambda(w, effect):
@@ -179,9 +178,8 @@ def small_lambda(w, effect):
 
 def magnitude(w, effect):
     w.cell(0.6, **FOLDS)
-    for name, value in [("l2", v) for v in (0.1, 0.01, 0.001, 0.00075, 0.0005, 0.00005)] + [
-        ("l1", v) for v in (0.1, 5e-3, 1e-5, 1e-6, 5e-7)
-    ]:
+    lambdas = {"l2": (0.1, 0.01, 0.001, 0.00075, 0.0005, 0.00005), "l1": (0.1, 0.005, 1e-5, 1e-6, 5e-7)}
+    for name, value in [(name, value) for name, of in lambdas.items() for value in of]:
         good = name == "l2" and value in (0.001, 0.00075)
         ratio = value * (1000 if effect >= 0 else 1e6) * (1 if name == "l2" else 40)
         curve = {"ratio": lambda random, ratio=ratio: ratio * math.exp(random.normal(0, 0.05))}
@@ -189,9 +187,9 @@ def magnitude(w, effect):
 
 
 def lambda1(w, effect):
-    w.cell(0.7, norm=40.0, curve=reach(8), **FOLDS)
+    w.cell(0.7, norm=40.0, curve=reach(9), seeds=2, **FOLDS)
     collapse(w, effect, "l1", (0.005, 0.1))
-    w.cell(0.7, l1=5e-7, norm=40.0, curve=reach(8 - 4 * effect), **FOLDS)
+    w.cell(0.7, l1=5e-7, norm=40.0, curve=reach(9 - 5 * effect), seeds=2, **FOLDS)
 
 
 def unreliable(w, effect):
@@ -233,9 +231,10 @@ def judged(number, effect, seed=0, **settings):
 
 
 def rates(number, effect, n):
-    """How often each verdict is given in n worlds, and how often "decided": supported or contradicted after 16 claims' correction.
+    """Count the verdicts in n worlds.
 
-    Without the correction, "declared" counts the contradictions by a difference; the other ones are equivalences.
+    "decided" counts those that stand if the claim is one of 16, "declared" the contradictions by a difference (the other ones
+    are equivalences).
     """
     found = Counter()
     for seed in range(n):

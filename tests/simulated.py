@@ -132,7 +132,10 @@ def scored(dice):
 
 
 def record(settings, dice, columns, *, facts=None, train=(), n_train=0, norm=None):
-    """A finished run in memory, as the report reads it. Args: facts: if they are known from another run of its configuration."""
+    """A finished run in memory, as the report reads it.
+
+    Args: facts: those of another run of its configuration, which takes less time. train, n_train: training patients and images.
+    """
     result = {
         "config": settings,
         "weights": None if norm is None else {"n": 10, "l1": 1.0, "l2": norm**2},
@@ -152,7 +155,7 @@ def record(settings, dice, columns, *, facts=None, train=(), n_train=0, norm=Non
         patients=dict(dice),
         n_slices=SLICES * len(dice),
         n_undefined=0,
-        cases={clinical.Case(patient, "ED"): SLICES for patient in dice},
+        cases={clinical.Case(patient, "ED", ""): SLICES for patient in dice},
         levels={},
         facts=facts or reading.facts_of(result),
         scored=None,

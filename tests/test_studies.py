@@ -17,7 +17,7 @@ from segtune.sweeps import plan
 
 STUDIES = {  # name -> number of runs
     **{"batch_size": 2, "losses": 11, "l2": 12, "l1": 6, "l1l2": 1, "published": 32, "as_run": 31},
-    **{"claims": 140, "nested": 95, "spread": 70, "replicated": 45, "leak": 18, "long": 30, "patient_batches": 100},
+    **{"claims": 210, "nested": 95, "spread": 70, "replicated": 45, "leak": 18, "long": 30, "patient_batches": 100},
     **{"grid": 72, "demo": 6},
 }
 PARTS = ("batch_size", "losses", "l2", "l1", "l1l2")
@@ -98,7 +98,7 @@ def test_every_named_study_is_known_here():
 
 @pytest.mark.parametrize(
     ("study", "replicates"),
-    [("claims", {10}), ("nested", {5, 10}), ("spread", {10}), ("long", {10}), ("patient_batches", {10})],
+    [("claims", {10, 20}), ("nested", {5, 10}), ("spread", {10}), ("long", {10}), ("patient_batches", {10})],
 )
 def test_a_study_of_claims_replicates_every_cell(study, replicates):
     by_cell = {}

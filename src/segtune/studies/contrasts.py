@@ -195,7 +195,10 @@ def mean_of(groups: Sequence[Weighted]) -> float:
 
 
 def log_rank(one: Floats, other: Floats, last: float) -> float:
-    """Return the two-sided p value of the log-rank test, as a permutation test of its scores.
+    """Return the two-sided p value of the log-rank test with Peto and Peto's weights, as a permutation test of its scores.
+
+    An event counts by the share of runs that have not had it yet. Otherwise a single run that never has the event, and stays at
+    risk through all others, would undo nine that have it early.
 
     All assignments of the runs to the two groups are enumerated if there are at most MOST_ENUMERATED of them. Otherwise, the
     normal approximation is used with the variance over all assignments.
@@ -205,7 +208,9 @@ def log_rank(one: Floats, other: Floats, last: float) -> float:
     times = np.concatenate([one, other])
     events = np.unique(times[times <= last])
     hazards = np.array([np.mean(times[times >= event] == event) for event in events])
-    scores = (times <= last) - np.array([hazards[events <= time].sum() for time in times])
+    weights = np.array([np.mean(times >= event) for event in events])
+    expected = np.array([(weights * hazards)[events <= time].sum() for time in times])
+    scores = np.array([weights[events == time].sum() for time in times]) - expected
     n, k, total = len(times), len(one), float(scores[: len(one)].sum())
     if math.comb(n, k) <= MOST_ENUMERATED:
         sums = scores[_assignments(n, k)].sum(1)

@@ -1,6 +1,7 @@
 """The tests of the right-ventricle study's claims on penalties: 9 to 13. right_ventricle.py has the table of all claims."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from segtune.report.claims import Contrast, Found
 from segtune.report.groups import Group
 from segtune.report.penalties import lambda_series
 from segtune.report.records import Cell, Plan, Record
+from segtune.report.scores import Floats
 from segtune.studies.contrasts import Weighted, at, dice_contrast, log_rank, run_contrast, weighted
 
 Rule = Callable[[Cell, dict[float, Cell], dict[float, Cell]], Found]
@@ -73,26 +75,44 @@ def _log_norm(record: Record) -> float:
 
 def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name: str) -> Found:
     """Test claims 10 and 13: with each of these lambdas, 90 % of the best Dice without penalty is reached in fewer epochs."""
-    goal = 0.9 * weighted(none, 1.0, lambda record: float(np.nanmax([0.0, *record.history["val_dice"]]))).mean
     last = none.facts.epochs
+    best = {unit: float(curve.max()) for unit, curve in _mean_curves(none, last).items()}
+    has_folds, before = none.first.fold is not None, float(np.mean([*best.values()]))
 
-    def epochs(record: Record) -> float:
-        reached = curves.epochs_to(record.history["val_dice"], goal)
-        # a run that stopped early without reaching the goal counts as if it had needed one epoch more than planned
-        return reached if reached <= len(record.history["val_dice"]) else last + 1.0
+    def epochs(cell: Cell, coefficient: float) -> Weighted:
+        """The first epoch that reaches 90 % of the best of the fold, or of the split; one after the last if none does."""
+        goals = {unit: 0.9 * (best.get(unit, math.nan) if has_folds else before) for unit in {*best, *cell.seeds}}
+        reached = {
+            unit: curves.epochs_to([*curve], goals[unit])
+            for unit, curve in _mean_curves(cell, last).items()
+            if unit in goals and goals[unit] > 0
+        }
+        return Weighted(coefficient, cell.name, reached, has_folds)
 
     tests, missing = [], []
-    before = weighted(none, -1.0, epochs)
     for value in lambdas:
         cell = at(cells, value)
         if cell is None:
             missing.append(f"{name} {value:g}")
             continue
-        groups = [weighted(cell, 1.0, epochs), before]
-        unit = f"epochs to a validation Dice of {goal:.3f}"
+        groups = [epochs(cell, 1.0), epochs(none, -1.0)]
+        unit = f"epochs to 90 % of the best Dice without penalty ({0.9 * before:.3f})"
         test = run_contrast(f"{name} {value:g} - none: epochs", groups, "lower", margin=0.5, unit=unit, resolution=1.0)
         tests.append(replace(test, own_p=_log_rank_of(groups, last)))
     return Found(tests, missing)
+
+
+def _mean_curves(cell: Cell, epochs: int) -> dict[int, Floats]:
+    """The validation Dice by epoch, mean over the runs of each fold (on a single split, of each seed).
+
+    The curve of a run that stopped early is continued with its last value.
+    """
+    found: dict[int, list[Floats]] = defaultdict(list)
+    for record in cell.records:
+        curve = np.nan_to_num(np.asarray(record.history["val_dice"][:epochs], dtype=float))
+        whole = np.pad(curve, (0, epochs - len(curve)), mode="edge")
+        found[record.seed if record.fold is None else record.fold].append(whole)
+    return {unit: np.mean(of, axis=0) for unit, of in sorted(found.items())}
 
 
 def _log_rank_of(groups: Sequence[Weighted], last: float) -> float:

@@ -135,7 +135,7 @@ def focal(cells: Sequence[Cell]) -> Found:
 
 
 def decay(cells: Sequence[Cell]) -> Found:
-    """Test claim 6: the standard deviation due to the share, beyond seeds, of the curves divided by their first values."""
+    """Test claim 6: the variance component of the share, beyond seeds, of the curves divided by their first values."""
     ours = plain(cells, "focal")
     if len(ours) < 2:
         return Found()
@@ -144,16 +144,15 @@ def decay(cells: Sequence[Cell]) -> Found:
         return Found(missing=["two seeds of each share and fold"])
     groups = [val, replace(train, coefficient=-1.0)]
     margin = 0.1 * abs(mean_of(groups))
-    name = "sd due to the share, validation - training"
-    return Found([run_contrast(name, groups, "higher", margin=margin, unit="sd of loss / first", paired=True)])
+    name = "variance due to the share, validation - training"
+    return Found([run_contrast(name, groups, "higher", margin=margin, unit="variance of loss / first", paired=True)])
 
 
 def _share_component(cells: Sequence[Cell], column: str) -> Weighted:
-    """Estimate, in each fold, the standard deviation of the curves that is due to the share and not to the seed.
+    """Estimate, in each fold, the variance of the curves that is due to the share and not to the seed, mean over epochs.
 
     Noise of different seeds is independent, so the covariance over shares between the curves of two seeds is the variance due
-    to the share, however noisy the curves are. Its root has the sign of the covariance. On a single split, each two seeds are a
-    unit.
+    to the share, however noisy the curves are. On a single split, each two seeds are a unit.
     """
     of: dict[tuple[int | None, int], list[list[float]]] = defaultdict(list)  # (fold, seed) -> a curve for each share
     for cell in cells:
@@ -170,8 +169,7 @@ def _share_component(cells: Sequence[Cell], column: str) -> Weighted:
     for unit, deviations in by_unit.items():
         pairs = list(itertools.combinations(deviations, 2))
         if pairs:
-            covariance = float(np.mean([(one * other).sum(0) / (len(cells) - 1) for one, other in pairs]))
-            values[unit] = math.copysign(math.sqrt(abs(covariance)), covariance)
+            values[unit] = float(np.mean([(one * other).sum(0) / (len(cells) - 1) for one, other in pairs]))
     return Weighted(1.0, "validation" if column == "val_loss" else "training", values, has_folds)
 
 
