@@ -19,7 +19,7 @@ from segtune.report.records import Cell
 from segtune.studies import right_ventricle
 
 LOSSES, SHARES = ("bce", "focal", "bce_dice"), (0.2, 0.4, 0.6, 0.8)
-IMAGES = [name for i, name in enumerate(simulated.PATIENTS) for _ in range(30 if i < 0 else 15 + (i % 5 == 4))]  # 243 of 16
+IMAGES = [name for i, name in enumerate(simulated.PATIENTS) for _ in range(15 + (i % 5 == 4))]  # 243 of 16
 
 
 @functools.cache
@@ -112,11 +112,11 @@ def short_run(w, effect):
 
 
 def share_matters(w, effect):
-    both_arms(w, lambda share: 0.6 + effect * 0.4 * (0.5 - share), folds=5)
+    both_arms(w, lambda share: 0.6 + effect * 0.4 * (0.5 - share), folds=5, seeds=2)
 
 
 def fluctuation(w, effect):
-    both_arms(w, columns=lambda share: noise("val_loss", 0.05 * math.exp(6 * effect * (share - 0.5))), folds=5)
+    both_arms(w, columns=lambda share: noise("val_loss", 0.05 * math.exp(6 * effect * (share - 0.5))), folds=5, seeds=2)
 
 
 def focal(w, effect):
@@ -124,7 +124,7 @@ def focal(w, effect):
         is_focal = loss == "focal"
         sd = 0.05 * math.exp(-1.5 * is_focal * abs(effect or 1) * (1 if effect >= 0 else -1))
         dice = 0.7 - 0.15 * is_focal * effect  # at 0, focal is the steadiest but as good as the others
-        w.cell(dice, loss=loss, share=share, by="nested", folds=5, seeds=1 + is_focal, columns=noise("val_dice", sd))
+        w.cell(dice, loss=loss, share=share, by="nested", folds=5, seeds=2, columns=noise("val_dice", sd))
 
 
 def decay(w, effect):
@@ -142,12 +142,12 @@ def decay(w, effect):
 def best_loss(w, effect):
     for loss, share in itertools.product(LOSSES, SHARES):
         better = 0.2 * (loss == "bce_dice") * (1 if share != 0.8 else effect)  # one share decides
-        w.cell(0.55 + better, loss=loss, share=share, by="nested", folds=5, seeds=1 + (loss == "focal"))
+        w.cell(0.55 + better, loss=loss, share=share, by="nested", folds=5, seeds=2)
 
 
 def overfits(w, effect):
     for share, gap in ((0.2, 0.25), (0.4, 0.25 - 0.15 * effect)):
-        w.cell(by="nested", share=share, folds=5, curve={"gap": lambda r, gap=gap: gap + r.normal(0, 0.02)})
+        w.cell(by="nested", share=share, folds=5, seeds=2, curve={"gap": lambda r, gap=gap: gap + r.normal(0, 0.02)})
 
 
 FOLDS = {"by": "nested", "share": 0.4, "folds": 10}
@@ -171,9 +171,9 @@ def faster(w, effect):
 
 
 def small_lambda(w, effect):
-    w.calm = 6
-    w.cell(0.7, run_sd=0.01, **FOLDS)
-    w.cell({1: 0.7, 0: 0.69, -1: 0.6}[effect], l2=0.00005, run_sd=0.01, **FOLDS)
+    w.calm = 6  # an equivalence within 0.01 cannot be shown with runs that vary as much as in the other worlds
+    w.cell(0.7, run_sd=0.01, seeds=2, **FOLDS)
+    w.cell({1: 0.7, 0: 0.69, -1: 0.6}[effect], l2=0.00005, run_sd=0.01, seeds=2, **FOLDS)
 
 
 def magnitude(w, effect):

@@ -84,7 +84,7 @@ class Arm:
 
 
 def arms(cells: Sequence[Cell], loss: str, shares: Sequence[float]) -> list[Arm]:
-    """Find two arms: with the number of epochs of the largest training set, and with its number of optimiser steps.
+    """Find two arms among nested runs: with as many epochs as the largest training set, and with as many optimiser steps.
 
     Without the second arm, the smaller training set and the fewer steps on it cannot be told apart.
     """
@@ -101,7 +101,7 @@ def arms(cells: Sequence[Cell], loss: str, shares: Sequence[float]) -> list[Arm]
             if cell:
                 own[share] = cell
             else:
-                missing.append(f"{loss} at {100 * share:g} % with {epochs} epochs ({name})")
+                missing.append(f"{loss}, nested, at {100 * share:g} % with {epochs} epochs ({name})")
         found.append(Arm(name, base, own, missing))
     return found
 
