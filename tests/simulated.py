@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from segtune.config import entry
+from segtune.report import clinical, reading, records
 from segtune.runs import identity, layout
 from segtune.runs import sweep as runs_sweep
 from segtune.runs.result import write_result
@@ -22,11 +23,13 @@ def base_config():
     return entry.plain(entry.compose(["reg=none"]))
 
 
-def config(*, loss="bce_dice", share=0.2, by="patient", l1=0.0, l2=0.0, batch=15, epochs=15, seed=0, fold=None, **others):
+def config(
+    *, loss="bce_dice", share=0.2, by="patient", l1=0.0, l2=0.0, batch=15, epochs=15, seed=0, fold=None, n_folds=4, **others
+):
     """The configuration of a run. others: further keys, with __ in place of dots."""
     found = copy.deepcopy(base_config())
     found["loss"] = {"_target_": f"segtune.losses.{loss}", "_partial_": True}
-    found["split"] = {"by": by, "seed": 0, "val_fraction": share} | ({} if fold is None else {"n_folds": 4, "fold": fold})
+    found["split"] = {"by": by, "seed": 0, "val_fraction": share} | ({} if fold is None else {"n_folds": n_folds, "fold": fold})
     found["batch"] = {"size": batch, "shuffle": None}
     if l1 and l2:
         found["reg"] = {
@@ -126,6 +129,37 @@ def scored(dice):
             row |= {name.format("_true"): true, name.format("_pred"): pred, name.format("_error"): pred - true}
         tables[layout.PATIENTS].append(row)
     return tables
+
+
+def record(settings, dice, columns, *, facts=None, train=(), n_train=0, norm=None):
+    """A finished run in memory, as the report reads it.
+
+    Args: facts: those of another run of its configuration, which takes less time. train, n_train: training patients and images.
+    """
+    result = {
+        "config": settings,
+        "weights": None if norm is None else {"n": 10, "l1": 1.0, "l2": norm**2},
+        "seconds": 1.0,
+        "data": {
+            "fingerprint": "simulated",
+            "patients": {"train": sorted(train), "val": sorted(dice), "unused": []},
+            "n_images": {"train": n_train, "val": SLICES * len(dice)},
+        },
+    }
+    return records.Record(
+        run_id=f"{settings['seed']}-{settings['split'].get('fold')}",
+        folder=Path(),
+        overrides=(),
+        result=result,
+        history={name: [float(value) for value in of] for name, of in columns.items()},
+        patients=dict(dice),
+        n_slices=SLICES * len(dice),
+        n_undefined=0,
+        cases={clinical.Case(patient, "ED", ""): SLICES for patient in dice},
+        levels={},
+        facts=facts or reading.facts_of(result),
+        scored=None,
+    )
 
 
 def write_run(root: Path, settings, dice, columns, *, norm=None, pictures=True, tables=None):

@@ -1,7 +1,6 @@
 """The named studies: what they hold, and that each of them runs."""
 
 import functools
-import itertools
 import subprocess
 import sys
 
@@ -18,7 +17,7 @@ from segtune.sweeps import plan
 
 STUDIES = {  # name -> number of runs
     **{"batch_size": 2, "losses": 11, "l2": 12, "l1": 6, "l1l2": 1, "published": 32, "as_run": 31},
-    **{"claims": 75, "nested": 36, "replicated": 45, "leak": 18, "long": 9, "patient_batches": 6},
+    **{"claims": 220, "nested": 150, "spread": 70, "replicated": 45, "leak": 18, "long": 30, "patient_batches": 100},
     **{"grid": 72, "demo": 6},
 }
 PARTS = ("batch_size", "losses", "l2", "l1", "l1l2")
@@ -97,19 +96,29 @@ def test_every_named_study_is_known_here():
     assert {*STUDIES, "none"} == set(overrides.groups()["study"])
 
 
-def test_claims_replicate_every_cell_three_times():
+@pytest.mark.parametrize(
+    ("study", "replicates"),
+    [("claims", {10, 20}), ("nested", {10}), ("spread", {10}), ("long", {10}), ("patient_batches", {10})],
+)
+def test_a_study_of_claims_replicates_every_cell(study, replicates):
     by_cell = {}
-    for config in configs("claims").values():
-        by_cell.setdefault(identity.cell_id(config), set()).add(config["seed"])
-    assert set(map(frozenset, by_cell.values())) == {frozenset({0, 1, 2})}
-    assert {(axes[0], axes[1]) for axes in cells("claims")} >= set(
-        itertools.product(["bce", "focal", "bce_dice"], ["0.2", "0.8"])
-    )
+    for config in configs(study).values():
+        by_cell.setdefault(identity.cell_id(config), set()).add((config["seed"], config["split"].get("fold")))
+    assert {len(of) for of in by_cell.values()} == replicates
+
+
+@pytest.mark.parametrize("study", ["nested", "spread"])
+def test_smaller_training_sets_also_get_as_many_updates(study):
+    trained = {}  # share of all images that train -> epochs
+    for config in configs(study).values():
+        if identity.axes(config)["loss"] == "bce":
+            trained.setdefault(round(1 - config["split"]["val_fraction"], 1), set()).add(config["trainer"]["max_epochs"])
+    assert trained == {0.8: {15}, 0.6: {15, 20}, 0.4: {15, 30}, 0.2: {15, 60}}
 
 
 def test_replicates_are_seeds_and_folds_and_never_a_hyper_parameter():
     assert len({identity.cell_id(config) for config in configs("replicated").values()}) == 3
-    assert len({identity.cell_id(config) for config in configs("nested").values()}) == 12
+    assert len({identity.cell_id(config) for config in configs("nested").values()}) == 15
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +130,9 @@ def outputs(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("study", sorted({*STUDIES} - {"grid", "demo"}))
 def test_a_study_runs_to_its_end_at_tiny_size(study, outputs):
-    """One seed and one epoch of each; grid and demo run elsewhere."""
+    """One seed, two folds where all runs have folds, and one epoch of each; grid and demo run elsewhere."""
     tiny = ["data.size=32", "data.n_patients=10", "model.width=2", "trainer.max_epochs=1", "trainer.threads=1", "seed=0"]
+    tiny += ["split.fold=0,1"] if study in ("nested", "long", "patient_batches", "replicated") else []
     command = [sys.executable, "-m", "segtune", f"study={study}", *tiny, "figures=false", f"outputs={outputs}", "-m"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

@@ -100,6 +100,42 @@ def test_nested_training_sides_are_nested_and_validate_on_the_same_patients(name
     assert len({*larger.train, *larger.val}) == len(larger.train) + len(larger.val) <= len(names)
 
 
+@given(patients(least=5), SEEDS, st.data())
+def test_nested_folds_validate_each_patient_once_and_grow_their_training_sets(names, seed, data):
+    n_folds = data.draw(st.integers(2, len(set(names))))
+    shares = sorted(data.draw(st.lists(st.floats(1 / n_folds, 0.99), min_size=2, max_size=2)))
+    for fold in range(n_folds):
+        at_fold = {"seed": seed, "n_folds": n_folds, "fold": fold}
+        larger, smaller = (splits.nested(names, val_fraction=share, **at_fold) for share in shares)
+        assert {*smaller.train} <= {*larger.train}
+        assert len(smaller.train) > 0
+        assert smaller.val.tolist() == larger.val.tolist() == splits.kfold(names, **at_fold).val.tolist()
+        assert splits.leaks(names, larger) == []
+
+
+@pytest.mark.parametrize(("n_folds", "share"), [(5, 0.2), (5, 0.4), (5, 0.6), (5, 0.8), (10, 0.1), (10, 0.4), (4, 0.25)])
+def test_whole_nested_folds_train_every_patient_equally_often(n_folds, share):
+    folds = [splits.nested(PATIENTS, val_fraction=share, seed=0, n_folds=n_folds, fold=fold) for fold in range(n_folds)]
+    trained = [PATIENTS[i] for split in folds for i in split.train]
+    times = round((1 - share) * n_folds)
+    assert all(trained.count(name) == times * PATIENTS.count(name) for name in set(PATIENTS))
+
+
+def test_nested_folds_refuse_to_train_on_their_test_fold_and_state_what_is_available():
+    with pytest.raises(InputError, match=r"split.val_fraction=0.1 .*split.n_folds=5.*\b0.8 .*\b0.2\b.*0.2, 0.4, 0.6, 0.8"):
+        splits.nested(PATIENTS, val_fraction=0.1, seed=0, n_folds=5, fold=0)
+
+
+@given(patients(), SEEDS, st.integers(1, 40), st.integers(1, 40))
+def test_thinned_training_sides_keep_so_many_images_of_each_patient_and_are_nested(names, seed, one, other):
+    whole = splits.kfold(names, n_folds=2, fold=0, seed=seed)
+    fewer, more = (splits.thin(names, whole, images_per_patient=n, seed=seed) for n in sorted((one, other)))
+    assert {*fewer.train} <= {*more.train} <= {*whole.train}
+    assert fewer.val.tolist() == whole.val.tolist()
+    kept = [names[i] for i in more.train]
+    assert all(kept.count(name) == min(names.count(name), max(one, other)) for name in {names[i] for i in whole.train})
+
+
 @given(patients(), SEEDS, st.floats(0.01, 0.99), st.sampled_from(["patient", "image", "contiguous"]))
 def test_whatever_the_patients_every_slice_is_once_on_one_side_where_there_is_such_a_split(names, seed, share, rule):
     try:
@@ -134,6 +170,9 @@ def test_folds_and_nested_subsets_are_fixed_once_and_for_all():
     folds = [splits.kfold(PATIENTS, n_folds=5, fold=fold, seed=0).val for fold in range(5)]
     assert [sorted({PATIENTS[i] for i in fold}) for fold in folds] == GOLDEN_FOLDS
     assert sorted({PATIENTS[i] for i in splits.nested(PATIENTS, val_fraction=0.8, seed=0).train}) == GOLDEN_NESTED
+    nested = [splits.nested(PATIENTS, val_fraction=0.8, seed=0, n_folds=5, fold=fold) for fold in range(5)]
+    assert [sorted({PATIENTS[i] for i in split.val}) for split in nested] == GOLDEN_FOLDS
+    assert [sorted({PATIENTS[i] for i in split.train}) for split in nested] == GOLDEN_FOLDS[1:] + GOLDEN_FOLDS[:1]
 
 
 GOLDEN_FOLDS = [

@@ -34,6 +34,21 @@ def test_two_shares_of_nested_that_train_the_same_patients_do_not_pass_without_a
     assert not caplog.messages
 
 
+def test_fewer_images_of_each_patient_train_and_a_patient_that_has_fewer_is_named(caplog):
+    whole, kept = (
+        build.split(cfg, build.slices(cfg))
+        for cfg in (entry.compose([*TINY, *more]) for more in ([], ["split.images_per_patient=2"]))
+    )
+    assert kept.val.tolist() == whole.val.tolist()
+    assert {*kept.train} < {*whole.train}
+    assert not caplog.messages
+    cfg = entry.compose([*TINY, "split.images_per_patient=1000"])
+    assert build.split(cfg, build.slices(cfg)).train.tolist() == whole.train.tolist()
+    assert re.match(
+        r"split.images_per_patient=1000: \d+ of \d+ training patients have fewer images \(\S+: \d+\)", caplog.messages[0]
+    )
+
+
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, functools.partial(torch.optim.SGD, momentum=0.9)])
 def test_a_fused_optimiser_makes_the_same_steps(optimizer):
     def after(make):

@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     "split.n_folds": whole(2),
     "split.fold": whole(0),
     "split.seed": whole(0, 2**32 - 1),
+    "split.images_per_patient": whole(1),
     "reg.lambda": (
         lambda v: v == "auto" or (is_number(v) and math.isfinite(v) and v >= 0),
         "a number of at least 0, or auto",
@@ -93,7 +94,7 @@ RULES: dict[str, Rule] = {
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
 NULLABLE = {
-    *("data.allow", "data.larger", "data.spacing_mm", "name", "reg.ratio", "batch.shuffle"),
+    *("data.allow", "data.larger", "data.spacing_mm", "name", "reg.ratio", "batch.shuffle", "split.images_per_patient"),
     *("tolerance_mm", "trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
     *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
 }
@@ -140,18 +141,7 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     is_own_reader = str((data.get("reader") or {}).get("_target_", "segtune.")).startswith("segtune.")
     if is_own_reader and (ed := data.get("ed")) is not None and ed == data.get("es"):
         yield f"data.ed={ed} and data.es={ed}: ED and ES are different phases of the heartbeat. Choose a volume for each."
-    by, given = split.get("by"), sorted({*split} - {"by", "seed"})
-    wanted, choice = (["fold", "n_folds"], "split=kfold") if by == "kfold" else (["val_fraction"], "a fraction, like split=0.2")
-    if split and given != wanted:
-        these, those = (", ".join(f"split.{name}" for name in names) for names in (wanted, given))
-        yield f"split.by={by} needs {these} and cannot be combined with {those}: choose {choice}."
-    if by == "kfold" and (fold := split["fold"]) >= (n := split["n_folds"]):
-        yield f"split.fold={fold}: split.n_folds={n} gives folds 0 to {n - 1}. Choose among these, like split.fold=0,1 -m."
-    if by == "nested" and (share := split["val_fraction"]) < NESTED_FROM:
-        yield (
-            f"split.val_fraction={share:g}: must be at least {NESTED_FROM:g} with split.by=nested, because its validation "
-            "patients always have about this fraction of the images."
-        )
+    yield from _contradictions_of_split(split)
     target = str(loss.get("_target_"))
     if target.startswith("segtune.") and loss.get("alpha") == 0 == loss.get("beta"):
         yield "loss.alpha=0 with loss.beta=0: the loss would be 0 for every prediction. One of the two must be above 0."
@@ -168,4 +158,30 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"model.bn_momentum={model['bn_momentum']:g} (study=as_run sets this key) works only with model=unet or "
             "model=unet_double. Choose one of these networks."
+        )
+
+
+def _contradictions_of_split(split: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for each combination of values of cfg.split that contradict each other."""
+    if not split:
+        return
+    by, given = split.get("by"), sorted({*split} - {"by", "seed", "images_per_patient"})
+    folds = ["fold", "n_folds"]
+    wanted, choice = (folds, "split=kfold") if by == "kfold" else (["val_fraction"], "a fraction, like split=0.2")
+    if by == "nested" and {*folds} & {*given}:
+        wanted, choice = [*folds, "val_fraction"], "split=nested, or a fraction, like split=0.2"
+    if given != wanted:
+        these, those = (", ".join(f"split.{name}" for name in names) for names in (wanted, given))
+        yield f"split.by={by} needs {these} and cannot be combined with {those}: choose {choice}."
+        return
+    n_folds = split.get("n_folds")
+    if n_folds is not None and (fold := split["fold"]) >= n_folds:
+        these = f"folds 0 to {n_folds - 1}"
+        yield f"split.fold={fold}: split.n_folds={n_folds} gives {these}. Choose among these, like split.fold=0,1 -m."
+    least, of_folds = (NESTED_FROM, "") if n_folds is None else (1 / n_folds, f" and split.n_folds={n_folds}")
+    if by == "nested" and (share := split["val_fraction"]) < least - 1e-9:
+        yield (
+            f"split.val_fraction={share:g}: must be at least {least:.3g} with split.by=nested{of_folds}, because its "
+            f"validation patients always have about this fraction of the images: at most {1 - least:.3g} can be used for "
+            "training."
         )

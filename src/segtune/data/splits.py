@@ -53,6 +53,13 @@ def kfold(patients: Sequence[str], *, n_folds: int, fold: int, seed: int) -> Spl
         seed: seed of the random order.
     Raises: InputError if there are too few patients, or no such fold.
     """
+    names, fold_of = _folds(patients, n_folds=n_folds, fold=fold, seed=seed)
+    is_val = np.isin(np.asarray(patients), names[fold_of == fold])
+    return Split(train=np.flatnonzero(~is_val), val=np.flatnonzero(is_val))
+
+
+def _folds(patients: Sequence[str], *, n_folds: int, fold: int, seed: int) -> tuple[NDArray[np.str_], Indices]:
+    """Return the names of the patients and the fold of each. Args and errors: as in kfold."""
     names, counts = np.unique(np.asarray(patients), return_counts=True)
     if not 2 <= n_folds <= len(names):
         raise InputError(f"split.n_folds={n_folds}: {len(names)} patients can be split into 2 to {len(names)} folds.")
@@ -64,23 +71,28 @@ def kfold(patients: Sequence[str], *, n_folds: int, fold: int, seed: int) -> Spl
     for patient in order[np.argsort(-counts[order], kind="stable")]:
         fold_of[patient] = np.argmin(images)
         images[fold_of[patient]] += counts[patient]
-    is_val = np.isin(np.asarray(patients), names[fold_of == fold])
-    return Split(train=np.flatnonzero(~is_val), val=np.flatnonzero(is_val))
+    return names, fold_of
 
 
 TEST_FRACTION = 0.2  # fraction of the images on the validation side of `nested`
 
 
-def nested(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
+def nested(
+    patients: Sequence[str], *, val_fraction: float, seed: int, n_folds: int | None = None, fold: int | None = None
+) -> Split:
     """Split by patients such that the validation patients are the same for every val_fraction.
 
     The validation patients have about TEST_FRACTION of the images. The other patients are used for training in random order,
     until their images are nearest to 1 - val_fraction of all images. The remaining patients are not used. Therefore a smaller
     training set is part of every larger one. With by_patient, in contrast, the validation patients change with val_fraction.
 
-    Args: as in by_patient, but val_fraction must be at least TEST_FRACTION.
-    Raises: InputError if a side would have no patient.
+    Args:
+        patients, val_fraction, seed: as in by_patient, but val_fraction must be at least TEST_FRACTION.
+        n_folds, fold: None, or as in kfold: then the validation patients are those of this fold (see _nested_fold).
+    Raises: InputError if a side would have no patient, or if val_fraction is too small.
     """
+    if n_folds is not None and fold is not None:
+        return _nested_fold(patients, val_fraction=val_fraction, seed=seed, n_folds=n_folds, fold=fold)
     if val_fraction < TEST_FRACTION:
         raise InputError(
             f"split.val_fraction={val_fraction:g} with split.by=nested: the validation side always has {TEST_FRACTION:g} of "
@@ -94,6 +106,48 @@ def nested(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
     n_train = 1 + int(np.argmin(np.abs(shares - (1 - val_fraction))))
     is_train = np.isin(np.asarray(patients), names[others[:n_train]])
     return Split(train=np.flatnonzero(is_train), val=val)
+
+
+def _nested_fold(patients: Sequence[str], *, val_fraction: float, seed: int, n_folds: int, fold: int) -> Split:
+    """Use one fold of kfold for validation, and the first patients of the following folds for training.
+
+    The other patients are in the order of their folds, from the next fold on and round to the fold before; within a fold, in
+    random order. (1 - val_fraction) * n_folds folds are used for training, of the last one as many patients as come nearest.
+    Hence each patient is used for training in equally many folds if this is a whole number, such as 1 to 4 of 5 folds.
+
+    Raises: InputError that states the available fractions if val_fraction is below 1 / n_folds.
+    """
+    names, fold_of = _folds(patients, n_folds=n_folds, fold=fold, seed=seed)
+    if val_fraction < 1 / n_folds - 1e-9:
+        available = ", ".join(f"{1 - k / n_folds:.3g}" for k in range(n_folds - 1, 0, -1))  # from the largest
+        raise InputError(
+            f"split.val_fraction={val_fraction:g} with split.by=nested and split.n_folds={n_folds}: one fold is for "
+            f"validation, so at most {1 - 1 / n_folds:.3g} of the images can be used for training. Choose at least "
+            f"{1 / n_folds:.3g}. Whole folds are used for training with {available}."
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    others, folds_before = [], []
+    for step in range(1, n_folds):
+        members = order[fold_of[order] == (fold + step) % n_folds]
+        images = np.array([np.count_nonzero(np.asarray(patients) == names[member]) for member in members])
+        others += members.tolist()
+        folds_before += (step - 1 + np.cumsum(images) / images.sum()).tolist()
+    n_train = 1 + int(np.argmin(np.abs(np.array(folds_before) - (1 - val_fraction) * n_folds)))
+    is_train, is_val = (np.isin(np.asarray(patients), names[of]) for of in (others[:n_train], fold_of == fold))
+    return Split(train=np.flatnonzero(is_train), val=np.flatnonzero(is_val))
+
+
+def thin(patients: Sequence[str], sides: Split, *, images_per_patient: int, seed: int) -> Split:
+    """Keep at most this many training images of each patient, chosen at random. The validation side stays as it is.
+
+    The images that are kept of a patient do not depend on the other patients, and fewer are part of more.
+    """
+    names, rank = np.asarray(patients), np.zeros(len(patients), dtype=np.int64)
+    random = np.random.default_rng(seed)
+    for name in np.unique(names):
+        of_patient = np.flatnonzero(names == name)
+        rank[of_patient] = random.permutation(len(of_patient))
+    return Split(train=sides.train[rank[sides.train] < images_per_patient], val=sides.val)
 
 
 def contiguous(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:

@@ -1,17 +1,24 @@
 """Judge the claims of a published study: a sweep supports a claim, contradicts it, or leaves it undecided.
 
-A claim consists of tests on the configurations of a sweep. The claim is supported if all its tests agree with it. A test agrees
-if the expected difference is declared, or if the expected equivalence is shown (the 90 % interval lies inside the margin), or,
-for "not lower", if the 90 % interval lies above minus the margin. The claim is contradicted if a difference is declared in the
-opposite direction, or if equivalence is shown where a difference is expected. Otherwise it is undecided. The tests of all
-claims of a study are one family for Holm's correction, separate from the sweep's comparisons.
+A claim consists of tests on the configurations of a sweep, which are a conjunction. It has one p value. If all differences
+have the predicted direction, this is the largest p value of its tests; otherwise it is the smallest p value of those with the
+opposite direction times the number of tests. These p values, one for each claim, are the family for Holm's correction, separate
+from the sweep's comparisons. Equivalence is tested at 5 % for each claim alone.
+
+A claim is supported if all its differences have the predicted direction and its corrected p value is below 5 %, and if all
+predicted equivalences are shown (the 90 % interval lies inside the margin). It is contradicted if a difference has the opposite
+direction and its corrected p value is below 5 %, or if equivalence is shown where a difference is predicted. Otherwise it is
+undecided.
 """
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from segtune.report import stats
 from segtune.report.records import Cell, Facts
@@ -26,11 +33,16 @@ class Contrast:
     """One test of a claim.
 
     Attributes:
-        expect: the result that the claim predicts: "higher" or "lower" than `estimate.null`, "same" (within the margin), or
-            "not lower" (not below minus the margin).
+        expect: the result that the claim predicts:
+            "higher" or "lower": than `estimate.null`;
+            "same": the 90 % interval lies within the margin around `estimate.null`. Outside contradicts the claim;
+            "within": as "same", but what is outside does not contradict the claim;
+            "different": not the same. Only a shown equivalence says something, and it contradicts the claim.
         margin: the margin of equivalence; None: equivalence is not tested.
         groups: (label, values of runs) for each compared group, for a figure.
         unit: the axis label of that figure.
+        own_p: two-sided p value of another test of this difference, which replaces that of the estimate; None: none does.
+        premise: whether the claim says nothing at all unless this test has the predicted result.
     """
 
     name: str
@@ -39,24 +51,48 @@ class Contrast:
     margin: float | None
     groups: tuple[Group, ...]
     unit: str
+    own_p: float | None = None
+    premise: bool = False
 
-    def judge(self, p: float) -> str:
-        """Return supported, contradicted or undecided. Args: p: the p value after Holm's correction."""
-        e, shift = self.estimate, self.estimate.value - self.estimate.null
-        if e.limit() or not math.isfinite(e.value):
-            return UNDECIDED
-        declared = p < stats.ALPHA
-        equivalent = self.margin is not None and e.within(self.margin)
-        if self.expect == "same":
-            far = declared and self.margin is not None and abs(shift) > self.margin
-            return SUPPORTED if equivalent else CONTRADICTED if far else UNDECIDED
-        if self.expect == "not lower":
-            assert self.margin is not None
-            worse = declared and shift < 0
-            return CONTRADICTED if worse and not equivalent else SUPPORTED if e.low90 > -self.margin else UNDECIDED
-        if declared:
-            return SUPPORTED if (shift > 0) == (self.expect == "higher") else CONTRADICTED
-        return CONTRADICTED if equivalent else UNDECIDED
+    @property
+    def p(self) -> float:
+        """The two-sided p value; NaN if there are too few runs, patients or folds for a verdict."""
+        p = self.estimate.testable_p
+        return self.own_p if self.own_p is not None and math.isfinite(p) else p
+
+    @property
+    def is_difference(self) -> bool:
+        return self.expect in ("higher", "lower")
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference has the predicted direction."""
+        return (self.estimate.value > self.estimate.null) == (self.expect == "higher")
+
+    @property
+    def is_equivalent(self) -> bool:
+        return self.margin is not None and self.estimate.within(self.margin)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether the 95 % interval lies outside the margin."""
+        e, margin = self.estimate, self.margin or 0.0
+        return not e.limit() and (e.low - e.null > margin or e.high - e.null < -margin)
+
+    @property
+    def p_for(self) -> float:
+        """The p value of the predicted result; 0 if a predicted equivalence is shown, 1 if it is not. NaN if not testable."""
+        if math.isnan(self.p):
+            return math.nan
+        if self.is_difference:
+            return self.p if self.agrees else 1.0
+        return float(not self.is_equivalent) if self.expect in ("same", "within") else 0.0
+
+    @property
+    def p_against(self) -> float:
+        """The p value of a difference where the claim predicts the opposite one, or none; otherwise 1."""
+        against = not self.agrees if self.is_difference else self.expect == "same" and self.is_far
+        return self.p if against and math.isfinite(self.p) else 1.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +111,15 @@ class Found:
     prefer: float = 0.0
 
     @property
+    def complete(self) -> bool:
+        """Whether the claim can be supported: nothing is missing, and all parts have the same direction."""
+        return not self.missing and self.consistent
+
+    @property
+    def has_differences(self) -> bool:
+        return any(test.is_difference for test in self.tests)
+
+    @property
     def weight(self) -> tuple[int, float, int]:
         """A sort key: the set of configurations with the largest weight is used to judge the claim."""
         return len(self.tests), self.prefer, sum(test.estimate.n_runs for test in self.tests)
@@ -89,6 +134,7 @@ class Claim:
         study: the named sweep that contains these configurations.
         find: function that makes the tests possible with a set of configurations.
         nested: whether only runs with nested splits are used.
+        across: further keys of the configuration in which the compared configurations may differ.
     """
 
     number: int
@@ -97,19 +143,27 @@ class Claim:
     study: str
     find: Callable[[Sequence[Cell]], Found]
     nested: bool = False
+    across: tuple[str, ...] = ()
 
     def gather(self, cells: Sequence[Cell]) -> Found:
         """Return the tests in the context that allows most tests.
 
-        Configurations have the same context if they differ only in settings that claims compare (see Facts).
+        Configurations have the same context if they differ only in settings that claims compare (see Facts) and in those of
+        `across`.
         """
         contexts: dict[str, list[Cell]] = defaultdict(list)
         for cell in cells:
             if not self.nested or cell.facts.by == "nested":
-                contexts[cell.facts.context].append(cell)
+                contexts[self._context(cell.facts)].append(cell)
         found = [self.find(of) for of in contexts.values()]
         best = max(found, key=lambda one: one.weight, default=Found())
         return best if best.tests else Found(missing=best.missing or [self.needs])
+
+    def _context(self, facts: Facts) -> str:
+        if not self.across:
+            return facts.context
+        settings = json.loads(facts.context)
+        return json.dumps({key: value for key, value in settings.items() if key not in self.across}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -132,37 +186,62 @@ class Verdict:
     """The verdict on a claim.
 
     Attributes:
-        p_holm: the p value of each test in `found` after Holm's correction.
+        p, p_holm: the p value of the claim, before and after Holm's correction; NaN if no difference can be tested.
         why: the reason why the claim is undecided; otherwise empty.
     """
 
     claim: Claim
     found: Found
-    p_holm: tuple[float, ...]
+    p: float
+    p_holm: float
     verdict: str
     why: str
 
 
 def verdicts(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[Verdict]:
-    """Judge all claims. Their tests are one family for Holm's correction."""
+    """Judge all claims. Each is one member of the family for Holm's correction."""
     gathered = [(claim, claim.gather(cells)) for claim in claims]
-    corrected = iter(stats.holm([test.estimate.testable_p for _, found in gathered for test in found.tests]))
-    judged = []
-    for claim, found in gathered:
-        p_holm = tuple(next(corrected) for _ in found.tests)
-        judged.append(Verdict(claim, found, p_holm, *decide(found, p_holm)))
-    return judged
+    own = [p_of(found) for _, found in gathered]
+    corrected = stats.holm(own)
+    return [
+        Verdict(claim, found, p, p_holm, *decide(found, p_holm))
+        for (claim, found), p, p_holm in zip(gathered, own, corrected, strict=True)
+    ]
 
 
-def decide(found: Found, p_holm: Sequence[float]) -> tuple[str, str]:
+def p_of(found: Found) -> float:
+    """Return the p value of a claim, the smaller one of those for and against it; NaN if no test has one."""
+    if not any(math.isfinite(test.p) for test in found.tests):
+        return math.nan
+    values = [p for p in (_p_for(found), _p_against(found)) if math.isfinite(p)]
+    return min(values, default=math.nan)
+
+
+def _p_for(found: Found) -> float:
+    """The largest p value of the tests; NaN if one of them cannot be tested."""
+    return float(np.max([test.p_for for test in found.tests]))
+
+
+def _p_against(found: Found) -> float:
+    """The smallest p value against the claim times the number of tests, or the p value of the premises if that is larger."""
+    premises = [test.p_for for test in found.tests if test.premise]
+    others = [test.p_against for test in found.tests if not test.premise]
+    return float(np.max([min(1.0, len(others) * min(others, default=1.0)), *premises]))
+
+
+def decide(found: Found, p_holm: float) -> tuple[str, str]:
     """Return the verdict on a claim and, if it is undecided, the reason (otherwise an empty text)."""
-    results = [test.judge(p) for test, p in zip(found.tests, p_holm, strict=True)]
-    if CONTRADICTED in results:
-        return CONTRADICTED, ""
     if not found.tests:
         return UNDECIDED, "needs " + "; ".join(found.missing)
-    if all(one == SUPPORTED for one in results) and not found.missing and found.consistent:
+    declared, for_it, against = p_holm < stats.ALPHA, _p_for(found), _p_against(found)
+    shown_equal = any(test.is_equivalent for test in found.tests if test.expect == "different")
+    if found.complete and not shown_equal and for_it < stats.ALPHA and (declared or not found.has_differences):
         return SUPPORTED, ""
+    if declared and against < stats.ALPHA and against <= p_of(found):
+        return CONTRADICTED, ""
+    no_difference = any(test.is_equivalent for test in found.tests if test.is_difference and not test.premise)
+    if shown_equal or (no_difference and not any(test.premise for test in found.tests)):
+        return CONTRADICTED, ""
     limits = [f"{test.name}: {limit}" for test in found.tests if (limit := test.estimate.limit())]
     undefined = [f"{test.name}: undefined" for test in found.tests if not math.isfinite(test.estimate.value)]
     reasons = [f"missing: {', '.join(found.missing)}"] * bool(found.missing) + list(dict.fromkeys(limits + undefined))
@@ -174,19 +253,22 @@ def decide(found: Found, p_holm: Sequence[float]) -> tuple[str, str]:
 NO_TEST: Mapping[str, Any] = dict.fromkeys(
     (
         *("test", "expected", "effect", "null", "low", "high", "margin"),
-        *("n_patients", "n_seeds", "n_runs", "p_patient", "p_run", "p", "p_holm"),
+        *("n_patients", "n_folds", "n_seeds", "n_runs", "p", "p_claim", "p_holm"),
     )
 )
 
 
 def claim_rows(verdict: Verdict) -> list[dict[str, Any]]:
-    """Table rows of a claim: one row per test, or a single row with empty test columns if there are no tests."""
+    """Table rows of a claim: one row per test, or a single row with empty test columns if there are no tests.
+
+    p is that of the test; p_claim and p_holm (corrected) are those of the claim and equal in all its rows.
+    """
     about = {"claim": verdict.claim.number, "text": verdict.claim.text, "verdict": verdict.verdict, "why": verdict.why}
     rows = []
-    for test, p_holm in zip(verdict.found.tests, verdict.p_holm, strict=True):
+    for test in verdict.found.tests:
         e = test.estimate
         measured = {"effect": e.value, "null": e.null, "low": e.low, "high": e.high, "margin": test.margin}
-        counts = {"n_patients": e.n_patients, "n_seeds": e.n_seeds, "n_runs": e.n_runs}
-        p = {"n_folds": e.n_folds, "p": e.testable_p, "p_holm": p_holm}
+        counts = {"n_patients": e.n_patients, "n_folds": e.n_folds, "n_seeds": e.n_seeds, "n_runs": e.n_runs}
+        p = {"p": test.p, "p_claim": verdict.p, "p_holm": verdict.p_holm}
         rows.append({**about, "test": test.name, "expected": test.expect, **measured, **counts, **p})
     return rows or [{**about, **NO_TEST}]

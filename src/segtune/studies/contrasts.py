@@ -1,18 +1,30 @@
-"""Building blocks of claims: find configurations by their settings, and compute contrasts between them."""
+"""Building blocks of claims: find configurations by their settings, and compute contrasts between them.
 
+A quantity of a run, such as the roughness of its curve, has one value for each seed on a single split. In cross-validation it
+has one value for each fold, the mean over the seeds of the fold, and configurations are paired by fold, because runs of
+different folds share most of their training images and runs of one fold all of them.
+"""
+
+import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
 
 from segtune.report import stats
 from segtune.report.claims import Contrast
 from segtune.report.penalties import same_number
 from segtune.report.records import FAMILY, Cell, Facts, Record
 from segtune.report.scores import Floats
-from segtune.report.stats import EQUIVALENCE
+from segtune.report.stats import EQUIVALENCE, Estimate
 
-Weighted = tuple[float, str, Floats]  # coefficient, label, values of runs
+Quantity = Callable[[Record], float]
+MOST_ENUMERATED = 200_000  # assignments of runs to two groups; 10 and 10 runs have 184,756
 
 
 def pick(
@@ -53,9 +65,45 @@ def plain(cells: Sequence[Cell], loss: str) -> dict[float, Cell]:
     return {share: cell for share, cell in found.items() if cell}
 
 
-def at(cells: dict[float, Cell], value: float) -> Cell | None:
+def at(cells: Mapping[float, Cell], value: float) -> Cell | None:
     """The configuration with this share or lambda (up to rounding); None if there is none."""
     return next((cell for key, cell in cells.items() if math.isclose(key, value, rel_tol=1e-6)), None)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Configurations of one loss by share, all with as many epochs or all with as many optimiser steps.
+
+    epochs: of the configuration with the largest training set.
+    """
+
+    name: str
+    epochs: int
+    cells: dict[float, Cell]
+    missing: list[str]
+
+
+def arms(cells: Sequence[Cell], loss: str, shares: Sequence[float]) -> list[Arm]:
+    """Find two arms among nested runs: with as many epochs as the largest training set, and with as many optimiser steps.
+
+    Without the second arm, the smaller training set and the fewer steps on it cannot be told apart.
+    """
+    by_epochs = {
+        epochs: plain([c for c in cells if c.facts.epochs == epochs], loss) for epochs in {c.facts.epochs for c in cells}
+    }
+    base = max(by_epochs, key=lambda epochs: (len(by_epochs[epochs]), -epochs), default=0)
+    found = []
+    for name, is_matched in (("equal epochs", False), ("equal updates", True)):
+        own, missing = {}, []
+        for share in shares:
+            epochs = round(base * (1 - min(shares)) / (1 - share)) if is_matched else base
+            cell = next((one for n, of in by_epochs.items() if abs(n - epochs) <= is_matched and (one := at(of, share))), None)
+            if cell:
+                own[share] = cell
+            else:
+                missing.append(f"{loss}, nested, at {100 * share:g} % with {epochs} epochs ({name})")
+        found.append(Arm(name, base, own, missing))
+    return found
 
 
 def dice_contrast(name: str, plus: Sequence[Cell], minus: Sequence[Cell], expect: str) -> Contrast:
@@ -63,6 +111,44 @@ def dice_contrast(name: str, plus: Sequence[Cell], minus: Sequence[Cell], expect
     estimate = stats.contrast([cell.scores for cell in plus], [cell.scores for cell in minus])
     groups = tuple((cell.name, [record.dice for record in cell.records]) for cell in dict.fromkeys([*plus, *minus]))
     return Contrast(name, estimate, expect, EQUIVALENCE, groups, "last Dice")
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A group of a contrast: a quantity by fold in cross-validation, otherwise by seed, and its coefficient."""
+
+    coefficient: float
+    label: str
+    values: dict[int, float]
+    has_folds: bool
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean([*self.values.values()])) if self.values else math.nan
+
+
+def weighted(cell: Cell, coefficient: float, value: Quantity) -> Weighted:
+    """Turn a configuration into a group of a contrast, without the folds or seeds in which the quantity is undefined."""
+    has_folds = any(record.fold is not None for record in cell.records)
+    found: dict[int, list[float]] = defaultdict(list)
+    for record in cell.records:
+        if math.isfinite(one := value(record)):
+            found[(record.fold or 0) if has_folds else record.seed].append(one)
+    return Weighted(coefficient, cell.name, {unit: float(np.mean(of)) for unit, of in sorted(found.items())}, has_folds)
+
+
+def over(cells: Sequence[Cell], coefficient: float, value: Quantity) -> list[Weighted]:
+    """Turn configurations into groups of a contrast, with equal weights whose sum is the coefficient."""
+    return [weighted(cell, coefficient / len(cells), value) for cell in cells]
+
+
+def spread(cell: Cell, coefficient: float, value: Quantity) -> Weighted:
+    """As `weighted`, for the absolute deviation from the median of the runs of the same fold (Brown and Forsythe 1974)."""
+    of_fold: dict[int | None, list[float]] = defaultdict(list)
+    for record in cell.records:
+        of_fold[record.fold].append(value(record))
+    medians = {fold: float(np.median(values)) for fold, values in of_fold.items()}
+    return weighted(cell, coefficient, lambda record: abs(value(record) - medians[record.fold]))
 
 
 def run_contrast(
@@ -74,22 +160,66 @@ def run_contrast(
     margin: float | None,
     null: float = 0.0,
     resolution: float = 0.0,
+    paired: bool = False,
 ) -> Contrast:
-    """Test a weighted sum of group means, for a quantity that has one value per run."""
-    estimate = stats.run_contrast([(c, values) for c, _, values in groups], null=null, resolution=resolution)
-    return Contrast(name, estimate, expect, margin, tuple((label, list(values)) for _, label, values in groups), unit)
+    """Test a weighted sum of group means, for a quantity of a run.
+
+    Args:
+        margin, null, resolution: as in Contrast and stats.run_contrast.
+        paired: whether to pair the groups by seed on a single split. They are always paired by fold in cross-validation.
+    """
+    shown = tuple((group.label, list(group.values.values())) for group in groups)
+    estimate = estimate_of(groups, null=null, resolution=resolution, paired=paired)
+    return Contrast(name, estimate, expect, margin, shown, unit)
 
 
-def over(cells: Sequence[Cell], coefficient: float, value: Callable[[Record], float]) -> list[Weighted]:
-    """Turn configurations into groups of a contrast, with equal weights whose sum is the coefficient."""
-    return [(coefficient / len(cells), cell.name, cell.by_seed(value)) for cell in cells]
+def estimate_of(groups: Sequence[Weighted], *, null: float = 0.0, resolution: float = 0.0, paired: bool = False) -> Estimate:
+    """Estimate a weighted sum of group means. Args: as in run_contrast."""
+    has_folds = all(group.has_folds for group in groups)
+    if not has_folds and not paired:
+        independent = [(group.coefficient, np.array([*group.values.values()])) for group in groups]
+        if not all(len(values) for _, values in independent):
+            return Estimate(math.nan, null=null, run_variance=False)
+        return stats.run_contrast(independent, null=null, resolution=resolution)
+    units = sorted(set.intersection(*({*group.values} for group in groups)))
+    if not units:
+        return Estimate(math.nan, null=null, run_variance=False)
+    sums = np.array([sum(group.coefficient * group.values[unit] for group in groups) for unit in units])
+    step = resolution * math.sqrt(sum(group.coefficient**2 for group in groups))
+    found = stats.run_contrast([(1.0, sums)], null=null, resolution=step)
+    return replace(found, n_folds=len(units) if has_folds else 0, n_runs=len(units) * len(groups))
 
 
 def mean_of(groups: Sequence[Weighted]) -> float:
-    return float(np.mean([values.mean() for _, _, values in groups]))
+    return float(np.mean([group.mean for group in groups]))
 
 
-def paired(one: Cell, other: Cell, value: Callable[[Record], float]) -> Floats:
-    """The difference one - other of a quantity, for each seed that both configurations have."""
-    a, b = (dict(zip(cell.seeds, cell.by_seed(value), strict=True)) for cell in (one, other))
-    return np.array([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
+def log_rank(one: Floats, other: Floats, last: float) -> float:
+    """Return the two-sided p value of the log-rank test with Peto and Peto's weights, as a permutation test of its scores.
+
+    An event counts by the share of runs that have not had it yet. Otherwise a single run that never has the event, and stays at
+    risk through all others, would undo nine that have it early.
+
+    All assignments of the runs to the two groups are enumerated if there are at most MOST_ENUMERATED of them. Otherwise, the
+    normal approximation is used with the variance over all assignments.
+
+    Args: one, other: the time of the event in each run. last: times after it are censored, that is, only known to be later.
+    """
+    times = np.concatenate([one, other])
+    events = np.unique(times[times <= last])
+    hazards = np.array([np.mean(times[times >= event] == event) for event in events])
+    weights = np.array([np.mean(times >= event) for event in events])
+    expected = np.array([(weights * hazards)[events <= time].sum() for time in times])
+    scores = np.array([weights[events == time].sum() for time in times]) - expected
+    n, k, total = len(times), len(one), float(scores[: len(one)].sum())
+    if math.comb(n, k) <= MOST_ENUMERATED:
+        sums = scores[_assignments(n, k)].sum(1)
+        return float(np.mean(np.abs(sums) >= abs(total) - 1e-9))
+    variance = k * (n - k) / (n * (n - 1)) * float((scores**2).sum())
+    return 2 * float(norm.sf(abs(total) / math.sqrt(variance))) if variance > 0 else 1.0
+
+
+@functools.lru_cache(maxsize=4)
+def _assignments(n: int, k: int) -> NDArray[np.int64]:
+    """Return all choices of k out of n indices (comb(n, k), k)."""
+    return np.array(list(itertools.combinations(range(n), k)))

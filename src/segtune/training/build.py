@@ -4,6 +4,7 @@ import functools
 import inspect
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,14 +114,27 @@ def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
         )
     rule = splits.RULES[cfg.split.by]
     settings = {**cfg.split, **({} if fold is None else {"fold": fold})}
-    sides = rule(data.patients, **{name: settings[name] for name in inspect.signature(rule).parameters if name != "patients"})
-    if cfg.split.by == "nested" and abs((got := len(sides.train) / len(data)) - (1 - cfg.split.val_fraction)) > COARSE:
+    arguments = {name: settings.get(name) for name in inspect.signature(rule).parameters if name != "patients"}
+    sides = rule(data.patients, **arguments)
+    is_single = cfg.split.by == "nested" and settings.get("n_folds") is None
+    if is_single and abs((got := len(sides.train) / len(data)) - (1 - cfg.split.val_fraction)) > COARSE:
         log.warning(
             "split.val_fraction=%g with split.by=nested: a patient's images are never divided, so with these %d patients the "
             "training share is %.2f instead of %.2f, and similar values may give the same split. Use more patients.",
             *(cfg.split.val_fraction, len(set(data.patients)), got, 1 - cfg.split.val_fraction),
         )
-    return sides
+    return sides if (kept := settings.get("images_per_patient")) is None else _thinned(sides, data, kept, cfg.split.seed)
+
+
+def _thinned(sides: Split, data: SliceSet, images_per_patient: int, seed: int) -> Split:
+    """Keep this many training images of each patient, and log a warning if a patient has fewer."""
+    counts = Counter(data.patients[index] for index in sides.train)
+    if few := [patient for patient, n in counts.items() if n < images_per_patient]:
+        log.warning(
+            "split.images_per_patient=%d: %d of %d training patients have fewer images (%s: %d); all their images are used.",
+            *(images_per_patient, len(few), len(counts), min(few, key=counts.__getitem__), min(counts.values())),
+        )
+    return splits.thin(data.patients, sides, images_per_patient=images_per_patient, seed=seed)
 
 
 def network(model: DictConfig | dict[str, Any]) -> nn.Module:
