@@ -291,23 +291,6 @@ def test_equal_counts_are_not_taken_for_certain():
     assert found.p > 0.05
 
 
-def test_slope_is_least_squares_over_the_whole_range():
-    x = np.repeat([0.2, 0.4, 0.8], 3)
-    y = 0.1 + 0.5 * x + np.random.default_rng(0).normal(0, 0.01, 9)
-    found, fit = stats.slope(x, y, 3), scipy.stats.linregress(x, y)
-    assert found.value == pytest.approx(0.6 * fit.slope)
-    assert found.p == pytest.approx(fit.pvalue, rel=1e-9)
-
-
-def test_spread_ratio_is_the_f_test_of_pooled_variances():
-    random = np.random.default_rng(0)
-    wide, narrow = [random.normal(5, 1.0, 4) for _ in range(2)], [random.normal(0, 0.1, 4)]
-    found = stats.spread_ratio(wide, narrow)
-    ratio = np.mean([of.var(ddof=1) for of in wide]) / narrow[0].var(ddof=1)
-    assert found.value == pytest.approx(math.log(ratio) / 2)
-    assert found.p == pytest.approx(2 * scipy.stats.f.sf(ratio, 6, 3))
-
-
 # Sources of variance
 
 

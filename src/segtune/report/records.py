@@ -194,13 +194,6 @@ class Cell:
         """The scores in mm and ml, of the runs that recorded them."""
         return [record.scored for record in self.records if record.scored]
 
-    def by_seed(self, value: Callable[[Record], float]) -> np.ndarray:
-        """For each seed in order, the mean over folds of a quantity of a run. Args: value: computes the quantity."""
-        of_seed: dict[int, list[float]] = defaultdict(list)
-        for record in self.records:
-            of_seed[record.seed].append(value(record))
-        return np.array([float(np.mean(of_seed[seed])) for seed in sorted(of_seed)])
-
     def mean_of(self, value: Callable[[Record], float]) -> float:
         """The mean of a quantity over the runs with a finite value (NaN if none). Args: value: computes the quantity."""
         values = [v for record in self.records if math.isfinite(v := value(record))]

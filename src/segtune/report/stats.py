@@ -226,40 +226,6 @@ def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, r
     )
 
 
-def slope(x: Floats, y: Floats, n_seeds: int) -> Estimate:
-    """Regress y on x over independent runs (least squares): the change of y over the whole range of x, and its t-test."""
-    span = float(np.ptp(x))
-    if len(y) < 3 or not span or not np.isfinite(y).all():
-        return Estimate(math.nan, n_seeds=n_seeds, n_runs=len(y), run_variance=False)
-    fit = scipy.stats.linregress(x, y)
-    terms = [((float(fit.stderr) * span) ** 2, len(y) - 2)]
-    value = float(fit.slope) * span
-    return Estimate(
-        value,
-        *_interval(value, *_freedom(terms)),
-        n_seeds=n_seeds,
-        n_runs=len(y),
-        p=_t_test(value, *_freedom(terms)),
-    )
-
-
-def spread_ratio(plus: Sequence[Floats], minus: Sequence[Floats]) -> Estimate:
-    """Estimate ln(sd in plus / sd in minus), with sds over seeds that are pooled over groups, and its interval and F test."""
-    seeds, n_runs = min(len(v) for v in (*plus, *minus)), sum(len(v) for v in (*plus, *minus))
-    if seeds < 2:
-        return Estimate(math.nan, n_seeds=seeds, n_runs=n_runs, run_variance=False)
-    (a, df_a), (b, df_b) = (
-        (sum(((v - v.mean()) ** 2).sum() for v in side), sum(len(v) - 1 for v in side)) for side in (plus, minus)
-    )
-    if not a or not b:
-        return Estimate(math.nan, n_seeds=seeds, n_runs=n_runs)
-    ratio = (a / df_a) / (b / df_b)
-    f = scipy.stats.f(df_a, df_b)
-    low, high, low90, high90 = (math.log(ratio / f.ppf(q)) / 2 for q in (0.975, 0.025, 0.95, 0.05))
-    p = 2 * min(float(f.sf(ratio)), float(f.cdf(ratio)))
-    return Estimate(math.log(ratio) / 2, low, high, low90, high90, n_seeds=seeds, n_runs=n_runs, p=p)
-
-
 def _freedom(terms: Sequence[Term]) -> Term:
     """The sum of independent variances, and its degrees of freedom (Satterthwaite 1946)."""
     variance = sum(v for v, _ in terms)
