@@ -49,8 +49,8 @@ class Analysis:
 
     @property
     def best(self) -> Cell | None:
-        """The configuration with the highest Dice in the first group."""
-        return self.groups[0].cells[0] if self.groups else None
+        """The configuration with the highest Dice of those that may be the best in the first group."""
+        return self.may_be_best[0] if self.groups else None
 
     @cached_property
     def may_be_best(self) -> list[Cell]:

@@ -45,7 +45,7 @@ class Comparison:
 def compare(group: Group) -> Iterator[Comparison]:
     """Compare each pair of a group, the better configuration first; only the best with the others in very large groups."""
     n, found, verdicts = len(group.cells), group.shown, group.verdicts
-    known = verdicts.n_reached > 0 and not verdicts.lacking
+    known = verdicts.n_reached == verdicts.n_looks and not verdicts.lacking and not group.plan.added
     widths = _half_widths(found) if found is not None else []
     for i in range(n if n <= MOST_ALL_PAIRS else 1):
         for j in range(i + 1, n):

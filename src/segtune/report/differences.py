@@ -94,6 +94,9 @@ def of_folds(table: Floats, weights: Floats, *, n_patients: int, n_runs: int) ->
     So a fold that is hard for all configurations does not count, and a configuration that is noisy makes only itself
     uncertain.
 
+    Where some configurations are much noisier, Shukla's variances of the others are far off, so that no variance for decisions
+    is below that of the pair's own differences, which gives the interval.
+
     Args:
         table: (C configurations, K folds), C >= 2, K >= 2: the mean score over the patients and runs of a fold.
         weights: (K,), the share of each fold in the mean, proportional to its number of patients; their sum is 1.
@@ -110,9 +113,11 @@ def of_folds(table: Floats, weights: Floats, *, n_patients: int, n_runs: int) ->
     squares = (centred**2).sum(1)
     own = np.maximum((n * (n - 1) * squares - squares.sum()) / ((n - 1) * (n - 2) * df), LEAST_FOLD_VARIANCE)
     least = floored(own, np.full(n, df))
-    variance, own_variance = _sum(least) * scale, _sum(own) * scale
-    freedom, own_freedom = (_sum(v) ** 2 / _sum(v**2 / df) for v in (least, own))
-    return Differences(means, variance, freedom, own_variance, own_freedom, variance, n_patients, n_runs, n_folds)
+    covariance = np.cov(table, ddof=1)
+    pair = np.maximum(_sum(np.diagonal(covariance)) - 2 * covariance, LEAST_VARIANCE)
+    variance = np.maximum(_sum(least), pair) * scale
+    freedom = np.where(_sum(least) >= pair, _sum(least) ** 2 / _sum(least**2 / df), df)
+    return Differences(means, variance, freedom, pair * scale, np.full_like(pair, df), variance, n_patients, n_runs, n_folds)
 
 
 def floored(variances: Floats, df: Floats) -> Floats:

@@ -74,15 +74,17 @@ class Group:
             if not self.plan.reached(look) or (look is not None and self._n_planned() < look):
                 break
             reached = number
-            found, indices, why = self._differences(self._decides(look), kept, least_runs=decisions.LEAST_RUNS)
-            if found is None:
-                continue
-            last = found
-            decision = decisions.decide(found, alpha=decisions.ALPHA / len(looks), n_configurations=n)
-            worse[np.ix_(indices, indices)] |= decision.worse
-            for index, stays in zip(indices, decision.may_be_best, strict=True):
-                if not stays:
-                    kept[index], left[index] = False, number
+            alpha = decisions.ALPHA / len(looks)
+            found, indices, why = self._differences(self._decides(look), least_runs=decisions.LEAST_RUNS)
+            if found is not None:  # clear differences are among all, whether or not they have left the set
+                last = found
+                worse[np.ix_(indices, indices)] |= decisions.decide(found, alpha=alpha, n_configurations=n).worse
+            found, indices, _ = self._differences(self._decides(look), kept, least_runs=decisions.LEAST_RUNS)
+            if found is not None:
+                decision = decisions.decide(found, alpha=alpha, n_configurations=n)
+                for index, stays in zip(indices, decision.may_be_best, strict=True):
+                    if not stays:
+                        kept[index], left[index] = False, number
         return Verdicts(kept, worse, tuple(left), len(looks), reached, self._lacking(last), why)
 
     def _n_planned(self) -> int:
@@ -167,11 +169,15 @@ def group(cells: Iterable[Cell], plan: Plan) -> list[Group]:
                 break
         else:
             found.append((side, [cell]))
-    found.sort(key=lambda item: (-len(item[1]), -max(map(_mean_dice, item[1]))))
-    return [
-        Group(number, tuple(sorted(members, key=_mean_dice, reverse=True)), plan)
-        for number, (_, members) in enumerate(found, 1)
-    ]
+    ranked = [_ranked(members) for _, members in found]
+    ranked.sort(key=lambda members: (-len(members), -_mean_dice(members[0])))
+    return [Group(number, tuple(members), plan) for number, members in enumerate(ranked, 1)]
+
+
+def _ranked(cells: Sequence[Cell]) -> list[Cell]:
+    """Sort configurations by their mean Dice on the patients that all have, or on their own if they have none in common."""
+    common = set.intersection(*({*cell.scores.means} for cell in cells))
+    return sorted(cells, key=lambda cell: _mean_dice(cell, common or None), reverse=True)
 
 
 def _side(cell: Cell) -> dict[int | None, frozenset[object]]:
@@ -184,6 +190,6 @@ def _alike(one: Side, other: Side) -> bool:
     return bool(common) and all(one[fold] == other[fold] for fold in common)
 
 
-def _mean_dice(cell: Cell) -> float:
-    means = cell.scores.means
-    return sum(means.values()) / len(means)
+def _mean_dice(cell: Cell, patients: set[str] | None = None) -> float:
+    means = [dice for patient, dice in cell.scores.means.items() if patients is None or patient in patients]
+    return sum(means) / len(means)

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.stats
 
 from segtune.report import quantiles
-from segtune.report.decisions import ALPHA, CLEAR_PATIENTS, LEAST_FOLDS, LEAST_RUNS
+from segtune.report.decisions import ALPHA, CLEAR_PATIENTS, CLEAR_RUNS, LEAST_FOLDS, LEAST_RUNS
 from segtune.report.differences import Differences
 from segtune.report.groups import Group
 from segtune.report.records import Sweep
@@ -69,7 +69,9 @@ def next_step(group: Group, sweep: Sweep) -> NextStep | None:
         share = of_run / n_runs / max(of_patients + of_run / n_runs, 1e-14)
         if share < FUTILE or not wanted:
             why = f"only {100 * share:.0f} % of the variance of a difference is between runs"
-    if detectable <= GOAL:
+            if share >= FUTILE:
+                why = f"more than {MOST_SEEDS} would be needed"
+    if detectable <= GOAL and n_runs >= CLEAR_RUNS:
         return NextStep(detectable, n_runs, None, "", 0.0, False, "")
     n_patients = min(len(cell.scores.means) for cell in group.cells)
     if not why and n_patients < CLEAR_PATIENTS:
@@ -77,10 +79,10 @@ def next_step(group: Group, sweep: Sweep) -> NextStep | None:
     if why:
         command = _command(sweep, {"split": "kfold", "split.fold": "0,1,2,3,4", "split.val_fraction": None})
         return NextStep(detectable, None, LEAST_FOLDS, command, seconds * LEAST_FOLDS * len(seeds), False, why)
-    first = max(seeds) + 1
+    first, wanted = max(seeds) + 1, max(wanted, CLEAR_RUNS)
     new = range(first, first + wanted) if judged else [*seeds, *range(first, first + wanted - len(seeds))]
     command = _command(sweep, {"seed": ",".join(map(str, new))})
-    return NextStep(detectable, wanted, None, command, seconds * (wanted if judged else wanted - len(seeds)), judged, "")
+    return NextStep(detectable, wanted, None, command, seconds * max(wanted if judged else wanted - len(seeds), 0), judged, "")
 
 
 def _more_folds(group: Group, sweep: Sweep, seconds: float) -> NextStep | None:
@@ -129,7 +131,9 @@ def _with_df(variance: float, df: float, n: int) -> float:
 
 def _command(sweep: Sweep, changes: Mapping[str, str | None]) -> str:
     """Return the sweep's command with other values of some keys. Args: changes: None removes a key."""
-    words = shlex.split(sweep.commands[0]) if sweep.commands else []
+    if len(sweep.commands) != 1:
+        return ""
+    words = shlex.split(sweep.commands[0])
     kept = [word for word in words if word.partition("=")[0] not in {*changes, "looks"}]
     flag = [kept.pop()] if kept and kept[-1] in ("-m", "--multirun") else []
     return shlex.join([*kept, *(f"{key}={value}" for key, value in changes.items() if value is not None), *flag])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def read(folders: Sequence[Path]) -> Sweep:
     records, names = axes.with_levels(_with_distinct_patients(once))
     return Sweep(
         folders=tuple(folders),
-        commands=tuple(" ".join(words) for words in commands),
+        commands=tuple(shlex.join(words) for words in commands),
         studies=tuple(named_study(words) for words in commands),
         n_listed=len(listed),
         records=records,

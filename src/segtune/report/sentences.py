@@ -20,6 +20,8 @@ def sentences(analysis: Analysis) -> list[str]:
         return ["There is no result, because no run has a patient with a defined Dice."]
     group = analysis.groups[0]
     found = [*_result(analysis, group), *_plan(analysis, group)]
+    if failed := len(analysis.sweep.failures):
+        found.append(f"{count(failed, 'run')} failed and {_are(failed)} in no number here. Look at why before you choose.")
     if len(analysis.groups) > 1:
         rest = analysis.groups[1:]
         n = sum(len(one.cells) for one in rest)
@@ -32,7 +34,8 @@ def sentences(analysis: Analysis) -> list[str]:
 
 
 def _result(analysis: Analysis, group: Group) -> list[str]:
-    cell, e = group.cells[0], group.estimates[0]
+    first = int(group.verdicts.may_be_best.argmax())
+    cell, e = group.cells[first], group.estimates[first]
     interval = f"95 % interval {e.low:.3f} to {e.high:.3f}" if math.isfinite(e.low) else "no interval from a single patient"
     units = count(e.n_folds, "fold") if e.n_folds else count(e.n_seeds, "seed")
     reached = f"a mean Dice of {e.value:.3f} after the last epoch ({interval}; {count(e.n_patients, 'patient')}, {units})"
@@ -75,8 +78,8 @@ def _clear(group: Group) -> str:
         return f"No difference can be called clear yet. Missing: {' and '.join(verdicts.lacking)}."
     if not verdicts.n_reached:
         return ""
-    n_clear, n_pairs = int(verdicts.worse.sum()), len(group.cells) * (len(group.cells) - 1) // 2
-    return f"{n_clear} of {count(n_pairs, 'difference')} between two configurations {_are(n_clear)} clear."
+    n_pairs = len(group.cells) * (len(group.cells) - 1) // 2
+    return f"Clear differences between two configurations: {int(verdicts.worse.sum())} of {n_pairs}."
 
 
 def _plan(analysis: Analysis, group: Group) -> list[str]:
@@ -101,7 +104,7 @@ def _plan(analysis: Analysis, group: Group) -> list[str]:
             "nothing new. To be able to add runs, declare when to look before the start, like looks=[3,5,10]."
         )
     found += [f"{group.cells[i].name} is not judged: {why}." for i, why in [*verdicts.unjudged.items()][:MOST_NAMED]]
-    return [*found, next_sentence(analysis.next_step, unit)] if analysis.next_step else found
+    return [*found, next_sentence(analysis.next_step, unit)] if analysis.next_step and not plan.waiting else found
 
 
 def next_sentence(step: NextStep, unit: str) -> str:

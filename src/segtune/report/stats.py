@@ -75,7 +75,7 @@ Term = tuple[float, float]  # variance, degrees of freedom
 
 
 def mean(cell: Scores) -> Estimate:
-    """Estimate the mean of a configuration over patients. Its interval is cut at 0 and 1, between which a Dice lies."""
+    """Estimate the mean Dice of a configuration over patients. The interval is clipped to [0, 1], the range of a Dice."""
     return contrast([cell], None)
 
 

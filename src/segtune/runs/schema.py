@@ -62,7 +62,10 @@ class Config(TypedDict, total=False):
 
 
 class Epoch(TypedDict, total=False):
-    """The summary of one epoch: its row of history.csv, the mean Dice over patients, and all metrics; None is undefined."""
+    """The summary of one epoch: its row of history.csv, the mean Dice over patients, and all metrics.
+
+    A value of None means that it is undefined.
+    """
 
     epoch: int
     val_dice: float | None
