@@ -251,6 +251,30 @@ def test_a_declared_look_decides_before_the_sweep_is_complete_and_what_left_stay
     assert any("3, 5, 10" in line and "2 of 3" in line for line in sentences(analysis))
 
 
+def test_what_left_at_an_early_look_is_called_clearly_worse_at_a_later_one(tmp_path):
+    analysis = Analysis(reading.read([planned(tmp_path, range(10), looks=(3, 5, 10))]))
+    assert analysis.groups[0].verdicts.left_at == (0, 1)
+    assert [one.verdict for one in analysis.comparisons] == ["clearly worse"]
+    assert "Clear differences between two configurations: 1 of 1." in sentences(analysis)
+
+
+def test_configurations_are_ranked_on_the_patients_that_all_have(tmp_path):
+    """bce has no defined Dice of the hard patients, so that its own mean is the highest."""
+    random, runs = np.random.default_rng(0), []
+    for loss, mean in (("bce", 0.7), ("focal", 0.8)):
+        for seed in range(5):
+            dice = simulated.scores(mean, random, residual_sd=0.01, run_sd=0.001)
+            for patient in simulated.PATIENTS[:6]:
+                dice[patient] = math.nan if loss == "bce" else 0.2
+            config = simulated.config(loss=loss, seed=seed)
+            runs.append((simulated.write_run(tmp_path, config, dice, simulated.curves(15), pictures=False), []))
+    analysis = Analysis(reading.read([simulated.write_sweep(tmp_path, "hard", runs)]))
+    assert [cell.facts.loss for cell, _ in analysis.cells] == ["focal", "bce"]
+    assert analysis.cells[1][1].value > analysis.cells[0][1].value
+    assert [cell.facts.loss for cell in analysis.may_be_best] == ["focal"]
+    assert analysis.best.facts.loss == "focal"
+
+
 def test_seeds_added_without_a_plan_are_shown_and_decide_nothing(tmp_path):
     """Two seeds cannot tell the configurations apart; with eight more they would be."""
     close = {"mean": 0.77, "n_patients": 6}
