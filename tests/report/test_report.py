@@ -251,6 +251,21 @@ def test_a_declared_look_decides_before_the_sweep_is_complete_and_what_left_stay
     assert any("3, 5, 10" in line and "2 of 3" in line for line in sentences(analysis))
 
 
+def test_a_plan_goes_on_when_its_last_seed_has_failed_everywhere(tmp_path):
+    folder = planned(tmp_path, range(5), looks=(3, 5))
+    for run in read_sweep(folder)["runs"]:
+        if run["replicate"] == 4:
+            place = tmp_path / "runs" / run["run_id"]
+            (place / layout.RESULT).unlink()
+            write_status(place, "failed", run_id=run["run_id"], error={"kind": "error", "message": "x"})
+    assert Analysis(reading.read([folder])).groups[0].verdicts.n_reached == 2
+
+
+def test_a_look_that_the_sweep_does_not_list_yet_is_not_reached(tmp_path):
+    analysis = Analysis(reading.read([planned(tmp_path, range(3), looks=(3, 5))]))
+    assert (analysis.groups[0].verdicts.n_reached, len(analysis.may_be_best)) == (1, 1)
+
+
 def test_what_left_at_an_early_look_is_called_clearly_worse_at_a_later_one(tmp_path):
     analysis = Analysis(reading.read([planned(tmp_path, range(10), looks=(3, 5, 10))]))
     assert analysis.groups[0].verdicts.left_at == (0, 1)

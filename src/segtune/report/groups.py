@@ -71,7 +71,7 @@ class Group:
         looks: Sequence[int | None] = self.plan.looks or (None,)
         reached, last, why = 0, self.shown, dict[int, str]()
         for number, look in enumerate(looks, 1):
-            if not self.plan.reached(look) or (look is not None and self._n_planned() < look):
+            if not self.plan.reached(look):
                 break
             reached = number
             alpha = decisions.ALPHA / len(looks)
@@ -86,9 +86,6 @@ class Group:
                     if not stays:
                         kept[index], left[index] = False, number
         return Verdicts(kept, worse, tuple(left), len(looks), reached, self._lacking(last), why)
-
-    def _n_planned(self) -> int:
-        return 1 + max(record.position for cell in self.cells for record in cell.records)
 
     def _decides(self, look: int | None) -> Callable[[Record], bool]:
         return lambda record: record.run_id not in self.plan.added and (look is None or record.position < look)

@@ -91,6 +91,8 @@ def _more_folds(group: Group, sweep: Sweep, seconds: float) -> NextStep | None:
     detectable = math.nan
     if found is not None and found.n_folds >= LEAST_FOLDS:
         detectable = _with_df(float(np.median(_pairs(found.variance))), float(np.median(_pairs(found.df))), len(group.cells))
+    if group.verdicts.unjudged:  # a missing fold is the first thing to add, and a sentence names it
+        return NextStep(detectable, None, n_folds, "", 0.0, False, "")
     planned = max(int(record.config["split"].get("n_folds") or 0) for cell in group.cells for record in cell.records)
     if n_folds < min(planned, LEAST_FOLDS):
         wanted = planned

@@ -44,6 +44,7 @@ def read(folders: Sequence[Path]) -> Sweep:
     for one in tqdm(listed.values(), desc="reading", disable=None):
         found.add(one)
     waiting = tuple(listed[run].position for run, state in found.unfinished.items() if state != "failed")
+    n_positions = 1 + max((one.position for one in listed.values()), default=0)
     once, repeated = _without_repeats(found.records)
     records, names = axes.with_levels(_with_distinct_patients(once))
     return Sweep(
@@ -57,7 +58,7 @@ def read(folders: Sequence[Path]) -> Sweep:
         unfinished=found.unfinished,
         failures=tuple(found.failures),
         left_out=(*found.left_out, *repeated),
-        plan=Plan(looks.pop() if len(looks) == 1 else (), waiting, frozenset(added)),
+        plan=Plan(looks.pop() if len(folders) == 1 else (), waiting, frozenset(added), n_positions),
     )
 
 

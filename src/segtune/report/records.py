@@ -209,14 +209,18 @@ class Plan:
             done.
         waiting: the positions (SweepRun.replicate) of the runs that are neither finished nor failed.
         added: ids of runs that were added to a sweep after its last look, which decide nothing.
+        n_listed: the number of seeds (of folds in cross-validation) that the sweep lists for a configuration, finished or not.
     """
 
     looks: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
     added: frozenset[str] = frozenset()
+    n_listed: int = 0
 
     def reached(self, look: int | None) -> bool:
         """Whether all runs of a look are done. Args: look: number of runs or folds; None: all."""
+        if look is not None and self.n_listed < look:
+            return False
         return not any(look is None or position < look for position in self.waiting)
 
 
