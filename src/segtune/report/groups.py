@@ -1,7 +1,7 @@
 """Groups of configurations that are scored on the same patients, and the verdicts within each group.
 
-Only within a group are configurations compared: validation sides of 3 and of 9 patients, or two data sets, have no common
-    scale.
+Configurations are compared only within a group, because validation sides of 3 and of 9 patients, or two data sets, have no
+common scale.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

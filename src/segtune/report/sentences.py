@@ -21,7 +21,10 @@ def sentences(analysis: Analysis) -> list[str]:
     group = analysis.groups[0]
     found = [*_result(analysis, group), *_plan(analysis, group)]
     if failed := len(analysis.sweep.failures):
-        found.append(f"{count(failed, 'run')} failed and {_are(failed)} in no number here. Look at why before you choose.")
+        found.append(
+            f"{count(failed, 'run')} failed and {_are(failed)} left out of all numbers. Find out why before you choose a "
+            "configuration."
+        )
     if len(analysis.groups) > 1:
         rest = analysis.groups[1:]
         n = sum(len(one.cells) for one in rest)
@@ -103,7 +106,8 @@ def _plan(analysis: Analysis, group: Group) -> list[str]:
             f"{count(len(plan.added), 'run')} came to configurations that had been judged before. They are shown, but decide "
             "nothing new. To be able to add runs, declare when to look before the start, like looks=[3,5,10]."
         )
-    found += [f"{group.cells[i].name} is not judged: {why}." for i, why in [*verdicts.unjudged.items()][:MOST_NAMED]]
+    if len(verdicts.unjudged) < len(group.cells):  # if none is judged, the other sentences say what is missing
+        found += [f"{group.cells[i].name} is not judged: {why}." for i, why in [*verdicts.unjudged.items()][:MOST_NAMED]]
     return [*found, next_sentence(analysis.next_step, unit)] if analysis.next_step and not plan.waiting else found
 
 
@@ -117,7 +121,8 @@ def next_sentence(step: NextStep, unit: str) -> str:
     if step.n_folds:
         reason = f"More seeds help little, because {step.why}: add patients, or use folds" if step.why else "Use more folds"
         return f"{seen} {reason}: {cost}.".strip()
-    goal = f"For {GOAL:g}, {step.n_seeds} {unit} are needed" if known else f"{step.n_seeds} {unit} are needed"
+    needed = f"{step.n_seeds} {unit} are needed"
+    goal = f"To see differences of {GOAL:g}, {needed}" if known else needed
     own = " This is a sweep of its own with new seeds, because this one has been judged." if step.of_its_own else ""
     return f"{seen} {goal}: {cost}.{own}".strip()
 
