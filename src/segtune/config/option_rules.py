@@ -1,7 +1,7 @@
-"""Validation rules for the values of segtune's own options, by the function, network or reader that an option calls.
+"""Validation rules for the keys of segtune's own options, such as loss.gamma.
 
-Each rule applies only to the function, network or reader that it is listed for. So a user's own option may also have keys named
-weight, gamma or channels, and give them any meaning.
+Rules are listed by the function, network or reader that an option calls, and apply only to it. So a user's own option may also
+have keys named weight, gamma or channels, with any meaning.
 """
 
 import math

@@ -48,7 +48,7 @@ def find_in_contours(outlines: Sequence[Outline]) -> list[findings.Finding]:
 
 
 class _Drawn(NamedTuple):
-    """The winding numbers of a contour in a part of the image, whose first pixel is at this row and column."""
+    """The winding numbers of a contour in a part of the image. row, column: position of the first pixel of this part."""
 
     winding: NDArray[np.int64]
     row: int

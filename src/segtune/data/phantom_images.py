@@ -1,11 +1,12 @@
 """Images of the phantom: short-axis cine MRI of invented hearts.
 
-Every structure is a signed distance in mm (negative inside), a function of the position in the patient. An image is painted
-from these distances, structure over structure, and then "acquired": blurred by a finite k-space, noisy, in magnitude. A
-contour is a level set of the same distance that was painted, so it fits the visible edge.
+Every structure is described by its signed distance function [mm], which is negative inside. An image is painted from these
+distances, one structure after another. `acquire` then simulates the scanner: it limits k-space, which blurs the image, adds
+noise, and takes the magnitude. A contour is a level set of the distance that was painted, so it follows the visible edge.
 
-Three frames of reference: pixels (row, column); the scene, in mm around the middle of the left ventricle, in which the chest
-wall is up left and the liver down; the heart, the scene turned so that the right ventricle is at negative u.
+There are three coordinate systems: pixels (row, column); the scene [mm], whose origin is the middle of the left ventricle, with
+the chest wall at the upper left and the liver below; and the heart, which is the scene rotated such that the right ventricle
+has negative u.
 """
 
 import math
@@ -89,7 +90,7 @@ class Patient:
 
 
 class Plane:
-    """One slice at one phase: the positions of its pixels in the scene, the heart's contraction, the texture."""
+    """One slice at one phase: the scene coordinates of its pixels, the contraction of the heart, and textures."""
 
     def __init__(self, p: Patient, rng: np.random.Generator, index: int, phase: int) -> None:
         self.index = index
@@ -124,17 +125,17 @@ def _ellipse(x: Array, y: Array, a: float, b: float) -> Array:
 
 
 def _union(a: Array, b: Array, blend_mm: float) -> Array:
-    """Distance to the union of two regions, the notch between them filled over `blend_mm`."""
+    """Distance to the union of two regions. The notch between them is filled over a length of `blend_mm`."""
     return np.minimum(a, b) - np.maximum(blend_mm - np.abs(a - b), 0) ** 2 / (4 * blend_mm)
 
 
 def _turned(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
-    """Coordinates in a frame that is turned by `angle` [radians]."""
+    """Return coordinates in a system that is rotated by `angle` [radians]."""
     return math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
 
 
 def _ventricles(p: Patient, plane: Plane) -> tuple[Array, Array, Array]:
-    """Distances to the endocardium of the right, to the endocardium and the epicardium of the left ventricle."""
+    """Return the distances to three outlines: right ventricle's endocardium, left ventricle's endocardium and epicardium."""
     u, v = _turned(plane.x, plane.y, p.heart_turn)
     rest = float(np.clip(1 - plane.along / 1.28, 0.02, 1))  # way to the left ventricle's apex, which lies deeper
     radius = p.lv_radius * min(1, 1.12 * rest**0.45) * (1 - 0.33 * plane.squeeze)

@@ -63,7 +63,7 @@ class Analysis:
 
     @cached_property
     def honest(self) -> dict[int, winner.Honest]:
-        """Group number -> the score of its winner on patients and runs that did not choose it, where there are enough."""
+        """Group number -> the honest score of its winner (winner.honest_score), for groups with enough patients and runs."""
         found = {group.number: winner.honest_score([cell.scores for cell in group.cells], seed=SEED) for group in self.groups}
         return {number: one for number, one in found.items() if one is not None}
 

@@ -35,14 +35,14 @@ class Contrast:
     Attributes:
         expect: the result that the claim predicts:
             "higher" or "lower": than `estimate.null`;
-            "same": the 90 % interval lies within the margin around `estimate.null`. Outside contradicts the claim;
-            "within": as "same", but what is outside does not contradict the claim;
-            "different": not the same. Only a shown equivalence says something, and it contradicts the claim.
+            "same": the 90 % interval lies within the margin around `estimate.null`. A 95 % interval outside contradicts it;
+            "within": as "same", but an interval outside does not contradict the claim;
+            "different": the value differs from `estimate.null`. This cannot support a claim, but equivalence contradicts it.
         margin: the margin of equivalence; None: equivalence is not tested.
         groups: (label, values of runs) for each compared group, for a figure.
         unit: the axis label of that figure.
-        own_p: two-sided p value of another test of this difference, which replaces that of the estimate; None: none does.
-        premise: whether the claim says nothing at all unless this test has the predicted result.
+        own_p: two-sided p value of another test, used instead of that of the estimate; None: that of the estimate is used.
+        premise: whether this test is a precondition. If it does not have the predicted result, the claim is undecided.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Contrast:
 
     @property
     def p_against(self) -> float:
-        """The p value of a difference where the claim predicts the opposite one, or none; otherwise 1."""
+        """The p value if the difference contradicts the claim, which predicts the opposite difference or none; otherwise 1."""
         against = not self.agrees if self.is_difference else self.expect == "same" and self.is_far
         return self.p if against and math.isfinite(self.p) else 1.0
 

@@ -1,10 +1,11 @@
 """Decide which configurations may be the best, and which are clearly worse than another.
 
-The two readings of the same t statistics T[j, i] = (mean of j - mean of i) / standard error:
+Both decisions use the t statistics T[j, i] = (mean of j - mean of i) / standard error:
 
-- The set that may be best: Hsu's multiple comparisons with the best (1981). A configuration leaves if some other one is
-  better by more than Dunnett's one-sided point. The truly best one is lost in at most 5 % of sweeps.
-- Clearly worse: differences beyond the studentized range (Tukey). In at most 5 % of sweeps is any such statement false.
+- The set that may be best (Hsu's multiple comparisons with the best, 1981): configuration i is dropped from the set if T[j, i]
+  exceeds Dunnett's one-sided critical value for some j. In at least 95 % of sweeps the truly best configuration stays.
+- Clearly worse (Tukey 1953): i is clearly worse than j if T[j, i] exceeds the critical value of the studentized range. In at
+  least 95 % of sweeps, all such statements are true.
 """
 
 import math

@@ -9,10 +9,9 @@ standard error crosses both: it has the variance between patients of the paired 
 cross-validation the fold is the unit, because all patients of a fold are scored by networks with the same training set.
 Patients and runs are averaged within it.
 
-Each variance exists twice. `variance` is for decisions among all pairs: with twelve configurations of three runs, some
-configuration has a tiny sample variance by chance, and would win or lose too easily, so no variance is taken to be below the
-median of all, divided by the median of its sampling distribution. `own_variance` has no such floor and is for the interval of
-one difference. docs/statistics.md has the formulas, the error rates and the power.
+There are two versions of each variance. `variance` is used for decisions. It has a floor, because among twelve configurations
+of three runs, one has a tiny sample variance by chance and would win or lose too easily (see `floored`). `own_variance` has no
+floor and is used for the interval of a single difference. docs/statistics.md has the formulas, the error rates and the power.
 """
 
 from collections.abc import Sequence
@@ -35,9 +34,10 @@ class Differences:
         means: (C,).
         variance, df: (C, C), with floors, for decisions. df: degrees of freedom, by Satterthwaite's formula.
         own_variance, own_df: (C, C), without floors, for the interval of a single difference.
-        run_part: (C, C), the part of `variance` that is due to runs (or folds), which more of them would reduce.
-        n_patients, n_runs, n_folds: the numbers behind the means; n_runs of the configuration with the fewest, per fold.
-            n_folds: 0 on a single split.
+        run_part: (C, C), the part of `variance` that is due to runs (or folds). More runs (or folds) would reduce it.
+        n_patients: number of patients.
+        n_runs: number of runs (per fold) of the configuration with the fewest runs.
+        n_folds: number of folds; 0 on a single split.
     """
 
     means: Floats
@@ -54,12 +54,16 @@ class Differences:
 def of_runs(scores: Sequence[Floats]) -> Differences:
     """Compute the differences on a single split.
 
-    Args: scores: for each of C >= 2 configurations (S runs, P patients), P >= 2. A configuration with a single run shows no
-        variance between runs, so its differences are for a marked interval, not for decisions.
+    The variance of a difference is V = max(X + R - E, X, R) with
 
-    With D, the paired differences of two configurations' means over runs, and e, their residual mean squares (patient x run):
-    V = max(X + R - E, X, R), X = s_D^2 / P, R = v_i / S_i + v_j / S_j, E = e / (P S_i) + e / (P S_j). In a balanced set of
-    configurations, X + R - E has the expectation of the crossed analysis of variance.
+        X = s_D^2 / P                      s_D^2: variance over patients of the differences D of the means over runs
+        R = v_i / S_i + v_j / S_j          v_i: variance over runs of the means over patients
+        E = e / (P S_i) + e / (P S_j)      e: residual mean square (patient x run)
+
+    If all configurations have equally many runs, X + R - E is unbiased in the crossed analysis of variance.
+
+    Args: scores: for each of C >= 2 configurations (S runs, P patients), P >= 2. With a single run, the variance between runs
+        is unknown and taken as 0, so the difference may be shown with a warning, but not used for decisions.
     """
     n_patients = scores[0].shape[1]
     sizes = np.array([len(of) for of in scores], dtype=float)
@@ -81,7 +85,7 @@ def of_runs(scores: Sequence[Floats]) -> Differences:
 
 
 def _crossed(x: Floats, of_runs: Floats, e: Floats, n_patients: int, run_df: Floats) -> tuple[Floats, Floats]:
-    """Return the variance of each difference, and its degrees of freedom. Args: of_runs: variance of a mean due to its runs."""
+    """Return the variance of each difference and its degrees of freedom. Args: of_runs: v / S of each configuration, (C,)."""
     r = _sum(of_runs)
     variance = np.maximum.reduce([x + r - e, x, r, np.full_like(x, LEAST_VARIANCE)])
     return variance, _ratio(variance**2, _sum(of_runs**2 / run_df) + x**2 / (n_patients - 1))
@@ -90,12 +94,12 @@ def _crossed(x: Floats, of_runs: Floats, e: Floats, n_patients: int, run_df: Flo
 def of_folds(table: Floats, weights: Floats, *, n_patients: int, n_runs: int) -> Differences:
     """Compute the differences in cross-validation.
 
-    The variance of a configuration over folds is Shukla's (1972), from the table without the means of its rows and columns.
-    So a fold that is hard for all configurations does not count, and a configuration that is noisy makes only itself
-    uncertain.
+    The variance of a configuration over folds is Shukla's (1972), computed from the table after subtracting the means of its
+    rows and columns. So a fold that is hard for all configurations adds no variance, and a noisy configuration increases only
+    its own variance.
 
-    Where some configurations are much noisier, Shukla's variances of the others are far off, so that no variance for decisions
-    is below that of the pair's own differences, which gives the interval.
+    If some configurations are much noisier than others, Shukla's estimates for the others are unreliable. Therefore the
+    variance for decisions is at least the variance of the pair's own differences. The interval uses the latter alone.
 
     Args:
         table: (C configurations, K folds), C >= 2, K >= 2: the mean score over the patients and runs of a fold.
@@ -121,10 +125,10 @@ def of_folds(table: Floats, weights: Floats, *, n_patients: int, n_runs: int) ->
 
 
 def floored(variances: Floats, df: Floats) -> Floats:
-    """Return variances of which none is below the median of all, divided by the median of chi^2_df / df.
+    """Raise small variances to a floor: the median of all variances, divided by the median of chi^2_df / df.
 
-    A switch between one common variance and one for each configuration (by Bartlett's test) has more power where all are alike,
-    but then a run of one configuration that moves by 0.02 can change every verdict.
+    The alternative is Bartlett's test, which chooses between one common variance and one for each configuration. It has more
+    power if all variances are equal, but then a change of 0.02 in a single run can change every verdict.
     """
     return np.maximum(variances, np.median(variances) / _median_ratio(df))
 
@@ -132,9 +136,9 @@ def floored(variances: Floats, df: Floats) -> Floats:
 def _cautious_df(variances: Floats, df: Floats) -> Floats:
     """Return the degrees of freedom of floored variances between runs, for decisions.
 
-    They are fewer than S - 1, because a noisy configuration that shows too small a variance in three runs would otherwise be
-    lost in 6 % of sweeps, and more near the floor, which is known from all configurations. The constants are chosen by
-    simulation (docs/statistics.md).
+    They are fewer than S - 1, because a noisy configuration may have a small sample variance by chance. With S - 1, such a
+    configuration would be dropped in 6 % of sweeps although it is the best. Near the floor they are more, because the floor is
+    estimated from all configurations. The constants were chosen by simulation (docs/statistics.md).
     """
     least = np.median(variances) / _median_ratio(df)
     near = np.divide(least, floored(variances, df), out=np.ones_like(df), where=least > 0) ** 4
@@ -148,7 +152,7 @@ def _median_ratio(df: Floats | float) -> Floats:
 
 
 def residual_mean_square(values: Floats) -> float:
-    """Return the mean square of what the means of runs and patients leave. Args: values: (S runs, P patients)."""
+    """Return the mean square of the residuals from the means of runs and patients. Args: values: (S runs, P patients)."""
     n_runs, n_patients = values.shape
     if n_runs < 2 or n_patients < 2:
         return 0.0
@@ -157,7 +161,7 @@ def residual_mean_square(values: Floats) -> float:
 
 
 def _sum(values: Floats) -> Floats:
-    """Return the sum for each pair (C, C). Args: values: (C,)."""
+    """Return values[i] + values[j] for all pairs, (C, C). Args: values: (C,)."""
     return values[:, None] + values[None]
 
 

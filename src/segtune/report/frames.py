@@ -1,4 +1,4 @@
-"""The results of sweeps as pandas tables, for notebooks: segtune.load."""
+"""Load the results of sweeps as pandas tables, for notebooks (segtune.load)."""
 
 import json
 import math
@@ -25,7 +25,7 @@ SCORES = ("dice", "val_dice", "train_dice", "best_dice", "best_epoch", "lambda_l
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The finished runs of one or several sweeps. Numbers are numbers, and NaN is what is missing or undefined.
+    """The finished runs of one or several sweeps. Missing and undefined values are NaN.
 
     A Dice is between 0 and 1, higher is better, and the last epoch's unless its name says otherwise.
 
@@ -71,7 +71,7 @@ def load(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
             what = (
                 "there is no such folder" if not place.is_dir() else f"it is not a sweep's folder, which has a {layout.SWEEP}"
             )
-            raise InputError(f'{place}: {what}. Name one like segtune.load("outputs/grid").')
+            raise InputError(f'{place}: {what}. Give the folder of a sweep, like segtune.load("outputs/grid").')
     sweep = reading.read(places)
     left_out = _left_out(sweep)
     if left_out:
@@ -82,7 +82,7 @@ def load(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
 
 
 def _left_out(sweep: Sweep) -> list[tuple[str, str]]:
-    """Each run without a row in the tables, once, and why."""
+    """Return each run that has no row in the tables, and the reason."""
     failed = dict(sweep.failures)
     reasons = {run: f"{state}: {failed[run]}" if run in failed else state for run, state in sweep.unfinished.items()}
     return list({**reasons, **dict(sweep.left_out)}.items())

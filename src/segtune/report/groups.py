@@ -1,7 +1,7 @@
 """Groups of configurations that are scored on the same patients, and the verdicts within each group.
 
-Configurations are compared only within a group, because validation sides of 3 and of 9 patients, or two data sets, have no
-common scale.
+Configurations are compared only within a group, because Dice values from different validation patients, or from different data
+sets, cannot be compared.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,8 +28,8 @@ class Verdicts:
     Attributes:
         may_be_best: (C,). worse: (C, C), worse[i, j] is true if i is clearly worse than j.
         left_at: (C,), the look (from 1) at which a configuration left the set that may be best; 0: it is in the set.
-        n_looks: number of looks of the plan. n_reached: number of looks at which verdicts have been made.
-        lacking: what a clear difference needs that is missing.
+        n_looks: number of planned looks. n_reached: number of looks whose runs are done, so that verdicts were made.
+        lacking: what is missing before a difference can be called clear.
         unjudged: index of a configuration that could not be judged -> reason.
     """
 

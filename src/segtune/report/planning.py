@@ -1,4 +1,4 @@
-"""What a sweep can see, and what to run next: the smallest difference that it shows reliably, and the command for more."""
+"""Compute the smallest difference that a sweep can detect, and plan the runs that would make smaller differences detectable."""
 
 import math
 import shlex
@@ -26,14 +26,14 @@ class NextStep:
     """The power of a group's sweep and what would improve it.
 
     Attributes:
-        detectable: the true difference to the best with which a configuration leaves the set that may be best in 80 % of such
-            sweeps; NaN if nothing can leave.
-        n_seeds: seeds of each configuration with which `GOAL` would be detectable; None if more seeds cannot help.
-        n_folds: the same of folds.
-        command: the command for these; empty if there is none.
-        seconds: its computing time for all runs that it adds.
-        of_its_own: whether the command is a sweep of its own with new seeds, because this one has been judged already.
-        why: the reason if more seeds cannot help; otherwise empty.
+        detectable: the detectable difference. A configuration whose true Dice is lower than that of the best by this amount is
+            dropped in 80 % of such sweeps. NaN if no configuration can be dropped.
+        n_seeds: number of seeds with which `GOAL` would be detectable; None if more seeds cannot help.
+        n_folds: number of folds with which `GOAL` would be detectable; None if more folds cannot help.
+        command: the command that runs these seeds or folds; empty if there is none.
+        seconds: computing time of the additional runs [s].
+        of_its_own: whether the command starts a separate sweep with new seeds, because this one has already been judged.
+        why: the reason why more seeds cannot help; otherwise empty.
     """
 
     detectable: float
@@ -46,7 +46,7 @@ class NextStep:
 
 
 def next_step(group: Group, sweep: Sweep) -> NextStep | None:
-    """Plan the next step from all finished runs of a group; None if it has no two configurations."""
+    """Plan the next step from all finished runs of a group; None if the group has a single configuration."""
     n = len(group.cells)
     if n < 2:
         return None
@@ -108,7 +108,7 @@ def _more_folds(group: Group, sweep: Sweep, seconds: float) -> NextStep | None:
 
 
 def parts(found: Differences) -> tuple[float, float]:
-    """Return the variance of a typical difference due to patients, whatever the number of runs, and that of one run each."""
+    """Split the variance of a typical difference: the part due to patients, and the part due to runs with one run each."""
     runs = float(np.median(_pairs(found.run_part)))
     return max(float(np.median(_pairs(found.variance))) - runs, 0.0), runs * found.n_runs
 

@@ -51,8 +51,8 @@ class Record:
         cases: number of slices of each validation case.
         levels: axis -> the run's value on it, for the axes on which runs of the sweep differ.
         scored: scores of its cases and patients in mm and ml; None if an early version of segtune made the run.
-        position: its place among the seeds (in cross-validation, the folds) of its configuration, in the order of the sweep,
-            from 0. A plan of several looks counts these.
+        position: index of its seed (in cross-validation, of its fold) among those of its configuration, in the order of the
+            sweep. A plan of several looks counts these.
     """
 
     run_id: str
@@ -202,11 +202,11 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """When the verdicts of a sweep may be looked at.
+    """The plan of a sweep: at which numbers of runs its configurations are judged.
 
     Attributes:
-        looks: the numbers of runs (of folds in cross-validation) at which verdicts are made; empty: once, when all runs are
-            done.
+        looks: numbers of runs (of folds in cross-validation) at which verdicts are made; empty: a single verdict, when all
+            runs are done.
         waiting: the positions (SweepRun.replicate) of the runs that are neither finished nor failed.
         added: ids of runs that were added to a sweep after its last look, which decide nothing.
         n_listed: the number of seeds (of folds in cross-validation) that the sweep lists for a configuration, finished or not.

@@ -57,7 +57,7 @@ class Estimate:
         return self.p if not self.limit() else math.nan
 
     def limit(self) -> str:
-        """Return what a verdict lacks, all of it; empty if nothing is missing."""
+        """Say what is missing for a verdict, such as patients or seeds; empty if nothing is."""
         if self.n_patients:
             return " and ".join(missing(self.n_seeds, self.n_patients, self.n_folds))
         if self.n_seeds < LEAST_VALUES:
@@ -66,7 +66,7 @@ class Estimate:
         return ""
 
     def within(self, margin: float) -> bool:
-        """Whether the estimate is equivalent to `null`: its 90 % interval is inside +/- margin (two one-sided tests at 5 %)."""
+        """Whether the estimate is equivalent to `null`: its 90 % interval lies in null +/- margin (two one-sided tests)."""
         return not self.limit() and -margin < self.low90 - self.null and self.high90 - self.null < margin
 
 
@@ -82,12 +82,13 @@ def mean(cell: Scores) -> Estimate:
 def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate:
     """Estimate the mean difference plus[k] - minus[k] over patients and pairs k of configurations.
 
-    Only patients that both configurations of a pair have scored are used. On a single split, V = max(X + R - E, X, R) as in
-    differences.of_runs, with one difference for each patient. In cross-validation, the folds' differences give the variance;
-    only folds that all configurations have are used.
+    A patient is used if both configurations of a pair have scored it. On a single split the variance is that of
+    differences.of_runs, with one difference for each patient. In cross-validation it is the variance between the folds'
+    differences, and only folds that all configurations have are used.
 
-    Args: minus: as many configurations as plus, paired with them; one configuration may be in several pairs. None: estimate the
-        mean of plus instead of a difference.
+    Args:
+        plus: configurations.
+        minus: as many configurations, in the same order; one may occur several times. None: estimate the mean of plus.
     """
     if any(len(cell.blocks) > 1 for cell in (*plus, *(minus or ()))):
         return _of_folds(plus, minus)
@@ -144,9 +145,9 @@ def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict
 
 
 def _of_runs(block: Block, weights: Floats) -> tuple[float, float]:
-    """Return the variance of a weighted mean over patients due to runs, and the part of it that is due to the residual.
+    """Return two variances of the mean over runs of `values @ weights`: in total, and due to the residual (patient x run).
 
-    Args: weights: (P,).
+    Both are 0 for a single run. Args: weights: (P,), the weight of each patient.
     """
     n_runs = len(block.values)
     if n_runs < 2:

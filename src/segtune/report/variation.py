@@ -1,4 +1,4 @@
-"""The sources of variance in a full grid, with replicates: axes, their interactions, patients, folds and chance."""
+"""Decompose the variance of Dice in a full grid into axes, their interactions, patients, folds and residual."""
 
 import itertools
 import math
@@ -19,8 +19,8 @@ class Source:
 
     Attributes:
         df, sum_of_squares: of the scores of all patients in all runs; in cross-validation, of the means of all folds.
-        omega_squared: estimate of its share of the variance, less what chance alone would give (Hays 1963), cut at 0. NaN for
-            the residual, and for every source if each configuration has one run on a single split.
+        omega_squared: estimated share of the variance, corrected for the share that chance alone would give (Hays 1963), at
+            least 0. NaN for the residual, and for every source if each configuration has one run on a single split.
     """
 
     name: str

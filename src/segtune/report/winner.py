@@ -1,4 +1,4 @@
-"""The score that the chosen configuration reaches on patients and runs that did not choose it."""
+"""Estimate the score of the chosen configuration without the bias of choosing it and scoring it on the same data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Honest:
     """The honest score of a winner.
 
     Attributes:
-        naive: the mean Dice with which it was chosen, on the patients and runs that every configuration has.
-        score: the mean over bootstrap draws of the score that the draw's winner reaches on patients (or folds) and runs outside
-            the draw. Choosing on a draw is worse than choosing on everything, so this is rather too low than too high.
+        naive: the mean Dice for which it was chosen, on the patients that all configurations have scored.
+        score: the mean over bootstrap draws. In each draw, the winner is chosen on the drawn patients (or folds) and runs, and
+            scored on the others. A draw contains less information than all data, so the score tends to be too low.
     """
 
     naive: float
@@ -29,8 +29,8 @@ class Honest:
 def honest_score(cells: Sequence[Scores], *, seed: int, n: int = N_DRAWS) -> Honest | None:
     """Repeat the choice of the best configuration in bootstrap draws, and score each draw's winner out of bag.
 
-    Patients and each configuration's runs are drawn on a single split, folds in cross-validation. Source: the out-of-bag error
-    of Breiman (1996), here for a choice instead of a prediction.
+    On a single split, patients and the runs of each configuration are drawn; in cross-validation, folds are drawn. Source: the
+    out-of-bag error of Breiman (1996), applied to the choice of a configuration.
 
     Args: cells: configurations scored on the same patients. seed: seed of the draws. n: number of draws.
     Returns: None with one configuration, or too few patients, folds or runs.

@@ -1,8 +1,8 @@
 """Building blocks of claims: find configurations by their settings, and compute contrasts between them.
 
-A quantity of a run, such as the roughness of its curve, has one value for each seed on a single split. In cross-validation it
-has one value for each fold, the mean over the seeds of the fold, and configurations are paired by fold, because runs of
-different folds share most of their training images and runs of one fold all of them.
+Some claims are about a quantity of a run, such as the roughness of its curve. On a single split, its values are those of the
+seeds. In cross-validation, its values are those of the folds, each a mean over the seeds of the fold. Configurations are then
+paired by fold, because runs of one fold share their training images.
 """
 
 import functools
@@ -84,9 +84,9 @@ class Arm:
 
 
 def arms(cells: Sequence[Cell], loss: str, shares: Sequence[float]) -> list[Arm]:
-    """Find two arms among nested runs: with as many epochs as the largest training set, and with as many optimiser steps.
+    """Find two arms among nested runs: one with equal epochs for all training sets, and one with equal optimiser steps.
 
-    Without the second arm, the smaller training set and the fewer steps on it cannot be told apart.
+    Without the second arm, the effect of a smaller training set cannot be separated from that of fewer steps.
     """
     by_epochs = {
         epochs: plain([c for c in cells if c.facts.epochs == epochs], loss) for epochs in {c.facts.epochs for c in cells}
@@ -197,8 +197,8 @@ def mean_of(groups: Sequence[Weighted]) -> float:
 def log_rank(one: Floats, other: Floats, last: float) -> float:
     """Return the two-sided p value of the log-rank test with Peto and Peto's weights, as a permutation test of its scores.
 
-    An event counts by the share of runs that have not had it yet. Otherwise a single run that never has the event, and stays at
-    risk through all others, would undo nine that have it early.
+    Each event is weighted by the share of runs that have not had it yet. Without weights, a single run that never has the event
+    would cancel nine that have it early.
 
     All assignments of the runs to the two groups are enumerated if there are at most MOST_ENUMERATED of them. Otherwise, the
     normal approximation is used with the variance over all assignments.

@@ -20,7 +20,7 @@ HALF = math.log(0.5)
 
 
 def best_series(rule: Rule) -> Callable[[Sequence[Cell]], Found]:
-    """Make a claim's test from a rule, which is applied to each series of configurations that differ only in lambda.
+    """Turn a rule for one series, whose configurations differ only in lambda, into the test of a claim for a whole sweep.
 
     The series with the largest Found.weight is used.
     """

@@ -1,7 +1,7 @@
 """The plan of a sweep: at which numbers of seeds or folds a report may judge it, and which runs come too late to decide.
 
-Looking after every seed, and stopping when something shows, declares false differences in 11 to 43 % of sweeps. So a sweep is
-judged once, when all its runs are done, or at the looks that were declared before it started.
+If a sweep were judged after every seed and stopped at the first clear difference, 11 to 43 % of sweeps would state a false
+difference. So a sweep is judged only once, when all its runs are done, or at the looks that were declared before it started.
 """
 
 from collections import defaultdict
@@ -29,7 +29,7 @@ def positions(runs: Sequence[Run]) -> dict[str, int]:
 
 
 def check(looks: Sequence[int], runs: Sequence[Run]) -> None:
-    """Raises: InputError if nothing could be decided at the first look."""
+    """Check that verdicts are possible at the first look. Raises: InputError if it has too few seeds or folds."""
     least, unit = (LEAST_FOLDS, "folds") if any(_fold(run) is not None for run in runs) else (LEAST_SEEDS, "seeds")
     if looks and looks[0] < least:
         raise InputError(
@@ -38,7 +38,7 @@ def check(looks: Sequence[int], runs: Sequence[Run]) -> None:
 
 
 def added(runs: Sequence[Run], looks: Sequence[int], earlier: Iterable[Sweep], position: Mapping[str, int]) -> list[str]:
-    """Return the runs that are new in configurations that a finished earlier sweep has judged, unless the plan is the same.
+    """Return the runs that were added to configurations after an earlier sweep was judged, unless it had the same looks.
 
     Args: earlier: the sweeps that were declared before. position: see positions.
     """

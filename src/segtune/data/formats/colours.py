@@ -157,7 +157,7 @@ def _valued(path: Path, value: int, values: NDArray[Any], palette: Mapping[int, 
 
 
 def _cure(one: float, other: float, top: float) -> str:
-    """Advice for a data set with two different values. Args: top: the largest value of the last file."""
+    """Advice if a structure has two values in the masks, one and other. Args: top: the largest value of the file."""
     if max(one, other, top) >= COLOUR:
         return (
             "Store masks as grey PNG with one value per structure and set data.target to the value of yours, or store masks "

@@ -33,9 +33,10 @@ def is_text(path: Path) -> bool:
 
 
 def is_lost(path: Path, taken: Collection[str]) -> bool:
-    """Return whether an image may be left out: the file is not a text file, and no file with the same name is read.
+    """Return whether this may be an image that would be left out by mistake.
 
-    For a folder: whether it contains a file that is not a text file.
+    This is the case for a file that is not a text file, if no file with the same name is read, and for a folder that contains
+    a file that is not a text file.
 
     Args: taken: the names, without endings, of the files that are read.
     """
