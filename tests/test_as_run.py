@@ -55,7 +55,7 @@ def fit(made, module, data):
 
 def pairs(data, side):
     """Images and masks of these indices, (64, 64) each."""
-    images, masks = data._data
+    images, masks = data._train
     return [(images[index, 0].double().numpy(), masks[index, 0].double().numpy()) for index in side]
 
 

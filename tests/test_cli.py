@@ -92,6 +92,7 @@ def test_every_example_of_the_help_composes(name):
         assert all(entry.compose(job, config_name=name) for job in jobs)
 
 
+@pytest.mark.slow
 def test_the_help_of_a_verb_is_the_same_in_both_forms_but_for_the_form(segtune):
     for verb, module in (("report", "segtune.report"), ("train", "segtune"), ("sweep", "segtune")):
         command, modules = (said.stdout.splitlines() for said in (segtune(verb, "--help"), by_module("--help", module=module)))
@@ -118,6 +119,7 @@ def test_packages_in_the_current_folder_are_found_as_they_are_with_python_m(segt
     assert re.search(r"\bmine\b", by_module(*typed).stdout)
 
 
+@pytest.mark.slow
 def test_hydras_flags_work_behind_a_verb(segtune):
     job = by_module("loss=focal", "--cfg", "job", "-p", "loss").stdout
     assert "segtune.losses.focal" in job
@@ -128,6 +130,7 @@ def test_hydras_flags_work_behind_a_verb(segtune):
     assert "--multirun,-m" in segtune("report", "--hydra-help").stdout
 
 
+@pytest.mark.slow
 def test_a_verbs_exit_code_and_message_are_those_of_its_module(segtune):
     for typed in ([], ["swep=x"], ["sweep=nowhere"]):
         command, module = segtune("report", *typed), by_module(*typed, module="segtune.report")
@@ -147,6 +150,7 @@ def lab():
     return [*TINY, "trainer.max_epochs=1", "loss=bce", "loss._target_=lab.mine.loss", "split=0.4", "reg=none", "batch=10"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_same_runs_in_both_forms(segtune, lab):
     command = segtune("sweep", *lab, "dry_run=true")
     assert command.returncode == 0, command.stderr

@@ -26,6 +26,7 @@ MODELS = {  # tiny, where model.width is not what makes them so
 def composed(group, option, *settings):
     """The tiny configuration with this option."""
     tiny = [setting for setting in TINY[1:] if not (option in MODELS and setting.startswith("model."))]
+    tiny += ["trainer.max_steps=null"] if group == "recipe" else []
     return entry.compose([f"{group}={option}", *REQUIRED.get((group, option), []), *tiny, *MODELS.get(option, []), *settings])
 
 
@@ -46,7 +47,7 @@ def test_every_option_composes_and_makes_a_module(group, option):
     assert module.loss(module(image), image).isfinite()
     assert (module.penalties()[1] > 0) == (module.penalty is not None)
     ((optimizer,), _) = module.configure_optimizers()
-    assert optimizer.param_groups[0]["lr"] == cfg.optimizer.lr
+    assert optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"]) == cfg.optimizer.lr
 
 
 @pytest.mark.parametrize("option", overrides.groups()["model"])
@@ -108,6 +109,7 @@ def test_the_networks_are_of_comparable_size():
         return sum(p.numel() for p in instantiate(entry.compose([f"model={option}"]).model).parameters())
 
     expected = {"unet": 1_177_649, "unet_double": 2_161_361, "basic_unet": 1_948_129, "attention_unet": 1_987_417}
+    expected["unet_plain"] = 1_943_761
     assert {option: size(option) for option in overrides.groups()["model"]} == expected
 
 

@@ -33,6 +33,7 @@ from segtune.training import build
 TINY_MODELS = {
     "unet": ["model.width=2"],
     "unet_double": ["model.width=2"],
+    "unet_plain": ["model.width=2"],
     "basic_unet": ["model.features=[2,2,4,4,8,2]"],
     "attention_unet": ["model.channels=[2,2,4,4,8]"],
 }
@@ -159,7 +160,8 @@ def test_the_file_says_what_a_program_needs_to_know(folder):
     model = onnx.load("there/model.onnx")
     assert {one.key: one.value for one in model.metadata_props} == {
         **{"run_id": read_result(folder)["run_id"], "epoch": "best", "target": "a?|b", "size": "32"},
-        **{"normalize": "zscore", "spacing_mm": "1.25", "larger": "null", "threshold": "0.5", "segtune": segtune.__version__},
+        **{"normalize": "zscore", "spacing_mm": "1.25", "larger": "null", "antialias": "null"},
+        **{"downsample": "null", "threshold": "0.5", "segtune": segtune.__version__},
     }
     assert "research" in model.doc_string
     assert sorted(path.name for path in Path("there").iterdir()) == ["model.onnx", "model_card.md"]

@@ -17,6 +17,8 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     "segtune.regularizers": set(),
     "segtune.optimizers": set(),
     "segtune.blocks": set(),
+    "segtune.augment": set(),
+    "segtune.schedules": set(),
     "segtune.nets": {"segtune.blocks"},
     "segtune.metrics": {"segtune.metrics", "segtune.data.slices"},
     "segtune.plots": {"segtune.plots"},
@@ -29,6 +31,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
     },
     "segtune.training.build": {
         *("segtune.training", "segtune.data", "segtune.metrics", "segtune.nets", "segtune.runs", "segtune.config"),
+        *("segtune.augment", "segtune.schedules"),
     },
     "segtune.sweeps": {"segtune.sweeps", "segtune.runs", "segtune.config", "segtune.data.readers", "segtune.training.process"},
     "segtune.sweeps.execute": {"segtune.sweeps", "segtune.runs", "segtune.config", "segtune.training"},
@@ -43,6 +46,7 @@ ALLOWED = {  # module (or folder) -> the modules of segtune that it may import
 }
 NO_HYDRA = (
     *("segtune.losses", "segtune.regularizers", "segtune.optimizers", "segtune.blocks", "segtune.nets", "segtune.metrics"),
+    *("segtune.augment", "segtune.schedules"),
     *("segtune.data", "segtune.plots", "segtune.runs", "segtune.inference", "segtune.studies"),
     *(f"segtune.report.{path.stem}" for path in (SRC / "segtune" / "report").glob("[a-z]*.py")),  # all but __main__
 )

@@ -18,7 +18,7 @@ from segtune.sweeps import plan
 STUDIES = {  # name -> number of runs
     **{"batch_size": 2, "losses": 11, "l2": 12, "l1": 6, "l1l2": 1, "published": 32, "as_run": 31},
     **{"claims": 220, "nested": 150, "spread": 70, "replicated": 45, "leak": 18, "long": 30, "patient_batches": 100},
-    **{"grid": 72, "demo": 6},
+    **{"grid": 72, "demo": 6, "strong": 15, "recipe": 10, "ablation": 35, "augment_epochs": 40},
 }
 PARTS = ("batch_size", "losses", "l2", "l1", "l1l2")
 
@@ -57,17 +57,20 @@ PUBLISHED = [  # the study's table, by hand
 ]
 
 
+@pytest.mark.slow
 def test_published_is_the_study_s_table_of_32_runs():
     assert sorted(cells("published")) == sorted(PUBLISHED)
     assert len(set(PUBLISHED)) == 32
 
 
+@pytest.mark.slow
 def test_published_is_its_parts_together():
     parts = [set(configs(study)) for study in PARTS]
     assert set.union(*parts) == set(configs("published"))
     assert sum(map(len, parts)) == 32
 
 
+@pytest.mark.slow
 def test_as_run_is_the_same_table_at_a_batch_of_one_with_the_notebook_s_settings():
     expected = {(loss.replace("bce_dice", "bce_logdice"), share, reg, "1", epochs) for loss, share, reg, _, epochs in PUBLISHED}
     assert sorted(cells("as_run")) == sorted(expected)
@@ -87,7 +90,9 @@ def test_as_run_without_a_sweep_is_one_of_its_runs():
     assert entry.compose(["study=as_run", "loss=focal"]).loss.gamma == 2
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize(
+    "study", [name if name in ("l2", "grid") else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES]
+)
 def test_a_study_has_as_many_runs_as_it_says(study):
     assert len(configs(study)) == STUDIES[study]
 

@@ -97,9 +97,9 @@ def focal_tversky(
 ) -> Tensor:
     """Focal Tversky loss: mean over images of (1 - T + e)^gamma - e^gamma, where T is the index in `tversky` and e = SLACK.
 
-    Without e the gradient would be infinite at T = 1 for gamma < 1. e lowers the loss by up to e^gamma: by 3e-5 for
-    gamma = 0.75, by 0.01 for 1/3 (the paper's 3, its most extreme value) and by 0.25 for 0.1. For gammas as small as 0.1,
-    losses of different gammas can therefore not be compared.
+    gamma is the reciprocal of the paper's. Without e, the gradient would be infinite at T = 1 for gamma < 1. e lowers the loss
+    by up to e^gamma: by 3e-5 for gamma = 0.75, by 0.01 for 1/3 (the paper's most extreme value, 3) and by 0.25 for 0.1. For
+    gammas as small as 0.1, losses of different gammas can therefore not be compared.
 
     Args:
         alpha, beta: as in `tversky`. The paper swaps the two names.

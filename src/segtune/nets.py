@@ -1,10 +1,12 @@
-"""The U-Net of the published study, in two variants: as its notebook ran it, and as its text describes it."""
+"""U-Nets: that of the published study, and a plain one as it is usual today."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtune.blocks import Block
@@ -67,6 +69,66 @@ class UNet(nn.Module):
         return logits.flip(2, 3)
 
 
+class PlainUNet(nn.Module):
+    """U-Net with five resolution levels, as it is usual today: no dropout, 2x2 max pooling and 2x2 transposed convolutions.
+
+    Each block has `convolutions` 3x3 convolutions, each followed by a norm and ReLU. The head is a 1x1 convolution to one
+    logit. Weights are initialised as in UNet.
+
+    Args:
+        width: Number of channels of the first level. Level i has width * 2^i channels.
+        convolutions: Number of convolutions per block.
+        norm: "batch" or "instance".
+        bn_momentum: Weight of the current batch in the running statistics of batch norm.
+    Shapes: image (B, 1, H, W) float -> logits (B, 1, H, W). H and W must be multiples of 16.
+    Source: Ronneberger et al., U-Net, MICCAI 2015, with "same" padding and batch norm.
+    """
+
+    def __init__(self, *, width: int = 16, convolutions: int = 2, norm: str = "batch", bn_momentum: float = 0.1) -> None:
+        super().__init__()
+        channels = [width * 2**level for level in range(5)]
+
+        def chain(i: int, o: int) -> nn.Module:
+            if norm == "batch":
+                return blocks(i, o, bn_momentum, 0.0, convolutions)
+            inputs = [i, *[o] * (convolutions - 1)]
+            layers = [(nn.Conv2d(n, o, 3, padding=1), nn.InstanceNorm2d(o, affine=True), nn.ReLU(inplace=True)) for n in inputs]
+            return nn.Sequential(*itertools.chain(*layers))
+
+        self.down = nn.ModuleList(chain(i, o) for i, o in pairwise([1, *channels]))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, kernel_size=2, stride=2) for i, o in pairwise(channels[::-1]))
+        self.merge = nn.ModuleList(chain(2 * o, o) for o in channels[-2::-1])
+        self.head = nn.Conv2d(width, 1, kernel_size=1)
+        self.pool = nn.MaxPool2d(2)
+        self.apply(initialise)
+
+    def forward(self, image: Tensor) -> Tensor:
+        skips = []
+        x: Tensor = self.down[0](image)
+        for level in self.down[1:]:
+            skips.append(x)
+            x = level(self.pool(x))
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = merge(torch.cat([up(x), skips.pop()], dim=1))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class Downsampled(nn.Module):
+    """A network that sees blocks of factor x factor pixels as one, with logits interpolated to the image's resolution.
+
+    This is how a run with data.downsample is used. It trains the network itself, on pooled images.
+    """
+
+    def __init__(self, net: nn.Module, factor: int) -> None:
+        super().__init__()
+        self.net, self.factor = net, factor
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.net(F.avg_pool2d(image, self.factor))
+        return F.interpolate(logits, scale_factor=float(self.factor), mode="bilinear", align_corners=False)
+
+
 def blocks(in_channels: int, out_channels: int, bn_momentum: float, dropout: float, n: int) -> nn.Module:
     """Chain n blocks, with dropout before the first one.
 
@@ -103,11 +165,11 @@ def expected_sums(net: nn.Module, parameters: Iterable[nn.Parameter]) -> dict[st
     deviation sigma, truncated at 2 sigma, has E|w| = sigma sqrt(2 / pi) (1 - e^-2) / erf(sqrt 2). A uniform distribution on
     (-a, a) has E|w| = a / 2 and E w^2 = a^2 / 3. Biases are 0, and the scales of batch norm are 1.
 
-    Returns: {"l1": ..., "l2": ...}, or {} if the network is not a UNet, because its initialisation is then unknown.
+    Returns: {"l1": ..., "l2": ...}, or {} for networks of other modules, because their initialisation is unknown.
     """
     wanted = {id(parameter) for parameter in parameters}
     sums = {"l1": 0.0, "l2": 0.0}
-    if not isinstance(net, UNet):
+    if not isinstance(net, UNet | PlainUNet):
         return {}
     for module in net.modules():
         for parameter in module.parameters(recurse=False):
@@ -119,7 +181,7 @@ def expected_sums(net: nn.Module, parameters: Iterable[nn.Parameter]) -> dict[st
 
 def _expected(module: nn.Module, parameter: nn.Parameter) -> tuple[float, float]:
     """Compute the expected |w| and w^2 of one element of the parameter."""
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
         return (1.0, 1.0) if parameter is module.weight else (0.0, 0.0)
     if parameter.dim() == 1:
         return 0.0, 0.0

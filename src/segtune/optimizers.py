@@ -28,3 +28,16 @@ def keras_adam(
 
     adam.register_step_pre_hook(adjust_eps)
     return adam
+
+
+def adamw_on_weights(
+    parameters: Iterable[nn.Parameter], *, lr: float = 2e-3, weight_decay: float = 1e-2, fused: bool | None = None
+) -> torch.optim.Optimizer:
+    """AdamW with weight decay on weights only, not on biases or on the scale and shift of batch norm.
+
+    Source: Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019.
+    """
+    given = list(parameters)
+    weights, others = ([one for one in given if (one.dim() > 1) is is_weight] for is_weight in (True, False))
+    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=fused)

@@ -59,7 +59,7 @@ def by_hydra(overrides):
     return Composed.of(compose(overrides))
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", [name if name == "l2" else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES])
 def test_put_together_is_what_hydra_composes_for_every_seventh_run_of_a_study(study):
     composer = Composer(compose)
     jobs = plan.combinations(list(compose([f"study={study}"]).hydra.sweeper.grids), [f"study={study}"])

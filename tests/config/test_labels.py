@@ -34,7 +34,7 @@ def typed(label):
     return identity.run_id(entry.plain(compose(shlex.split(label))))
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", [name if name == "l2" else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES])
 def test_the_label_of_every_run_of_a_study_gives_the_same_run(study):
     composer = Composer(compose)
     labels = Labels(composer)

@@ -163,6 +163,37 @@ def test_without_shuffling_every_epoch_is_in_the_data_set_s_order(slices):
     assert order(loader, 7) == [0, 1, 2, 4, 6]
 
 
+@pytest.mark.parametrize(("batch_size", "n"), [(2, 4), (3, 7), (5, 2), (8, 3)])
+def test_batches_of_a_run_in_steps_are_whole_and_cut_from_an_endless_sequence_of_passes(slices, batch_size, n):
+    loader = data(slices, batch_size=batch_size, batches_per_epoch=n)
+    shown = [batch for epoch in range(5) for batch in loader.train_batches(epoch)]
+    assert {len(batch) for batch in shown} == {batch_size}
+    assert len(shown) == 5 * n
+    passes = np.concatenate(shown)[: 5 * n * batch_size // 5 * 5].reshape(-1, 5)
+    assert all(sorted(one) == [0, 1, 2, 4, 6] for one in passes.tolist())
+    assert len({tuple(one) for one in passes.tolist()}) > 1
+    assert order(loader, 3) == order(data(slices, batch_size=batch_size, batches_per_epoch=n), 3)
+
+
+def test_with_downsampling_only_the_masks_of_validation_keep_their_resolution(slices):
+    whole, pooled = data(slices), data(slices, downsample=2)
+    assert [part.shape[-1] for part in (*pooled._train, *pooled._val)] == [16, 16, 16, 32]
+    assert torch.allclose(pooled._train[0][0, 0, 0, 0], whole._train[0][0, 0, :2, :2].mean(), atol=1e-6)
+    assert torch.equal(pooled._train[1][0, 0, 0, 0], whole._train[1][0, 0, :2, :2].sum() >= 2)
+
+
+def test_smoothing_before_an_image_shrinks_removes_what_a_new_pixel_cannot_show():
+    stripes = scene((64, 64), (1.0, 1.0), curve=lambda y, x: np.where(np.floor(x) % 2, 1.0, -1.0) + 0 * y)
+    plain, smooth = (
+        resample_and_crop(SliceSet([stripes]), size=64, spacing_mm=2.2, antialias=antialias)[0] for antialias in (False, True)
+    )
+    assert smooth.image.shape == plain.image.shape
+    assert smooth.image.std() < 0.35 * plain.image.std()
+    assert np.array_equal(smooth.mask, plain.mask)
+    (same,) = resample_and_crop(SliceSet([stripes]), size=160, spacing_mm=0.5, antialias=True)
+    assert np.array_equal(same.image, resample_and_crop(SliceSet([stripes]), size=160, spacing_mm=0.5)[0].image)
+
+
 def test_a_batch_of_a_patient_is_all_of_its_training_slices_and_patients_come_in_an_order_of_the_epoch():
     image = np.eye(32)
     names = [name for name in "ABCDEFGH" for _ in range(3)]

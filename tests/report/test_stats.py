@@ -278,6 +278,7 @@ def test_an_honest_score_repeats_itself_and_needs_runs_and_patients():
 # Quantities of a run, and families of tests
 
 
+@pytest.mark.slow  # importing statsmodels takes seconds
 @pytest.mark.parametrize("n", [1, 2, 7, 60])
 def test_holm_agrees_with_statsmodels_to_the_bit(n):
     for p in np.random.default_rng(n).random((20, n)) ** 3:

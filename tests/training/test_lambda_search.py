@@ -72,7 +72,7 @@ def test_the_lambda_for_ratio_1_gives_ratio_1_at_the_first_step_of_fresh_runs(re
     """Of the median one: one network's loss differs from the next one's by a tenth (bce_dice) or a quarter (bce)."""
     experiment, start = started(f"reg={reg}", f"loss={loss}", "model.width=16")
     data = experiment.datamodule()
-    image, mask = (part[data.train_batches(0)[0]] for part in data._data)
+    image, mask = (part[data.train_batches(0)[0]] for part in data._train)
     ratios = []
     for seed in range(100, 111):
         torch.manual_seed(seed)

@@ -13,6 +13,7 @@ from plain import epoch, plain
 from segtune.config import entry
 from segtune.data import phantom
 from segtune.errors import InputError, NotFiniteError
+from segtune.metrics import overlap
 from segtune.report import reading, sentences
 from segtune.runs import identity, layout
 from segtune.runs.result import is_done, read_result, without_measurements
@@ -122,7 +123,7 @@ def test_the_fast_path_trains_as_the_plain_one_does(size, tmp_path):
     torch.manual_seed(experiment.seed)
     net = experiment.module().net
     images = np.concatenate(data.train_batches(0))
-    losses = epoch(plain(net), *data._data, images, experiment.split.val, experiment.batch_size)
+    losses = epoch(plain(net), *data._train, images, experiment.split.val, experiment.batch_size)
     assert (history["train_loss"][0], history["val_loss"][0]) == pytest.approx(tuple(losses), abs=1e-4)
 
 
@@ -257,6 +258,48 @@ def undisturbed(tmp_path_factory):
         return run(Path(), *LONG).resolve()
 
 
+STRONG = (
+    *("recipe=strong", "trainer.max_epochs=null", "trainer.max_steps=24", "trainer.val_every_steps=6", "batch.size=4"),
+    *("scheduler=cosine", "scheduler.warmup_steps=7", "data.downsample=2", "data.size=64", "optimizer.lr=0.01"),
+    *("+trainer.accumulate_grad_batches=2", "reg=l2"),
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_strong(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.chdir(tmp_path_factory.mktemp("undisturbed"))
+        return run(Path(), *STRONG).resolve()
+
+
+@pytest.mark.parametrize("moment", ["in the third epoch", "between the last and the best checkpoint", "after training"])
+def test_a_strong_run_that_was_interrupted_equals_an_uninterrupted_one_to_the_bit(moment, undisturbed_strong, monkeypatch):
+    target, name, n = MOMENTS[moment]
+    cut_off(monkeypatch, Path(), (target, name, 30 if name == "training_step" else n), *STRONG)
+    same(run(Path(), *STRONG), undisturbed_strong)
+
+
+def test_a_strong_run_saves_averaged_weights_alone_and_validates_them_at_full_resolution(undisturbed_strong):
+    cfg = entry.compose([*TINY, "figures=false", *STRONG])
+    experiment = build.experiment(cfg)
+    for name in ("best.ckpt", "last.ckpt"):
+        weights = torch.load(undisturbed_strong / "checkpoints" / name, weights_only=True)["state_dict"]
+        assert {key.partition(".")[0] for key in weights} == {"net"}
+    module = experiment.module(0.0)
+    module.net.load_state_dict({key.removeprefix("net."): value for key, value in weights.items()})
+    data = experiment.datamodule()
+    images, masks = (part[experiment.split.val] for part in data._val)
+    assert images.shape[2:] == (32, 32)
+    assert masks.shape[2:] == (64, 64)
+    with torch.inference_mode():
+        logits = torch.nn.functional.interpolate(module.eval()(images), size=(64, 64), mode="bilinear")
+    history = read_history(undisturbed_strong)
+    assert overlap.dice(overlap.counts(logits > 0, masks)).nanmean() == pytest.approx(history["val_dice"][-1], abs=1e-6)
+    assert history["epoch"] == [1, 2, 3, 4]
+    assert history["lr"][0] == pytest.approx(0.01 / 7)
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(moment, undisturbed, monkeypatch):
     cut_off(monkeypatch, Path(), MOMENTS[moment], *LONG)
@@ -271,6 +314,7 @@ def test_a_run_that_is_cut_off_again_and_again_arrives(undisturbed, monkeypatch)
     same(run(Path(), *LONG), undisturbed)
 
 
+@pytest.mark.slow
 def test_what_else_a_run_keeps_in_mind_survives_being_cut_off(tmp_path, monkeypatch):
     """The scheduler's and Keras's Adam's steps, the order of patients, the calibrated lambda."""
     options = ["scheduler=cosine", "optimizer=keras_adam", "batch=patient", "reg=l1", "reg.lambda=auto", "trainer.max_epochs=4"]
@@ -287,6 +331,7 @@ def test_history_has_the_learning_rate_of_each_epoch(tmp_path):
 EARLY = ("trainer.patience=2", "trainer.max_epochs=40", "optimizer.lr=0.1")
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_its_patience_is_over_and_does_not_go_on_when_it_is_resumed(tmp_path, monkeypatch):
     folder = run(tmp_path / "whole", *EARLY)
     val_loss = read_history(folder)["val_loss"]

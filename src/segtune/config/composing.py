@@ -114,13 +114,14 @@ class Composer:
     def _kind(self, override: str) -> str:
         """Return the kind of an override: value (optimizer.lr=1e-3), option (loss=focal), or other.
 
-        `outputs` is of the kind other, because it changes the `hydra` node, which names the folder that a sweep writes to.
+        `outputs` and `recipe` are of the kind other. The former changes the `hydra` node, which names the folder that a sweep
+        writes to; the latter changes many groups.
         """
         if override not in self._kinds:
             parsed = _parsed(override)
             key = parsed.key_or_group
             is_usual = parsed.type == OverrideType.CHANGE and parsed.package is None and not parsed.is_sweep_override()
-            is_usual = is_usual and "/" not in key and "${" not in override and key not in ("outputs", "study")
+            is_usual = is_usual and "/" not in key and "${" not in override and key not in ("outputs", "study", "recipe")
             if not is_usual or key.startswith("hydra"):
                 kind = "other"
             elif key in self._groups:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from segtune.config import CONF, usage
 from segtune.config.error_messages import causes, explain
-from segtune.config.overrides import arguments, at_home, expanded, quote_numbers
+from segtune.config.overrides import arguments, at_home, expanded, quote_numbers, with_study_of_recipe
 from segtune.config.rules import check
 from segtune.errors import Interrupted, SummaryError, printable
 from segtune.runs import identity
@@ -46,6 +46,8 @@ def entry(config_name: str, task: Callable[[DictConfig], None]) -> None:
     logging.raiseExceptions = False  # no traceback for log lines that cannot be written
     try:
         sys.argv[1:] = arguments(sys.argv[1:])
+        if config_name == "config":
+            sys.argv[1:] = with_study_of_recipe(sys.argv[1:])
         if "--help" in sys.argv[1:]:
             print(usage.screen(config_name), flush=True)
             return
@@ -113,5 +115,11 @@ def _run_id(*, _root_: DictConfig) -> str:
     return identity.run_id(config)
 
 
+def _unless(given: Any, default: Any) -> Any:
+    """Return the default, or None if another key was given in place of this one."""
+    return default if given is None else None
+
+
+OmegaConf.register_new_resolver("unless", _unless, replace=True)
 OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
 OmegaConf.register_new_resolver("home", expanded, replace=True)  # for a user's own YAML with, for example, outputs: ~/out

@@ -26,7 +26,7 @@ class Labels:
 
     def __init__(self, compose: Callable[[list[str]], Composed]) -> None:
         self._compose = compose
-        self._defaults: dict[str, str] | None = None
+        self._defaults: dict[str, dict[str, str]] = {}
         self._bare: dict[tuple[tuple[str, str], ...], Leaves] = {}
 
     def of(self, cfg: DictConfig, options: Mapping[str, str]) -> str:
@@ -35,8 +35,6 @@ class Labels:
         It contains the options of loss, split, reg and batch, all other options that are not the default of their group, and
         all values that differ from those of the options, whether they were set by a study, a grid or the user.
         """
-        if self._defaults is None:
-            self._defaults = self._compose(["study=none"]).options
         bare = self._leaves_of(options)
         own = leaves(cfg)
         values = {key: value for key, value in own.items() if key not in bare or not _same(bare[key], value)}
@@ -47,18 +45,30 @@ class Labels:
 
     def _chosen(self, options: Mapping[str, str], values: Leaves) -> Iterator[str]:
         """Yield group=option for the axes (AXES), and for all other groups whose option is not the default."""
-        defaults = self._defaults or {}
+        defaults = self._defaults_of(options)
         for group in [*(axis for axis in AXES if axis in options), *(group for group in options if group not in AXES)]:
             is_default = defaults.get(group) == options[group]
             if is_default and (group not in AXES or _is_replaced(group, options[group], values)):
                 continue
             yield shlex.quote(f"{group if group in defaults else f'+{group}'}={options[group]}")
 
+    def _defaults_of(self, options: Mapping[str, str]) -> dict[str, str]:
+        """Return the default option of every group. Those of the other groups depend on the chosen recipe."""
+        if not self._defaults:
+            self._defaults[""] = self._compose(["study=none"]).options
+        usual = self._defaults[""]
+        recipe = options.get("recipe", "")
+        if recipe == usual.get("recipe"):
+            return usual
+        if recipe not in self._defaults:
+            self._defaults[recipe] = self._compose(["study=none", f"recipe='{recipe}'"]).options
+        return self._defaults[recipe] | {"recipe": usual["recipe"]}
+
     def _leaves_of(self, options: Mapping[str, str]) -> Leaves:
         """Return the values of a configuration composed from these options only."""
         key = tuple(sorted(options.items()))
         if key not in self._bare:
-            defaults = self._defaults or {}
+            defaults = self._defaults_of(options)
             chosen = [
                 f"{group if group in defaults else f'+{group}'}='{option}'"
                 for group, option in key

@@ -60,6 +60,8 @@ EMPTY = one_of("keep", "drop")
 DROPOUT = (lambda v: is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1")
 LEARNING_RATE = real(0, open_low=True)
 
+PROBABILITY, FLAG = real(0, 1), (lambda v: isinstance(v, bool), "true or false")
+
 OF_TARGET: dict[str, dict[str, Rule]] = {
     "segtune.losses.boundary": {"weight": real(0)},
     "segtune.losses.dice_focal": {"gamma": real(0), "alpha": real(0, 1)},
@@ -74,14 +76,31 @@ OF_TARGET: dict[str, dict[str, Rule]] = {
         "dropout": DROPOUT,
         "bn_momentum": real(0, 1, open_low=True),
     },
+    "segtune.nets.PlainUNet": {
+        "width": whole(1),
+        "convolutions": whole(1),
+        "norm": one_of("batch", "instance"),
+        "bn_momentum": real(0, 1, open_low=True),
+    },
     "monai.networks.nets.BasicUNet": {"features": wholes(1, n=6), "norm": one_of("batch", "instance"), "dropout": DROPOUT},
     "monai.networks.nets.AttentionUnet": {"channels": wholes(2), "strides": wholes(1, 2), "dropout": DROPOUT},
     "torch.optim.Adam": {"lr": LEARNING_RATE, "eps": real(0, open_low=True)},
     "torch.optim.AdamW": {"lr": LEARNING_RATE, "eps": real(0, open_low=True)},
     "torch.optim.SGD": {"lr": LEARNING_RATE},
     "segtune.optimizers.keras_adam": {"lr": LEARNING_RATE, "eps": real(0, open_low=True)},
+    "segtune.optimizers.adamw_on_weights": {"lr": LEARNING_RATE, "weight_decay": real(0)},
+    "segtune.augment.augment": {
+        "patch": (
+            lambda v: v == "auto" or (isinstance(v, int) and not isinstance(v, bool) and v >= 16 and v % 16 == 0),
+            "auto, null or a multiple of 16, because the network halves the size of the image four times",
+        ),
+        **dict.fromkeys(("p_geometry", "p_bias", "p_gamma", "p_contrast", "p_brightness", "p_noise"), PROBABILITY),
+        **{"rotation_deg": real(0, 180), "scale": real(1, 4), "shear": real(0, 1), "shift": real(0, 0.5), "mirror": FLAG},
+        **{"bias_sd": real(0, 2), "gamma": real(1, 10), "contrast": real(0, 1), "brightness": real(0), "noise_sd": real(0)},
+    },
+    "segtune.schedules.constant": {"warmup_steps": whole(0)},
     "torch.optim.lr_scheduler.StepLR": {"step_size": whole(1), "gamma": real(0, open_low=True)},
-    "torch.optim.lr_scheduler.CosineAnnealingLR": {"T_max": whole(1)},
+    "torch.optim.lr_scheduler.CosineAnnealingLR": {"T_max": whole(1), "warmup_steps": whole(0)},
     "segtune.data.acdc.read": {"root": FOLDER, "slice_axis": whole(0, 2), "empty": EMPTY},
     "segtune.data.folder.read": {
         "root": FOLDER,
@@ -101,7 +120,17 @@ OF_TARGET: dict[str, dict[str, Rule]] = {
     "segtune.data.rvsc.read": {"root": FOLDER, "masks": one_of("pil")},
     "segtune.data.sunnybrook.read": {"root": FOLDER, "masks": one_of("pil")},
 }
-NULLABLE = {"alpha", "masks", "gap_mm", "ed", "es", "slice_axis"}  # keys that may also be null
+NULLABLE = {
+    "alpha",
+    "masks",
+    "gap_mm",
+    "ed",
+    "es",
+    "slice_axis",
+    "patch",
+    "T_max",
+    "warmup_steps",
+}  # keys that may also be null
 
 
 def of_group(group: str, values: Mapping[str, Any]) -> dict[str, Rule]:

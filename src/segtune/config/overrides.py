@@ -54,6 +54,13 @@ def arguments(typed: Sequence[str]) -> list[str]:
 HOME = re.compile(r"""(^|[,\[(:]\s*)(["']?)(~[\w.-]*)(?=$|[/,"'\])])""")
 
 
+def with_study_of_recipe(words: Sequence[str]) -> list[str]:
+    """Add study=NAME, the default sweep of a recipe, to a command line that has recipe=NAME but no study, if it exists."""
+    chosen = dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
+    recipe = chosen.get("recipe", "").strip("'\"")
+    return [*words, *([f"study={recipe}"] if "study" not in chosen and option_file("study", recipe) else [])]
+
+
 def at_home(override: str) -> str:
     """Replace a leading ~ or ~user in the values of an override by the home folder, because Hydra's grammar has no ~."""
     key, sign, value = override.partition("=")

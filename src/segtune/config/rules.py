@@ -11,6 +11,7 @@ from typing import Any
 from segtune.config import option_rules
 from segtune.config.option_rules import Rule, is_number, one_of, real, whole
 from segtune.errors import InputError
+from segtune.runs import budget
 
 # Other commands write to these folders in outputs/, so a sweep cannot have these names.
 VERBS = ("runs", "calibrate", "check", "evaluate", "export")
@@ -47,6 +48,8 @@ RULES: dict[str, Rule] = {
         lambda v: isinstance(v, int) and v >= 16 and v % 16 == 0,
         "a multiple of 16, because the network halves the size of the image four times",
     ),
+    "data.downsample": whole(2, 8),
+    "data.antialias": (lambda v: isinstance(v, bool), "true, false or null"),
     "data.normalize": one_of("zscore", "divide255"),
     "split.val_fraction": (lambda v: is_number(v) and 0 < v < 1, "a fraction above 0 and below 1"),
     "split.by": one_of("patient", "kfold", "nested", "contiguous", "image"),
@@ -66,6 +69,9 @@ RULES: dict[str, Rule] = {
     ),
     "batch.shuffle": (lambda v: isinstance(v, bool), "true or false"),
     "trainer.max_epochs": whole(1),
+    "trainer.max_steps": whole(1),
+    "trainer.val_every_steps": whole(1),
+    "average.decay": (lambda v: is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1"),
     "trainer.devices": (
         lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
         "1, auto or a list of one device, like [0]. A run uses one device; to use several devices, start several runs",
@@ -94,6 +100,7 @@ RULES: dict[str, Rule] = {
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
 NULLABLE = {
+    *("data.downsample", "data.antialias", "trainer.max_epochs", "trainer.max_steps", "trainer.val_every_steps"),
     *("data.allow", "data.larger", "data.spacing_mm", "name", "reg.ratio", "batch.shuffle", "split.images_per_patient"),
     *("tolerance_mm", "trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
     *("trainer.gradient_clip_val", "trainer.deterministic", "trainer.benchmark"),
@@ -111,7 +118,7 @@ def check(config: Mapping[str, Any]) -> None:
     for key, rule in RULES.items():
         group, _, name = key.rpartition(".")
         _check_value(key, name, (config.get(group) or {}) if group else config, rule, nullable=key in NULLABLE)
-    for group in ("data", "loss", "reg", "model", "optimizer", "scheduler"):
+    for group in ("data", "loss", "reg", "model", "optimizer", "scheduler", "augment"):
         values = config.get(group) or {}
         for name, rule in option_rules.of_group(group, values).items():
             _check_value(f"{group}.{name}", name, values, rule, nullable=name in option_rules.NULLABLE)
@@ -142,6 +149,8 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     if is_own_reader and (ed := data.get("ed")) is not None and ed == data.get("es"):
         yield f"data.ed={ed} and data.es={ed}: ED and ES are different phases of the heartbeat. Choose a volume for each."
     yield from _contradictions_of_split(split)
+    yield from _contradictions_of_trainer(config)
+    yield from _contradictions_of_size(data, config.get("augment") or {})
     target = str(loss.get("_target_"))
     if target.startswith("segtune.") and loss.get("alpha") == 0 == loss.get("beta"):
         yield "loss.alpha=0 with loss.beta=0: the loss would be 0 for every prediction. One of the two must be above 0."
@@ -159,6 +168,38 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
             f"model.bn_momentum={model['bn_momentum']:g} (study=as_run sets this key) works only with model=unet or "
             "model=unet_double. Choose one of these networks."
         )
+
+
+def _contradictions_of_trainer(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for each combination of values that contradict each other in the length of a run."""
+    trainer, warmup_steps = config.get("trainer") or {}, (config.get("scheduler") or {}).get("warmup_steps")
+    epochs, steps, every = (trainer.get(key) for key in ("max_epochs", "max_steps", "val_every_steps"))
+    if trainer and (epochs is None) == (steps is None):
+        given = f"trainer.max_epochs={epochs} and trainer.max_steps={steps}" if epochs else "no length of the run"
+        yield f"{given}: give one of trainer.max_epochs and trainer.max_steps, and set the other to null."
+    elif every is not None and steps is None:
+        yield f"trainer.val_every_steps={every} needs trainer.max_steps, the number of steps of the run. Give both or neither."
+    elif steps is not None and steps % budget.steps_per_epoch(trainer):
+        yield (
+            f"trainer.max_steps={steps}: must be a multiple of trainer.val_every_steps={budget.steps_per_epoch(trainer)}, so "
+            "that the last step is validated. Change one of the two."
+        )
+    elif steps is not None and warmup_steps is not None and warmup_steps >= steps:
+        yield f"scheduler.warmup_steps={warmup_steps}: must be below trainer.max_steps={steps}. Change one of the two."
+
+
+def _contradictions_of_size(data: Mapping[str, Any], augment: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for each combination of values that contradict each other in the size of images."""
+    size, factor, patch = data.get("size"), data.get("downsample") or 1, augment.get("patch")
+    if size is None:
+        return
+    if size % (16 * factor):
+        yield (
+            f"data.size={size} with data.downsample={factor}: must be a multiple of {16 * factor}, because the network halves "
+            "the size of the downsampled image four times."
+        )
+    elif isinstance(patch, int) and patch > size // factor:
+        yield f"augment.patch={patch}: must be at most {size // factor}, the side of the network's images. Choose auto or less."
 
 
 def _contradictions_of_split(split: Mapping[str, Any]) -> Iterator[str]:

@@ -53,9 +53,9 @@ def read(
     Frame and slice_index are taken from the name if the pattern has groups for them; otherwise they count the pairs of each
     patient.
 
-    Pairs with the same patient, visit, phase and frame are one volume. Exception: if the pattern has no group `slice`, its
-    group `frame` may count the slices of a single volume. Each frame is then a volume of its own only if some frame has
-    several images, or if ed or es names frames.
+    Pairs with the same patient, visit, phase and frame are one volume. Exception: if the pattern has no group `slice`, the
+    numbers of its group `frame` are taken as numbers of slices, so all frames of a visit and phase are one volume. This
+    exception does not apply if a frame has several images, or if ed or es names frames.
 
     Args:
         root: the folder that holds images and masks. Nothing outside it is read.

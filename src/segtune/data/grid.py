@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 from segtune.data.slices import Slice, SliceSet
 from segtune.errors import InputError
@@ -16,17 +17,21 @@ log = logging.getLogger(__name__)
 Number = TypeVar("Number", np.float32, np.float64)
 
 
-def resample_and_crop(slices: SliceSet, *, size: int, spacing_mm: float | None = None, larger: str | None = None) -> SliceSet:
+def resample_and_crop(
+    slices: SliceSet, *, size: int, spacing_mm: float | None = None, larger: str | None = None, antialias: bool = False
+) -> SliceSet:
     """Resample and crop the slices to the network's grid. (to_tensors adds the padding.)
 
-    Each slice is first resampled to spacing_mm about its own centre: the image linearly, the mask by nearest neighbour, both
-    without a smoothing filter. If it is then larger than size, it is cropped about its centre. If both spacing_mm and larger
-    are None, the set is returned unchanged.
+    Each slice is first resampled to spacing_mm about its own centre: the image linearly, the mask by nearest neighbour. If it
+    is then larger than size, it is cropped about its centre. If both spacing_mm and larger are None, the set is returned
+    unchanged.
 
     Args:
         size: side of the network's square images [pixels].
         spacing_mm: spacing of the new pixels in both directions [mm]; None: keep the stored spacing.
         larger: "crop": keep the centre of larger images, and log a warning if this cuts the structure. None: refuse them.
+        antialias: smooth an image before spacing_mm shrinks it, because details smaller than a new pixel would appear as other
+            structures (see _Axis.smoothed).
     Raises: InputError that names the first image larger than size, if larger is None.
     """
     if larger not in (None, "crop"):
@@ -35,7 +40,7 @@ def resample_and_crop(slices: SliceSet, *, size: int, spacing_mm: float | None =
         raise InputError(f"data.spacing_mm={spacing_mm}: must be a distance in mm, or null to leave images as they are.")
     if spacing_mm is None and larger is None:
         return slices
-    seen = SliceSet(_as_seen(item, size, spacing_mm, larger) for item in slices)
+    seen = SliceSet(_as_seen(item, size, spacing_mm, larger, antialias) for item in slices)
     if cut := [item for item in seen if item.n_cut]:
         worst = max(cut, key=lambda item: item.n_cut)
         log.warning(
@@ -58,16 +63,17 @@ def restore(values: NDArray[np.float64], item: Slice, *, spacing_mm: float | Non
     return np.ascontiguousarray(columns.restored(rows.restored(values).T).T)
 
 
-def _as_seen(item: Slice, size: int, spacing_mm: float | None, larger: str | None) -> Slice:
+def _as_seen(item: Slice, size: int, spacing_mm: float | None, larger: str | None, antialias: bool) -> Slice:
     """One slice on the network's grid. Its n_cut is the number of pixels of the structure that were cropped away."""
     rows, columns = _axes(item, size, spacing_mm, larger)
     if spacing_mm is None and max(item.image.shape) <= size:
         return item
     outside = item.mask.copy()
     outside[rows.covered(), columns.covered()] = False
+    image = columns.smoothed(rows.smoothed(item.image).T).T if antialias else item.image
     return dataclasses.replace(
         item,
-        image=np.ascontiguousarray(columns.resampled(rows.resampled(item.image).T).T),
+        image=np.ascontiguousarray(columns.resampled(rows.resampled(image).T).T),
         mask=item.mask[np.ix_(rows.nearest(), columns.nearest())],
         spacing_mm=item.spacing_mm if spacing_mm is None else (spacing_mm, spacing_mm),
         n_cut=int(outside.sum()),
@@ -92,6 +98,13 @@ class _Axis(NamedTuple):
     def resampled(self, image: NDArray[Number]) -> NDArray[Number]:
         """Resample and crop an array (n, W) to (n_kept, W)."""
         return _interpolate(image, self._old_positions())
+
+    def smoothed(self, image: NDArray[Number]) -> NDArray[Number]:
+        """Smooth an array (n, W) for a resampling that shrinks it by 1 / ratio, by a Gaussian of (1 / ratio - 1) / 2 pixels."""
+        if self.ratio >= 1:
+            return image
+        smooth: NDArray[Number] = gaussian_filter1d(image, (1 / self.ratio - 1) / 2, axis=0, mode="nearest")
+        return smooth
 
     def nearest(self) -> NDArray[np.int64]:
         """The nearest old pixel for each kept new pixel."""

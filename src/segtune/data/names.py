@@ -266,10 +266,11 @@ def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
 
 
 def _look_grouped(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two names that may belong to one patient; None if there are no such names.
+    """Find two names that may belong to one patient; None if there are no such names. There are two cases:
 
-    Such names are equal up to the end of a number or folder (p01_ed and p01_es, anna/1 and anna/2). Or they differ only in a
-    number at their end, while other names begin differently (anna_1 and anna_2 beside bert_1, but not la_003, la_004, la_005).
+    - The two names share a beginning that ends with a number or a folder: p01_ed and p01_es; anna/1 and anna/2.
+    - They differ only in a number at their end, and another name begins differently: anna_1 and anna_2, if there is a bert_1.
+      If all names begin in the same way (la_003, la_004, la_005), the number is taken to be the patient's.
     """
     begin: dict[str, str] = {}
     for name in names:

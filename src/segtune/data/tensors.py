@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,6 +50,11 @@ def to_tensors(slices: SliceSet, *, size: int, normalize: str) -> Batch:
     return torch.from_numpy(images), torch.from_numpy(masks)
 
 
+def pooled(images: Tensor, masks: Tensor, factor: int) -> Batch:
+    """Combine blocks of factor x factor pixels: the mean of the image, and the majority of the mask (foreground in a tie)."""
+    return F.avg_pool2d(images, factor), F.avg_pool2d(masks.float(), factor) >= 0.5
+
+
 class Batches:
     """One side of the split as an iterable of n batches. Each pass calls `plan()`, which returns the indices of each batch."""
 
@@ -69,11 +75,17 @@ class Batches:
 class SliceData(pl.LightningDataModule):
     """Training and validation data on the trainer's device.
 
-    The batch order of an epoch depends on (seed, epoch) only, so a resumed run sees the same batches. The last batch of an
-    epoch may be smaller, because no image is left out.
+    The batch order of an epoch depends on (seed, epoch) only, so a resumed run sees the same batches. Usually an epoch has all
+    training images, and its last batch may be smaller. With batches_per_epoch, an epoch has this many batches of full size,
+    which are cut from an endless sequence of passes through the training images.
+
+    With downsample, training images and masks are pooled. In validation batches only the images are pooled, so that
+    predictions are compared with the masks at full resolution.
 
     Args:
         size, normalize: as in to_tensors.
+        downsample: side of the blocks of pixels that are combined into one; None: 1.
+        batches_per_epoch: number of training batches of an epoch; None: one pass through the training images.
         batch_size: number of images in a batch; None: a batch is all images of one patient.
         seed: seed of the batch order.
         shuffle: False: use the data set's order in every epoch, as in the published study's notebook.
@@ -89,33 +101,56 @@ class SliceData(pl.LightningDataModule):
         batch_size: int | None,
         seed: int,
         shuffle: bool = True,
+        downsample: int | None = None,
+        batches_per_epoch: int | None = None,
     ) -> None:
         super().__init__()
         self._split, self._batch_size, self._shuffle, self._seed = split, batch_size, shuffle, seed
         self._patients = np.asarray(slices.patients)
-        self._data = to_tensors(slices, size=size, normalize=normalize)
+        self._batches_per_epoch = batches_per_epoch
+        images, masks = to_tensors(slices, size=size, normalize=normalize)
+        self._train = self._val = images, masks
+        if downsample:
+            self._train = pooled(images, masks, downsample)
+            self._val = self._train[0], masks
 
     def setup(self, stage: str) -> None:
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
-        self._data = (self._data[0].to(device), self._data[1].to(device))
+        images = self._train[0].to(device)
+        is_pooled = self._train is not self._val
+        masks = self._val[1].to(device)
+        self._train, self._val = (images, self._train[1].to(device) if is_pooled else masks), (images, masks)
 
     def train_batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """The indices of the training slices in each batch of an epoch. Args: epoch: counted from 0."""
-        random = np.random.default_rng([self._seed, epoch]) if self._shuffle else None
+        if (n := self._batches_per_epoch) is None:
+            order = self._pass(epoch)
+            return order if self._batch_size is None else self._cut(np.concatenate(order))
+        first, last = epoch * n, (epoch + 1) * n  # batches since the start of the run
+        step = self._batch_size or 1
+        per_pass = len(self._pass(0))
+        passes = range(first * step // per_pass, (last * step - 1) // per_pass + 1)
+        order = [one for number in passes for one in self._pass(number)][first * step - passes[0] * per_pass :][: n * step]
+        return [np.concatenate(order[at : at + step]) for at in range(0, n * step, step)]
+
+    def _pass(self, number: int) -> list[NDArray[np.int64]]:
+        """One pass through the training images: the indices of single images or, if batch_size is None, of whole patients."""
+        random = np.random.default_rng([self._seed, number]) if self._shuffle else None
         if self._batch_size is None:
             patients = self._by_patient(self._split.train)
             return [patients[index] for index in random.permutation(len(patients))] if random else patients
-        return self._cut(random.permutation(self._split.train) if random else self._split.train)
+        order = random.permutation(self._split.train) if random else self._split.train
+        return np.split(order, len(order))
 
     def train_dataloader(self) -> Batches:
         assert self.trainer is not None
         trainer = self.trainer
-        return Batches(self._data, lambda: self.train_batches(trainer.current_epoch), len(self.train_batches(0)))
+        return Batches(self._train, lambda: self.train_batches(trainer.current_epoch), len(self.train_batches(0)))
 
     def val_dataloader(self) -> Batches:
         batches = self._by_patient(self._split.val) if self._batch_size is None else self._cut(self._split.val)
-        return Batches(self._data, lambda: batches, len(batches))
+        return Batches(self._val, lambda: batches, len(batches))
 
     predict_dataloader = val_dataloader
 

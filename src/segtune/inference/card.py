@@ -121,16 +121,20 @@ def alarms(result: Result, which: str) -> Iterator[str]:
 def running(result: Result, checked: str) -> Markdown:
     config = result["config"]["data"]
     size, spacing_mm, crops = int(config["size"]), config.get("spacing_mm"), config.get("larger")
+    factor = int(config.get("downsample") or 1)
+    multiple = 16 * factor
     larger = "" if crops else "; larger images, which did not occur in training, to the next multiple of 16"
     before = [
+        "" if spacing_mm is None or not config.get("antialias") else "smoothed where it is shrunk",
         "" if spacing_mm is None else f"resampled linearly to pixels of {float(spacing_mm):g} mm, keeping the image's centre",
         f"cropped around the centre to at most {size} x {size}" if crops else "",
         f"intensities normalised ({escaped(config['normalize'])}): {NORMALIZED[config['normalize']][0]}",
         f"padded with zeros at the bottom and right to {size} x {size}{larger}",
+        "" if factor == 1 else f"(inside model.onnx) averaged over {factor} x {factor} pixels, its logits interpolated back",
     ]
     steps = "; then ".join(filter(None, before))
     rows = [
-        ("input", "`image`, float32, (batch, 1, height, width); height and width are multiples of 16"),
+        ("input", f"`image`, float32, (batch, 1, height, width); height and width are multiples of {multiple}"),
         ("output", "`probability` of the structure and `logits`, both of the input's shape; probability = sigmoid(logits)"),
         ("preprocessing", f"the image {'as stored' if spacing_mm is None else 'with known pixel size'}, {steps}"),
         ("postprocessing", "undo padding, crop and resampling; pixels with a probability above 0.5 belong to the structure"),
@@ -190,7 +194,7 @@ def training(result: Result) -> Markdown:
         ("penalty and its lambda", escaped(axes["reg"] + measured)),
         ("split", described(config["split"])),
         ("batch", described(config["batch"])),
-        ("epochs", f"{whole(result['last']['epoch'])} (trainer.max_epochs={escaped(config['trainer'].get('max_epochs'))})"),
+        ("epochs", f"{whole(result['last']['epoch'])} ({escaped(_length(config['trainer']))})"),
         ("seed", escaped(config["seed"])),
         ("optimizer", described(config["optimizer"])),
         ("scheduler", described(config.get("scheduler") or {}) or "none"),
@@ -258,6 +262,12 @@ def by_patient(rows: Rows) -> Markdown:
         for row in rows
     ]
     return grid(heads, cells)
+
+
+def _length(trainer: Mapping[str, Any]) -> str:
+    """Return the settings of the length of a run."""
+    keys = [key for key in ("max_epochs", "max_steps", "val_every_steps") if trainer.get(key) is not None]
+    return " ".join(f"trainer.{key}={trainer[key]}" for key in keys or ["max_epochs"])
 
 
 def few(result: Result, rows: Rows | None) -> str:

@@ -26,8 +26,10 @@ def code(result: Mapping[str, Any]) -> str:
     values = {
         "source": Markdown(readers.of(config).image_code or "grey values"),
         "size": int(config["size"]),
+        "multiple": 16 * int(config.get("downsample") or 1),
         "pixel_mm": f"{float(low):.4g}",
         "spacing_mm": None if spacing_mm is None else float(spacing_mm),
+        "antialias": bool(config.get("antialias")),
         "crops": bool(config.get("larger")),
         "normalized": Markdown(NORMALIZED[config["normalize"]][1]),
     }

@@ -15,7 +15,7 @@ from segtune.runs import identity
 
 log = logging.getLogger(__name__)
 # Keys of cfg.data that are taken from the runs, because a network needs the image preprocessing that it was trained with.
-OF_THE_RUN = ("size", "spacing_mm", "larger", "normalize")
+OF_THE_RUN = ("size", "spacing_mm", "larger", "normalize", "downsample", "antialias")
 
 
 class Evaluation(NamedTuple):

@@ -38,7 +38,8 @@ def checked(model: "Trained", path: Path) -> Agreement:
     """Write model.onnx and compare it with PyTorch. Raises: InputError if the export fails or the outputs differ too much."""
     try:
         write_onnx(model, path)
-        found = agreement(path, model.net, size=min(model.config["data"]["size"], LARGEST_CHECKED))
+        data = model.config["data"]
+        found = agreement(path, model.net, size=min(data["size"], LARGEST_CHECKED), factor=data.get("downsample") or 1)
     except Exception as error:
         if not type(error).__module__.startswith(("torch.onnx", "onnx")):
             raise
@@ -75,19 +76,20 @@ def card_of(model: "Trained", checked: str) -> str:
 def write_onnx(model: "Trained", path: Path) -> None:
     """Write the network as ONNX.
 
-    Input: image (batch, 1, height, width), float32, normalised; height and width are multiples of 16. Outputs: probability and
-    logits, of the same shape.
+    Input: image (batch, 1, height, width), float32, normalised; height and width are multiples of 16 (of 16 times
+    data.downsample). Outputs: probability and logits, of the same shape.
     """
     import onnx
     import torch
 
+    factor = model.config["data"].get("downsample") or 1
     with warnings.catch_warnings():
         # PyTorch's newer exporter takes 30 times as long, and some of its versions fail on MONAI's networks. This exporter
         # warns that it is deprecated, and about each size that it treats as constant. agreement() tests several sizes instead.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.net,
-            (torch.zeros(2, 1, 32, 48),),
+            (torch.zeros(2, 1, 32 * factor, 48 * factor),),
             str(path),
             input_names=["image"],
             output_names=["logits"],
@@ -115,7 +117,7 @@ def metadata(model: "Trained") -> dict[str, Any]:
         "run_id": model.result["run_id"],
         "epoch": model.which,
         "target": model.target,
-        **{key: data.get(key) for key in ("size", "normalize", "spacing_mm", "larger")},
+        **{key: data.get(key) for key in ("size", "normalize", "spacing_mm", "larger", "antialias", "downsample")},
         "threshold": 0.5,
         "segtune": segtune.__version__,
     }
@@ -126,7 +128,7 @@ def plain(value: Any) -> str:
     return printable((value if isinstance(value, str) else json.dumps(value)).encode(errors="replace").decode())
 
 
-def agreement(path: Path, net: "nn.Module", *, size: int) -> Agreement:
+def agreement(path: Path, net: "nn.Module", *, size: int, factor: int = 1) -> Agreement:
     """Compare the ONNX file with the network on random images, half of them smooth, of several batch and image sizes."""
     import numpy as np
     import onnxruntime
@@ -134,7 +136,7 @@ def agreement(path: Path, net: "nn.Module", *, size: int) -> Agreement:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     random, differences = np.random.default_rng(0), []
-    shapes = (*SHAPES, (1, size, size))
+    shapes = (*((n, height * factor, width * factor) for n, height, width in SHAPES), (1, size, size))
     for n, height, width in shapes:
         image = random.normal(size=(n, 1, height, width)).astype(np.float32)
         image[::2] = image[::2, :, ::16, ::16].repeat(16, axis=2).repeat(16, axis=3)

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from segtune import nets
 from segtune.data import tensors
 from segtune.data.grid import resample_and_crop, restore
 from segtune.data.slices import MEMORY_FRACTION, SPACINGS_MM, Slice, SliceSet
@@ -77,7 +78,10 @@ class Trained:
         values: list[NDArray[np.float64]] = [np.empty(0)] * len(slices)
         for size in dict.fromkeys(sizes):
             of_size = [index for index, other in enumerate(sizes) if other == size]
-            fitted = resample_and_crop(SliceSet(slices[index] for index in of_size), size=size, **self._grid)
+            antialias = bool(data.get("antialias"))
+            fitted = resample_and_crop(
+                SliceSet(slices[index] for index in of_size), size=size, **self._grid, antialias=antialias
+            )
             images, _ = tensors.to_tensors(fitted, size=size, normalize=data["normalize"])
             answers = np.concatenate([self._answers(batch) for batch in images.split(max(1, PIXELS // size**2))])
             for index, answer in zip(of_size, answers, strict=True):
@@ -112,7 +116,8 @@ class Trained:
                 f"side of {longest} pixels for run {self.folder.name}, which was trained on pixels of "
                 f"{data.get('spacing_mm') or 'any'} mm; the limit is {LARGEST}. Check the pixel spacing of the image."
             )
-        side = size if longest <= size else math.ceil(longest / MULTIPLE) * MULTIPLE
+        multiple = MULTIPLE * (data.get("downsample") or 1)
+        side = size if longest <= size else math.ceil(longest / multiple) * multiple
         if _is_too_much(needed := self.pixel_bytes * side**2):
             raise InputError(
                 f"an image of {' x '.join(map(str, item.image.shape))} pixels needs about {needed / 1e9:.1f} GB with the "
@@ -163,6 +168,7 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
             f"{source}: data.size={size}: one image needs about {needed / 1e9:.1f} GB with this network, more than "
             f"{MEMORY_FRACTION:.0%} of this machine's memory."
         )
+    net = nets.Downsampled(net, factor) if (factor := result["config"]["data"].get("downsample")) else net
     device = device or torch.device("cpu")
     return Trained(folder, which, result, net.to(device), device, pixel_bytes)
 
@@ -207,6 +213,8 @@ def _well_formed(result: Mapping[str, Any], path: Path) -> None:
             and _is_label(data["target"])
             and data.get("larger") in (None, "crop")
             and (data.get("spacing_mm") is None or _is_spacing(data["spacing_mm"]))
+            and data.get("antialias") in (None, False, True)
+            and ((factor := data.get("downsample")) is None or _is_factor(factor, size))
             and (pixel_mm is None or (len(pixel_mm) == 2 and all(map(_is_spacing, pixel_mm))))
             and networks.NAME.fullmatch(data["reader"]["_target_"]) is not None
         )
@@ -224,6 +232,10 @@ def _is_label(value: Any) -> bool:
     if isinstance(value, str):
         return 0 < len(value) <= 200 and "${" not in value and "}" not in value
     return type(value) is int and abs(value) < 2**31
+
+
+def _is_factor(value: Any, size: int) -> bool:
+    return type(value) is int and 2 <= value <= 8 and size % (MULTIPLE * value) == 0
 
 
 def _is_spacing(value: Any) -> bool:

@@ -80,6 +80,12 @@ LISTED: dict[str, dict[str, Check]] = {  # the networks of conf/model and the va
         "bn_momentum": _real(0, 1),
         "convolutions": _whole(1, 32),
     },
+    "segtune.nets.PlainUNet": {
+        "width": _whole(1, MOST_CHANNELS // 16),
+        "convolutions": _whole(1, 16),
+        "norm": (lambda v: v in ("batch", "instance"), "batch or instance"),
+        "bn_momentum": _real(0, 1),
+    },
     "monai.networks.nets.BasicUNet": {
         **{"spatial_dims": _exactly(2), "in_channels": _exactly(1), "out_channels": _exactly(1)},
         "features": _wholes(6, 1, MOST_CHANNELS),

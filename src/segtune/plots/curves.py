@@ -26,7 +26,7 @@ NAMES = {
 }
 
 
-def curves(history: History, best_epoch: int, *, title: str) -> Figure:
+def curves(history: History, best_epoch: int, *, title: str, augmented: bool = False) -> Figure:
     """Draw the learning curves of one run.
 
     The figure shows training and validation loss, both divided by their common maximum, training and validation Dice, and a
@@ -35,6 +35,7 @@ def curves(history: History, best_epoch: int, *, title: str) -> Figure:
     Args:
         history: column -> values, with the columns epoch, train_loss, val_loss, train_dice, val_dice.
         best_epoch: epoch with the best validation Dice, counted from 1.
+        augmented: whether the training values are those of augmented images.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -42,6 +43,8 @@ def curves(history: History, best_epoch: int, *, title: str) -> Figure:
     for line in axes.get_lines():
         if line.get_label() == BEST:
             line.set_label(f"best: {history['val_dice'][best_epoch - 1]:.3f}")
+        elif augmented and str(line.get_label()).startswith("training"):
+            line.set_label(f"{line.get_label()} (augmented images)")
     _frame(axes)
     axes.set(xlabel="epoch", ylabel="Dice, loss / maximum")
     axes.set_title(text(textwrap.fill(title, 70)), fontsize="medium")

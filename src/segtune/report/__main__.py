@@ -94,7 +94,8 @@ def draw_run(folder: Path) -> list[Path]:
     result = read_result(folder)
     try:
         best_epoch, label = int(result["best"]["epoch"]), identity.label_of(result)
-        figure = curves.curves(read_history(folder), best_epoch, title=label)
+        augmented = bool(result["config"].get("augment"))
+        figure = curves.curves(read_history(folder), best_epoch, title=label, augmented=augmented)
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -19,7 +19,7 @@ SEED = 0  # seed of the bootstrap draws
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """The difference of one value of an axis to another, over the configurations that are equal in everything else."""
+    """The change of Dice from one value of an axis to another, mean over pairs of otherwise equal configurations."""
 
     other: str
     estimate: Estimate

@@ -172,8 +172,8 @@ class Study:
 
     Attributes:
         sweeps: the named sweeps (study=NAME on the command line) that were made for this study.
-        published: function that returns the curves that the study printed for these facts, as columns of a history; None if it
-            printed none.
+        published: function from the facts of a run to the curves that the study printed for such a run, as columns of a
+            history, or to None if the study printed no curves.
     """
 
     sweeps: frozenset[str]

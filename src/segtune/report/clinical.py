@@ -224,7 +224,7 @@ def _volume(cases: Sequence[Row], phase: str) -> Row:
 def metric_rows(patients: Sequence[Row], runs: Sequence[Scored]) -> list[Row]:
     """Table rows, one for each of METRICS: the mean over patients, and counts over the cases of all runs.
 
-    Columns: n_patients: number of patients with a defined value. n_one_empty: number of cases that count with the worst value.
+    Columns: n_patients: number of patients with a defined value. n_one_empty: number of cases that get the worst value.
     n_undefined: number of cases that are left out.
     """
     tolerances = sorted({run.tolerance_mm for run in runs})

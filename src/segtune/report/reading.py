@@ -15,7 +15,7 @@ from tqdm import tqdm
 from segtune.errors import InputError
 from segtune.report import axes, clinical
 from segtune.report.records import Facts, Plan, Record, Sweep
-from segtune.runs import identity, layout
+from segtune.runs import budget, identity, layout
 from segtune.runs.result import read_result, verify_files, why_not_done
 from segtune.runs.schema import OF_A_FINISHED_RUN
 from segtune.runs.state import state_of
@@ -228,7 +228,7 @@ def facts_of(result: Mapping[str, Any]) -> Facts:
         l1=l1,
         l2=l2,
         batch=axes["batch"],
-        epochs=int(config["trainer"]["max_epochs"]),
+        epochs=budget.n_epochs(config["trainer"]),
         context=json.dumps(others, sort_keys=True),
     )
 

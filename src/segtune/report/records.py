@@ -111,8 +111,8 @@ class Record:
 
     @property
     def gap(self) -> float:
-        """Training Dice - validation Dice after the last epoch."""
-        return self.history["train_dice"][-1] - self.history["val_dice"][-1]
+        """Training Dice - validation Dice after the last epoch; NaN if the training images were augmented."""
+        return math.nan if self.config.get("augment") else self.history["train_dice"][-1] - self.history["val_dice"][-1]
 
     @property
     def epochs_to_90(self) -> float:

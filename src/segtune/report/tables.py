@@ -68,8 +68,8 @@ def _or_empty(value: Any) -> Any:
 def cell_rows(analysis: Analysis) -> list[Row]:
     """Table rows, one per configuration, group by group, best first.
 
-    Columns: group: number of the group, in which all configurations are scored on the same patients. may_be_best: whether it
-    is in the set of the group that may be best. left_at_look: the look at which it left the set.
+    Columns: group: number of the group, in which all configurations are scored on the same patients. may_be_best: whether the
+    configuration may be the best of its group. left_at_look: the look at which it was ruled out.
     """
     rows = []
     for group in analysis.groups:

@@ -150,8 +150,8 @@ class SweepRun(TypedDict, total=False):
 class Sweep(TypedDict, total=False):
     """The content of sweep.json: the command of the sweep, the time of writing, its runs, and its plan.
 
-    looks: the numbers of seeds (or folds) at which verdicts are made; empty: once, when all runs are done. added: ids of runs
-    that were added to configurations after the last look of an earlier sweep, so that they decide nothing.
+    looks: the numbers of seeds (or folds) at which verdicts are made; if empty, verdicts are made once, when all runs are done.
+    added: ids of runs that were added to configurations after an earlier sweep was judged. They do not affect verdicts.
     """
 
     schema: int

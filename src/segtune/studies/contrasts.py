@@ -72,9 +72,9 @@ def at(cells: Mapping[float, Cell], value: float) -> Cell | None:
 
 @dataclass(frozen=True)
 class Arm:
-    """Configurations of one loss by share, all with as many epochs or all with as many optimiser steps.
+    """The configurations of one loss, by share. All train for the same number of epochs, or all for the same number of steps.
 
-    epochs: of the configuration with the largest training set.
+    epochs: number of epochs of the configuration with the largest training set.
     """
 
     name: str

@@ -80,7 +80,7 @@ def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name
     has_folds, before = none.first.fold is not None, float(np.mean([*best.values()]))
 
     def epochs(cell: Cell, coefficient: float) -> Weighted:
-        """The first epoch that reaches 90 % of the best of the fold, or of the split; one after the last if none does."""
+        """Return the first epoch in which a run's Dice reaches its goal, or the last epoch + 1 if none does."""
         goals = {unit: 0.9 * (best.get(unit, math.nan) if has_folds else before) for unit in {*best, *cell.seeds}}
         reached = {
             unit: curves.epochs_to([*curve], goals[unit])

@@ -233,7 +233,10 @@ def unreliable(cells: Sequence[Cell]) -> Found:
 
 
 def saturates(cells: Sequence[Cell]) -> Found:
-    """Test claim 15. Runs whose loss has not settled do not count. If Dice has not settled, the lag is what is left or more."""
+    """Test claim 15. Runs whose loss has not settled are left out.
+
+    If the loss has settled but Dice has not, the number of remaining epochs is taken as the lag, although it may be larger.
+    """
 
     def lag(record: Record) -> float:
         epochs = len(record.history["epoch"])

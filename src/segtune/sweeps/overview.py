@@ -73,8 +73,14 @@ def read_overview(folder: Path) -> dict[str, Any]:
 def _config(said: Status) -> dict[str, Any]:
     """Return the configuration in a status if it has all keys needed to estimate the run's time, otherwise an empty dict."""
     config: dict[str, Any] = {**said.get("config", {})}
-    n: Any = (config.get("trainer") or {}).get("max_epochs")
-    return config if {"data", "model", "batch"} <= config.keys() and option_rules.is_number(n) and 0 < n < 1e9 else {}
+    trainer: Any = config.get("trainer") or {}
+    lengths = [trainer.get(key) for key in ("max_epochs", "max_steps", "val_every_steps") if trainer.get(key) is not None]
+    are_numbers = bool(lengths) and all(option_rules.is_number(n) and 1 <= n < 1e9 for n in lengths)
+    return (
+        config
+        if {"data", "model", "batch"} <= config.keys() and are_numbers and lengths != [trainer.get("val_every_steps")]
+        else {}
+    )
 
 
 def _slurm_queue() -> set[str] | None:

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from segtune.errors import InputError
-from segtune.runs import layout
+from segtune.runs import budget, layout
 from segtune.runs.result import read_result
 from segtune.runs.state import epochs_done
 from segtune.runs.tables import read_history
@@ -47,7 +47,7 @@ def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
                 InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError
             ):
                 result = read_result(path.parent)
-                cost = float(result["seconds"] / result["config"]["trainer"]["max_epochs"])
+                cost = float(result["seconds"] / budget.n_epochs(result["config"]["trainer"]))
                 if not 0 <= cost < math.inf:
                     continue
                 for kind in (_kind(result["config"]), "any"):
@@ -64,14 +64,14 @@ def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
     total = 0.0
     for run in runs:
         if run.state != "completed":
-            epochs = run.config["trainer"]["max_epochs"]
+            epochs = budget.n_epochs(run.config["trainer"])
             left = epochs - (epochs_done(run.folder) if run.state in ("interrupted", "stale", "running") else 0)
             total += left * statistics.median(by_kind.get(_kind(run.config)) or by_kind["any"])
     return total / at_once
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    trainer = {key: value for key, value in config["trainer"].items() if key != "max_epochs"}
+    trainer = {key: value for key, value in config["trainer"].items() if key not in ("max_epochs", "max_steps")}
     return json.dumps([config["data"], config["model"], config["batch"], trainer], sort_keys=True, default=str)
 
 

@@ -11,18 +11,21 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from segtune import nets
+from segtune import nets, schedules
+from segtune.augment import patch_side
 from segtune.config.entry import plain
 from segtune.data import contour_files, findings, readers, recognition, slice_checks, splits
 from segtune.data.grid import resample_and_crop
 from segtune.data.slices import SliceSet
 from segtune.data.splits import Split
+from segtune.data.tensors import Batch
 from segtune.errors import InputError, printable
 from segtune.metrics.score import TOLERANCE_MM
-from segtune.runs import identity
+from segtune.runs import budget, identity
 from segtune.runs.inputs import content_hashes
 from segtune.training.experiment import Experiment, Penalty, TrainerSettings
 
@@ -31,7 +34,14 @@ log = logging.getLogger(__name__)
 # Warn if the actual training share differs from the requested one by more than this. Two option files with shares that are 0.2
 # apart can only give the same training patients if one of the shares is missed by 0.1.
 COARSE = 0.09
-OWN_TRAINER_KEYS = ("threads", "compile", "patience")  # the keys of cfg.trainer that are not arguments of Lightning's Trainer
+OWN_TRAINER_KEYS = (
+    "max_steps",
+    "val_every_steps",
+    "threads",
+    "compile",
+    "patience",
+)  # the keys of cfg.trainer that are not arguments of Lightning's Trainer
+COSINE = "torch.optim.lr_scheduler.CosineAnnealingLR"  # the target of scheduler=cosine
 LIGHTNING_KEYS = {
     *("max_epochs", "accelerator", "devices", "precision", "accumulate_grad_batches", "gradient_clip_val"),
     *("gradient_clip_algorithm", "deterministic", "benchmark", "detect_anomaly"),
@@ -58,8 +68,13 @@ def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, lab
         log.warning("%s: %s (%d); the first: %s", name, findings.KINDS[kind], n, printable(first))
     fingerprint = stored.fingerprint()
     on_grid = resample_and_crop(
-        stored, size=cfg.data.size, spacing_mm=cfg.data.get("spacing_mm"), larger=cfg.data.get("larger")
+        stored,
+        size=cfg.data.size,
+        spacing_mm=cfg.data.get("spacing_mm"),
+        larger=cfg.data.get("larger"),
+        antialias=bool(cfg.data.get("antialias")),
     )
+    scheduler, interval = _scheduler(cfg)
     return Experiment(
         config=config,
         options=options or {},
@@ -75,9 +90,13 @@ def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, lab
         loss=functools.partial(_function, cfg.loss, "loss"),
         penalty=_penalty(cfg),
         optimizer=_optimizer(cfg),
-        scheduler=_function(cfg.scheduler, "scheduler") if cfg.scheduler else None,
+        scheduler=scheduler,
+        scheduler_interval=interval,
+        augment=_augmentation(cfg),
+        average_decay=cfg.average.get("decay"),
         trainer=_trainer_settings(cfg.trainer),
         image_size=cfg.data.size,
+        downsample=cfg.data.get("downsample"),
         normalize=cfg.data.normalize,
         batch_size=None if cfg.batch.size == "patient" else cfg.batch.size,
         shuffle=cfg.batch.shuffle is not False,
@@ -167,6 +186,34 @@ def _optimizer(cfg: DictConfig) -> Callable[..., torch.optim.Optimizer]:
     return optimizer if unscales else fused(optimizer)
 
 
+def _scheduler(cfg: DictConfig) -> tuple[Callable[..., LRScheduler] | None, str]:
+    """Build the scheduler of cfg.scheduler, and say when it is stepped: after each "epoch" or after each optimiser "step".
+
+    The schedules of segtune are stepped after each step, those of torch and of users after each epoch. The cosine of torch is
+    replaced by that of segtune if the run is measured in steps or has a warm-up.
+    """
+    if not cfg.scheduler:
+        return None, "epoch"
+    target, warmup_steps = str(cfg.scheduler.get("_target_")), cfg.scheduler.get("warmup_steps")
+    if target == COSINE and (cfg.trainer.max_steps is not None or warmup_steps is not None):
+        return functools.partial(schedules.cosine, warmup_steps=warmup_steps or 0), "step"
+    given = {key: value for key, value in cfg.scheduler.items() if key != "warmup_steps" or value is not None}
+    function = _function(OmegaConf.create(given), "scheduler")
+    if target.startswith("segtune.schedules."):
+        return function, "step"
+    return lambda optimizer, n_steps: function(optimizer), "epoch"
+
+
+def _augmentation(cfg: DictConfig) -> Callable[..., Batch] | None:
+    """Build the augmentation of cfg.augment; None without one. The side of a patch is computed from that of the images."""
+    if not cfg.augment:
+        return None
+    size = cfg.data.size // (cfg.data.get("downsample") or 1)
+    function = _function(cfg.augment, "augment")
+    patch = {"patch": patch_side(cfg.augment.patch, size)} if "patch" in cfg.augment else {}
+    return functools.partial(function, **patch)
+
+
 def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
     """Instantiate the function or object of a `_target_`.
 
@@ -194,4 +241,5 @@ def _trainer_settings(cfg: DictConfig) -> TrainerSettings:
     for key in sorted(arguments.keys() - LIGHTNING_KEYS):
         supported = ", ".join(sorted(LIGHTNING_KEYS))
         raise InputError(f"trainer.{key}: unsupported argument of Lightning's Trainer. Supported: {supported}.")
-    return TrainerSettings(arguments, cfg.max_epochs, cfg.patience, cfg.threads, cfg.compile)
+    epochs, steps = budget.n_epochs(cfg), budget.steps_per_epoch(cfg)
+    return TrainerSettings(arguments | {"max_epochs": epochs}, epochs, steps, cfg.patience, cfg.threads, cfg.compile)

@@ -16,6 +16,7 @@ from segtune.runs.files import check_owner, make_folder, write_atomically
 from segtune.runs.inputs import changed_inputs, describe_changes
 from segtune.runs.result import set_aside
 from segtune.runs.tables import cut_history, read_history
+from segtune.training.module import RAW
 
 log = logging.getLogger(__name__)
 OPTIMIZER = ("optimizer_states", "lr_schedulers")
@@ -72,7 +73,7 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
         return _anew(folder, run, "damaged", "its history is damaged")
     best_epoch = best_of(read_history(folder)["val_dice"])
     if best_epoch == epochs:  # the run may have been interrupted between writing last.ckpt and best.ckpt
-        save({key: checkpoint[key] for key in checkpoint if key not in ONLY_LAST}, best)
+        save(for_use(checkpoint), best)
     else:
         try:
             whole = _load_checked(best)["epoch"] + 1 == best_epoch
@@ -109,7 +110,18 @@ class WholeFiles(TorchCheckpointIO):
         self.about = about or {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        save(checkpoint | self.about, Path(path))
+        checkpoint = checkpoint | self.about
+        save(for_use(checkpoint) if Path(path).name == layout.BEST else checkpoint, Path(path))
+
+
+def for_use(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint without the states and the weights before averaging, which only a resumed run needs."""
+    kept = {key: value for key, value in checkpoint.items() if key not in ONLY_LAST}
+    return kept | {"state_dict": without_raw(checkpoint)}
+
+
+def without_raw(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith(RAW)}
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
@@ -122,12 +134,12 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def drop_optimizer(path: Path) -> int:
-    """Remove the optimiser's state from the checkpoint of a finished run, which is never resumed.
+    """Remove the optimiser's state and the weights before averaging from the checkpoint of a finished run, never resumed.
 
     Returns: the number of epochs trained.
     """
     checkpoint = torch.load(path, weights_only=True)
     for key in OPTIMIZER:
         checkpoint.pop(key, None)
-    save(checkpoint, path)
+    save({**checkpoint, "state_dict": without_raw(checkpoint)}, path)
     return int(checkpoint["epoch"]) + 1

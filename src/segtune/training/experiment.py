@@ -1,5 +1,7 @@
 """Experiment: the typed objects of one run. `build` creates them from a configuration, and `run` trains them."""
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from segtune.data.slices import SliceSet
 from segtune.data.splits import Split
-from segtune.data.tensors import SliceData
+from segtune.data.tensors import Batch, SliceData
 from segtune.errors import InputError
 from segtune.runs import identity
 from segtune.training.module import Segmenter
@@ -44,12 +46,14 @@ class Penalty:
 class TrainerSettings:
     """Settings of the training loop.
 
-    arguments: passed to Lightning's Trainer. patience: epochs without a new minimum of the validation loss before early
+    arguments: passed to Lightning's Trainer. max_epochs: number of epochs. steps_per_epoch: number of optimiser steps of an
+    epoch; None: an epoch has all training images. patience: epochs without a new minimum of the validation loss before early
     stopping, or None. threads: CPU threads, None for all cores. compile: mode of torch.compile, or None.
     """
 
     arguments: dict[str, Any]
     max_epochs: int
+    steps_per_epoch: int | None
     patience: int | None
     threads: int | None
     compile: str | None
@@ -74,8 +78,12 @@ class Experiment:
         network, loss: each call returns a new object, because both may have weights (from torch's global random generator).
         penalty: the regulariser, or None.
         optimizer: parameters -> optimiser.
-        scheduler: optimiser -> learning rate scheduler, or None.
+        scheduler: (optimiser, n_steps=number of steps of the run) -> learning rate scheduler, or None.
+        scheduler_interval: when it is stepped, after each "epoch" or after each optimiser "step".
+        augment: (image, mask, random=generator) -> augmented image and mask, or None.
+        average_decay: largest weight of the past in the moving average of the weights; None: no averaging.
         image_size: side of the padded images [pixels].
+        downsample: side of the blocks of pixels that the network sees as one; None: 1.
         normalize: name of the intensity normalisation.
         batch_size: number of images, or None for all images of one patient.
         shuffle: whether the order of the training images is random.
@@ -99,9 +107,13 @@ class Experiment:
     loss: Callable[[], Callable[[Tensor, Tensor], Tensor]]
     penalty: Penalty | None
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None
+    scheduler: Callable[..., LRScheduler] | None
+    scheduler_interval: str
+    augment: Callable[..., Batch] | None
+    average_decay: float | None
     trainer: TrainerSettings
     image_size: int
+    downsample: int | None
     normalize: str
     batch_size: int | None
     shuffle: bool
@@ -120,6 +132,7 @@ class Experiment:
 
     def datamodule(self) -> SliceData:
         """Return the data module, which provides the training and validation batches."""
+        steps = self.trainer.steps_per_epoch
         return SliceData(
             self.slices,
             self.split,
@@ -128,7 +141,23 @@ class Experiment:
             batch_size=self.batch_size,
             shuffle=self.shuffle,
             seed=self.seed,
+            downsample=self.downsample,
+            batches_per_epoch=steps and steps * self._batches_per_step,
         )
+
+    @property
+    def _batches_per_step(self) -> int:
+        return int(self.trainer.arguments.get("accumulate_grad_batches") or 1)
+
+    def n_steps(self) -> int:
+        """The number of optimiser steps of the whole run."""
+        if self.trainer.steps_per_epoch is not None:
+            return self.trainer.max_epochs * self.trainer.steps_per_epoch
+        if self.batch_size is None:
+            n_batches = len({self.slices.patients[index] for index in self.split.train})
+        else:
+            n_batches = math.ceil(len(self.split.train) / self.batch_size)
+        return self.trainer.max_epochs * math.ceil(n_batches / self._batches_per_step)
 
     def module(self, penalty_weight: float | None = None) -> Segmenter:
         """Build a new network with its loss, penalty and optimiser. torch's global generator initialises the weights.
@@ -148,7 +177,10 @@ class Experiment:
             net,
             self.loss(),
             self.optimizer,
-            scheduler=self.scheduler,
+            scheduler=functools.partial(self.scheduler, n_steps=self.n_steps()) if self.scheduler else None,
+            scheduler_interval=self.scheduler_interval,
+            augment=self.augment,
+            average_decay=self.average_decay,
             penalty=penalty.function if penalty else None,
             penalty_weight=0.0 if weight is None else weight,
             regularized_parameters=penalty.parameters(net) if penalty else (),

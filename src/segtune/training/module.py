@@ -1,5 +1,6 @@
 """The training step, which minimises loss(net(x), y) + lambda * penalty(parameters), and the rows of history.csv."""
 
+import copy
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -8,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from segtune import losses
 from segtune.data.tensors import Batch
 from segtune.metrics import overlap
+
+RAW = "raw."  # prefix of the weights that only a resumed run needs
 
 
 class Segmenter(pl.LightningModule):
@@ -23,16 +28,26 @@ class Segmenter(pl.LightningModule):
         net: (B, 1, H, W) images to logits of the same shape.
         loss: (logits, target as float) -> scalar; a function or a module.
         optimizer: parameters -> optimiser.
-        scheduler: optimiser -> learning rate scheduler, which is stepped after each epoch; or None.
+        scheduler: optimiser -> learning rate scheduler; or None.
+        scheduler_interval: when the scheduler is stepped: after each "epoch" or after each optimiser "step".
+        augment: (image, mask, random=generator) -> augmented image and mask, for training; or None.
+        average_decay: largest weight of the average so far in the moving average of the weights, which is then the network that
+            is validated; None: no averaging.
         penalty: parameters -> scalar, or None.
         penalty_weight: lambda, the penalty's weight in the loss.
         regularized_parameters: the parameters that are passed to the penalty.
-        seed: random seed of dropout. Random numbers depend only on (seed, epoch), so resuming a run does not change them.
+        seed: random seed of dropout and augmentation. Random numbers depend only on (seed, epoch, batch), so resuming a run
+            does not change them.
         hyperparameters: a plain dict that is stored in the checkpoints.
 
     After each epoch, `row` contains its row of history.csv. Training values are means over the epoch's images while the weights
-    change, with dropout, as published. Validation values are computed with the weights at the end of the epoch. train_penalty
-    does not include lambda; the weighted penalty is train_loss - train_data_loss. Soft Dice and Dice are means over images.
+    change, with dropout, as published, and with augmentation. Validation values are computed with the weights (or their
+    average) at the end of the epoch. train_penalty does not include lambda; the weighted penalty is train_loss -
+    train_data_loss. Soft Dice and Dice are means over images.
+
+    `net` is the network that is validated and saved for use. With averaging, `raw` is the network that is trained; its weights
+    are needed only to resume the run. After step i = 0, 1, ... the average is d * average + (1 - d) * weights with
+    d = min(average_decay, (1 + i) / (10 + i)), for weights and for the running statistics of batch norm.
     """
 
     def __init__(
@@ -42,6 +57,9 @@ class Segmenter(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         *,
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+        scheduler_interval: str = "epoch",
+        augment: Callable[..., Batch] | None = None,
+        average_decay: float | None = None,
         penalty: Callable[[Iterable[Tensor]], Tensor] | None = None,
         penalty_weight: float = 0.0,
         regularized_parameters: Sequence[nn.Parameter] = (),
@@ -50,6 +68,10 @@ class Segmenter(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.net, self.loss, self.optimizer, self.scheduler = net, loss, optimizer, scheduler
+        self.scheduler_interval, self.augment, self.average_decay = scheduler_interval, augment, average_decay
+        self.raw: nn.Module | None = None
+        if average_decay is not None:
+            self.net, self.raw = copy.deepcopy(net).requires_grad_(False), net
         self.penalty, self.penalty_weight, self.regularized_parameters, self.seed = (
             penalty,
             penalty_weight,
@@ -60,12 +82,18 @@ class Segmenter(pl.LightningModule):
         self.train_means, self.val_means = EpochMeans(), EpochMeans()
         self.row: dict[str, float] = {}
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LRScheduler]]:
-        optimizer = self.optimizer(self.net.parameters())
-        return [optimizer], [self.scheduler(optimizer)] if self.scheduler else []
+    @property
+    def trained(self) -> nn.Module:
+        """The network whose weights the optimiser changes."""
+        return self.net if self.raw is None else self.raw
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+        optimizer = self.optimizer(self.trained.parameters())
+        schedulers = [self.scheduler(optimizer)] if self.scheduler else []
+        return [optimizer], [{"scheduler": one, "interval": self.scheduler_interval} for one in schedulers]
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.net(image)
+        logits: Tensor = (self.trained if self.training else self.net)(image)
         return logits.float()
 
     def penalties(self) -> tuple[Tensor, Tensor]:
@@ -80,9 +108,14 @@ class Segmenter(pl.LightningModule):
         self._started = time.perf_counter()
         self._lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])  # the scheduler steps before the epoch's end
         torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]))
+        self._steps = self.trainer.global_step
+        self._random = torch.Generator(self.device)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         image, mask = batch
+        if self.augment:
+            seed = np.random.SeedSequence([self.seed, self.current_epoch, batch_index]).generate_state(1, np.uint64)[0]
+            image, mask = self.augment(image, mask, random=self._random.manual_seed(int(seed) >> 1))
         logits, target = self(image), mask.float()
         data_loss = self.loss(logits, target)
         penalty, weighted = self.penalties()
@@ -92,9 +125,39 @@ class Segmenter(pl.LightningModule):
             self.train_means.add(logits, mask, loss=loss, data_loss=data_loss, penalty=penalty, soft_dice=soft_dice)
         return loss
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.raw is None or self.trainer.global_step == self._steps:
+            return
+        self._steps = self.trainer.global_step
+        assert self.average_decay is not None
+        i = self._steps - 1
+        average = get_ema_multi_avg_fn(min(self.average_decay, (1 + i) / (10 + i)))
+        pairs = list(zip(self.net.state_dict().values(), self.raw.state_dict().values(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        with torch.no_grad():
+            average([mean for mean, _ in floats], [value for _, value in floats], 0)
+            for mean, value in pairs:
+                if not mean.is_floating_point():
+                    mean.copy_(value)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Complete the weights of a checkpoint that is for use only and lacks those of `raw`."""
+        weights = checkpoint["state_dict"]
+        if self.raw is not None:
+            for name in self.raw.state_dict():
+                weights.setdefault(f"{RAW}{name}", weights[f"net.{name}"])
+
+    def _at_full_resolution(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the logits of a validation batch, interpolated to the resolution of its masks, and the masks."""
         image, mask = batch
-        logits, target = self(image), mask.float()
+        logits = self(image)
+        if logits.shape != mask.shape:
+            logits = F.interpolate(logits, size=mask.shape[2:], mode="bilinear", align_corners=False)
+        return logits, mask
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        logits, mask = self._at_full_resolution(batch)
+        target = mask.float()
         soft_dice = losses.soft_dice(logits, target).mean()
         self.val_means.add(
             logits,
@@ -120,8 +183,7 @@ class Segmenter(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return soft Dice (B,), predicted masks and true masks (B, 1, H, W) bool, on the CPU."""
-        image, mask = batch
-        logits = self(image)
+        logits, mask = self._at_full_resolution(batch)
         return losses.soft_dice(logits, mask.float()).cpu(), (logits > 0).cpu(), mask.cpu()
 
 

@@ -130,7 +130,9 @@ def write(
     Args: scored: the scores of the checkpoints best and last. last: the predictions of the last checkpoint.
     """
     if experiment.figures:
-        drawing = curves.curves(history, result["best"]["epoch"], title=experiment.label)
+        drawing = curves.curves(
+            history, result["best"]["epoch"], title=experiment.label, augmented=experiment.augment is not None
+        )
         write_files(folder / layout.CURVES, style.rendered(drawing))
     write_atomically(folder / layout.IMAGES, csv_text(layout.IMAGE_COLUMNS, image_rows(experiment)).encode())
     tables: dict[str, list[Row]] = {name: [] for name in layout.TABLES}

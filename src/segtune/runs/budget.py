@@ -1,0 +1,19 @@
+"""The length of a run: its number of epochs, which are passes through the training images or a number of optimiser steps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+VALIDATIONS = 10  # of a run in steps, if trainer.val_every_steps is null
+
+
+def steps_per_epoch(trainer: Mapping[str, Any]) -> int | None:
+    """Return the number of optimiser steps of an epoch; None if an epoch is a pass. Args: trainer: cfg.trainer."""
+    if trainer.get("max_steps") is None:
+        return None
+    return int(trainer.get("val_every_steps") or max(1, trainer["max_steps"] // VALIDATIONS))
+
+
+def n_epochs(trainer: Mapping[str, Any]) -> int:
+    """Return the number of epochs of a run. Args: trainer: cfg.trainer."""
+    steps = steps_per_epoch(trainer)
+    return int(trainer["max_epochs"] if steps is None else trainer["max_steps"] // steps)
