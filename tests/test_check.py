@@ -52,6 +52,14 @@ def sunnybrook(tmp_path) -> Path:
     return root
 
 
+def test_what_a_crop_will_cut_is_foretold(sunnybrook):
+    whole, cut = (examine(*data(sunnybrook), "data.larger=crop", f"data.size={size}")[1] for size in (256, 32))
+    assert about(whole, "cropped") == []
+    assert {(severity, patient) for severity, _, patient, _ in about(cut, "cropped")} == {
+        ("warning", f"SC-HF-I-{number}") for number in (1, 2, 3)
+    }
+
+
 def files(root, number, kind="o"):
     folder = root / "contourfiles" / f"SC-HF-I-{number}" / f"{kind}-contours"
     return sorted(folder.iterdir())

@@ -58,15 +58,7 @@ class UNet(nn.Module):
         self.apply(initialise)
 
     def forward(self, image: Tensor) -> Tensor:
-        skips = []
-        x: Tensor = self.down[0](image.flip(2, 3))
-        for level in self.down[1:]:
-            skips.append(x)
-            x = level(self.pool(x))
-        for up, merge in zip(self.up, self.merge, strict=True):
-            x = merge(torch.cat([up(x), skips.pop()], dim=1))
-        logits: Tensor = self.head(x)
-        return logits.flip(2, 3)
+        return encode_and_decode(self, image.flip(2, 3)).flip(2, 3)
 
 
 class PlainUNet(nn.Module):
@@ -103,15 +95,20 @@ class PlainUNet(nn.Module):
         self.apply(initialise)
 
     def forward(self, image: Tensor) -> Tensor:
-        skips = []
-        x: Tensor = self.down[0](image)
-        for level in self.down[1:]:
-            skips.append(x)
-            x = level(self.pool(x))
-        for up, merge in zip(self.up, self.merge, strict=True):
-            x = merge(torch.cat([up(x), skips.pop()], dim=1))
-        logits: Tensor = self.head(x)
-        return logits
+        return encode_and_decode(self, image)
+
+
+def encode_and_decode(net: UNet | PlainUNet, image: Tensor) -> Tensor:
+    """Compute the logits of a U-Net from its blocks: `down`, with `pool` in between, then `up` and `merge`, and `head`."""
+    skips = []
+    x: Tensor = net.down[0](image)
+    for level in net.down[1:]:
+        skips.append(x)
+        x = level(net.pool(x))
+    for up, merge in zip(net.up, net.merge, strict=True):
+        x = merge(torch.cat([up(x), skips.pop()], dim=1))
+    logits: Tensor = net.head(x)
+    return logits
 
 
 class Downsampled(nn.Module):

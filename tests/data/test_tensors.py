@@ -117,8 +117,8 @@ def test_a_crop_that_cuts_the_structure_is_said(caplog):
     (new,) = resample_and_crop(SliceSet([item]), size=16, larger="crop")
     assert new.n_cut == item.mask.sum() - new.mask.sum() > 0
     (found,) = slice_checks.of_crop(SliceSet([item, new]))
-    assert (found["kind"], found["patient"], found["frame"]) == ("cropped", "P01", 4)
-    assert re.search(rf"data.larger=crop .*\b{new.n_cut}\b", found["message"])
+    assert (found.kind, found.patient, found.frame) == ("cropped", "P01", 4)
+    assert re.search(rf"data.larger=crop .*\b{new.n_cut}\b", found.message)
     assert re.search(r"data.larger=crop .*\b1 of 1 .*\bslice 2 .*\bP01\b", caplog.text)
 
 

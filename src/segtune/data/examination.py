@@ -1,4 +1,4 @@
-"""Examine a data set for segtune.check: read it, split it, and collect all findings.
+"""Examine a data set for segtune.check: read, split and crop it as a run would, and collect all findings.
 
 If the reader refuses the data set, its contour files are still checked one by one.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 from segtune.data import contour_files, findings, slice_checks
 from segtune.data.findings import Finding
+from segtune.data.grid import resample_and_crop
 from segtune.data.slices import SliceSet
 from segtune.data.splits import Split
 from segtune.errors import InputError
@@ -43,4 +44,8 @@ def examine(
         sides = split(slices)
     except InputError as error:
         found.append(Finding("warning", "split", None, None, None, str(error)))
-    return slices, findings.joined(found, slice_checks.find(slices, sides))
+    found = findings.joined(found, slice_checks.find(slices, sides))
+    if data.get("larger") is None:
+        return slices, found
+    fitted = resample_and_crop(slices, size=data["size"], spacing_mm=data.get("spacing_mm"), larger=data["larger"])
+    return slices, findings.joined(found, slice_checks.of_crop(fitted))

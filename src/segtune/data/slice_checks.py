@@ -50,15 +50,13 @@ def for_run(
     return [asdict(one) for one in found]
 
 
-def of_crop(fitted: SliceSet) -> list[dict[str, Any]]:
-    """Return a warning for each slice on which grid.resample_and_crop cut the structure, as dicts like those of for_run."""
+def of_crop(fitted: SliceSet) -> list[findings.Finding]:
+    """Return a warning for each slice on which grid.resample_and_crop cut the structure."""
     return [
-        asdict(
-            findings.Finding(
-                *("warning", "cropped", item.patient, item.frame, None),
-                f"data.larger=crop cuts away {item.n_cut} of the structure's pixels, so scores refer to the rest only. "
-                "To keep them, increase data.size or data.spacing_mm.",
-            )
+        findings.Finding(
+            *("warning", "cropped", item.patient, item.frame, None),
+            f"data.larger=crop cuts away {item.n_cut} of the structure's pixels, so scores refer to the rest only. "
+            "To keep them, increase data.size or data.spacing_mm.",
         )
         for item in fitted
         if item.n_cut

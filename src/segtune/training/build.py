@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -82,7 +83,8 @@ def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, lab
         slices=on_grid,
         split=sides,
         calibration_split=split(cfg, stored, fold=0) if cfg.split.get("fold") else sides,
-        findings=found + slice_checks.of_crop(on_grid),  # resample_and_crop has already logged the latter
+        # the latter are already logged by resample_and_crop
+        findings=found + [asdict(one) for one in slice_checks.of_crop(on_grid)],
         fingerprint=fingerprint,
         inputs={"data": fingerprint, **content_hashes(config)},
         codes=recognition.codes(stored),
