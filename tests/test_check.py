@@ -53,7 +53,7 @@ def sunnybrook(tmp_path) -> Path:
 
 
 def test_what_a_crop_will_cut_is_foretold(sunnybrook):
-    whole, cut = (examine(*data(sunnybrook), "data.larger=crop", f"data.size={size}")[1] for size in (256, 32))
+    whole, cut = (examine(*data(sunnybrook), "data.larger=crop", f"data.size={size}")[1] for size in (256, 16))
     assert about(whole, "cropped") == []
     assert {(severity, patient) for severity, _, patient, _ in about(cut, "cropped")} == {
         ("warning", f"SC-HF-I-{number}") for number in (1, 2, 3)

@@ -280,6 +280,17 @@ def test_a_strong_run_that_was_interrupted_equals_an_uninterrupted_one_to_the_bi
     same(run(Path(), *STRONG), undisturbed_strong)
 
 
+def test_a_strong_run_draws_what_the_network_saw_and_its_sweep_shows_it(tmp_path, undisturbed_strong):
+    assert (undisturbed_strong / "augmented.png").read_bytes()[:4] == b"\x89PNG"
+    module, data = (lambda one: (one.module(0.0), one.datamodule()))(build.experiment(entry.compose([*TINY, *STRONG])))
+    image, mask = data.first_batch()
+    new, where = module.augmented((image, mask), 0, 0)
+    assert (len(image), image.shape[2:]) == (4, (32, 32))
+    assert new.shape == where.shape == (4, 1, 16, 16)
+    assert torch.equal(new, module.augmented((image, mask), 0, 0)[0])
+    assert not torch.equal(new, module.augmented((image, mask), 0, 1)[0])
+
+
 def test_a_strong_run_saves_averaged_weights_alone_and_validates_them_at_full_resolution(undisturbed_strong):
     cfg = entry.compose([*TINY, "figures=false", *STRONG])
     experiment = build.experiment(cfg)

@@ -55,7 +55,7 @@ HOME = re.compile(r"""(^|[,\[(:]\s*)(["']?)(~[\w.-]*)(?=$|[/,"'\])])""")
 
 
 def with_study_of_recipe(words: Sequence[str]) -> list[str]:
-    """Add study=NAME, the default sweep of a recipe, to a command line that has recipe=NAME but no study, if it exists."""
+    """If a command line has recipe=NAME but no study, add study=NAME, the default sweep of this recipe, if there is one."""
     chosen = dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
     recipe = chosen.get("recipe", "").strip("'\"")
     return [*words, *([f"study={recipe}"] if "study" not in chosen and option_file("study", recipe) else [])]

@@ -156,9 +156,9 @@ def _masks(slices: SliceSet) -> Iterator[findings.Finding]:
 def _polarity(slices: SliceSet) -> Iterator[findings.Finding]:
     """Find masks that may be inverted: the structure fills most of the image's border and most of the image.
 
-    In images that are cropped to the structure, it also fills most of the image but little of the border. Therefore the border
-    decides. The finding is an error only if at least half of the masks look inverted, because single images may lie completely
-    inside the structure.
+    A correct mask can also fill most of the image, if the image is cropped to the structure, but it then covers little of the
+    border. So the border decides. The finding is an error only if at least half of the masks look inverted, because a single
+    image may lie completely inside the structure, so that its correct mask looks inverted.
     """
     shown = [item for item in slices if item.mask.any()]
     border = np.array([_on_border(item.mask) for item in shown])

@@ -148,6 +148,10 @@ class SliceData(pl.LightningDataModule):
         trainer = self.trainer
         return Batches(self._train, lambda: self.train_batches(trainer.current_epoch), len(self.train_batches(0)))
 
+    def first_batch(self) -> Batch:
+        """The first training batch of the run, without augmentation."""
+        return next(iter(Batches(self._train, lambda: self.train_batches(0), 1)))
+
     def val_dataloader(self) -> Batches:
         batches = self._by_patient(self._split.val) if self._batch_size is None else self._cut(self._split.val)
         return Batches(self._val, lambda: batches, len(batches))

@@ -162,7 +162,7 @@ def _agreement(analysis: Analysis, name: str) -> dict[str, Drawing]:
 
 
 def _agreements(analysis: Analysis) -> list[tuple[str, dict[str, agreement.Agreement]]]:
-    """The agreement of the best configuration and, if they are few, of the configurations that may be the best."""
+    """The agreement of the best configuration, and of the others that may be the best if there are only a few of them."""
     kept = [id(cell) for cell in analysis.may_be_best]
     kept = kept if len(kept) <= MOST_AGREEMENTS else kept[:1]
     found = []

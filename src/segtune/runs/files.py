@@ -107,7 +107,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an OSError raised in the block, because errors of write(), such as a full disk, lack it."""
+    """Add the file's name to an OSError raised in the block: an error from write(), such as a full disk, does not name it."""
     try:
         yield
     except OSError as error:

@@ -6,6 +6,7 @@ HISTORY, SLICES, CASES, PATIENTS, PICTURES, IMAGES, RESULT, SWEEP, CURVES, SIDES
     *("history.csv", "slices.csv", "cases.csv", "patients.csv", "pictures.npz", "images.csv"),
     *("result.json", "sweep.json", "curves", "sides"),
 )
+AUGMENTED = "augmented"
 STATUS, LOG, LOCK, JOBS = "status.json", "segtune.log", ".lock", "jobs.json"
 PARTIAL = ".partial"  # suffix of files that are being written
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"

@@ -15,6 +15,7 @@ A run's id is a hash of its configuration. Its folder, outputs/runs/<run_id>/, c
     result.json     everything else, with size and hash of the files above. It is written last and atomically. A run is done
                     if its result.json exists and matches its files
     curves.png/svg  learning curves
+    augmented.png   training images after augmentation, if there is any
     .lock           locked by the process that works on the run, until it ends
 
 A sweep's folder, outputs/<study>/, contains sweep.json (the command and its runs) and jobs.json (the Slurm job of each run).
@@ -177,7 +178,8 @@ def _is_as_written(result: Mapping[str, Any]) -> bool:
 def check_history(folder: Path, epochs: int) -> dict[str, list[float]]:
     """Read history.csv, which must contain exactly the epochs 1 to `epochs`.
 
-    Raises: InputError if it does not; the run's files are then moved into a new folder within its folder.
+    Raises: InputError if epochs are missing or extra. Before raising it, the function moves the run's files into a new
+        subfolder of the run's folder.
     """
     history = read_history(folder)
     if history["epoch"] == list(range(1, epochs + 1)):

@@ -9,7 +9,8 @@ from pathlib import Path
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segtune.errors import SummaryError, as_typed
-from segtune.runs import identity
+from segtune.runs import identity, layout
+from segtune.runs.files import write_atomically
 from segtune.runs.state import state_of, write_queued
 from segtune.runs.sweep import read_sweeps, write_sweep
 from segtune.sweeps import looks as looks_
@@ -97,6 +98,9 @@ def launch(
     finally:
         progress.close()
         (folder / "halt").unlink(missing_ok=True)
+    picture = f"{layout.AUGMENTED}.png"
+    if drawn := next((run.folder / picture for run in runs if (run.folder / picture).is_file()), None):
+        write_atomically(folder / picture, drawn.read_bytes())
     _conclude(runs, failures, folder)
 
 

@@ -109,13 +109,16 @@ class Segmenter(pl.LightningModule):
         self._lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])  # the scheduler steps before the epoch's end
         torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]))
         self._steps = self.trainer.global_step
-        self._random = torch.Generator(self.device)
+
+    def augmented(self, batch: Batch, epoch: int, index: int) -> Batch:
+        """Augment a training batch. The random numbers depend on the seed, the epoch and the index of the batch in it alone."""
+        if self.augment is None:
+            return batch
+        seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
+        return self.augment(*batch, random=torch.Generator(batch[0].device).manual_seed(int(seed) >> 1))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        image, mask = batch
-        if self.augment:
-            seed = np.random.SeedSequence([self.seed, self.current_epoch, batch_index]).generate_state(1, np.uint64)[0]
-            image, mask = self.augment(image, mask, random=self._random.manual_seed(int(seed) >> 1))
+        image, mask = self.augmented(batch, self.current_epoch, batch_index)
         logits, target = self(image), mask.float()
         data_loss = self.loss(logits, target)
         penalty, weighted = self.penalties()

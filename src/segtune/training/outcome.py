@@ -16,8 +16,9 @@ from segtune.data import splits
 from segtune.data.display import grey
 from segtune.data.slices import Slice, SliceSet
 from segtune.data.splits import Split
+from segtune.data.tensors import Batch
 from segtune.metrics.score import Pair, Row, Scores, score_pairs, summarize
-from segtune.plots import curves, style
+from segtune.plots import augmented, curves, style
 from segtune.runs import identity, layout
 from segtune.runs.files import write_atomically, write_files
 from segtune.runs.result import write_result
@@ -142,6 +143,14 @@ def write(
             tables[name] += [{"which": which, "structure": structure, **row} for row in rows]
     chosen = pictures(validation_slices(experiment), scored["last"].slices, last)
     write_result(folder, result=result, tables=tables, pictures=chosen)
+
+
+def draw_augmented(folder: Path, experiment: Experiment, module: Segmenter, batch: Batch) -> None:
+    """Draw the first training batch as the network saw it, if images are augmented. Args: batch: before augmentation."""
+    if experiment.augment is not None and experiment.figures:
+        images, masks = (part[:, 0].cpu().numpy() for part in module.augmented(batch, 0, 0))
+        drawing = augmented.augmented(images, masks, title="Training images after augmentation, with the expert's contours")
+        write_files(folder / layout.AUGMENTED, {".png": style.rendered(drawing)[".png"]})
 
 
 def image_rows(experiment: Experiment) -> list[Row]:

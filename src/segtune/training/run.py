@@ -47,6 +47,7 @@ def train(experiment: Experiment, folder: Path, *, bar: bool = True) -> dict[str
         trainer = experiment.make_trainer([Keeper(folder, trainer_settings.patience), RunBar(enabled=bar)], checkpoints)
         if done < trainer_settings.max_epochs and not (done and stopped(folder, trainer_settings.patience)):
             trainer.fit(module, datamodule=data, ckpt_path=last if done else None)
+        outcome.draw_augmented(folder, experiment, module, data.first_batch())
         predicted = {
             which: outcome.Predictions.of(trainer.predict(module, datamodule=data, ckpt_path=checkpoint) or [])
             for which, checkpoint in (("best", best), ("last", last))
