@@ -20,6 +20,11 @@ from segtune.sweeps.progress import Progress, tally
 log = logging.getLogger(__name__)
 
 
+OF_THE_STUDY = ("rvsc", "phantom")  # the data for which recipe=study was made
+STRONG = (
+    "These runs use recipe=study, the training of the published study. On new patients, recipe=strong is usually far better: "
+    "on 16 patients of ACDC, a prototype of it reached a 3-D Dice of 0.89 instead of 0.69"
+)
 Failures = dict[str, dict[str, str]]  # run id -> kind, message, traceback (execute.describe_failure)
 Start = Callable[[list[Run], "Sweep"], Failures]
 
@@ -75,6 +80,8 @@ def launch(
     ]
     added = looks_.added(runs, looks, read_sweeps(folder.parent), positions)
     log.info("%s", tally(runs))
+    if runs and all(run.options.get("recipe") == "study" and run.options.get("data") not in OF_THE_STUDY for run in runs):
+        log.info("%s", STRONG)
     asked, folder = folder, write_sweep(folder, command=command, runs=listed, looks=looks, added=added, elsewhere=not is_named)
     if folder != asked:
         log.info("%s contains a sweep of other runs, so this sweep is in %s (choose a folder with name=...)", asked, folder)
