@@ -136,8 +136,10 @@ def outputs(tmp_path_factory):
 @pytest.mark.parametrize("study", sorted({*STUDIES} - {"grid", "demo"}))
 def test_a_study_runs_to_its_end_at_tiny_size(study, outputs):
     """One seed, two folds where all runs have folds, and one epoch of each; grid and demo run elsewhere."""
-    tiny = ["data.size=32", "data.n_patients=10", "model.width=2", "trainer.max_epochs=1", "trainer.threads=1", "seed=0"]
-    tiny += ["split.fold=0,1"] if study in ("nested", "long", "patient_batches", "replicated") else []
+    in_steps = study in ("strong", "recipe", "ablation", "augment_epochs")
+    tiny = ["data.size=32", "data.n_patients=10", "model.width=2", "trainer.threads=1", "seed=0"]
+    tiny += ["trainer.max_steps=10", "scheduler.warmup_steps=2"] if in_steps else ["trainer.max_epochs=1"]
+    tiny += ["split.fold=0,1"] if in_steps or study in ("nested", "long", "patient_batches", "replicated") else []
     command = [sys.executable, "-m", "segtune", f"study={study}", *tiny, "figures=false", f"outputs={outputs}", "-m"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
