@@ -13,6 +13,7 @@ from plain import epoch, plain
 from segtune.config import entry
 from segtune.data import phantom
 from segtune.errors import InputError, NotFiniteError
+from segtune.inference import export, models
 from segtune.metrics import overlap
 from segtune.report import reading, sentences
 from segtune.runs import identity, layout
@@ -289,6 +290,14 @@ def test_a_strong_run_draws_what_the_network_saw_and_its_sweep_shows_it(tmp_path
     assert new.shape == where.shape == (4, 1, 16, 16)
     assert torch.equal(new, module.augmented((image, mask), 0, 0)[0])
     assert not torch.equal(new, module.augmented((image, mask), 0, 1)[0])
+
+
+def test_a_strong_run_at_half_resolution_is_exported_as_it_predicts(tmp_path, undisturbed_strong):
+    model = models.load(undisturbed_strong)
+    assert not any(part.training for part in model.net.modules())
+    assert export.checked(model, tmp_path / "model.onnx").difference < 5e-5
+    image = torch.randn(1, 1, 64, 96)
+    assert model.net(image).shape == image.shape
 
 
 def test_a_strong_run_saves_averaged_weights_alone_and_validates_them_at_full_resolution(undisturbed_strong):

@@ -168,7 +168,7 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
             f"{source}: data.size={size}: one image needs about {needed / 1e9:.1f} GB with this network, more than "
             f"{MEMORY_FRACTION:.0%} of this machine's memory."
         )
-    net = nets.Downsampled(net, factor) if (factor := result["config"]["data"].get("downsample")) else net
+    net = nets.Downsampled(net, factor).eval() if (factor := result["config"]["data"].get("downsample")) else net
     device = device or torch.device("cpu")
     return Trained(folder, which, result, net.to(device), device, pixel_bytes)
 
