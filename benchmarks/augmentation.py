@@ -1,4 +1,4 @@
-"""What augmentation adds to a training step of recipe=strong: both sides in one go, alternating, on one thread or more.
+"""What augmentation adds to a training step of recipe=strong: both sides in one go, alternating.
 
     python benchmarks/augmentation.py              images of 160 x 160, patches of 112 x 112, batches of 10
     python benchmarks/augmentation.py --steps 20   fewer steps

@@ -134,7 +134,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def drop_optimizer(path: Path) -> int:
-    """Remove the optimiser's state and the weights before averaging from the checkpoint of a finished run, never resumed.
+    """Remove what only a resumed run needs from a finished run's checkpoint: optimiser state, weights before averaging.
 
     Returns: the number of epochs trained.
     """
