@@ -197,6 +197,8 @@ def announce_preemption(*, by_signal):
 def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(how, undisturbed, monkeypatch):
     if how == "time limit":
         monkeypatch.setenv("SLOW_S", "0.4")  # an epoch of three seconds, of which the 30 before the signal hold some
+    elif how.startswith("preemption"):
+        monkeypatch.setenv("SLOW_S", "0.3")  # the scheduler of a busy machine may take ten seconds to see the urgent job
     limit = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=30"] if how == "time limit" else []
     both = ["hydra.launcher.cpus=2"] if how.startswith("preemption") else []
     announce_preemption(by_signal=how != "preemption by SIGTERM")
