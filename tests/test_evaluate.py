@@ -20,7 +20,7 @@ from segtune.data import readers
 from segtune.data.findings import KINDS
 from segtune.errors import InputError
 from segtune.inference import models as inference_models
-from segtune.inference.models import WHICH, load
+from segtune.inference.models import WHICH, keeps_largest_component, load
 from segtune.inference.origin import _is_same_folder, _may_be_alike, comparable_data, origin
 from segtune.inference.score import PHASES, by_phase, evaluation_table, mean_and_sd
 from segtune.metrics.score import Pair, score_pairs
@@ -99,6 +99,44 @@ def test_on_its_own_data_a_run_scores_its_validation_patients_as_it_did_itself(r
     assert re.search(rf"\b{runs[0].name}: 2 of 4 patients\b", caplog.text)
     assert ("which=last" in caplog.text) == (which == "best")
     assert re.search(r"\btraining: 2 patients\b", printed)
+
+
+def test_a_run_whose_predictions_are_processed_is_scored_as_it_did_itself_unless_told_otherwise(evaluated, tmp_path):
+    settings = ["score.tta=true", "score.largest_component=true", "data.downsample=2", "data.size=64"]
+    cfg = entry.compose([*TINY, *settings, "trainer.max_epochs=10", "optimizer.lr=0.01", "split=0.4", "figures=false"])
+    run = tmp_path / identity.run_id(entry.plain(cfg))
+    train(build.experiment(cfg), run)
+    assert read_result(run)["score"] == {"tta": True, "largest_component": True}
+    printed, folder = evaluated(run, *OWN)
+    assert re.search(r"\bfour views\b.*\b3-D component\b", printed)
+    assert record(folder)["score"] == {"tta": [True], "largest_component": True}
+    mine, its = ([row for row in read_table(f, layout.SLICES) if row["which"] == "last"] for f in (folder, run))
+    n_equal = sum(
+        row["n_pred"] == other["n_pred"] and row["dice"] == other["dice"] for row, other in zip(mine, its, strict=True)
+    )
+    assert n_equal > len(mine) / 2  # in the others the run, on its square image, saw something in the padding too
+    _, plain = evaluated(run, *OWN, "score.tta=false", "score.largest_component=false")
+    assert plain != folder
+    assert record(plain)["score"] == {"tta": False, "largest_component": False}
+    n_pred = [[float(row["n_pred"]) for row in read_table(f, layout.CASES)] for f in (plain, folder)]
+    assert n_pred[0] != n_pred[1]
+
+
+def test_how_predictions_are_processed_is_not_chosen_without_the_run_s_validation(runs, evaluated):
+    with pytest.raises(InputError, match=r"^score\.tta=auto: .*\btrue or false\b"):
+        evaluated(runs[0], *OWN, "score.tta=auto")
+
+
+def test_of_an_ensemble_most_runs_decide_on_the_largest_component():
+    class Run:
+        def __init__(self, keeps):
+            self.keeps_largest_component = keeps
+
+    runs = [Run(True), Run(True), Run(False)]
+    assert keeps_largest_component(runs, None)
+    assert not keeps_largest_component(runs[1:], None)
+    assert not keeps_largest_component(runs, False)
+    assert keeps_largest_component(runs[2:], True)
 
 
 def test_another_data_set_is_scored_whole_and_again_to_the_same_bytes(runs, evaluated, caplog):

@@ -174,3 +174,33 @@ def test_forward_pass_equals_a_keras_model_with_the_same_weights(net):
     difference = (ours - theirs).abs().max().item()
     print(f"largest difference {difference:.2e} at logits up to {ours.abs().max():.2f}")
     assert difference < 1e-4
+
+
+class Bright(torch.nn.Module):
+    """In place of a network: the image is the logit."""
+
+    def forward(self, image):
+        return image
+
+
+def test_an_average_over_views_finds_what_is_where_it_is():
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    disc = ((rows - 20) ** 2 + (columns - 44) ** 2 < 81)[None, None]
+    logits = nets.Views(Bright())(torch.where(disc, 6.0, -6.0))
+    found = (logits > 0)[0, 0]
+    assert rows[found].mean().item() == pytest.approx(20, abs=0.2)
+    assert columns[found].mean().item() == pytest.approx(44, abs=0.2)
+    assert found.sum().item() == pytest.approx(disc.sum().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("logit", [-100.0, -6.0, 0.0, 2.0, 100.0])
+def test_an_average_over_equal_views_is_their_value_and_finite(logit):
+    logits = nets.Views(Bright())(torch.full((2, 1, 32, 32), logit))
+    assert torch.allclose(logits, torch.tensor(logit).clamp(-13.8155, 13.8155), atol=0.1)
+    assert ((logits > 0) == (logit > 0)).all() or logit == 0
+
+
+def test_a_view_beyond_the_image_does_not_count():
+    """Near the corners, rotated views end: the average there is over the others."""
+    image = torch.full((1, 1, 32, 32), 3.0)
+    assert torch.allclose(nets.Views(Bright())(image), image, atol=1e-3)

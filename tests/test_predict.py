@@ -41,6 +41,7 @@ def model(monkeypatch):
     """In place of a network: what is bright is the structure."""
     result, config = {"run_id": "0123456789ab", "data": {"pixel_mm": [0.5, 0.8]}}, {"data": {"spacing_mm": None}}
     fake = SimpleNamespace(result=result, config=config, which="last", target="endocardium", folder=Path("0123456789ab"))
+    fake.tta = fake.keeps_largest_component = False
     monkeypatch.setattr(inference_models, "load_all", lambda runs, **how: [fake])
     monkeypatch.setattr(
         inference_models, "ensemble", lambda models, slices: [np.where(s.image > 200, 0.9, 0.2) for s in slices]
@@ -154,6 +155,21 @@ def test_a_run_that_looks_for_the_epicardium_writes_o_contours(model):
     write_frame(20, squares(5))
     run()
     assert [path.name for path in Path("out/contours").iterdir()] == ["P09-0020-ocontour-auto.txt"]
+
+
+def test_of_a_heart_in_dicom_the_largest_component_is_that_of_all_slices(model):
+    """On the second slice the stomach is larger than the heart."""
+    model.keeps_largest_component = True
+    for frame, heart, stomach in ((20, 6, 3), (40, 5, 7), (60, 6, 0)):
+        image = squares(heart)
+        image[20 : 20 + stomach, 14 : 14 + stomach] = BRIGHT
+        write_frame(frame, image)
+    run()
+    assert [(row["n_pixels"], row["n_dropped"]) for row in rows("slices.csv")] == [("36", "9"), ("25", "49"), ("36", "0")]
+    run(output="each", **{"score.largest_component": "false"})
+    assert [row["n_pixels"] for row in rows("slices.csv", "each")] == ["36", "49", "36"]
+    about = json.loads(Path("out/about.json").read_text())
+    assert about["score"] == {"largest_component": True, "tta": [False]}
 
 
 def test_a_mask_at_the_image_s_edge_comes_back_too():
@@ -340,6 +356,19 @@ def ring(shape=(12, 10, 3)):
     array[4, 3, 1] = DARK
     array[10, 8, 1] = BRIGHT
     return array
+
+
+def test_of_a_volume_in_nifti_the_largest_component_is_kept_and_counted(model, capsys):
+    voxels = np.full((12, 10, 3), DARK, np.int16)
+    voxels[2:5, 2:5, :] = voxels[8:11, 6:9, 1] = BRIGHT
+    Path("in").mkdir()
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 8, 1])), "in/A.nii.gz")
+    run(**{"score.largest_component": "true"})
+    mask = np.asarray(nib.load("out/masks/A.nii.gz").dataobj)
+    assert mask[2:5, 2:5].all()
+    assert mask.sum() == 27
+    assert [row["n_dropped"] for row in rows("slices.csv")] == ["0", "9", "0"]
+    assert re.search(r"\bcomponent: 9 pixels\b", capsys.readouterr().out)
 
 
 def test_a_mask_of_a_volume_is_the_network_s_own_on_the_image_s_grid():

@@ -30,7 +30,8 @@ def evaluate(cfg: DictConfig) -> None:
 
     config = entry.plain(cfg)
     evaluation.check_settings(config)
-    loaded = models.load_all(config["run"], **{key: config[key] for key in ("which", "accelerator", "trust")})
+    how = {key: config[key] for key in ("which", "accelerator", "trust")}
+    loaded = models.load_all(config["run"], **how, tta=config["score"]["tta"])
     loaded = sorted(loaded, key=lambda one: str(one.result["run_id"]))  # rounding makes a mean depend on the order
     origins = [origin.origin(one) for one in loaded]
     cfg = cfg.copy()

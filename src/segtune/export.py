@@ -29,7 +29,7 @@ def export(cfg: DictConfig) -> None:
         raise InputError(f"output={cfg.output}: give one new folder, like output=right_ventricle.")
     from segtune.inference import models
 
-    model = models.load(str(cfg.run), which=str(cfg.which), trust=entry.plain(cfg)["trust"])
+    model = models.load(str(cfg.run), which=str(cfg.which), trust=entry.plain(cfg)["trust"], tta=False)
     output = Path(str(cfg.output) if cfg.output is not None else Path(cfg.outputs) / "export" / model.result["run_id"])
     verify_files(model.folder, model.result, layout.TABLES)
     with new_folder(output.expanduser()) as folder:

@@ -126,6 +126,40 @@ class Downsampled(nn.Module):
         return F.interpolate(logits, scale_factor=float(self.factor), mode="bilinear", align_corners=False)
 
 
+class Views(nn.Module):
+    """A network whose probability is averaged over rotated and enlarged views of the image (test-time augmentation).
+
+    Each view is an image resampled about its centre. The network's probability is resampled back, and counts where the view
+    shows the pixel. Images must be square. The result is given as logits between -14 and 14.
+    """
+
+    OF = ((0.0, 1.0), (10.0, 1.0), (-10.0, 1.0), (0.0, 1.1))  # rotation [degrees], enlargement
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        total, weight = torch.zeros_like(image, dtype=torch.float32), torch.zeros_like(image, dtype=torch.float32)
+        for angle_deg, scale in self.OF:
+            cos, sin = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+            there = torch.tensor([[scale * cos, -scale * sin, 0], [scale * sin, scale * cos, 0]], device=image.device)
+            back = torch.tensor([[cos / scale, sin / scale, 0], [-sin / scale, cos / scale, 0]], device=image.device)
+            view = _resampled(image, back, padding="border") if (angle_deg, scale) != (0, 1) else image
+            probability = self.net(view).float().sigmoid()
+            seen = torch.ones_like(probability)
+            if view is not image:
+                probability, seen = (_resampled(part, there, padding="zeros") for part in (probability, seen))
+            total, weight = total + probability, weight + seen
+        return (total / weight).logit(eps=1e-6)
+
+
+def _resampled(image: Tensor, matrix: Tensor, *, padding: str) -> Tensor:
+    """Return the image whose value at x is that at matrix @ (x, 1). Coordinates are -1 to 1 over the image's sides."""
+    where = F.affine_grid(matrix.expand(len(image), 2, 3), list(image.shape), align_corners=False)
+    return F.grid_sample(image, where.to(image.dtype), mode="bilinear", padding_mode=padding, align_corners=False)
+
+
 def blocks(in_channels: int, out_channels: int, bn_momentum: float, dropout: float, n: int) -> nn.Module:
     """Chain n blocks, with dropout before the first one.
 

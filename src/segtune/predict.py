@@ -15,9 +15,10 @@ Files written to the output folder:
     about.json                            the runs, epochs and software versions used
 
 For DICOM images, only the largest connected component is kept and its holes are filled. The numbers of removed and filled
-pixels are recorded, and all measurements refer to the area inside the contour. NIfTI masks are written as the network predicts
-them, without removing components or filling holes, so that ring-shaped structures such as the myocardium keep their hole. No
-text from file headers is written to any file. The command does not need the training data.
+pixels are recorded, and all measurements refer to the area inside the contour. In NIfTI masks, holes are not filled, so that
+ring-shaped structures such as the myocardium keep theirs. With score.largest_component=true, or if the run's own scores were
+computed in this way, only the largest 3-D component of each volume is kept, for DICOM as for NIfTI. No text from file headers
+is written to any file. The command does not need the training data.
 """
 
 import sys
@@ -57,15 +58,17 @@ def predict(cfg: DictConfig) -> None:
     source, output = (Path(str(config[key])).expanduser() for key in ("input", "output"))
     check_apart(source, output)
     found = images.find(source)
-    from segtune.inference.models import load_all, warn_of_other_scale
+    from segtune.inference.models import check_score, keeps_largest_component, load_all, warn_of_other_scale
 
+    check_score(config["score"])
     how = {key: config[key] for key in ("which", "accelerator", "trust")}
-    models = load_all(config["run"], **how)
+    models = load_all(config["run"], **how, tta=config["score"]["tta"])
+    largest_component = keeps_largest_component(models, config["score"]["largest_component"])
     with new_folder(output) as folder:
-        predicted = write_images(folder, models, found)
+        predicted = write_images(folder, models, found, largest_component=largest_component)
         of_volumes = volume_rows(predicted)
         of_patients = [patient_row(rows) for rows in grouped(of_volumes, lambda row: row["patient"]).values()]
-        about = describe(models, found, predicted)
+        about = describe(models, found, predicted, largest_component=largest_component)
         tables = (
             (layout.SLICES, SLICE_COLUMNS, [row for _, row in predicted]),
             (VOLUMES, VOLUME_COLUMNS, of_volumes),

@@ -17,6 +17,8 @@ from segtune.runs import budget
 VERBS = ("runs", "calibrate", "check", "evaluate", "export")
 
 
+CHOICE = (lambda v: isinstance(v, bool) or v == "auto", "true, false or auto")
+
 RULES: dict[str, Rule] = {
     "outputs": (lambda v: isinstance(v, str) and bool(v.strip()), "a folder"),
     "figures": (lambda v: isinstance(v, bool), "true or false"),
@@ -42,6 +44,8 @@ RULES: dict[str, Rule] = {
         "a list of kinds of errors, like [duplicate_image]",
     ),
     "tolerance_mm": real(0, open_low=True),
+    "score.largest_component": CHOICE,
+    "score.tta": CHOICE,
     "data.larger": one_of("crop"),
     "data.spacing_mm": real(0, open_low=True),
     "data.size": (
@@ -100,6 +104,7 @@ RULES: dict[str, Rule] = {
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
 NULLABLE = {
+    *("score.largest_component", "score.tta"),
     *("data.downsample", "data.antialias", "trainer.max_epochs", "trainer.max_steps", "trainer.val_every_steps"),
     *("data.allow", "data.larger", "data.spacing_mm", "name", "reg.ratio", "batch.shuffle", "split.images_per_patient"),
     *("tolerance_mm", "trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),

@@ -44,7 +44,7 @@ def screen(name: str) -> str:
     lines = [
         *_wrapped(what, WIDTH),
         *["", *textwrap.wrap(told, WIDTH)],
-        *_block("Config groups, group=option:", _wrapped(_packed(groups, WIDTH - 2), WIDTH - 2)),
+        *_block("Config groups, group=option:", _packed(groups, WIDTH - 2)),
         *_block("Keys, key=value:", _aligned(keys)),
         *_block("Examples:", _aligned(_examples(head))),
         "",
@@ -128,14 +128,14 @@ def _wrapped(paragraphs: Sequence[str], width: int) -> list[str]:
 
 
 def _packed(items: Sequence[str], width: int) -> list[str]:
-    """Put short items together on one line, each on one of the last two lines if it fits there."""
+    """Wrap the items, and put an item on one of the last three lines if it fits there."""
     lines: list[str] = []
     for item in items:
-        fits = [at for at in range(max(0, len(lines) - 2), len(lines)) if len(lines[at]) + 3 + len(item) <= width]
+        fits = [at for at in range(max(0, len(lines) - 3), len(lines)) if len(lines[at]) + 3 + len(item) <= width]
         if fits:
             lines[fits[-1]] += f"   {item}"
         else:
-            lines.append(item)
+            lines += _wrapped([item], width)
     return lines
 
 

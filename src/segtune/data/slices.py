@@ -47,6 +47,11 @@ class Slice:
     n_cut: int = 0
     volume: str = ""
 
+    @property
+    def place(self) -> tuple[tuple[str, Phase | None, str], int]:
+        """The volume to which the slice belongs, (patient, phase, volume), and its position in it."""
+        return (self.patient, self.phase, self.volume), self.slice_index
+
 
 class SliceSet(Sequence[Slice]):
     """The slices of a data set in its own order, patient by patient. Splits are indices into this sequence."""

@@ -67,6 +67,7 @@ def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
         "missing": MISSING,
         "earlier": EARLIER,
         "config": {"spacing_mm": None, "larger": None, "empty": None, **config},
+        "is_processed": any((result.get("score") or {}).values()),
         "stops": result["config"]["trainer"].get("patience") is not None,
         "structure": str(config["target"]),
         "alarms": [Markdown(alarm) for alarm in alarms(result, which)],
@@ -133,11 +134,20 @@ def running(result: Result, checked: str) -> Markdown:
         "" if factor == 1 else f"(inside model.onnx) averaged over {factor} x {factor} pixels, its logits interpolated back",
     ]
     steps = "; then ".join(filter(None, before))
+    after = ["undo padding, crop and resampling; pixels with a probability above 0.5 belong to the structure"]
+    processing = result.get("score") or {}
+    if processing.get("largest_component"):
+        after.append("of each volume's masks, stacked, only the largest 3-D connected component (26 neighbours) is kept")
+    if processing.get("tta"):
+        after.append(
+            "(not in model.onnx) the probability is averaged over four views: the image, rotated by 10 and -10 degrees, and "
+            "enlarged by 1.1"
+        )
     rows = [
         ("input", f"`image`, float32, (batch, 1, height, width); height and width are multiples of {multiple}"),
         ("output", "`probability` of the structure and `logits`, both of the input's shape; probability = sigmoid(logits)"),
         ("preprocessing", f"the image {'as stored' if spacing_mm is None else 'with known pixel size'}, {steps}"),
-        ("postprocessing", "undo padding, crop and resampling; pixels with a probability above 0.5 belong to the structure"),
+        ("postprocessing", "; ".join(after)),
         ("checked", escaped(checked)),
     ]
     return grid(("", ""), rows)

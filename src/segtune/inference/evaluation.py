@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from segtune.data import contour_files, findings, readers, slice_checks
 from segtune.data.slices import SliceSet
 from segtune.errors import InputError, printable
-from segtune.inference.models import Trained, warn_of_other_scale
+from segtune.inference.models import Trained, check_score, keeps_largest_component, warn_of_other_scale
 from segtune.inference.origin import Origin, trained_on
 from segtune.inference.score import score_slices
 from segtune.metrics.score import TOLERANCE_MM, Scores
@@ -30,7 +30,11 @@ class Evaluation(NamedTuple):
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """Check cfg.data. Raises: InputError if no data set is named, or if a setting is given that is taken from the runs."""
+    """Check cfg.data and cfg.score.
+
+    Raises: InputError if no data set is named, if a setting is given that is taken from the runs, or if score is not valid.
+    """
+    check_score(config["score"])
     if "reader" not in config["data"]:
         options = ", ".join(f"data={name}" for name in readers.NAMES)
         raise InputError(f"data: choose the data set to evaluate the run on, one of {options}.")
@@ -63,11 +67,15 @@ def evaluate(models: Sequence[Trained], origins: Sequence[Origin], slices: Slice
     slices = SliceSet(item for item in slices if item.patient not in left_out)
     warn_of_other_scale(models, slices)
     tolerance_mm = float(config["tolerance_mm"] or TOLERANCE_MM)
-    scores = score_slices(models, slices, tolerance_mm=tolerance_mm)
+    largest_component = keeps_largest_component(models, config["score"]["largest_component"])
+    scores = score_slices(models, slices, tolerance_mm=tolerance_mm, largest_component=largest_component)
+    processing = {"tta": [one.tta for one in models] if any(one.tta for one in models) else False}
+    processing["largest_component"] = largest_component
     settings = {key: value for key, value in of_the_user(data).items() if key not in ("reader", "root", "target")}
     about = {
         "runs": [{"run_id": one.run_id, "cell_id": one.cell_id, "label": one.label} for one in origins],
         "which": which,
+        "score": processing,
         "trained_on": {"reader": origins[0].reader.name, "target": origins[0].data["target"]},
         "data": {
             "reader": readers.of(data).name,
@@ -81,5 +89,6 @@ def evaluate(models: Sequence[Trained], origins: Sequence[Origin], slices: Slice
         "tolerance_mm": tolerance_mm,
     }
     runs = [f"{one.run_id} {one.fingerprint}" for one in origins]
-    name = identity.run_id({"runs": runs, "data": fingerprint, "which": which, "tolerance_mm": tolerance_mm})
+    named = {"runs": runs, "data": fingerprint, "which": which, "tolerance_mm": tolerance_mm}
+    name = identity.run_id(named | ({"score": processing} if any(processing.values()) else {}))
     return Evaluation(name, about, scores)

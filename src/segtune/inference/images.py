@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from segtune.data.unlabelled import Image
 from segtune.errors import InputError
 from segtune.inference.overlays import TILES, montage, overlay
 from segtune.inference.phases import Row, grouped
+from segtune.metrics.components import largest_of_each
 from segtune.runs import layout
 
 if TYPE_CHECKING:
@@ -65,9 +66,12 @@ def check_apart(source: Path, output: Path) -> None:
         raise InputError(f"output={output}: it must not contain input={source} or be inside it. Name another folder.")
 
 
-def write_images(folder: Path, models: Sequence["Trained"], found: images.Found) -> list[tuple[Image, Row]]:
+def write_images(
+    folder: Path, models: Sequence["Trained"], found: images.Found, *, largest_component: bool = False
+) -> list[tuple[Image, Row]]:
     """Predict all images and write contours, masks and overlays.
 
+    Args: largest_component: whether to keep only the largest 3-D component of each volume.
     Returns: each image without its pixels, and its row of slices.csv.
     """
     predicted: list[tuple[Image, Row]] = []
@@ -76,12 +80,12 @@ def write_images(folder: Path, models: Sequence["Trained"], found: images.Found)
     n = sum(len(patient.frames) for patient in found.patients) or len(found.volumes)
     with tqdm(total=n, desc="predict", unit="image" if found.patients else "volume", leave=False, disable=None) as bar:
         for patient in found.patients:
-            for image, probability in with_probabilities(models, patient.images()):
-                predicted.append(write_frame(folder, models[0].target, image, probability))
+            for one in predictions(models, patient.images(), largest_component=largest_component):
+                predicted.append(write_frame(folder, models[0].target, one))
                 bar.update()
         axis = nifti.slice_axes(((file.path, file.n_frames) for file in found.volumes), slice_axis_of(models))
         for file in found.volumes:
-            predicted += write_volume(folder, models, file, axis[file.path])
+            predicted += write_volume(folder, models, file, axis[file.path], largest_component=largest_component)
             bar.update()
     return predicted
 
@@ -109,44 +113,71 @@ def with_probabilities(models: Sequence["Trained"], read: Iterator[Image]) -> It
         yield from zip(chunk, ensemble(models, [image.item for image in chunk]), strict=True)
 
 
-def write_frame(folder: Path, target: str, image: Image, probability: NDArray[np.float64]) -> tuple[Image, Row]:
+class Prediction(NamedTuple):
+    """The prediction for one image: probabilities (H, W), the mask (H, W), and the number of pixels removed from the mask."""
+
+    image: Image
+    probability: NDArray[np.float64]
+    mask: Mask
+    n_dropped: int
+
+
+def predictions(models: Sequence["Trained"], read: Iterator[Image], *, largest_component: bool) -> Iterator[Prediction]:
+    """Yield the prediction for each image of a patient or a volume.
+
+    For the largest component of each phase, all images are in memory at a time.
+    """
+    found = with_probabilities(models, read)
+    if not largest_component:
+        yield from (Prediction(image, probability, probability > THRESHOLD, 0) for image, probability in found)
+        return
+    of_all = list(found)
+    masks = [probability > THRESHOLD for _, probability in of_all]
+    places = [(image.phase, None if image.undefined else image.item.slice_index) for image, _ in of_all]
+    for (image, probability), mask, kept in zip(of_all, masks, largest_of_each(masks, places), strict=True):
+        yield Prediction(image, probability, kept, int(np.count_nonzero(mask & ~kept)))
+
+
+def write_frame(folder: Path, target: str, predicted: Prediction) -> tuple[Image, Row]:
     """Write contour, mask and overlay of one DICOM image. Returns: the image without its pixels, and its row of slices.csv."""
+    image = predicted.image
     name = f"{image.item.patient}-{image.item.frame:04d}"
-    mask, n_dropped, n_filled = contours.enclosed(probability > THRESHOLD)
+    mask, n_dropped, n_filled = contours.enclosed(predicted.mask)
     lines = contours.outlines(mask)
     for line in lines:  # enclosed() leaves at most one outline
         kind = rvsc.TARGETS.get(target, "i")
         (folder / CONTOURS / f"{name}-{kind}contour-auto.txt").write_bytes(contours.text(line).encode())
     Picture.fromarray(np.where(mask, np.uint8(255), np.uint8(0))).save(folder / MASKS / f"{name}.png")
     overlay(image.item, lines).save(folder / OVERLAYS / f"{name}.png")
-    return about_slice(image, mask, probability, n_dropped, n_filled)
+    return about_slice(image, mask, predicted.probability, predicted.n_dropped + n_dropped, n_filled)
 
 
-def write_volume(folder: Path, models: Sequence["Trained"], file: VolumeFile, slice_axis: int) -> list[tuple[Image, Row]]:
+def write_volume(
+    folder: Path, models: Sequence["Trained"], file: VolumeFile, slice_axis: int, *, largest_component: bool
+) -> list[tuple[Image, Row]]:
     """Write the mask and the overlays of one NIfTI file, for all of its frames.
 
-    Args: slice_axis: the array axis in the file along which slices are taken.
+    Args: slice_axis: the array axis in the file along which slices are taken. largest_component: as in `write_images`.
     Returns: each slice without its pixels, and its row of slices.csv.
     """
     predicted, masks = [], []
     for frame in file.frames():
         volume = frame.read(slice_axis)
         masks.append(np.zeros(volume.voxels.shape, dtype=bool))
-        predicted += write_slices(folder, models, frame, volume, masks[-1])
+        found = predictions(models, frame.images(volume), largest_component=largest_component)
+        predicted += write_slices(folder, frame, found, masks[-1])
     (path := folder / MASKS / f"{file.name}.nii.gz").parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(nifti.encode(np.stack(masks) if len(masks) > 1 else masks[0], volume.header, slice_axis))
     return predicted
 
 
-def write_slices(
-    folder: Path, models: Sequence["Trained"], frame: VolumeFile, volume: nifti.Volume, mask: Mask
-) -> list[tuple[Image, Row]]:
-    """Predict one volume slice by slice, write its overlays, and fill `mask` (K, H, W) in place."""
+def write_slices(folder: Path, frame: VolumeFile, found: Iterable[Prediction], mask: Mask) -> list[tuple[Image, Row]]:
+    """Write the overlays of one volume from the predictions for its slices, and fill `mask` (K, H, W) in place."""
     rows, tiles, n_pages = [], [], 0
     name = f"{frame.name}/frame-{frame.frame:02}" if frame.n_frames > 1 else frame.name
-    for index, (image, probability) in enumerate(with_probabilities(models, frame.images(volume))):
-        mask[index] = probability > THRESHOLD
-        rows.append(about_slice(image, mask[index], probability, 0, 0))
+    for index, (image, probability, predicted, n_dropped) in enumerate(found):
+        mask[index] = predicted
+        rows.append(about_slice(image, mask[index], probability, n_dropped, 0))
         tiles.append(overlay(image.item, contours.outlines(mask[index]), text=f"slice {index}"))
         if len(tiles) == TILES or index + 1 == len(mask):
             n_pages += 1
@@ -172,7 +203,9 @@ def about_slice(image: Image, mask: Mask, probability: NDArray[np.float64], n_dr
     return image._replace(item=without), row
 
 
-def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequence[tuple[Image, Row]]) -> Row:
+def describe(
+    models: Sequence["Trained"], found: images.Found, predicted: Sequence[tuple[Image, Row]], *, largest_component: bool
+) -> Row:
     """Return the content of about.json. It contains no paths, and no header entries that are not in the tables."""
     rows = [row for _, row in predicted]
     return {
@@ -180,6 +213,7 @@ def describe(models: Sequence["Trained"], found: images.Found, predicted: Sequen
         "which": models[0].which,
         "target": models[0].target,
         "threshold": THRESHOLD,
+        "score": {"largest_component": largest_component, "tta": [model.tta for model in models]},
         "kind": "DICOM" if found.patients else "NIfTI",
         "n_patients": len({row["patient"] for row in rows}),
         "n_volumes": sum(file.n_frames for file in found.volumes),
@@ -213,6 +247,8 @@ def summary(found: images.Found, about: Row, of_volumes: Sequence[Row], of_patie
         if about["n_filled"] > RING * about["n_pixels"]:
             share = about["n_filled"] / about["n_pixels"]
             lines.append(f"holes: {share:.0%} of the enclosed area; areas and volumes of a ring include its cavity")
+    elif about["score"]["largest_component"]:
+        lines.append(f"removed outside the largest 3-D component: {several(about['n_dropped'], 'pixel')}")
     lines += found.put_together
     lines += [f"left out, {kind}: {n}" for kind, n in about["left_out"].items()]
     folders = {patient.patient: f" = {patient.folder}" for patient in found.patients if patient.folder}

@@ -45,8 +45,8 @@ OTHER_SCALE = 1.25  # warn if pixel sizes differ from those of the training imag
 class Trained:
     """The trained network of one run.
 
-    which: the epoch of the weights, last or best. result: the content of result.json. pixel_bytes: estimated memory per image
-    pixel during inference [bytes]; 0 if unknown.
+    which: the epoch of the weights, last or best. result: the content of result.json. tta: whether `net` averages over views of
+    the image. pixel_bytes: estimated memory per image pixel during inference [bytes]; 0 if unknown.
     """
 
     folder: Path
@@ -54,12 +54,18 @@ class Trained:
     result: Mapping[str, Any]
     net: nn.Module
     device: torch.device
+    tta: bool = False
     pixel_bytes: float = 0.0
 
     @property
     def config(self) -> Mapping[str, Any]:
         config: Mapping[str, Any] = self.result["config"]
         return config
+
+    @property
+    def keeps_largest_component(self) -> bool:
+        """Whether the run's own scores are of the largest component of each predicted volume."""
+        return recorded_score(self.result)["largest_component"]
 
     @property
     def target(self) -> str:
@@ -126,13 +132,21 @@ class Trained:
         return side
 
 
-def load(folder: str | Path, *, which: str = "last", device: torch.device | None = None, trust: Any = None) -> Trained:
+def load(
+    folder: str | Path,
+    *,
+    which: str = "last",
+    device: torch.device | None = None,
+    trust: Any = None,
+    tta: bool | None = None,
+) -> Trained:
     """Load the run in this folder.
 
     Args:
         which: last for the weights of the last epoch, or best for those of the epoch with the best validation Dice.
         device: the device to compute on; None for the CPU.
         trust: names of network classes that may be built in addition to networks.LISTED.
+        tta: whether to average over views of the image (nets.Views); None: as in the run's own scores.
     Raises: InputError if the folder has no finished run, if the run is damaged, or if its network may not be built.
     """
     folder, trust = Path(folder).expanduser(), networks.trusted(trust)
@@ -168,9 +182,16 @@ def load(folder: str | Path, *, which: str = "last", device: torch.device | None
             f"{source}: data.size={size}: one image needs about {needed / 1e9:.1f} GB with this network, more than "
             f"{MEMORY_FRACTION:.0%} of this machine's memory."
         )
+    tta = recorded_score(result)["tta"] if tta is None else tta
+    net = nets.Views(net).eval() if tta else net
     net = nets.Downsampled(net, factor).eval() if (factor := result["config"]["data"].get("downsample")) else net
     device = device or torch.device("cpu")
-    return Trained(folder, which, result, net.to(device), device, pixel_bytes)
+    return Trained(folder, which, result, net.to(device), device, tta, pixel_bytes)
+
+
+def recorded_score(result: Mapping[str, Any]) -> dict[str, bool]:
+    """Return how a run's predictions were processed before they were scored: tta and largest_component."""
+    return {"tta": False, "largest_component": False} | (result.get("score") or {})
 
 
 def _check_code(target: str, result: Mapping[str, Any], source: Path) -> None:
@@ -216,6 +237,7 @@ def _well_formed(result: Mapping[str, Any], path: Path) -> None:
             and data.get("antialias") in (None, False, True)
             and ((factor := data.get("downsample")) is None or _is_factor(factor, size))
             and (pixel_mm is None or (len(pixel_mm) == 2 and all(map(_is_spacing, pixel_mm))))
+            and all(type(value) is bool for value in recorded_score(result).values())
             and networks.NAME.fullmatch(data["reader"]["_target_"]) is not None
         )
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
@@ -285,16 +307,16 @@ def _is_too_much(n_bytes: float) -> bool:
 # Several runs
 
 
-def load_all(runs: Any, *, which: str, accelerator: str, trust: Any = None) -> list[Trained]:
+def load_all(runs: Any, *, which: str, accelerator: str, trust: Any = None, tta: bool | None = None) -> list[Trained]:
     """Load the run or the runs of an ensemble.
 
-    Args: runs: a folder or a list of folders.
+    Args: runs: a folder or a list of folders. The others are those of `load`.
     Raises: InputError as `load` does, and if a run is listed twice or the runs segment different structures.
     """
     folders = [runs] if isinstance(runs, str | int | float) else list(runs or [])  # a folder's name may look like a number
     if not folders:
         raise InputError("run=: give the folder of a run, run=outputs/runs/0123456789ab, or several, run=[a,b].")
-    models = [load(str(folder), which=which, device=device(accelerator), trust=trust) for folder in folders]
+    models = [load(str(folder), which=which, device=device(accelerator), trust=trust, tta=tta) for folder in folders]
     if len({model.result["run_id"] for model in models}) < len(models):
         raise InputError("run=: a run is listed twice. Name each run of an ensemble once.")
     targets = {(model.config["data"]["reader"]["_target_"], model.target) for model in models}
@@ -308,6 +330,18 @@ def ensemble(models: Sequence[Trained], slices: Sequence[Slice]) -> list[NDArray
     """Predict the probability of the structure for each pixel of each slice, (H, W), as the mean over the models."""
     of_models = [model.probabilities(slices) for model in models]
     return [np.mean(values, axis=0) for values in zip(*of_models, strict=True)]
+
+
+def check_score(score: Mapping[str, Any]) -> None:
+    """Check cfg.score of evaluate and predict. Raises: InputError for a value other than true, false and null."""
+    for key, value in score.items():
+        if value is not None and not isinstance(value, bool):
+            raise InputError(f"score.{key}={value}: must be true or false. Leave it out to do as in the run's own scores.")
+
+
+def keeps_largest_component(models: Sequence[Trained], setting: bool | None) -> bool:
+    """Return whether to keep the largest component: the user's setting; if it is None, what more than half of the runs did."""
+    return sum(model.keeps_largest_component for model in models) * 2 > len(models) if setting is None else setting
 
 
 def device(accelerator: str) -> torch.device:

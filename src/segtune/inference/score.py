@@ -21,27 +21,39 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 EVALUATION = "evaluation.json"
 MOST_PATIENTS = 20  # with more patients, the printed tables only show means
+PROCESSING = {"tta": "averaged over four views", "largest_component": "the largest 3-D component of each volume"}
 PHASES = {"ED": "end-diastole (ED)", "ES": "end-systole (ES)", "unknown": "phase not known"}
 
 
-def score_slices(models: Sequence["Trained"], slices: SliceSet, *, tolerance_mm: float) -> "Scores":
-    """Score all slices, cases and patients. A pixel is predicted if the mean probability of the models is above 0.5."""
+def score_slices(
+    models: Sequence["Trained"], slices: SliceSet, *, tolerance_mm: float, largest_component: bool = False
+) -> "Scores":
+    """Score all slices, cases and patients. A pixel is predicted if the mean probability of the models is above 0.5.
+
+    Args: largest_component: whether to keep only the largest component of each predicted volume.
+    """
     from segtune.metrics.score import Scores
 
     with tqdm(slices.by_patient(), unit="patient", leave=False, disable=None) as bar:
-        scored = [_score_patient(models, mine, tolerance_mm) for mine in bar]
+        scored = [_score_patient(models, mine, tolerance_mm, largest_component) for mine in bar]
     return Scores(*([row for scores in scored for row in scores[level]] for level in range(3)))
 
 
-def _score_patient(models: Sequence["Trained"], slices: Sequence[Slice], tolerance_mm: float) -> "Scores":
+def _score_patient(
+    models: Sequence["Trained"], slices: Sequence[Slice], tolerance_mm: float, largest_component: bool
+) -> "Scores":
     import torch
 
     from segtune import losses
     from segtune.inference.models import ensemble
+    from segtune.metrics.components import largest_of_each
     from segtune.metrics.score import Pair, score_pairs
 
     probabilities = ensemble(models, slices)
-    pairs = [Pair.of(item, p > 0.5, item.mask) for item, p in zip(slices, probabilities, strict=True)]
+    masks = [p > 0.5 for p in probabilities]
+    if largest_component:
+        masks = largest_of_each(masks, [item.place for item in slices])
+    pairs = [Pair.of(item, mask, item.mask) for item, mask in zip(slices, masks, strict=True)]
     scores = score_pairs(pairs, tolerance_mm=tolerance_mm)
     rows = []
     for item, p, row in zip(slices, probabilities, scores.slices, strict=True):
@@ -137,6 +149,8 @@ def evaluation_table(about: Mapping[str, Any], scores: "Scores") -> list[str]:
         f"patients: {data['n_patients']}, cases (volumes): {data['n_cases']}, slices: {data['n_slices']}"
         + (f"; left out, because they were in the training: {len(data['left_out'])} patients" if data["left_out"] else ""),
     ]
+    applied = [words for key, words in PROCESSING.items() if about.get("score", {}).get(key)]
+    lines += [f"predictions: {' and '.join(applied)}"] if applied else []
     for phase, rows in by_phase(scores).items():
         lines += ["", PHASES[phase], *_of_phase(rows)]
     if data["n_patients"] > MOST_PATIENTS:

@@ -77,7 +77,8 @@ class Result(TypedDict, total=False):
     """The content of result.json.
 
     config: the composed configuration; options: config group -> chosen option; label: the overrides that give the same run;
-    inputs: content hashes of data and code; files: name -> size and hash; sha256: of the rest of the record itself.
+    inputs: content hashes of data and code; score: how predictions were processed before scoring (tta, largest_component),
+    if the configuration asks for it; files: name -> size and hash; sha256: of the rest of the record itself.
     """
 
     schema: int
@@ -93,6 +94,7 @@ class Result(TypedDict, total=False):
     last: Epoch
     epochs_to_90: int | None
     calibration: dict[str, Any] | None
+    score: dict[str, bool]
     weights: dict[str, float | None] | None
     seconds: float
     peak_memory_mb: dict[str, float | None] | None

@@ -103,6 +103,8 @@ def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, lab
         batch_size=None if cfg.batch.size == "patient" else cfg.batch.size,
         shuffle=cfg.batch.shuffle is not False,
         seed=cfg.seed,
+        tta=cfg.score.tta or False,
+        largest_component=cfg.score.largest_component or False,
         tolerance_mm=cfg.get("tolerance_mm") or TOLERANCE_MM,
         figures=bool(cfg.get("figures")),
         seconds=time.perf_counter() - started,

@@ -88,6 +88,9 @@ class Experiment:
         batch_size: number of images, or None for all images of one patient.
         shuffle: whether the order of the training images is random.
         seed: random seed of the weights, the order of the images and dropout.
+        tta: whether the run's own scores are of predictions that are averaged over views (nets.Views); "auto": if this is
+            better on the validation patients.
+        largest_component: whether they are of the largest component of each predicted volume; or "auto".
         tolerance_mm: tolerance of surface Dice [mm].
         figures: whether to draw the learning curves.
         seconds: time spent reading and checking the data [s].
@@ -118,6 +121,8 @@ class Experiment:
     batch_size: int | None
     shuffle: bool
     seed: int
+    tta: bool | str
+    largest_component: bool | str
     tolerance_mm: float
     figures: bool
     seconds: float

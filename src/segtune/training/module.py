@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from segtune import losses
+from segtune import losses, nets
 from segtune.data.tensors import Batch
 from segtune.metrics import overlap
 
@@ -81,6 +81,7 @@ class Segmenter(pl.LightningModule):
         self.save_hyperparameters(hyperparameters or {})
         self.train_means, self.val_means = EpochMeans(), EpochMeans()
         self.row: dict[str, float] = {}
+        self.tta = False  # whether `predict_step` averages over the views of nets.Views
 
     @property
     def trained(self) -> nn.Module:
@@ -150,10 +151,10 @@ class Segmenter(pl.LightningModule):
             for name in self.raw.state_dict():
                 weights.setdefault(f"{RAW}{name}", weights[f"net.{name}"])
 
-    def _at_full_resolution(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _at_full_resolution(self, batch: Batch, *, tta: bool = False) -> tuple[Tensor, Tensor]:
         """Return the logits of a validation batch, interpolated to the resolution of its masks, and the masks."""
         image, mask = batch
-        logits = self(image)
+        logits = nets.Views(self)(image) if tta else self(image)
         if logits.shape != mask.shape:
             logits = F.interpolate(logits, size=mask.shape[2:], mode="bilinear", align_corners=False)
         return logits, mask
@@ -186,7 +187,7 @@ class Segmenter(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return soft Dice (B,), predicted masks and true masks (B, 1, H, W) bool, on the CPU."""
-        logits, mask = self._at_full_resolution(batch)
+        logits, mask = self._at_full_resolution(batch, tta=self.tta)
         return losses.soft_dice(logits, mask.float()).cpu(), (logits > 0).cpu(), mask.cpu()
 
 

@@ -2,14 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segtune import nets, regularizers
 from segtune.data import splits
@@ -25,24 +23,7 @@ from segtune.runs.result import write_result
 from segtune.runs.tables import csv_text
 from segtune.training.experiment import Experiment
 from segtune.training.module import Segmenter
-
-
-class Predictions(NamedTuple):
-    """Predictions for the N validation slices, padded to S x S: soft Dice (N,), predicted and true masks (N, 1, S, S) bool."""
-
-    soft_dice: Tensor
-    predicted: Tensor
-    true: Tensor
-
-    @classmethod
-    def of(cls, batches: Iterable[Sequence[Tensor]]) -> "Predictions":
-        """Concatenate the batches that Trainer.predict returns."""
-        return cls(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
-
-
-def validation_slices(experiment: Experiment) -> list[Slice]:
-    """Return the validation slices, in the order of the validation batches."""
-    return [experiment.slices[int(index)] for index in experiment.split.val]
+from segtune.training.predictions import Predictions, validation_slices
 
 
 def score_predictions(experiment: Experiment, predictions: Predictions) -> Scores:

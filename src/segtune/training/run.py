@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from segtune.runs import layout
 from segtune.runs.result import check_history
 from segtune.runs.tables import read_history
-from segtune.training import lambda_search, outcome, provenance
+from segtune.training import lambda_search, outcome, predictions, provenance
 from segtune.training.callbacks import Keeper, RunBar
 from segtune.training.checkpoints import WholeFiles, attempts_of, best_of, drop_optimizer, resume, stopped
 from segtune.training.experiment import Experiment
@@ -48,10 +48,7 @@ def train(experiment: Experiment, folder: Path, *, bar: bool = True) -> dict[str
         if done < trainer_settings.max_epochs and not (done and stopped(folder, trainer_settings.patience)):
             trainer.fit(module, datamodule=data, ckpt_path=last if done else None)
         outcome.draw_augmented(folder, experiment, module, data.first_batch())
-        predicted = {
-            which: outcome.Predictions.of(trainer.predict(module, datamodule=data, ckpt_path=checkpoint) or [])
-            for which, checkpoint in (("best", best), ("last", last))
-        }
+        predicted, processing = predictions.predict(experiment, trainer, module, data, {"best": best, "last": last})
         scored = {which: outcome.score_predictions(experiment, predictions) for which, predictions in predicted.items()}
 
     history = check_history(folder, drop_optimizer(last))
@@ -62,6 +59,7 @@ def train(experiment: Experiment, folder: Path, *, bar: bool = True) -> dict[str
         "last": outcome.summary(history, len(history["epoch"]), scored["last"]),
         "epochs_to_90": outcome.epochs_to_90(history["val_dice"]),
         "calibration": calibration,
+        **({"score": processing._asdict()} if any(experiment.config["score"].values()) else {}),
         "weights": outcome.weight_sums(module),
         "seconds": before + time.perf_counter() - started,
         **provenance.of_this_process(),
