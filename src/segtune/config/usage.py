@@ -128,10 +128,10 @@ def _wrapped(paragraphs: Sequence[str], width: int) -> list[str]:
 
 
 def _packed(items: Sequence[str], width: int) -> list[str]:
-    """Wrap the items, and put an item on one of the last three lines if it fits there."""
+    """Wrap the items, and put each on the last line on which it fits."""
     lines: list[str] = []
     for item in items:
-        fits = [at for at in range(max(0, len(lines) - 3), len(lines)) if len(lines[at]) + 3 + len(item) <= width]
+        fits = [at for at in range(len(lines)) if len(lines[at]) + 3 + len(item) <= width]
         if fits:
             lines[fits[-1]] += f"   {item}"
         else:
