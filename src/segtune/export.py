@@ -4,20 +4,17 @@ The outputs of model.onnx are compared with PyTorch's, and the output folder is 
 not need the training data.
 """
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from segtune.config import entry, rules
 from segtune.errors import InputError
 from segtune.inference.export import CARD, MODEL, agreement_text, card_of, checked
-from segtune.runs import layout
+from segtune.runs import expected, layout
 from segtune.runs.files import new_folder
 from segtune.runs.result import verify_files
-
-if TYPE_CHECKING:
-    pass
 
 
 def export(cfg: DictConfig) -> None:
@@ -30,6 +27,9 @@ def export(cfg: DictConfig) -> None:
     from segtune.inference import models
 
     model = models.load(str(cfg.run), which=str(cfg.which), trust=entry.plain(cfg)["trust"], tta=False)
+    if cfg.chosen_from is not None:
+        told = expected.score(str(cfg.chosen_from), model.config, str(model.result["data"]["fingerprint"]))
+        model = dataclasses.replace(model, result={**model.result, "expected": told})
     output = Path(str(cfg.output) if cfg.output is not None else Path(cfg.outputs) / "export" / model.result["run_id"])
     verify_files(model.folder, model.result, layout.TABLES)
     with new_folder(output.expanduser()) as folder:

@@ -56,9 +56,10 @@ RULES: dict[str, Rule] = {
     "data.antialias": (lambda v: isinstance(v, bool), "true, false or null"),
     "data.normalize": one_of("zscore", "divide255"),
     "split.val_fraction": (lambda v: is_number(v) and 0 < v < 1, "a fraction above 0 and below 1"),
-    "split.by": one_of("patient", "kfold", "nested", "contiguous", "image"),
+    "split.by": one_of("patient", "all", "kfold", "nested", "contiguous", "image"),
     "split.n_folds": whole(2),
     "split.fold": whole(0),
+    "split.chosen_from": (lambda v: isinstance(v, str) and bool(v.strip()), "the folder of a sweep, like outputs/strong"),
     "split.seed": whole(0, 2**32 - 1),
     "split.images_per_patient": whole(1),
     "reg.lambda": (
@@ -104,7 +105,7 @@ RULES: dict[str, Rule] = {
     "hydra.launcher.extra": (lambda v: isinstance(v, Mapping), "options of sbatch, like {account: lab}"),
 }
 NULLABLE = {
-    *("score.largest_component", "score.tta"),
+    *("score.largest_component", "score.tta", "split.chosen_from"),
     *("data.downsample", "data.antialias", "trainer.max_epochs", "trainer.max_steps", "trainer.val_every_steps"),
     *("data.allow", "data.larger", "data.spacing_mm", "name", "reg.ratio", "batch.shuffle", "split.images_per_patient"),
     *("tolerance_mm", "trainer.threads", "trainer.patience", "trainer.compile", "hydra.launcher.workers"),
@@ -154,6 +155,9 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     if is_own_reader and (ed := data.get("ed")) is not None and ed == data.get("es"):
         yield f"data.ed={ed} and data.es={ed}: ED and ES are different phases of the heartbeat. Choose a volume for each."
     yield from _contradictions_of_split(split)
+    patience = (config.get("trainer") or {}).get("patience")
+    if split.get("by") == "all" and patience is not None:
+        yield f"trainer.patience={patience} needs validation patients, and split=all has none. Leave trainer.patience out."
     yield from _contradictions_of_trainer(config)
     yield from _contradictions_of_size(data, config.get("augment") or {})
     target = str(loss.get("_target_"))
@@ -216,9 +220,12 @@ def _contradictions_of_split(split: Mapping[str, Any]) -> Iterator[str]:
     wanted, choice = (folds, "split=kfold") if by == "kfold" else (["val_fraction"], "a fraction, like split=0.2")
     if by == "nested" and {*folds} & {*given}:
         wanted, choice = [*folds, "val_fraction"], "split=nested, or a fraction, like split=0.2"
+    if by == "all":
+        wanted, choice = ["chosen_from"] if "chosen_from" in split else [], "split=all"
     if given != wanted:
         these, those = (", ".join(f"split.{name}" for name in names) for names in (wanted, given))
-        yield f"split.by={by} needs {these} and cannot be combined with {those}: choose {choice}."
+        needs = "trains on all patients and" if by == "all" else f"needs {these} and"
+        yield f"split.by={by} {needs} cannot be combined with {those}: choose {choice}."
         return
     n_folds = split.get("n_folds")
     if n_folds is not None and (fold := split["fold"]) >= n_folds:

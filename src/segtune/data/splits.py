@@ -171,7 +171,13 @@ def by_image(patients: Sequence[str], *, val_fraction: float, seed: int) -> Spli
     return Split(train=np.sort(order[:n_train]), val=np.sort(order[n_train:]))
 
 
+def all_patients(patients: Sequence[str], *, seed: int) -> Split:
+    """Use all slices for training and none for validation. Args: as in by_patient, but seed has no effect."""
+    return Split(train=np.arange(len(patients)), val=np.arange(0))
+
+
 RULES: dict[str, Callable[..., Split]] = {
+    "all": all_patients,
     "patient": by_patient,
     "kfold": kfold,
     "nested": nested,

@@ -153,6 +153,8 @@ class SliceData(pl.LightningDataModule):
         return next(iter(Batches(self._train, lambda: self.train_batches(0), 1)))
 
     def val_dataloader(self) -> Batches:
+        if not len(self._split.val):
+            return Batches(self._val, list, 0)
         batches = self._by_patient(self._split.val) if self._batch_size is None else self._cut(self._split.val)
         return Batches(self._val, lambda: batches, len(batches))
 

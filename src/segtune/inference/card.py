@@ -67,6 +67,8 @@ def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
         "missing": MISSING,
         "earlier": EARLIER,
         "config": {"spacing_mm": None, "larger": None, "empty": None, **config},
+        "is_scored": result["data"]["patients"].get("val") != [],
+        "expectation": Markdown(expectation(result)),
         "is_processed": any((result.get("score") or {}).values()),
         "stops": result["config"]["trainer"].get("patience") is not None,
         "structure": str(config["target"]),
@@ -253,6 +255,37 @@ def means(result: Result, which: str) -> dict[str, Markdown] | None:
     ]
     heads = ("agreement", "bias", "lower limit (95 %)", "upper limit (95 %)", "n", "undefined")
     return {"overall": grid(("", *LEVELS.values()), overall), "agreement": grid(heads, agreement)}
+
+
+def expectation(result: Result) -> str:
+    """Say what to expect of a model that was trained on all patients.
+
+    This is the score of its configuration in the report of the sweep that chose it (runs/expected.py).
+    """
+    n = len(result["data"]["patients"].get("train") or [])
+    told = f"This model was trained on all {counted(n, 'patient')}, so none is left to score it."
+    expected = result.get("expected")
+    if not expected:
+        return (
+            f"{told} What it reaches on new patients is not known. If a sweep chose its configuration, export it with "
+            "chosen_from=<the sweep's folder>, and this card will quote the score of that sweep."
+        )
+    low, high = (number(expected[key], ".3f") for key in ("dice_low", "dice_high"))
+    where = f"sweep {escaped(expected['sweep'])}, {counted(expected['n_patients'], 'patient')}"
+    where += f", {counted(expected['n_folds'], 'fold')}" if expected["n_folds"] else ""
+    told += (
+        f" Models of the same configuration that were trained on a part of the patients reached a mean Dice of "
+        f"**{number(expected['dice'], '.3f')}** on the others (95 % interval {low} to {high}; {where}, "
+        f"{counted(expected['n_runs'], 'run')})."
+    )
+    if not expected["may_be_best"]:
+        told += " **In that sweep, this configuration was worse than others.**"
+    if expected["honest"] is not None:
+        told += (
+            " It was chosen for this score, which is therefore optimistic: winners that are chosen on other patients and runs "
+            f"reached **{number(expected['honest'], '.3f')}**. Expect about this on new patients of the same kind."
+        )
+    return told + " Dice is the mean over the slices of each patient, and its mean over patients."
 
 
 def by_patient(rows: Rows) -> Markdown:

@@ -41,7 +41,9 @@ def curves(history: History, best_epoch: int, *, title: str, augmented: bool = F
     axes = figure.subplots()
     _draw_panel(axes, axes, Panel([history]), scaled=True)
     for line in axes.get_lines():
-        if line.get_label() == BEST:
+        if np.isnan(np.asarray(line.get_ydata(), dtype=float)).all():
+            line.set_label("_")  # a run without validation patients
+        elif line.get_label() == BEST:
             line.set_label(f"best: {history['val_dice'][best_epoch - 1]:.3f}")
         elif augmented and str(line.get_label()).startswith("training"):
             line.set_label(f"{line.get_label()} (augmented images)")

@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.stats
@@ -12,7 +13,8 @@ from segtune.report import quantiles
 from segtune.report.decisions import ALPHA, CLEAR_PATIENTS, CLEAR_RUNS, LEAST_FOLDS, LEAST_RUNS
 from segtune.report.differences import Differences
 from segtune.report.groups import Group
-from segtune.report.records import Sweep
+from segtune.report.records import Cell, Sweep
+from segtune.runs import identity
 from segtune.runs.words import count
 
 POWER = 0.8
@@ -83,6 +85,17 @@ def next_step(group: Group, sweep: Sweep) -> NextStep | None:
     new = range(first, first + wanted) if judged else [*seeds, *range(first, first + wanted - len(seeds))]
     command = _command(sweep, {"seed": ",".join(map(str, new))})
     return NextStep(detectable, wanted, None, command, seconds * max(wanted if judged else wanted - len(seeds), 0), judged, "")
+
+
+def final_command(cell: Cell, sweep: Sweep) -> str:
+    """Return the command that trains a configuration on all patients; empty if several sweeps are reported."""
+    if len(sweep.folders) != 1:
+        return ""
+    words = identity.words(cell.label, without=("split", *identity.REPLICATE))
+    words = [word for word in words if not identity.key_of(word).startswith("split.")]
+    folder = sweep.folders[0]
+    outputs = [f"outputs={folder.parent}"] if folder.parent != Path("outputs") else []
+    return identity.command([*words, "split=all", f"split.chosen_from={folder}", *outputs])
 
 
 def _more_folds(group: Group, sweep: Sweep, seconds: float) -> NextStep | None:

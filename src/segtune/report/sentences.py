@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from segtune.report.analysis import Analysis, kept
 from segtune.report.groups import Group
-from segtune.report.planning import GOAL, NextStep
+from segtune.report.planning import GOAL, NextStep, final_command
 from segtune.report.records import Record
 from segtune.report.tables import finding_rows
 from segtune.runs import identity
@@ -16,6 +16,10 @@ MOST_NAMED = 6  # configurations that a sentence names
 
 def sentences(analysis: Analysis) -> list[str]:
     """State the result, what limits it, and what to do next."""
+    if not analysis.groups and all(record.facts.by == "all" for record in analysis.sweep.records):
+        return [
+            "There is nothing to compare: all runs were trained on all patients (split=all), and none is left to score them."
+        ]
     if not analysis.groups:
         return ["There is no result, because no run has a patient with a defined Dice."]
     group = analysis.groups[0]
@@ -25,6 +29,7 @@ def sentences(analysis: Analysis) -> list[str]:
             f"{count(failed, 'run')} failed and {_are(failed)} left out of all numbers. Find out why before you choose a "
             "configuration."
         )
+    found.append(_final(analysis, group))
     if len(analysis.groups) > 1:
         rest = analysis.groups[1:]
         n = sum(len(one.cells) for one in rest)
@@ -53,6 +58,15 @@ def _result(analysis: Analysis, group: Group) -> list[str]:
             f"runs reach {honest.score:.3f}."
         )
     return [*found, _clear(group)]
+
+
+def _final(analysis: Analysis, group: Group) -> str:
+    """Name the command that trains the configuration with the highest score on all patients; empty if nothing is decided."""
+    cell = group.cells[int(group.verdicts.may_be_best.argmax())]
+    command = final_command(cell, analysis.sweep)
+    if not command or not group.verdicts.n_reached or analysis.sweep.failures:
+        return ""
+    return f"To train {cell.name} on all patients, for use on new ones: `{command}`."
 
 
 def _set(group: Group) -> str:

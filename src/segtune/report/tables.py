@@ -69,11 +69,13 @@ def cell_rows(analysis: Analysis) -> list[Row]:
     """Table rows, one per configuration, group by group, best first.
 
     Columns: group: number of the group, in which all configurations are scored on the same patients. may_be_best: whether the
-    configuration may be the best of its group. left_at_look: the look at which it was ruled out.
+    configuration may be the best of its group. left_at_look: the look at which it was ruled out. honest: of the configuration
+    with the highest score, what such winners reach on other patients and runs (winner.py).
     """
     rows = []
     for group in analysis.groups:
         verdicts = group.verdicts
+        winner, honest = int(verdicts.may_be_best.argmax()), analysis.honest.get(group.number)
         for i, (cell, estimate) in enumerate(zip(group.cells, group.estimates, strict=True)):
             rows.append(
                 {
@@ -84,6 +86,7 @@ def cell_rows(analysis: Analysis) -> list[Row]:
                     "left_at_look": verdicts.left_at[i] or None,
                     **cell.levels,
                     **summary([cell], estimate),
+                    "honest": honest.score if honest and i == winner else math.nan,
                     "label": cell.label,
                     "run_ids": " ".join(record.run_id for record in cell.records),
                 }

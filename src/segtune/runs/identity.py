@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # keys that say where and how a run is executed, and do not change its result
-BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "looks", "trainer.devices")
+BOOKKEEPING = ("hydra", "outputs", "name", "figures", "on_failure", "dry_run", "looks", "split.chosen_from", "trainer.devices")
 PATHS = ("data.root", "data.reader.root")  # the location of the data, which may change while the data stay the same
 REPLICATE = ("seed", "split.fold")  # the keys in which replicates of a configuration may differ
 BATCHES = (1, 10, 15, "patient")  # the sizes that have an option of that name in conf/batch

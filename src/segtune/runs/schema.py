@@ -78,7 +78,8 @@ class Result(TypedDict, total=False):
 
     config: the composed configuration; options: config group -> chosen option; label: the overrides that give the same run;
     inputs: content hashes of data and code; score: how predictions were processed before scoring (tta, largest_component),
-    if the configuration asks for it; files: name -> size and hash; sha256: of the rest of the record itself.
+    if the configuration asks for it; expected: the score of the configuration in the sweep that chose it (runs/expected.py);
+    files: name -> size and hash; sha256: of the rest of the record itself.
     """
 
     schema: int
@@ -90,6 +91,7 @@ class Result(TypedDict, total=False):
     inputs: dict[str, str]
     data: Data
     tolerance_mm: float | None
+    expected: dict[str, Any]
     best: Epoch
     last: Epoch
     epochs_to_90: int | None

@@ -26,7 +26,7 @@ from segtune.data.splits import Split
 from segtune.data.tensors import Batch
 from segtune.errors import InputError, printable
 from segtune.metrics.score import TOLERANCE_MM
-from segtune.runs import budget, identity
+from segtune.runs import budget, expected, identity
 from segtune.runs.inputs import content_hashes
 from segtune.training.experiment import Experiment, Penalty, TrainerSettings
 
@@ -107,6 +107,7 @@ def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, lab
         largest_component=cfg.score.largest_component or False,
         tolerance_mm=cfg.get("tolerance_mm") or TOLERANCE_MM,
         figures=bool(cfg.get("figures")),
+        expected=expected.score(folder, config, fingerprint) if (folder := cfg.split.get("chosen_from")) else None,
         seconds=time.perf_counter() - started,
     )
 
@@ -130,7 +131,7 @@ def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
     Args: fold: use this fold instead of cfg.split.fold.
     Raises: InputError if the data have a single patient.
     """
-    if len(set(data.patients)) < 2:
+    if len(set(data.patients)) < 2 and cfg.split.by != "all":
         raise InputError(
             f"the data contain a single patient ({', '.join(set(data.patients))}), so none is left for validation. Give at "
             "least two patients."

@@ -14,6 +14,8 @@ from segtune.runs.tables import append_history
 from segtune.training.checkpoints import best_of, stopped
 from segtune.training.module import Segmenter
 
+VALIDATION = [name.removeprefix("val_") for name in layout.HISTORY_COLUMNS if name.startswith("val_")]
+
 
 class Keeper(pl.Callback):
     """After each epoch, writes its row of history.csv, then last.ckpt, and best.ckpt if it is the best epoch so far.
@@ -27,9 +29,11 @@ class Keeper(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Segmenter)
+        if not (validates := bool(sum(trainer.num_val_batches))):
+            pl_module.end_epoch(dict.fromkeys(VALIDATION, math.nan))
         row = pl_module.row
         append_history(self.folder, row)
-        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["val_loss"])):
+        if not (math.isfinite(row["train_loss"]) and (math.isfinite(row["val_loss"]) or not validates)):
             raise NotFiniteError(
                 f"the loss is not finite after epoch {row['epoch']} (training {row['train_loss']}, validation "
                 f"{row['val_loss']}). Choose a lower optimizer.lr (now {row['lr']:g}), a weaker reg.lambda, or "
@@ -65,7 +69,8 @@ class RunBar(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Segmenter)
         epoch, dice = pl_module.row["epoch"], pl_module.row["val_dice"]
-        self.bar.set_description(f"epoch {epoch}/{trainer.max_epochs}, Dice of validation slices {dice:.3f}")
+        reached = "" if math.isnan(dice) else f", Dice of validation slices {dice:.3f}"
+        self.bar.set_description(f"epoch {epoch}/{trainer.max_epochs}{reached}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.bar.close()

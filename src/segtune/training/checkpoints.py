@@ -16,7 +16,7 @@ from segtune.runs.files import check_owner, make_folder, write_atomically
 from segtune.runs.inputs import changed_inputs, describe_changes
 from segtune.runs.result import set_aside
 from segtune.runs.tables import cut_history, read_history
-from segtune.training.module import RAW
+from segtune.training.module import RAW, Segmenter
 
 log = logging.getLogger(__name__)
 OPTIMIZER = ("optimizer_states", "lr_schedulers")
@@ -91,7 +91,12 @@ def _anew(folder: Path, run: str, name: str, why: str) -> int:
 
 
 def best_of(val_dice: list[float]) -> int:
-    """Return the first epoch (counted from 1) with the highest validation Dice; an undefined Dice counts as the lowest."""
+    """Return the first epoch (counted from 1) with the highest validation Dice; an undefined Dice counts as the lowest.
+
+    If the Dice of all epochs is undefined, as without validation patients, this is the last epoch.
+    """
+    if all(map(math.isnan, val_dice)):
+        return len(val_dice)
     return 1 + int(np.argmax([-1.0 if math.isnan(value) else value for value in val_dice]))
 
 
@@ -131,6 +136,13 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
     content = io.BytesIO()
     torch.save(checkpoint, content)
     write_atomically(path, content.getvalue())
+
+
+def load_weights(module: Segmenter, path: Path) -> None:
+    """Load the weights of a checkpoint that `resume` or this run wrote."""
+    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
 
 
 def drop_optimizer(path: Path) -> int:

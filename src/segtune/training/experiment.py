@@ -93,6 +93,7 @@ class Experiment:
         largest_component: whether they are of the largest component of each predicted volume; or "auto".
         tolerance_mm: tolerance of surface Dice [mm].
         figures: whether to draw the learning curves.
+        expected: the score of this configuration in the sweep that it was chosen from (runs/expected.py), or None.
         seconds: time spent reading and checking the data [s].
     """
 
@@ -125,6 +126,7 @@ class Experiment:
     largest_component: bool | str
     tolerance_mm: float
     figures: bool
+    expected: dict[str, Any] | None
     seconds: float
 
     @property
@@ -203,6 +205,7 @@ class Experiment:
             return pl.Trainer(
                 **self.trainer.arguments,
                 callbacks=callbacks,
+                limit_val_batches=1.0 if len(self.split.val) else 0,
                 enable_progress_bar=False,
                 logger=False,
                 num_sanity_val_steps=0,

@@ -174,8 +174,13 @@ class Segmenter(pl.LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        train, val = self.train_means.take(), self.val_means.take()
-        val["loss"] = val["data_loss"] + float(self.penalties()[1])
+        val = self.val_means.take()
+        self.end_epoch({**val, "loss": val["data_loss"] + float(self.penalties()[1])})
+        self.log("val_dice", val["dice"])
+
+    def end_epoch(self, val: dict[str, float]) -> None:
+        """Set `row`. Args: val: the means over the validation images."""
+        train = self.train_means.take()
         self.row = {
             "epoch": self.current_epoch + 1,
             "lr": self._lr,
@@ -183,7 +188,6 @@ class Segmenter(pl.LightningModule):
             **{f"val_{name}": value for name, value in val.items()},
             "seconds": time.perf_counter() - self._started,
         }
-        self.log("val_dice", val["dice"])
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return soft Dice (B,), predicted masks and true masks (B, 1, H, W) bool, on the CPU."""

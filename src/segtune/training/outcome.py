@@ -49,6 +49,17 @@ def summary(history: dict[str, list[float]], epoch: int, scores: Scores) -> dict
     }
 
 
+def in_words(result: Mapping[str, Any]) -> str:
+    """Return the main result of a run as a phrase."""
+    patients, last, best = result["data"]["patients"], result["last"], result["best"]
+    if not (n := len(patients["val"])):
+        return f"trained on all {len(patients['train'])} patients, none for validation"
+    return (
+        f"Dice {last['patient_dice']:.3f}, mean over {n} validation patient{'s' * (n > 1)}, after the last epoch "
+        f"({best['patient_dice']:.3f} after epoch {best['epoch']:.0f}, the best)"
+    )
+
+
 def patient_dice(rows: Iterable[Row]) -> float:
     """Compute each patient's mean Dice over slices, and their mean over patients, as in the report; NaN if none is defined."""
     of: dict[str, list[float]] = {}
@@ -76,6 +87,7 @@ def describe_experiment(experiment: Experiment) -> dict[str, Any]:
         "inputs": experiment.inputs,
         "data": describe_data(experiment.slices, experiment.split, fingerprint) | {"findings": experiment.findings},
         "tolerance_mm": experiment.tolerance_mm,
+        **({"expected": experiment.expected} if experiment.expected else {}),
     }
 
 
@@ -150,8 +162,12 @@ def pictures(slices: list[Slice], rows: list[Row], last: Predictions) -> dict[st
     Patients are ranked by their mean Dice after the last epoch. The arrays for each are image (n, S, S) uint8, true and pred
     (n, S, S) bool, frame (n,), and patient, its label.
 
+    Without validation patients there are no arrays.
+
     Args: slices: the validation slices. rows: their scores. last: their predictions.
     """
+    if not slices:
+        return {}
     dice: dict[str, list[float]] = {}
     for row in rows:
         if not math.isnan(row["dice"]):

@@ -15,6 +15,7 @@ from segtune.data.slices import Slice
 from segtune.data.tensors import SliceData
 from segtune.metrics import overlap
 from segtune.metrics.components import largest_of_each
+from segtune.training.checkpoints import load_weights
 from segtune.training.experiment import Experiment
 from segtune.training.module import Segmenter
 
@@ -60,6 +61,8 @@ def predict(
     Returns: the processed predictions of each checkpoint, and how they were processed.
     """
     slices = validation_slices(experiment)
+    if not slices:
+        return _without_validation(experiment, module, checkpoints)
     of_views: dict[bool, dict[str, Predictions]] = {}
     for tta in _values(experiment.tta):
         module.tta = tta
@@ -75,6 +78,22 @@ def predict(
         tried[Processing(tta, component)] = of_each
     chosen = max(tried, key=lambda one: volume_dice(slices, tried[one]["last"])) if len(tried) > 1 else next(iter(tried))
     return tried[chosen], chosen
+
+
+def _without_validation(
+    experiment: Experiment, module: Segmenter, checkpoints: Mapping[str, Path]
+) -> tuple[dict[str, Predictions], Processing]:
+    """Return no predictions, and how to process those of other images: as most runs did of the sweep that chose the run.
+
+    Without such a sweep, auto is false. The module gets the weights of the last checkpoint.
+    """
+    load_weights(module, checkpoints["last"])
+    chosen = (experiment.expected or {}).get("score", {})
+    settings = {"tta": experiment.tta, "largest_component": experiment.largest_component}
+    masks = torch.zeros(0, 1, experiment.image_size, experiment.image_size, dtype=torch.bool)
+    nothing = Predictions(torch.zeros(0), masks, masks)
+    processing = {key: bool(chosen.get(key)) if value == "auto" else bool(value) for key, value in settings.items()}
+    return dict.fromkeys(checkpoints, nothing), Processing(**processing)
 
 
 def _values(setting: bool | str) -> tuple[bool, ...]:

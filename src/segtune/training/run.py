@@ -66,10 +66,5 @@ def train(experiment: Experiment, folder: Path, *, bar: bool = True) -> dict[str
         "attempts": attempts,
     }
     outcome.write(folder, experiment, result, history, scored, predicted["last"])
-    log.info(
-        "run %s: Dice %.3f, mean over %d validation patient%s, after the last epoch (%.3f after epoch %d, the best); "
-        "%.0f s; %s",
-        *(folder.name, result["last"]["patient_dice"], n := len(result["data"]["patients"]["val"]), "s" * (n > 1)),
-        *(result["best"]["patient_dice"], best_epoch, result["seconds"], folder),
-    )
+    log.info("run %s: %s; %.0f s; %s", folder.name, outcome.in_words(result), result["seconds"], folder)
     return result

@@ -1,0 +1,77 @@
+"""Read what to expect of a configuration from the report of the sweep that it was chosen from."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segtune.errors import InputError
+from segtune.runs import identity, layout
+from segtune.runs.result import read_result
+from segtune.runs.schema import Result
+from segtune.runs.tables import read_csv
+
+CELLS = Path("tables") / "cells.csv"  # the report's table of configurations
+NUMBERS = ("dice", "dice_low", "dice_high", "honest")  # its columns; honest: the score of a winner chosen on other patients
+COUNTS = ("n_patients", "n_folds", "n_runs")
+CURE = "Write the sweep's report again: python -m segtune.report sweep="
+
+
+def score(sweep: str, config: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Return the score that a report gives for a configuration, whatever its split and seed.
+
+    Args: sweep: the sweep's folder, which contains its report. config: the configuration. fingerprint: of the data.
+    Returns: sweep: the folder's name; may_be_best: whether it is in the set that may be best; the report's NUMBERS (None:
+        undefined) and COUNTS; score: how most of its runs processed their predictions; run_ids.
+    Raises: InputError if the sweep has no report, or if no run in it has this configuration and these data.
+    """
+    folder = Path(sweep).expanduser()
+    if not (folder / layout.SWEEP).exists():
+        raise InputError(f"chosen_from={sweep}: this is not the folder of a sweep. Name one like outputs/strong.")
+    if not (folder / CELLS).exists():
+        raise InputError(f"chosen_from={sweep}: this sweep has no report yet. {CURE}{sweep}")
+    wanted = _comparable(config)
+    differing: set[str] | None = None
+    for row in read_csv(folder / CELLS):
+        results = [read_result(folder.resolve().parent / "runs" / _name(run)) for run in row.get("run_ids", "").split()]
+        if not results:
+            continue
+        first = results[0]
+        differs = {key for key, value in wanted.items() ^ _comparable(first["config"]).items()}
+        differs |= {"the data"} if first["data"].get("fingerprint") != fingerprint else set()
+        if not differs:
+            return _about(folder, row, results)
+        differing = differs if differing is None or len(differs) < len(differing) else differing
+    told = f" The nearest differs in {', '.join(sorted(differing)[:5])}." if differing else ""
+    raise InputError(f"chosen_from={sweep}: none of its configurations is this one.{told} Copy the command from its report.")
+
+
+def _about(folder: Path, row: Mapping[str, str], results: list[Result]) -> dict[str, Any]:
+    try:
+        numbers = {key: value if math.isfinite(value := float(row.get(key) or "nan")) else None for key in NUMBERS}
+        counts = {key: int(row[key]) for key in COUNTS}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{folder / CELLS}: damaged. {CURE}{folder}") from error
+    chosen = [result.get("score") or {} for result in results]
+    majority = {key: 2 * sum(bool(one.get(key)) for one in chosen) > len(chosen) for key in ("tta", "largest_component")}
+    return {
+        "sweep": folder.resolve().name,
+        "may_be_best": row.get("may_be_best") == "true",
+        **numbers,
+        **counts,
+        "score": majority,
+        "run_ids": row["run_ids"].split(),
+    }
+
+
+def _name(run: str) -> str:
+    """Check that a run's id from a table is a plain name, which cannot lead out of the folder of runs."""
+    if Path(run).name != run or run == "..":
+        raise InputError(f"{CELLS}: damaged (a run's id is {run!r}). {CURE}<the sweep's folder>")
+    return run
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the dotted keys and values of a configuration, except its split, its seed, its data folder and score."""
+    flat = identity.flat(config, replicates=False)
+    return {key: repr(value) for key, value in flat.items() if not key.startswith(("split.", "score."))}
