@@ -11,10 +11,12 @@ __version__ = "0.1.0"
 
 
 def load(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> "Results":
-    """Read the results of a sweep, or of several, as pandas tables: segtune.load("outputs/losses").runs, .patients, .history.
+    """Read the results of one or more sweeps as pandas tables, as in segtune.load("outputs/losses").runs.
 
-    help(segtune.report.frames.Results) explains their columns. Runs that are unfinished or damaged are left out with a warning,
-    and listed in .left_out.
+    The tables are .runs, .patients and .history.
+
+    help(segtune.report.frames.Results) explains their columns. Unfinished and damaged runs are not in the tables. They
+    are listed in .left_out, and a warning is logged.
 
     Raises: segtune.errors.InputError if a folder is not the folder of a sweep.
     """

@@ -36,15 +36,16 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Augment a batch of images and their masks. Each image gets its own random numbers.
 
-    The geometric changes are combined into one affine map, so that each image is resampled only once: bilinearly, with the
-    border repeated outside, and its mask by nearest neighbour, with background outside. Changes of intensity follow, in the
-    order of the arguments. U(a, b) is uniform on (a, b), N(0, s) normal with standard deviation s.
+    The geometric changes are combined into one affine map, so that each image is resampled only once. Images are
+    interpolated bilinearly and padded by repeating their border; masks are resampled by nearest neighbour and padded
+    with background. Intensity changes are applied afterwards, in the order of the arguments. U(a, b) is uniform on
+    (a, b), N(0, s) normal with standard deviation s.
 
     Args:
         image: (B, 1, S, S) float, normalised per image, so that intensities are in standard deviations.
         mask: (B, 1, S, S) bool.
         random: generator on the device of image.
-        patch: side P of the result [pixels], cut about the image's centre; None: S.
+        patch: side P of the result [pixels], which is cropped around the centre of the image; None: P = S, no crop.
         p_geometry, p_bias, p_gamma, p_contrast, p_brightness, p_noise: probability of each change for an image.
         rotation_deg: rotation by U(-rotation_deg, rotation_deg) [degrees].
         scale: enlargement by scale^U(-1, 1).
@@ -98,7 +99,7 @@ def augment(
 
 
 def patch_side(patch: int | str | None, size: int) -> int | None:
-    """Return the side of a patch [pixels]: for auto, PATCH_SHARE of the image's side, to the nearest multiple of 16."""
+    """Return the side of a patch [pixels]: for auto, PATCH_SHARE of the image's side, rounded to a multiple of 16."""
     return max(16, math.floor(PATCH_SHARE * size / 16 + 0.5) * 16) if patch == "auto" else None if patch is None else int(patch)
 
 
@@ -121,7 +122,7 @@ def _inverse(angle: Tensor, log_scale: Tensor, shear: Tensor, flip: Tensor) -> T
 def _moved(image: Tensor, mask: Tensor, inverse: Tensor, offset: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     """Resample image and mask, so that a point x [pixels from the centre] of the image moves to M (x - offset * S).
 
-    Args: inverse: of M, (B, 2, 2). offset: (B, 2), columns and rows [fraction of S].
+    Args: inverse: the inverse of M, (B, 2, 2). offset: (B, 2), along columns and rows [fraction of S].
     """
     theta = torch.cat([inverse * (patch / image.shape[-1]), 2 * offset[..., None]], dim=2)  # grid_sample's range is -1 to 1
     where = F.affine_grid(theta, [len(image), 1, patch, patch], align_corners=False)

@@ -1,4 +1,4 @@
-"""Layers equivalent to torch's (convolution, batch norm, ReLU, dropout), but faster and more exact on CPUs."""
+"""Layers equivalent to torch's (convolution, batch norm, ReLU, dropout), but faster and more accurate on CPUs."""
 
 import math
 from typing import Any
@@ -17,14 +17,14 @@ class Block(nn.Sequential):
     """Dropout of the input, 3x3 convolution with "same" padding, batch norm (eps 1e-3 as in Keras), and ReLU.
 
     In evaluation mode, batch norm is folded into the weights of the convolution. In training on a CPU with tensors in
-    channels_last, the layers are fused into fewer and more exact operations.
+    channels_last, the layers are fused into fewer and more accurate operations.
 
     Dropout modifies the input in place, so no other operation may need the input in its backward pass; autograd raises an
     error if one does.
 
     In training, the gradient of the convolution's bias is set to exactly zero. This is its true value, because batch norm
-    subtracts the mean and with it the bias. A computed gradient would consist of rounding errors, which Adam would scale up
-    to steps of full size.
+    subtracts the mean and with it the bias. A computed gradient would consist of rounding errors only, and Adam would
+    scale them up to full-size steps.
 
     Args:
         bn_momentum: weight of the current batch in the running statistics.
@@ -56,7 +56,7 @@ class Block(nn.Sequential):
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Return whether x can use the CPU implementations in this module; in all other cases torch's own are better."""
+    """Return whether x can use the CPU implementations in this module; otherwise torch's own are better."""
     usual = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     return x.device.type == "cpu" and usual and not torch.compiler.is_compiling()
 
@@ -132,7 +132,8 @@ class _NormReLU(torch.autograd.Function):
     """Batch norm and ReLU of x, (B, C, H, W) in channels_last. Also returns each channel's mean and biased variance in float64.
 
     x is processed in pieces that stay in the processor's cache. Each piece is summed separately, and the sums of the pieces
-    are added in float64. torch's kernel for this layout is less exact, because it adds all pixels one after another in float32.
+    are added in float64. torch's kernel for this layout is less accurate, because it adds all pixels sequentially in
+    float32.
 
     Source: Ioffe and Szegedy, Batch normalization, ICML 2015.
     """

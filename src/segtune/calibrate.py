@@ -1,7 +1,7 @@
 """python -m segtune.calibrate reg=l2 loss=bce_dice: measure the lambda at which weighted penalty and loss are equally large.
 
-The published study guessed the size of the penalty to choose lambda, and proposed this simulation as a better way. The command
-measures
+The published study chose lambda from a guess of the penalty's size, and proposed a simulation like this one as a better
+method. The command measures
 - the penalty of newly initialised networks over many seeds, and compares it with its closed form,
 - the data loss and the gradients of loss and penalty at the first step of a run,
 - the loss and the weights after a short training with each of several lambdas.

@@ -1,8 +1,8 @@
 """python -m segtune.check data=rvsc data.root=...: list the content of a data set and the errors in it.
 
-The result is printed, and written as an HTML page to outputs/check/<id>/check.html. The exit code is 1 if there is an error
-whose kind data.allow does not list. For data sets with contour files (RVSC, Sunnybrook), the contours of both targets are
-checked, although a run uses only one.
+The result is printed, and written as an HTML page to outputs/check/<id>/check.html. The exit code is 1 if there is an
+error of a kind that is not listed in data.allow. For data sets with contour files (RVSC, Sunnybrook), the contours of
+both targets are checked, although a run uses only one.
 """
 
 import functools
@@ -22,7 +22,7 @@ from segtune.runs.files import write_atomically
 
 
 def check(cfg: DictConfig) -> None:
-    """Read the data, print the findings and write the page. Exit with code 1 for errors that data.allow does not list."""
+    """Read the data, print the findings and write the page. Exit with code 1 for errors not listed in data.allow."""
     from segtune.training import build
 
     config = entry.plain(cfg)

@@ -1,4 +1,4 @@
-"""The command `segtune VERB ...`, which does what `python -m segtune.VERB ...` does.
+"""The command `segtune VERB ...`, which is equivalent to `python -m segtune.VERB ...`.
 
 `segtune train` is python -m segtune, and `segtune sweep` is the same with -m.
 """

@@ -21,12 +21,12 @@ class NotFiniteError(InputError):
 
 
 def printable(line: str) -> str:
-    """Replace characters that cannot be printed by "?", because names of files may contain control characters."""
+    """Replace unprintable characters with "?". For example, file names may contain control characters."""
     return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def printable_lines(text: str) -> str:
-    """Replace characters that cannot be printed by "?" in a text of several lines; line breaks are kept."""
+    """Replace unprintable characters with "?" in a text of several lines; line breaks are kept."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -39,10 +39,10 @@ def command_line() -> list[str]:
 
 
 def as_typed(command: str) -> str:
-    """Return a command like "python -m segtune.status sweep=x" in the form that the user used to start this process.
+    """Rewrite a command like "python -m segtune.status sweep=x" in the form in which the user started this process.
 
-    If the user started `segtune`, the forms are: segtune status sweep=x; segtune train ... for one run; segtune sweep ... for
-    a command that ends in -m.
+    If the user started `segtune`, this command becomes "segtune status sweep=x". The command of a single run becomes
+    "segtune train ...", and a command that ends in -m becomes "segtune sweep ...".
     """
     rest = command.removeprefix("python -m segtune")
     if not COMMAND:

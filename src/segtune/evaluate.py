@@ -6,9 +6,9 @@ end-systole, and the agreement of volumes. It writes slices.csv, cases.csv and p
 and finally evaluation.json to outputs/evaluate/<id>/. Repeating an evaluation gives identical files.
 
 The evaluation code of the RVSC challenge computes Dice and Hausdorff distance in 2-D for each image. A patient's score is the
-mean over the images of a phase, and a method's score is the mean over all images of all patients. The command reports both
-next to the scores in 3-D. There is one difference: the challenge averages only over images with a submitted contour, while
-segtune also counts images without a contour, by the rule for empty masks in metrics/score.py.
+mean over the images of a phase, and a method's score is the mean over all images of all patients. The command reports
+these 2-D scores next to the 3-D scores. There is one difference: the challenge averages only over images with a
+submitted contour, while segtune also counts images without a contour, by the rule for empty masks in metrics/score.py.
 Source: Petitjean et al. 2015, doi:10.1016/j.media.2014.10.004, and the challenge's evaluation code (2012).
 """
 

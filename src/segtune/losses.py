@@ -46,7 +46,7 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
     """Soft Dice of each image: (2 sum p y + s) / (sum p + sum y + s), where p = sigmoid(logits), y = target, s = SMOOTH.
 
     Returns: (B,), in [0, 1], higher is better. An empty target gives about 0, or 1 if the prediction is empty too.
-    Source: Milletari et al., V-Net, 3DV 2016. Their denominator has squares; like the study, this one has none.
+    Source: Milletari et al., V-Net, 3DV 2016. Unlike theirs, the denominator has no squares, as in the study.
     """
     probability = torch.sigmoid(logits).flatten(1)
     truth = target.flatten(1)
@@ -97,14 +97,16 @@ def focal_tversky(
 ) -> Tensor:
     """Focal Tversky loss: mean over images of (1 - T + e)^gamma - e^gamma, where T is the index in `tversky` and e = SLACK.
 
-    gamma is the reciprocal of the paper's. Without e, the gradient would be infinite at T = 1 for gamma < 1. e lowers the loss
-    by up to e^gamma: by 3e-5 for gamma = 0.75, by 0.01 for 1/3 (the paper's most extreme value, 3) and by 0.25 for 0.1. For
-    gammas as small as 0.1, losses of different gammas can therefore not be compared.
+    gamma is the reciprocal of the paper's gamma. Without e, the gradient would be infinite at T = 1 for gamma < 1. e
+    lowers the loss by up to e^gamma, which is 3e-5 for gamma = 0.75, 0.01 for gamma = 1/3 (3 in the paper, its most
+    extreme value) and 0.25 for gamma = 0.1. Therefore losses of different gammas cannot be compared if a gamma is as
+    small as 0.1.
 
     Args:
         alpha, beta: as in `tversky`. The paper swaps the two names.
-        gamma: above 0. 1 gives the Tversky loss. Below 1, the gradient grows as T approaches 1, so well-segmented images
-            keep contributing; above 1, poorly segmented images dominate. The paper uses the reciprocal: its 4/3 is 0.75 here.
+        gamma: must be positive; gamma = 1 gives the Tversky loss. Below 1, the gradient grows as T approaches 1, so
+            well-segmented images keep contributing. Above 1, poorly segmented images dominate. The paper's 4/3 is 0.75
+            here.
     Source: Abraham and Khan, A novel focal Tversky loss function, ISBI 2019. MONAI's AsymmetricFocalTverskyLoss is not used,
         because it needs two channels of probabilities.
     """
@@ -131,10 +133,10 @@ def _tversky(logits: Tensor, target: Tensor, alpha: float | None, beta: float) -
 def generalized_dice(logits: Tensor, target: Tensor) -> Tensor:
     """Generalised Dice loss: 1 - 2 sum_c w_c sum(p_c y_c) / sum_c w_c sum(p_c + y_c), per image, then averaged.
 
-    The sum over c runs over foreground and background; with one channel, MONAI's weights would cancel and leave plain Dice.
-    p_c and y_c are the predicted and true maps of class c. The class weight w_c is 1 / (pixels of class c)^2, so the
-    smaller class weighs more: with 1 % foreground, each foreground pixel weighs 10^4 times as much as a background pixel,
-    and the foreground as a whole 100 times as much.
+    The sums over c include foreground and background. With the foreground alone, MONAI's class weights would cancel
+    out, and the result would be the plain Dice loss. p_c and y_c are the predicted and true maps of class c. The class
+    weight w_c is 1 / (pixels of class c)^2, so the smaller class weighs more: with 1 % foreground, each foreground
+    pixel weighs 10^4 times as much as a background pixel, and the foreground as a whole 100 times as much.
 
     Returns: scalar in [0, 1]. A class without pixels gets the weight of the other class, so the loss of an image with an
         empty target is its mean foreground probability. Unlike in Dice, its gradient pushes the prediction towards empty.
@@ -155,8 +157,8 @@ def boundary(logits: Tensor, target: Tensor, *, weight: float = 1.0) -> Tensor:
     d is the distance of the pixel to the outline of the target, see `outline_distance`; p = sigmoid(logits), y = target.
     With phi = d outside the target and phi = -d inside, d |p - y| = phi (p - y). This is Kervadec's phi p plus a constant,
     chosen so that a perfect prediction costs 0. On small structures the boundary term is almost 0 for an empty prediction
-    too. Alone, it would therefore learn slowly from random weights, so it is combined with Dice. MONAI's Hausdorff losses
-    have the same weakness and take longer to compute.
+    too. Training with this term alone would therefore be slow from random weights, so it is combined with Dice. MONAI's
+    Hausdorff losses have the same weakness and take longer to compute.
 
     Args: weight: >= 0, weight of the boundary term.
     Cost: scipy computes the distances on the CPU, even when training on a GPU, in about 40 ms for 15 images of 256 x 256 on

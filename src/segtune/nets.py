@@ -1,4 +1,4 @@
-"""U-Nets: that of the published study, and a plain one as it is usual today."""
+"""U-Nets: the network of the published study, and a plain U-Net as commonly used today."""
 
 import itertools
 import math
@@ -62,7 +62,7 @@ class UNet(nn.Module):
 
 
 class PlainUNet(nn.Module):
-    """U-Net with five resolution levels, as it is usual today: no dropout, 2x2 max pooling and 2x2 transposed convolutions.
+    """U-Net with five resolution levels in the usual form: no dropout, 2x2 max pooling and 2x2 transposed convolutions.
 
     Each block has `convolutions` 3x3 convolutions, each followed by a norm and ReLU. The head is a 1x1 convolution to one
     logit. Weights are initialised as in UNet.
@@ -99,7 +99,7 @@ class PlainUNet(nn.Module):
 
 
 def encode_and_decode(net: UNet | PlainUNet, image: Tensor) -> Tensor:
-    """Compute the logits of a U-Net from its blocks: `down`, with `pool` in between, then `up` and `merge`, and `head`."""
+    """Compute a U-Net's logits: `down` blocks with `pool` in between, then `up` and `merge` per level, then `head`."""
     skips = []
     x: Tensor = net.down[0](image)
     for level in net.down[1:]:
@@ -112,9 +112,10 @@ def encode_and_decode(net: UNet | PlainUNet, image: Tensor) -> Tensor:
 
 
 class Downsampled(nn.Module):
-    """A network that sees blocks of factor x factor pixels as one, with logits interpolated to the image's resolution.
+    """A wrapper that averages blocks of factor x factor pixels, applies a network, and interpolates its logits back.
 
-    This is how a run with data.downsample is used. It trains the network itself, on pooled images.
+    This wrapper is used to predict with a run that has data.downsample. In training, the network itself gets pooled
+    images.
     """
 
     def __init__(self, net: nn.Module, factor: int) -> None:
@@ -196,7 +197,7 @@ def expected_sums(net: nn.Module, parameters: Iterable[nn.Parameter]) -> dict[st
     deviation sigma, truncated at 2 sigma, has E|w| = sigma sqrt(2 / pi) (1 - e^-2) / erf(sqrt 2). A uniform distribution on
     (-a, a) has E|w| = a / 2 and E w^2 = a^2 / 3. Biases are 0, and the scales of batch norm are 1.
 
-    Returns: {"l1": ..., "l2": ...}, or {} for networks of other modules, because their initialisation is unknown.
+    Returns: {"l1": ..., "l2": ...}, or {} if the network has other modules, because their initialisation is unknown.
     """
     wanted = {id(parameter) for parameter in parameters}
     sums = {"l1": 0.0, "l2": 0.0}

@@ -5,10 +5,11 @@ Files written to the output folder:
     contours/P09-0020-icontour-auto.txt   DICOM: the contour in the RVSC's file format (i: endocardium, o: epicardium); no file
                                           for an image with an empty prediction
     masks/P09-0020.png                    DICOM: the mask of the pixels inside the contour, 0 and 255
-    masks/CASE.nii.gz                     NIfTI: the predicted mask, 0 and 1, on the image's original grid; for a film, with all
-                                          frames
-    overlays/                             pictures: one per DICOM image; one with all slices per NIfTI volume, or a folder of
-                                          such pictures if it has more than 20 slices; one folder per film
+    masks/CASE.nii.gz                     NIfTI: the predicted mask, 0 and 1, on the image's original grid, with all
+                                          frames if the image is a film (4-D)
+    overlays/                             pictures: one per DICOM image; one per NIfTI volume, showing
+                                          all slices, or several in a folder if the volume has more than 20
+                                          slices; one folder per film
     slices.csv                            areas in pixels and mm^2
     volumes.csv                           volumes in ml
     patients.csv                          EDV, ESV, stroke volume, ejection fraction

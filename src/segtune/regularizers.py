@@ -22,11 +22,11 @@ def l2(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def l1l2(parameters: Iterable[Tensor], *, lambda_l1: float, lambda_l2: float) -> Tensor:
-    """Combined penalty: lambda_l1 * sum |w| + lambda_l2 * sum w^2. It includes its lambdas, so the loss adds it unscaled."""
+    """Combined penalty: lambda_l1 * sum |w| + lambda_l2 * sum w^2. The loss adds it without further scaling."""
     weights = vector(parameters)
     return lambda_l1 * weights.abs().sum() + lambda_l2 * weights.square().sum()
 
 
 def vector(parameters: Iterable[Tensor]) -> Tensor:
-    """Concatenate all parameters into one 1-D tensor, so that one operation, not one per parameter, computes a penalty."""
+    """Concatenate all parameters into one 1-D tensor, so that a penalty takes one operation, not one per tensor."""
     return torch.cat([parameter.flatten() for parameter in parameters])

@@ -1,4 +1,4 @@
-"""Compose the configurations of a sweep. Hydra composes each option once; the results are then combined with the values."""
+"""Compose the configurations of a sweep. Hydra composes each option only once; the results are then combined."""
 
 import copy
 import functools
@@ -22,7 +22,7 @@ MOST_KEPT = 500  # largest number of configurations in one cache, about 100 KB e
 class Composed(NamedTuple):
     """One composed configuration.
 
-    cfg: without the `hydra` node; options: config group -> chosen option; outputs: the folder to which its sweep would write.
+    cfg: without the `hydra` node; options: config group -> chosen option; outputs: the output folder of its sweep.
     """
 
     cfg: DictConfig
@@ -39,10 +39,10 @@ class Composed(NamedTuple):
 class Composer:
     """Composes many configurations that differ in options and values, faster than Hydra alone.
 
-    Hydra takes about 0.1 s per configuration, however little differs. Here it composes each option only once, on its own. The
-    section of the option's group is then combined with the sections of the other options, and plain values are set as Hydra
-    sets them. If an override does more than choose an option or set an existing key, or if an option also changes other
-    groups, Hydra composes the whole configuration.
+    Hydra takes about 0.1 s per configuration, even if configurations differ only slightly. This class lets Hydra
+    compose each option only once, separately. It then combines the sections of the chosen options, and sets plain
+    values as Hydra would. Hydra composes the whole configuration if an override does more than choose an option or set
+    an existing key, or if an option also changes other groups.
     """
 
     def __init__(self, compose: Compose) -> None:
@@ -69,7 +69,7 @@ class Composer:
         return base._replace(cfg=cfg)
 
     def _base(self, overrides: tuple[str, ...]) -> Composed:
-        """Return the configuration for overrides that set no values, combined from those of single options if possible."""
+        """Return the configuration for overrides that set no values. If possible, combine it from single options."""
         if overrides not in self._bases:
             chosen = [override for override in overrides if self._kind(override) == "option"]
             others = tuple(override for override in overrides if self._kind(override) == "other")
@@ -103,7 +103,7 @@ class Composer:
         return self._by_hydra[overrides]
 
     def _refuse(self, overrides: Sequence[str], others: tuple[str, ...], key: str) -> Composed:
-        """Raise Hydra's error for an unknown key. It is cached for each choice of options, because composing is slow."""
+        """Raise Hydra's error for an unknown key. The error is cached for each choice of options."""
         if (others, key) not in self._refused:
             try:
                 return Composed.of(self._compose(list(overrides)))
@@ -114,8 +114,8 @@ class Composer:
     def _kind(self, override: str) -> str:
         """Return the kind of an override: value (optimizer.lr=1e-3), option (loss=focal), or other.
 
-        `outputs` and `recipe` are of the kind other. The former changes the `hydra` node, which names the folder that a sweep
-        writes to; the latter changes many groups.
+        `outputs` and `recipe` are of the kind other, because `outputs` also changes the output folder of a sweep in the
+        `hydra` node, and `recipe` changes many groups.
         """
         if override not in self._kinds:
             parsed = _parsed(override)

@@ -116,7 +116,7 @@ def _run_id(*, _root_: DictConfig) -> str:
 
 
 def _unless(given: Any, default: Any) -> Any:
-    """Return the default, or None if another key was given in place of this one."""
+    """Return the default, or None if `given`, the value of a key that replaces this one, is not None."""
     return default if given is None else None
 
 

@@ -86,7 +86,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and its chain of causes, each only once, because an error that is raised again may be its own cause."""
+    """Yield the error and its chain of causes, each only once. (An error that is raised again may be its own cause.)"""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error

@@ -1,4 +1,4 @@
-"""The label of a run: the words that repeat this run if they are typed after `python -m segtune`."""
+"""The label of a run: the overrides that repeat this run if they are typed after `python -m segtune`."""
 
 import functools
 import shlex
@@ -53,7 +53,7 @@ class Labels:
             yield shlex.quote(f"{group if group in defaults else f'+{group}'}={options[group]}")
 
     def _defaults_of(self, options: Mapping[str, str]) -> dict[str, str]:
-        """Return the default option of every group. Those of the other groups depend on the chosen recipe."""
+        """Return the default option of every group. Except for the group recipe, the defaults depend on the recipe."""
         if not self._defaults:
             self._defaults[""] = self._compose(["study=none"]).options
         usual = self._defaults[""]
@@ -79,7 +79,7 @@ class Labels:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Return whether two values are equal. 1 and true are not, because Hydra distinguishes them."""
+    """Return whether two values are equal. 1 and true count as different, because Hydra distinguishes them."""
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 

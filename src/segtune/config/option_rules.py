@@ -1,7 +1,7 @@
 """Validation rules for the keys of segtune's own options, such as loss.gamma.
 
-Rules are listed by the function, network or reader that an option calls, and apply only to it. So a user's own option may also
-have keys named weight, gamma or channels, with any meaning.
+Each rule belongs to the function, network or reader that an option calls, and applies only to options that call it. A
+user's own option may therefore use keys such as weight, gamma or channels with any meaning.
 """
 
 import math

@@ -55,7 +55,7 @@ HOME = re.compile(r"""(^|[,\[(:]\s*)(["']?)(~[\w.-]*)(?=$|[/,"'\])])""")
 
 
 def with_study_of_recipe(words: Sequence[str]) -> list[str]:
-    """If a command line has recipe=NAME but no study, add study=NAME, the default sweep of this recipe, if there is one."""
+    """Add study=NAME to a command line with recipe=NAME but no study. Do nothing if the recipe has no such study."""
     chosen = dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
     recipe = chosen.get("recipe", "").strip("'\"")
     return [*words, *([f"study={recipe}"] if "study" not in chosen and option_file("study", recipe) else [])]
@@ -70,7 +70,8 @@ def at_home(override: str) -> str:
 def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path]:
     """Return the folders where Hydra looks for options.
 
-    They are the primary one, those of installed plug-ins, --config-dir, and hydra.searchpath if overridden.
+    These are the primary config folder, the folders of installed plug-ins, --config-dir, and hydra.searchpath if
+    overridden.
     """
     installed = [f"pkg://{package.replace('.', '/')}" for package in plugins.packages().values()]
     places = [said.config_path or CONF, *installed, *([said.config_dir] if said.config_dir else [])]
@@ -167,7 +168,7 @@ def as_axes(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted(value: Any, options: Sequence[str]) -> str:
-    """Return the name of an option in quotes: for a number, the option of equal value (0.60: '0.6'); for null, 'none'."""
+    """Return an option's name in quotes. A number becomes the option of equal value (0.60: '0.6'), null 'none'."""
     text = "none" if value is None else value.text if isinstance(value, QuotedString) else str(value)
     number = as_number(text)
     if number is not None:

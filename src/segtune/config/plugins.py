@@ -11,7 +11,7 @@ GROUP = "segtune"
 
 @functools.cache
 def packages() -> dict[str, str]:
-    """Return the name of each plug-in and the package that holds its options: labkit -> labkit.conf.
+    """Return a dict from the name of each plug-in to the package that contains its options: labkit -> labkit.conf.
 
     Raises: InputError if a registered package cannot be found.
     """
@@ -26,7 +26,7 @@ def packages() -> dict[str, str]:
 
 
 def _is_there(package: str) -> bool:
-    """Return whether a package exists. Its parent package is imported to find out."""
+    """Return whether a package exists. This imports its parent package."""
     try:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):

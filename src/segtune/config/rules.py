@@ -180,7 +180,7 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _contradictions_of_trainer(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for each combination of values that contradict each other in the length of a run."""
+    """Yield a message for each contradiction between the values that set the length of a run."""
     trainer, warmup_steps = config.get("trainer") or {}, (config.get("scheduler") or {}).get("warmup_steps")
     epochs, steps, every = (trainer.get(key) for key in ("max_epochs", "max_steps", "val_every_steps"))
     if trainer and (epochs is None) == (steps is None):
@@ -198,7 +198,7 @@ def _contradictions_of_trainer(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _contradictions_of_size(data: Mapping[str, Any], augment: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for each combination of values that contradict each other in the size of images."""
+    """Yield a message for each contradiction between the values that set the size of images."""
     size, factor, patch = data.get("size"), data.get("downsample") or 1, augment.get("patch")
     if size is None:
         return

@@ -19,7 +19,7 @@ KEY = re.compile(r'(?P<indent> *)"?(?P<key>[\w.]+)"?:(?: (?P<value>(?!#).*?))?(?
 
 
 def verbs() -> dict[str, str]:
-    """Return each verb and what it does. The files are read as text, because importing Hydra would take most of the time."""
+    """Return each verb and its description. The files are read as text, because importing Hydra is slow."""
     return {verb: what for name in FILES for verb, what in _what(_head(name))}
 
 
@@ -77,12 +77,12 @@ def _what(head: list[str]) -> list[tuple[str, str]]:
 
 
 def _suffix(verb: str) -> str:
-    """Return what follows `python -m segtune` in the command of a verb."""
+    """Return the text that follows `python -m segtune` in the command of a verb: " -m", for example."""
     return {"train": "", "sweep": " -m"}.get(verb, f".{verb}")
 
 
 def _examples(head: list[str]) -> list[tuple[str, str]]:
-    """Return each example, in the form that the user used to start this process, and what it does."""
+    """Return each example and its description. Its command is written in the form that started this process."""
     found = (re.split(r" {2,}", line, maxsplit=1) for line in head if line.startswith(MODULE))
     return [(as_typed(example), " ".join(what)) for example, *what in found]
 
@@ -110,7 +110,7 @@ def _groups(name: str) -> list[tuple[str, list[str]]]:
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the lines of two columns. The second is wrapped; if the first is too long, the second starts on the next line."""
+    """Return rows as lines in two columns. The second is wrapped, and starts on a new line if the first is too long."""
     width = max((len(first) for first, _ in rows if len(first) <= WIDTH // 2), default=0) + 2
     found = []
     for first, second in rows:

@@ -4,8 +4,8 @@
     training/patient001/patient001_frame01.nii.gz      the image of one frame
     training/patient001/patient001_frame01_gt.nii.gz   its labels: 1 right ventricle, 2 myocardium, 3 left ventricle (cavity)
 
-The folder's name is the patient's label. Only the two frames are read from Info.cfg. The film of the whole heartbeat
-(patient001_4d.nii.gz) is not read.
+The folder's name is the patient's label. Only the two frames are read from Info.cfg. The cine series of the whole
+heartbeat (patient001_4d.nii.gz) is not read.
 """
 
 import os
@@ -119,7 +119,7 @@ def _check_no_patient(files: list[Path], patients: set[str]) -> None:
 def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
     """Yield the two labelled frames of one patient, and add the files that are not read to `left`.
 
-    Raises: InputError if a file is missing, or if a labelled frame would not be read.
+    Raises: InputError if a file is missing, or if a labelled frame would be ignored.
     """
     found = names.entries(folder, root)
     info = next((path for path in found if path.name == "Info.cfg" and path.is_file()), None)
@@ -149,7 +149,7 @@ def _frames(folder: Path, root: Path, left: list[Path]) -> Iterator[_Frame]:
     for stem in more:
         if stem.endswith("_gt"):
             raise InputError(
-                f"{images[stem]}: these labels would not be read, because Info.cfg names this frame neither ED nor ES. "
+                f"{images[stem]}: these labels would be ignored, because in Info.cfg this frame is neither ED nor ES. "
                 "Correct Info.cfg, or move the file elsewhere."
             )
     left += [images[stem] for stem in more]

@@ -1,8 +1,9 @@
 """Group the volumes of each patient, and find those at end-diastole and end-systole.
 
-A case is one volume of a patient. File names give its patient, visit, phase and frame (names.parse). If they do not give the
-phase, the user names the end-diastolic and end-systolic volumes with data.ed and data.es: by frame number, by the text that
-distinguishes the volume, or by the size of the expert's mask. Each visit of a patient has its own end-diastole and end-systole.
+A case is one volume of a patient. Its patient, visit, phase and frame are parsed from the file name (names.parse). If
+file names do not contain the phase, the user selects the end-diastolic and end-systolic volumes with data.ed and
+data.es: by frame number, by a text in the file name, or by the size of the expert's mask. Each visit of a patient has
+its own end-diastole and end-systole.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ MOST_SHOWN = 10  # the most volumes that a message lists
 class Volume(NamedTuple):
     """One volume as described by its file name.
 
-    phase and frame are as in names.Name. text is the rest of the name. visit and text may be empty.
+    `phase` and `frame` are defined in names.Name. `text` is the rest of the name. `visit` and `text` may be empty.
     """
 
     patient: str
@@ -35,18 +36,21 @@ class Volume(NamedTuple):
 
     @property
     def number(self) -> int | None:
-        """The number by which data.ed and data.es can name this volume; None if it has no number."""
+        """The number that selects this volume in data.ed and data.es; None if it has no number."""
         return int(self.text) if self.frame is None and re.fullmatch("[0-9]{1,9}", self.text) else self.frame
 
 
 def rest(name: str, patient: str) -> str:
-    """The part of a name after the patient, or the part before the patient if nothing follows: sub-01_frame12 -> frame12."""
+    """Return the part of a name after the patient (sub-01_frame12 -> frame12).
+
+    If there is none, return the part before the patient.
+    """
     before, _, after = name.partition(patient)
     return after.strip(SEPARATORS) or before.strip(SEPARATORS)
 
 
 def name_frames(*given: Any) -> bool:
-    """Return whether a given value of data.ed or data.es names frames by number or by size, not by another text."""
+    """Return whether any of these values of data.ed or data.es selects a frame by number or by size, not by a text."""
     return any(isinstance(one, int) or one in SIZES for value in given for one in _wanted("data.ed, data.es", value))
 
 
@@ -60,11 +64,11 @@ def arrange(
 
     Args:
         read: function that returns the slices of one volume.
-        ed, es: the values of data.ed and data.es. Each is None; a frame's number or the text of a volume; a list of these, of
-            which exactly one must fit each visit of each patient; or "largest" or "smallest" (by the volume of the expert's
-            mask).
-    Raises: InputError that names the key and the patient if no volume fits, if several volumes fit, or if one volume would be
-        both phases. This is checked before any volume is read, except where the sizes of the masks decide.
+        ed, es: the values of data.ed and data.es. Each is one of: None; a frame's number; the text of a volume; a list
+            of numbers and texts, exactly one of which must fit in each visit of each patient; "largest" or "smallest"
+            (by the volume of the expert's mask).
+    Raises: InputError that names the key and the patient if no volume or several volumes fit, or if one volume would be
+        both ED and ES. This is checked before any volume is read, except for "largest" and "smallest".
     """
     wanted: dict[Phase, Wanted] = {"ED": _wanted("data.ed", ed), "ES": _wanted("data.es", es)}
     volumes = _visits_are_phases(volumes, wanted)
@@ -96,7 +100,7 @@ def _wanted(name: str, value: Any) -> Wanted:
 
 
 def _visits_are_phases(volumes: Mapping[Key, Volume], wanted: Mapping[Phase, Wanted]) -> dict[Key, Volume]:
-    """If data.ed or data.es names a visit (such as diastole), turn each patient's visits into volumes of a single visit."""
+    """If data.ed or data.es names a visit (such as diastole), convert each patient's visits to volumes of one visit."""
     texts = {value.casefold() for values in wanted.values() for value in values if isinstance(value, str)}
     if not any(volume.visit.casefold() in texts for volume in volumes.values()):
         return dict(volumes)
@@ -185,13 +189,13 @@ def _owner(volume: Volume) -> str:
 
 
 def _name(volumes: Mapping[Key, Volume], key: Key) -> str:
-    """The name of a volume in messages."""
+    """Return how messages call a volume, for example "frame 12"."""
     volume = volumes[key]
     return f"frame {volume.frame}" if volume.frame is not None else volume.text or volume.phase or "its only volume"
 
 
 def _distinguished(mine: Mapping[Key, Volume]) -> dict[Key, str]:
-    """Slice.volume for each volume of one patient: the visit and, if a phase has several volumes, the frame or text."""
+    """Return Slice.volume for each volume: its visit and, if its phase has several volumes, its frame or text."""
     found: dict[Key, str] = {}
     for group in _grouped(mine, lambda volume: (volume.visit, volume.phase)):
         frames = ["" if (frame := mine[key].frame) is None else f"frame {frame}" for key in group]

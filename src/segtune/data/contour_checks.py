@@ -56,7 +56,7 @@ class _Drawn(NamedTuple):
 
 
 def _drawn(outline: Outline) -> _Drawn | None:
-    """The contour rasterised on its bounding box; None if the box is larger than any image or too far away."""
+    """Rasterise the contour on its bounding box. Return None if the box is implausibly large or far from the image."""
     low, high = np.floor(outline.points.min(axis=0)), np.ceil(outline.points.max(axis=0))
     if (high - low > MOST_PX).any() or (np.abs(low) > 2**31).any():
         return None
@@ -74,7 +74,7 @@ def _outside(outline: Outline) -> findings.Finding | None:
 
 
 def _nested(outlines: Sequence[Outline], drawn: dict[int, _Drawn | None]) -> dict[int, float]:
-    """The fraction of the endocardium's pixels inside the epicardium, for each epicardium whose frame has an endocardium."""
+    """For each epicardium, return the fraction of the endocardium that it encloses. Both must be in the same frame."""
     inner = {(one.patient, one.frame): drawn.get(index) for index, one in enumerate(outlines) if one.target == "endocardium"}
     shares = {}
     for index, outer in drawn.items():
@@ -102,7 +102,8 @@ def _not_nested(outer: Outline, share: float) -> Iterator[findings.Finding]:
 def _copied_contours(outlines: Sequence[Outline], nested: dict[int, float]) -> Iterator[findings.Finding]:
     """Report contours that are copies of another one.
 
-    Among equal contours, the one that fits its endocardium best counts as the original; if none fits better, the first one.
+    Among equal contours, the one that encloses most of the endocardium of its frame counts as the original. If there is
+    a tie, the first of them counts as the original.
     """
     for group in slice_checks.alike(_open(one.points).tobytes() for one in outlines):
         original, *copies = sorted(group, key=lambda index: -nested.get(index, 1.0))
@@ -120,7 +121,7 @@ def _copied_contours(outlines: Sequence[Outline], nested: dict[int, float]) -> I
 
 
 def _open(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the contour without its last point, if that repeats the first one."""
+    """Remove the last point of the contour if it is equal to the first point."""
     return points[:-1] if (points[0] == points[-1]).all() else points
 
 

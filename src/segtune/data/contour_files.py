@@ -1,4 +1,4 @@
-"""Checks of all contour files of a data set (RVSC, Sunnybrook), of both the endocardium and the epicardium."""
+"""Check all contour files of a data set (RVSC, Sunnybrook), both endocardial and epicardial."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ from segtune.errors import InputError
 
 
 def listed(data: Mapping[str, Any]) -> list[ContourFile]:
-    """List the contour files of a data set; empty if its format has none. Args: data: the configuration cfg.data."""
+    """List the contour files of a data set. The list is empty if its format has no such files. Args: data: cfg.data."""
     files = readers.of(data).contour_files
     return list(files(data["root"])) if files and "root" in data else []
 
@@ -39,8 +39,8 @@ def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool
 
     Args:
         slices: the slices that were read from these data, so that their images need not be read again.
-        with_folders: whether findings name files by their path below data.root (for display) or by the file name alone (for
-            storage, because a folder's name may contain a patient's name).
+        with_folders: True: findings contain file paths relative to data.root, for display. False: they contain only
+            file names, for storage, because a folder's name may contain a patient's name.
     """
     files = listed(data)
     if not files:

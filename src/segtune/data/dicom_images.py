@@ -3,8 +3,8 @@
 A file named like those of RVSC (P09-0020.dcm) is frame 20 of patient P09, where frame = 20 * slice + phase. All other images
 are grouped by the patient and study in their headers (or by folder if the headers give neither), and then by series as
 described in `stacks`. The groups are labelled P01, P02, ... in the natural order of their first files. Their frames are counted
-from 0, in the natural order of the file names and, in a file with several frames, in the stored order. If the headers do not
-determine slices and phases, `undefined` gives the reason, and no volume is computed.
+from 0, in the natural order of the file names and, in a file with several frames, in the stored order. If the headers
+do not determine slices and phases, the attribute `undefined` gives the reason, and no volume is computed.
 """
 
 import itertools
@@ -104,7 +104,7 @@ def _by_name(patient: str, frames: Mapping[int, tuple[Path, Place]]) -> Patient:
 
 
 def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
-    """The contradiction between the headers and the slices given by the file names; empty if there is none."""
+    """Describe how the headers contradict the slices that the file names give. The text is empty if they agree."""
     if len({(frame.place.person, frame.place.study) for frame in frames}) > 1:
         return "its images belong to several patients or studies according to the headers, but to one patient by their names"
     if not all(frame.place.header.position and frame.place.header.axes for frame in frames):
@@ -145,7 +145,7 @@ def _of_stack(label: str, stack: Stack) -> Iterator[str]:
 
 
 def _of_studies(labelled: Mapping[str, Stack]) -> Iterator[str]:
-    """Yield which labels are stacks of one study, and which studies are of one person. The value 0 means unknown."""
+    """Yield sentences: which labels belong to the same study, and which studies to the same person. 0 means unknown."""
     of_study: dict[int, list[str]] = {}
     of_person: dict[int, dict[int, str]] = {}  # person -> study -> its first label
     for label, stack in labelled.items():
@@ -160,7 +160,7 @@ def _of_studies(labelled: Mapping[str, Stack]) -> Iterator[str]:
 
 
 def _of_folders(labelled: Mapping[str, Stack]) -> list[str]:
-    """Sentences that say which labels share a folder."""
+    """Return sentences that say which labels have their files in the same folder."""
     folders: dict[Path, set[str]] = {}
     for label, stack in labelled.items():
         for frame in stack.frames:

@@ -45,7 +45,8 @@ class Finding:
 
     Attributes:
         kind: a key of KINDS.
-        patient, frame, file: the place of the finding (file: below data.root); None if the finding concerns several.
+        patient, frame, file: where the fault is (file: path relative to data.root). Each is None if several are
+            affected.
         message: what was found, and how to correct it.
     """
 
@@ -68,7 +69,7 @@ def joined(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]
 
 
 def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
-    """Return kind -> the number of its warnings, and the first of them as text. Args: found: from slice_checks.for_run."""
+    """Return for each kind the number of warnings and the text of the first. Args: found: from slice_checks.for_run."""
     by_kind: dict[str, tuple[int, str]] = {}
     for one in found:
         if one["severity"] == "warning":

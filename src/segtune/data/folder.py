@@ -1,7 +1,8 @@
 """Reader of pairs of PNG or TIFF files of the same name, one slice each: images/NAME.png and masks/NAME.png.
 
-Both folders may contain one level of folders (images/anna/01.png), which then belong to the name: anna/01. Such files do not
-contain the patient and the size of a pixel, so the user gives them: data.patient (see names.parse) and data.pixel_mm.
+Both folders may contain subfolders, one level deep. The name then includes the subfolder: anna/01 for
+images/anna/01.png. PNG and TIFF files do not contain the patient or the pixel size, so the user sets data.patient (see
+names.parse) and data.pixel_mm.
 
 Images may be grey JPEG files; masks may not, because JPEG compression changes values at every edge. The structure in a mask
 is found by its colour (see colours.Structure).
@@ -50,25 +51,26 @@ def read(
 ) -> SliceSet:
     """Read every pair. Patients are in natural order, and the slices of each are sorted by the pattern's groups, then by name.
 
-    Frame and slice_index are taken from the name if the pattern has groups for them; otherwise they count the pairs of each
-    patient.
+    frame and slice_index are taken from the name if the pattern has groups for them. Otherwise the pairs of each
+    patient are numbered.
 
-    Pairs with the same patient, visit, phase and frame are one volume. Exception: if the pattern has no group `slice`, the
-    numbers of its group `frame` are taken as numbers of slices, so all frames of a visit and phase are one volume. This
-    exception does not apply if a frame has several images, or if ed or es names frames.
+    Pairs with the same patient, visit, phase and frame form one volume. If the pattern has no group `slice`, the
+    numbers in its group `frame` are treated as slice numbers, so that all frames of a visit and phase form one volume.
+    They remain frame numbers if a frame has several images, or if ed or es selects frames.
 
     Args:
         root: the folder that holds images and masks. Nothing outside it is read.
-        target: "foreground" (all pixels that are not black, if they have a single colour), or the structure's grey value. In
-            masks with a palette, its number in the palette is also accepted, if it is the same colour in all files.
+        target: "foreground" (all pixels that are not black, which must have a single colour), or the structure's grey
+            value. For masks with a palette, a palette index is also accepted, if it stands for the same colour in all
+            files.
         pixel_mm: distance of neighbouring pixel centres [mm]; one number, or two: rows, columns.
         gap_mm: distance of neighbouring slice centres [mm]; None: unknown.
         patient: regular expression for the name with a group `patient` and optional groups `visit`, `phase`, `frame`, `slice`.
         ed, es: the end-diastolic and the end-systolic volume of each visit, where names do not give the phase: a frame's
             number, the text of the group visit, or a list of these; or "largest" or "smallest". See cases.arrange.
         empty: "keep" or "drop" pairs without the target.
-        mask_suffix: the ending that is added to an image's name to give the name of its mask: with "_mask", x_mask.png is the
-            mask of x.png. Images and masks may then also be in the same folder: data.root itself, or folders in it.
+        mask_suffix: the suffix that a mask's name has in addition to the name of its image: with "_mask", x_mask.png is
+            the mask of x.png. Images and masks may then also be in the same folder: data.root itself, or folders in it.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
     spacing_mm = _spacing(pixel_mm)
@@ -78,7 +80,7 @@ def read(
     folder = names.opened(root)
     images, masks = _pairs(folder, mask_suffix)
     if not images:
-        raise InputError(f"{folder / 'images'}: no PNG or TIFF file in it. Add the images.")
+        raise InputError(f"{folder / 'images'}: this folder contains no PNG or TIFF file. Add the images.")
 
     parsed = names.parse(images, patient, ("visit", "phase", "frame", "slice"))
     number = names.numbers(parsed)
@@ -90,7 +92,9 @@ def read(
             image, (mask, palette) = _pixels(images[name]), _drawing(masks[name])
             if image.shape != mask.shape:
                 sizes = [" x ".join(map(str, array.shape)) for array in (mask, image)]
-                raise InputError(f"{masks[name]}: it has {sizes[0]} pixels, but its image {sizes[1]}. Replace the wrong file.")
+                raise InputError(
+                    f"{masks[name]}: it has {sizes[0]} pixels, but its image has {sizes[1]}. Replace the wrong file."
+                )
             _finite(masks[name], mask)
             one = parsed[name]
             yield Slice(
@@ -108,7 +112,7 @@ def read(
 
 
 def _by_volume(parsed: Mapping[str, names.Name], images: Mapping[str, Path], *, named: bool) -> dict[cases.Volume, list[str]]:
-    """Volume -> the names of its pairs, both in the order given. Raises: InputError if a volume has a slice twice."""
+    """Map each volume to the names of its pairs, keeping the given order. Raises: InputError for duplicate slices."""
     places = [(one.patient, one.visit, one.phase, one.frame) for one in parsed.values()]
     by_frame = named or len({*places}) < len(places) or any(one.slice is not None for one in parsed.values())
     found: dict[cases.Volume, list[str]] = {}
@@ -146,7 +150,7 @@ def _value(target: str | int) -> int | None:
 
 
 def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return images and masks by name. Both have the same names. Other files are logged."""
+    """Return two dicts with the same names as keys: the files of the images and of the masks. Log other files."""
     suffix = "" if mask_suffix is None else names.normal(str(mask_suffix))
     if "/" in suffix or suffix.lower().endswith((*SUFFIXES, *JPEG_SUFFIXES)):
         raise InputError(f"data.mask_suffix={mask_suffix}: must be the end of a name without .png, like _mask.")
@@ -173,7 +177,7 @@ def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict
     for name in sorted(images.keys() ^ masks.keys()):
         there, part = (images[name], "masks") if name in images else (masks[name], "images")
         raise InputError(
-            f"{there}: there is no file {name}{suffix if name in images else ''} in {parts.get(part, folder)} to go with it. "
+            f"{there}: the file {name}{suffix if name in images else ''} in {parts.get(part, folder)} is missing. "
             f"{_ending(images, masks) or 'Add it.'}"
         )
     log_not_read(left, folder)
@@ -181,7 +185,7 @@ def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict
 
 
 def _ending(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
-    """Advice for masks that are all named like their images with one additional ending; empty otherwise."""
+    """Suggest data.mask_suffix if all masks have their image's name plus the same suffix. Otherwise return ""."""
     first = min(masks, default="")
     for end in {first.removeprefix(name) for name in images if name and first.startswith(name)} - {""}:
         if {name + end for name in images} == masks.keys():
@@ -190,9 +194,9 @@ def _ending(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
 
 
 def _files(folder: Path, root: Path, left: list[Path]) -> dict[str, Path]:
-    """Return name -> file. A name is the path below the folder without suffix, in Unicode form NFC on every file system.
+    """Map names to files. A name is the path relative to the folder, without file extension, in Unicode form NFC.
 
-    Args: left: a list to which the text files, which are ignored, are added.
+    Args: left: a list to which the ignored text files are added.
     """
     found: dict[str, Path] = {}
     inside = [(path, names.entries(path, root) if path.is_dir() else [path]) for path in names.entries(folder, root)]
@@ -239,7 +243,7 @@ def _loaded(path: Path, modes: Collection[str], *, is_mask: bool = False) -> tup
                 mode, (width, height) = image.mode, image.size
                 small = width * height <= MAX_PIXELS
                 if len(image.tile) > width * height:  # parts that Pillow would paste one after the other
-                    raise ValueError("more parts than pixels")
+                    raise ValueError("more tiles than pixels")
                 readable = small and mode in modes
                 wrong = _why_not_as_it_is(image) if readable else ""
                 is_lossy = image.info.get("compression") in LOSSY_TIFF
@@ -253,25 +257,25 @@ def _loaded(path: Path, modes: Collection[str], *, is_mask: bool = False) -> tup
         if is_jpeg and is_mask:
             raise _jpeg_mask(path) from None
         why, cure = ("it is a JPEG file", "Rename it to .jpg") if is_jpeg else (type(error).__name__, "Copy it again")
-        raise InputError(f"{path}: damaged, cut off, or no {' or '.join(formats)} file ({why}). {cure}.") from None
+        raise InputError(f"{path}: damaged, truncated, or not a {' or '.join(formats)} file ({why}). {cure}.") from None
     if not small:
         size = f" of {height} x {width}" if width else ""
         raise InputError(
-            f"{path}: an image{size} is larger than {MAX_PIXELS / 1e6:.0f} million pixels. Crop or resample it first."
+            f"{path}: the image{size} has more than {MAX_PIXELS / 1e6:.0f} million pixels. Crop or resample it first."
         )
     if several:
-        raise InputError(f"{path}: several images in one file where one slice is expected. Store each in a file of its own.")
+        raise InputError(f"{path}: the file contains several images instead of one. Store each in its own file.")
     if wrong:
         raise InputError(f"{path}: {wrong}")
     if not readable or 0 in pixels.shape:
-        raise InputError(f"{path}: its pixels are of the kind {mode}, not grey values. Convert it to grey.")
+        raise InputError(f"{path}: its pixels have the mode {mode}, not grey values. Convert the image to grey.")
     if is_mask and is_lossy:
         raise _jpeg_mask(path)
     return pixels, whole
 
 
 def _why_not_as_it_is(image: ImageFile) -> str:
-    """Return why the pixels that Pillow reads are not the intended ones, and what to do; empty if they are."""
+    """Return why Pillow reads wrong pixel values from this image, and what to do. Return "" if the values are right."""
     raw = {str(tile.args if isinstance(tile.args, str) else (tile.args or [""])[0]) for tile in image.tile}
     if image.mode in colours.COLOURED and any(";16" in one for one in raw):
         return "its colours have 16 bits, and 8 of them would be lost. Store it as grey, or with 8 bits."
@@ -284,7 +288,7 @@ def _why_not_as_it_is(image: ImageFile) -> str:
 
 
 def _as_stored(image: ImageFile, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Apply TIFF tags that Pillow ignores to the grey values: signed or unsigned numbers, and 0 as white in 16 bits."""
+    """Apply TIFF tags that Pillow ignores: signed or unsigned values, and 16-bit images in which 0 is white."""
     if image.format != "TIFF":
         return pixels
     tags = getattr(image, "tag_v2", {})
@@ -306,7 +310,7 @@ def _begins(path: Path, magic: bytes) -> bool:
 
 
 def _has_another(image: Image.Image) -> bool:
-    """Return whether there is at least one more image. It stops there, because counting all images could take hours."""
+    """Return whether the file contains a second image. The images are not counted, because that could take hours."""
     try:
         image.seek(1)
     except EOFError:

@@ -22,16 +22,17 @@ def resample_and_crop(
 ) -> SliceSet:
     """Resample and crop the slices to the network's grid. (to_tensors adds the padding.)
 
-    Each slice is first resampled to spacing_mm about its own centre: the image linearly, the mask by nearest neighbour. If it
-    is then larger than size, it is cropped about its centre. If both spacing_mm and larger are None, the set is returned
-    unchanged.
+    Each slice is first resampled to spacing_mm without moving its centre: the image with linear interpolation, the mask
+    by nearest neighbour. If the result is larger than size, the centre is cropped from it. If both spacing_mm and
+    larger are None, the set is returned unchanged.
 
     Args:
         size: side of the network's square images [pixels].
         spacing_mm: spacing of the new pixels in both directions [mm]; None: keep the stored spacing.
-        larger: "crop": keep the centre of larger images, and log a warning if this cuts the structure. None: refuse them.
-        antialias: smooth an image before spacing_mm shrinks it, because details smaller than a new pixel would appear as other
-            structures (see _Axis.smoothed).
+        larger: "crop": keep the centre of larger images, and log a warning if this cuts the structure. None: raise an
+            error.
+        antialias: if spacing_mm reduces the number of pixels, smooth the image first, to prevent aliasing (see
+            _Axis.smoothed).
     Raises: InputError that names the first image larger than size, if larger is None.
     """
     if larger not in (None, "crop"):
@@ -51,7 +52,7 @@ def resample_and_crop(
 
 
 def restore(values: NDArray[np.float64], item: Slice, *, spacing_mm: float | None, larger: str | None) -> NDArray[np.float64]:
-    """Bring the network's output for a slice back to the slice's own grid: the inverse of padding and resample_and_crop.
+    """Transform the network's output for a slice to the slice's own grid: undo padding and resample_and_crop.
 
     Args:
         values: (S, S), the network's whole output; S is data.size.
@@ -87,7 +88,7 @@ class _Axis(NamedTuple):
         n: number of stored (old) pixels.
         ratio: old spacing / new spacing.
         n_new: number of pixels after resampling. The centres of the old and the new axis coincide.
-        n_kept: number of new pixels that are kept, in the middle.
+        n_kept: number of new pixels that remain after cropping, at the centre.
     """
 
     n: int
@@ -100,7 +101,7 @@ class _Axis(NamedTuple):
         return _interpolate(image, self._old_positions())
 
     def smoothed(self, image: NDArray[Number]) -> NDArray[Number]:
-        """Smooth an array (n, W) for a resampling that shrinks it by 1 / ratio, by a Gaussian of (1 / ratio - 1) / 2 pixels."""
+        """Smooth an array (n, W) before downsampling, by a Gaussian (standard deviation (1 / ratio - 1) / 2 pixels)."""
         if self.ratio >= 1:
             return image
         smooth: NDArray[Number] = gaussian_filter1d(image, (1 / self.ratio - 1) / 2, axis=0, mode="nearest")
@@ -151,7 +152,7 @@ def _axes(item: Slice, size: int, spacing_mm: float | None, larger: str | None) 
 
 
 def _interpolate(image: NDArray[Number], at: NDArray[np.float64]) -> NDArray[Number]:
-    """Interpolate an image (H, W) linearly at these row positions. Positions outside take the first or the last row."""
+    """Interpolate an image (H, W) linearly at these row positions. Positions outside give the first or last row."""
     at = np.clip(at, 0, len(image) - 1)
     low = np.floor(at).astype(int)
     high = np.minimum(low + 1, len(image) - 1)

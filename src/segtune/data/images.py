@@ -60,7 +60,7 @@ def find(source: str | os.PathLike[str]) -> Found:
     if not volumes and not patients:
         others_told = f" ({', '.join(f'{n} {kind}' for kind, n in counts.items())})" if counts else ""
         raise InputError(
-            f"input={source}: there is no image in it{others_told}. Give a folder of DICOM or NIfTI files, or one file."
+            f"input={source}: it contains no image{others_told}. Give a folder of DICOM or NIfTI files, or one file."
         )
     return Found(patients, volumes, counts, put_together)
 

@@ -75,12 +75,12 @@ def total(slices: SliceSet, patients: Sequence[Patient]) -> Patient:
 
 
 def patient_cells(slices: SliceSet, patients: Sequence[Patient]) -> list[list[str]]:
-    """Return the rows of the printed table: the heads, all patients together, then at most MOST_LINES patients."""
+    """Return the rows of the printed table: column heads, the row of all patients, and at most MOST_LINES patients."""
     return [[*HEADS.values()], *([str(value) for value in row] for row in [total(slices, patients), *patients[:MOST_LINES]])]
 
 
 def listing(found: Sequence[Finding]) -> list[str]:
-    """The findings as lines, up to MOST_LINES of a kind."""
+    """Return the findings as lines of text, at most MOST_LINES of each kind."""
     lines: list[str] = []
     for severity in findings.SEVERITIES:
         for kind in dict.fromkeys(one.kind for one in found if one.severity == severity):

@@ -89,7 +89,7 @@ def check_file(path: Path, most_bytes: int | None = None) -> None:
     if not stat.S_ISREG(about.st_mode):
         raise InputError(f"{path}: cannot be read (it is not a file). Replace it with a file.")
     if most_bytes is not None and about.st_size > most_bytes:
-        raise InputError(f"{path}: larger than {most_bytes / 2**20:g} MiB, the limit for such files. Is it the right file?")
+        raise InputError(f"{path}: larger than {most_bytes / 2**20:g} MiB, the limit for such files. Check the file.")
 
 
 def check_inside(path: Path, root: Path) -> None:
@@ -119,7 +119,7 @@ def entries(folder: Path, root: Path) -> list[Path]:
             raise InputError(f"{folder}: the name {path.name!a} has characters that cannot be printed. Rename it.")
         check_inside(path, root)
         if not (path.is_file() or path.is_dir()):
-            raise InputError(f"{path}: neither a file nor a folder. Move it elsewhere.")
+            raise InputError(f"{path}: this is neither a file nor a folder. Move it elsewhere.")
     return found
 
 
@@ -129,7 +129,7 @@ def relative(folder: Path, root: Path) -> str:
 
 
 def normal(text: str) -> str:
-    """A name in Unicode form NFC (composed letters). File systems of a Mac store names in form NFD (decomposed)."""
+    """Convert a name to Unicode form NFC (composed letters), because macOS may store names in form NFD (decomposed)."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -226,9 +226,9 @@ def _parsed(name: str, expression: re.Pattern[str]) -> Name:
 
 
 def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[str]) -> str:
-    """Suggest a pattern, as typed on the command line, that assigns the two names that look alike to one patient.
+    """Suggest a value of data.patient with which the two similar names belong to one patient.
 
-    If no name marks a visit, phase, frame or slice, patterns that find several patients are preferred.
+    Patterns with groups for visit, phase, frame or slice, and patterns that find several patients, are preferred.
     """
     found, marked = [], [*_marked(alike[0], groups)]
     for pattern in (*marked, *BEGINNINGS):
@@ -246,7 +246,7 @@ def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[
 
 
 def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
-    """Return patterns for names that mark visit, phase, frame and slice as this name does, those with most groups first."""
+    """Return patterns for the visit, phase, frame and slice in this name. Patterns with more groups come first."""
     marks = []
     for group in groups:
         before, value = MARKS[group]
@@ -270,7 +270,7 @@ def _look_grouped(names: Sequence[str]) -> tuple[str, str] | None:
 
     - The two names share a beginning that ends with a number or a folder: p01_ed and p01_es; anna/1 and anna/2.
     - They differ only in a number at their end, and another name begins differently: anna_1 and anna_2, if there is a bert_1.
-      If all names begin in the same way (la_003, la_004, la_005), the number is taken to be the patient's.
+      If all names begin in the same way (la_003, la_004, la_005), the numbers are assumed to be patient numbers.
     """
     begin: dict[str, str] = {}
     for name in names:

@@ -4,8 +4,8 @@ If all names end in _0000, as in nnU-Net, that ending is removed: CASE_0000.nii.
 of its frames, counted from 0, is one volume and phase of the patient.
 
 A folder with a file Info.cfg has ACDC's layout: the folder is the patient, frames are counted from 1, and Info.cfg says which
-frames are ED and ES. No frame is read twice: if there are both a film (_4d) and single frames of it (_frame01), only one of the
-two is read.
+frames are ED and ES. If a folder contains both a film (the 4-D file of a cine series, _4d) and single frames from it
+(_frame01), either the film or the frames are read, so that no frame is read twice.
 """
 
 import re
@@ -30,7 +30,7 @@ FRAME = re.compile("_frame([0-9]{1,4})$")
 
 @dataclass(frozen=True)
 class VolumeFile:
-    """One NIfTI file, or one frame of a film.
+    """One NIfTI file, or one frame of a film (4-D file).
 
     Attributes:
         name: the unique name of the file in results; it may contain folders.
@@ -51,7 +51,7 @@ class VolumeFile:
     phases: Mapping[int, str] = field(default_factory=dict)
 
     def frames(self) -> list["VolumeFile"]:
-        """Each frame of a film; the file itself if it is a single volume."""
+        """Return one VolumeFile for each frame of a film; [self] if the file is a single volume."""
         if self.n_frames == 1:
             return [self]
         return [
@@ -95,7 +95,8 @@ class _Folder(NamedTuple):
 def find(files: Sequence[Path], root: Path, left_out: Counter[str]) -> list[VolumeFile]:
     """Find the volumes in these files.
 
-    Label images, and films or frames whose images are read from another file, are left out and counted in left_out.
+    Label images are left out, and so are films and frames whose content is read from another file. Both are counted in
+    left_out.
 
     Raises: InputError that names the file, if two files hold the same volume, if images have several channels, or if a film
         lacks a frame that Info.cfg names.
@@ -149,9 +150,10 @@ def _is_label(folder: _Folder, stem: str) -> bool:
 
 
 def _read_elsewhere(folder: _Folder) -> set[str]:
-    """The stems of files whose frames are read from other files.
+    """Return the stems of files that are not read because other files contain the same frames.
 
-    These are the films, if the single frames include ED and ES; otherwise the single frames that a film contains.
+    If the single frames include ED and ES, these are the films (4-D files). Otherwise, they are the single frames of
+    each film.
     """
     found: set[str] = set()
     for film in (stem for stem in folder.files if stem.endswith(FILM)):

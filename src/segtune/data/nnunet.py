@@ -6,9 +6,9 @@
     labelsTr/CASE.nii.gz            the labels
 
 dataset.json names labels and channels: {"RV": 1} and {"0": "MRI"} in nnU-Net 2, {"1": "RV"} in older files. A label with
-several values, [1, 2], is their union. Paths in dataset.json are ignored, because files are found by their names. nnU-Net has
-no notion of patients, so the user says which cases belong to one patient (data.patient, see names.parse). Each case is one
-volume of a patient: a frame, a visit or a sequence.
+several values, [1, 2], is their union. Paths in dataset.json are ignored, because files are found by their names.
+nnU-Net's files do not contain the patient, so the user says which cases belong to one patient (data.patient, see
+names.parse). Each case is one volume of a patient: a frame, a visit or a sequence.
 """
 
 import json
@@ -193,7 +193,7 @@ def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
             values = [int(key)]
         if not (name and values and all(_is_whole(one) and 0 <= one <= MAX_LABEL for one in values)):
             raise InputError(
-                f"{path}, key labels: {str(key)[:40]!r}: {str(value)[:40]!r} does not give a label a name and a value "
+                f"{path}, key labels: {str(key)[:40]!r}: {str(value)[:40]!r} must be the name of a label and its value "
                 f"from 0 to {MAX_LABEL}. "
                 'Write "labels": {"background": 0, "RV": 1}.'
             )

@@ -1,12 +1,12 @@
-"""Images of the phantom: short-axis cine MRI of invented hearts.
+"""Images of the phantom: simulated short-axis cine MRI of computer-generated hearts.
 
 Every structure is described by its signed distance function [mm], which is negative inside. An image is painted from these
 distances, one structure after another. `acquire` then simulates the scanner: it limits k-space, which blurs the image, adds
-noise, and takes the magnitude. A contour is a level set of the distance that was painted, so it follows the visible edge.
+noise, and takes the magnitude. A contour is a level set of the same distance, so it follows the visible edge.
 
-There are three coordinate systems: pixels (row, column); the scene [mm], whose origin is the middle of the left ventricle, with
-the chest wall at the upper left and the liver below; and the heart, which is the scene rotated such that the right ventricle
-has negative u.
+There are three coordinate systems. Pixels are given by row and column. The scene (x, y) [mm] has its origin at the
+centre of the left ventricle, with the chest wall at the upper left and the liver below. The system of the heart (u, v)
+[mm] is the scene rotated so that the right ventricle is at negative u.
 """
 
 import math
@@ -33,7 +33,9 @@ RV_HEIGHT = (0.75, 1, 1, 0.6, 0.1)
 
 
 class Patient:
-    """The anatomy and the scan of one patient, in mm, radians and signals relative to blood; `gain` in grey levels.
+    """The anatomy and the scan parameters of one patient.
+
+    Lengths are in mm, angles in radians, and signals relative to that of blood. `gain` is in grey levels.
 
     Only shape and pixel_mm depend on size, so the same hearts exist at every resolution.
     """
@@ -118,14 +120,14 @@ class Plane:
 
 
 def _ellipse(x: Array, y: Array, a: float, b: float) -> Array:
-    """Distance to an axis-parallel ellipse around the origin (first-order, exact on the outline)."""
+    """Return the distance to an axis-parallel ellipse around the origin, in an approximation exact on the outline."""
     radius = np.hypot(x / a, y / b)
     distance: Array = radius * (radius - 1) / (np.hypot(x / a**2, y / b**2) + 1e-6)
     return distance
 
 
 def _union(a: Array, b: Array, blend_mm: float) -> Array:
-    """Distance to the union of two regions. The notch between them is filled over a length of `blend_mm`."""
+    """Return the distance to the union of two regions. They are blended smoothly over the length `blend_mm`."""
     return np.minimum(a, b) - np.maximum(blend_mm - np.abs(a - b), 0) ** 2 / (4 * blend_mm)
 
 
@@ -149,7 +151,7 @@ def _ventricles(p: Patient, plane: Plane) -> tuple[Array, Array, Array]:
 
 
 def contour(distance: Array, level_mm: float) -> NDArray[np.float64]:
-    """The longest closed line distance = level_mm, (N, 2) x y [pixels], 2 points per pixel and 200 at least."""
+    """Return the longest line where distance = level_mm: (N, 2) x y [pixels], 2 points per pixel, and at least 200."""
     lines = cast(list[NDArray[np.float64]], contourpy.contour_generator(z=distance).lines(level_mm))
     line = max(lines, key=len)
     length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
@@ -161,7 +163,7 @@ def contour(distance: Array, level_mm: float) -> NDArray[np.float64]:
 
 
 def _bumps(n: int, centres: NDArray[np.float64], sigma: NDArray[np.float64] | float) -> Array:
-    """(n, len(centres)) Gaussians at n pixels; centres and sigma [pixels]."""
+    """Evaluate Gaussians at n pixels. Args: centres, sigma: in pixels. Returns: (n, len(centres))."""
     bumps: Array = np.exp(-0.5 * ((np.arange(n)[:, None] - centres) / sigma) ** 2).astype(np.float32)
     return bumps
 
@@ -176,7 +178,7 @@ def _texture(rng: np.random.Generator, shape: tuple[int, int], grain_mm: float) 
 
 
 def _vessels(rng: np.random.Generator, shape: tuple[int, int], n: int) -> Array:
-    """(H, W) from 0 to about 1: n round cross-sections of vessels, and a few that run within the slice."""
+    """Draw n round cross-sections of vessels, and a few vessels in the slice plane. Returns: (H, W), 0 to about 1."""
     sigma = 0.7 * np.exp(rng.uniform(0, 1.2, n)) * max(shape) / FIELD_MM
     down, across = (_bumps(side, rng.uniform(0, side, n), sigma) for side in shape)
     lines, gaps = _texture(rng, shape, 7.0), _texture(rng, shape, 9.0)
@@ -191,7 +193,7 @@ def _over(image: Array, distance: Array, signal: Array | float, soft_mm: float) 
 
 
 def _ink(image: Array, distance: Array) -> None:
-    """Darken the line distance = 0, in place: where fat meets water, their signals cancel."""
+    """Darken the line where distance = 0, in place. It simulates the dark edge between fat and water in MRI."""
     image *= 1 - 0.8 * np.clip(1.4 - np.abs(distance), 0, 1)
 
 
@@ -221,13 +223,13 @@ def _fat(p: Patient, plane: Plane) -> Array:
 
 
 def _paint_fat(p: Patient, plane: Plane, image: Array, heart: Array, depth: Array) -> None:
-    """Fat around the heart (whose outer distance is `heart`) and from there to the chest wall."""
+    """Paint fat around the heart, and between heart and chest wall. Args: heart: distance to the heart's surface."""
     layer = heart - np.maximum(2.2 + 2.4 * plane.coarse, 0.4)
     _over(image, _union(layer, depth - p.chest_wall, 28.0), _fat(p, plane), 1.5)
 
 
 def _paint_abdomen(p: Patient, plane: Plane, image: Array, vessels: Array, folds: Array) -> None:
-    """Organs below and behind the heart: liver, stomach and gut in fat, spine, aorta."""
+    """Paint the organs below and behind the heart: liver, stomach, gut, spine and aorta, with fat around them."""
     x, y, edge, fat = plane.x, plane.y, plane.edge_mm, _fat(p, plane)
     top = p.lv_outer + p.liver_gap
     liver = _ellipse(x + 20, y - (top + 90), 110, 90)
@@ -299,7 +301,7 @@ def _paint_heart(p: Patient, plane: Plane, image: Array, right: Array, left: Arr
 
 
 def acquire(p: Patient, signal: Array, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Grey levels (H, W) of a scan: Hamming-windowed finite k-space, complex noise, magnitude (Rician)."""
+    """Simulate a scan: truncate k-space with a Hamming window, add complex noise, and return the magnitude (H, W)."""
     reach = [np.minimum(np.abs(fft.fftfreq(n, p.pixel_mm)) * 2 * RESOLUTION_MM, 1) for n in p.shape]
     down, across = (0.54 + 0.46 * np.cos(np.pi * r) - 0.08 * (r >= 1) for r in reach)
     window = (down[:, None] * across[None, :]).astype(np.float32)

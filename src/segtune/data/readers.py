@@ -33,10 +33,10 @@ class Reader:
         name: the reader's option name, such as rvsc for segtune.data.rvsc.read.
         kind: the format of the data. It is "rvsc" for the phantom, and equal to the name for all other readers.
         targets: the values that data.target may have; empty if the data themselves define the structures.
-        same_structures: target -> kind of other data -> the name of the same structure in those data.
+        same_structures: for each target, the name of the same structure in data of other kinds: target -> kind -> name.
         image_code: Python code for the model card that loads the pixels of the image file `path`; empty if unknown.
         contour_files: function that lists the contour files of all targets below a root folder; None if there are none.
-        first_px: coordinate that contour files give to the centre of the first pixel [pixels].
+        first_px: coordinate of the first pixel's centre in the convention of the contour files [pixels].
         sizes: the smallest and the largest data.size that can be generated [pixels]; None if the data are not generated.
         is_synthetic: whether the images show no real patients.
     """
@@ -63,9 +63,9 @@ def of(data: Mapping[str, Any]) -> Reader:
 
 
 def check_target(data: Mapping[str, Any]) -> None:
-    """Check that data.target is a structure of the reader's data. Data that name no reader are not checked.
+    """Check that data.target is a structure of the reader's data. Nothing is checked if data.reader is not set.
 
-    Raises: InputError if it is not.
+    Raises: InputError if there is no such structure.
     """
     targets = of(data).targets if data.get("reader") else ()
     if targets and data["target"] not in targets:

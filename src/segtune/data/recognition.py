@@ -1,10 +1,10 @@
-"""Codes that recognise the same image in other files, independent of name, format, number type, scale and orientation.
+"""Image codes that find the same image in other files, even with another name, format, data type, scale or orientation.
 
 The image is clipped to its 1st and 99th percentile, and blank rows and columns around it are removed. It is then divided into
-GRID x GRID cells. The code has one bit per cell: whether the mean over the cell is above the mean of the four neighbouring
-cells. Scaling or shifting the grey values changes no bit, storing 8 bits instead of 16 changes a few, and a flip or a rotation
-only moves the bits. Two images count as the same if at most the share SAME of their bits differ, in the best of eight
-orientations. tests/data/test_recognition.py measures this for several changes of an image.
+GRID x GRID cells. The code has one bit per cell, which says whether the mean of the cell is above the mean of its four
+neighbours. Scaling or shifting the grey values changes no bit, storing 8 bits instead of 16 changes a few, and a flip
+or a rotation only moves the bits. Two images count as the same if at most a fraction SAME of their bits differs in the
+best of the eight orientations. tests/data/test_recognition.py measures this for several changes of an image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,7 +47,7 @@ def codes(slices: Iterable[Slice]) -> list[str]:
 
 
 def known_again(seen: Sequence[str], known: Sequence[str]) -> list[int]:
-    """For each seen code, the index of the nearest known code of the same image; -1 if there is none.
+    """For each code in `seen`, return the index of the most similar code in `known`; -1 if none is of the same image.
 
     Texts that are not codes, such as empty texts, match nothing.
     """
@@ -68,7 +68,10 @@ def known_again(seen: Sequence[str], known: Sequence[str]) -> list[int]:
 
 
 def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average the rows of an array (H, W) over GRID parts of equal height, which may begin within a row. Returns: (GRID, W)."""
+    """Average the rows of an array (H, W) over GRID parts of equal height, even if H is not a multiple of GRID.
+
+    Returns: (GRID, W).
+    """
     edges = np.linspace(0, len(values), GRID + 1)
     whole = np.minimum(edges.astype(int), len(values) - 1)
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])

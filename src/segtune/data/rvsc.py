@@ -3,12 +3,14 @@
 Two layouts are read: a folder per patient (patient09/P09list.txt, P09dicom/, P09contours-manual/), and copies with all files in
 one folder. Files are identified by their names: P09-0020.dcm is frame 20 of patient P09, and frame = 20 * slice + phase.
 
-Phase: a patient should be contoured at exactly two of its 20 cardiac phases. End-diastole is the phase with contours of larger
-area, on average over the slices contoured at both phases (the earlier phase if the areas are equal). End-systole is the other
-phase. If a patient is contoured at one phase, or at more than two, the phase of all its slices is None.
+Phase: a patient should be contoured at exactly two of its 20 cardiac phases. End-diastole is the phase with the larger
+mean contour area over the slices that are contoured at both phases. If the areas are equal, it is the earlier phase.
+End-systole is the other phase. If a patient is contoured at one phase, or at more than two, the phase of all its slices
+is None.
 
-Contours whose names end in -auto are computed (segtune.predict writes such files). They are read, with a warning, only if there
-is no contour whose name ends in -manual. List files, which name manual contours, are then ignored.
+Contour files whose names end in -auto were computed by software, for example by segtune.predict. They are read only if
+there are no contour files whose names end in -manual. In this case a warning is logged, and list files are ignored,
+because list files name manual contours.
 """
 
 import logging
@@ -122,8 +124,8 @@ class _Files(NamedTuple):
 def _find(folder: Path, root: str | os.PathLike[str]) -> _Files:
     """Find the images, contours and list files below a folder by their names, and all other files.
 
-    A link to a folder must stay inside this folder, where its content is found anyway. A link to a file may lead anywhere in
-    root.
+    Links to folders are not followed and must point to a folder inside this one, whose content is found anyway. A link
+    to a file may point to any file inside root.
     """
     dicoms: dict[Key, Path] = {}
     manual: dict[Outline, Path] = {}
@@ -162,7 +164,7 @@ def _find(folder: Path, root: str | os.PathLike[str]) -> _Files:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder. Raises: InputError if a link leads to a folder outside, or if a folder cannot be read."""
+    """Yield all files below a folder. Raises: InputError for a link to a folder outside, or an unreadable folder."""
 
     def unreadable(error: OSError) -> None:
         raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}). Make it readable.") from error
@@ -175,9 +177,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _check_lost(path: Path, images: Collection[Key], drawn: Collection[Outline]) -> None:
-    """Check that a file that is not read is not an image or contour that was missed because of its name or format.
+    """Check that an unread file is not an image or contour that was missed because of its name or format.
 
-    A second file of an image that is read (P09-0020.png beside P09-0020.dcm) is accepted.
+    A copy of an image in another format (P09-0020.png beside P09-0020.dcm) is accepted.
 
     Raises: InputError that names the file.
     """
@@ -199,7 +201,7 @@ def _check_lost(path: Path, images: Collection[Key], drawn: Collection[Outline])
 def _listed(list_file: Path, patient: str, kind: str, dicoms: dict[Key, Path], outlines: dict[Outline, Path]) -> Iterable[Key]:
     """Yield the frames for which a list file names a contour of this kind.
 
-    Raises: InputError if such a contour, or an image that the list needs, is missing.
+    Raises: InputError if a contour of this kind, or the image of a listed frame, is missing.
     """
     lines = names.content(list_file, MAX_LIST_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):

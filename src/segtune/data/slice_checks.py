@@ -51,7 +51,7 @@ def for_run(
 
 
 def of_crop(fitted: SliceSet) -> list[findings.Finding]:
-    """Return a warning for each slice on which grid.resample_and_crop cut the structure."""
+    """Return a warning for each slice in which grid.resample_and_crop cut off part of the structure."""
     return [
         findings.Finding(
             *("warning", "cropped", item.patient, item.frame, None),
@@ -86,7 +86,7 @@ def find(slices: SliceSet, sides: Split | None = None) -> list[findings.Finding]
 
 
 def alike(keys: Iterable[Hashable | None]) -> list[list[int]]:
-    """Group the positions that have the same key. Groups have two or more positions, and keys that are None are ignored."""
+    """Group the positions of equal keys. Keys that occur only once and keys that are None are left out."""
     groups: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
         if key is not None:
@@ -156,9 +156,9 @@ def _masks(slices: SliceSet) -> Iterator[findings.Finding]:
 def _polarity(slices: SliceSet) -> Iterator[findings.Finding]:
     """Find masks that may be inverted: the structure fills most of the image's border and most of the image.
 
-    A correct mask can also fill most of the image, if the image is cropped to the structure, but it then covers little of the
-    border. So the border decides. The finding is an error only if at least half of the masks look inverted, because a single
-    image may lie completely inside the structure, so that its correct mask looks inverted.
+    If an image is cropped to the structure, a correct mask also fills most of the image, but covers little of the
+    border. Therefore the border is checked too. If a single image lies completely inside the structure, its correct
+    mask looks inverted. Therefore the finding is an error only if at least half of the masks look inverted.
     """
     shown = [item for item in slices if item.mask.any()]
     border = np.array([_on_border(item.mask) for item in shown])
@@ -246,7 +246,7 @@ def _two_sides(slices: SliceSet, sides: Split) -> Iterator[findings.Finding]:
 
 
 def _unknown(slices: SliceSet) -> Iterator[findings.Finding]:
-    """Yield a note for each fact that the data do not contain. One note covers all patients concerned."""
+    """Yield a note if phases are unknown, and a note if slice distances are unknown. Each note lists the patients."""
     named = {phase: {item.patient for item in slices if item.phase == phase} for phase in ("ED", "ES")}
     no_phase = [item for item in slices if item.phase is None and item.patient not in named["ED"] & named["ES"]]
     no_gap = [item for item in slices if item.gap_mm is None]

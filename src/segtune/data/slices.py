@@ -81,7 +81,7 @@ class SliceSet(Sequence[Slice]):
         return [item.patient for item in self._slices]
 
     def by_patient(self) -> list[list[Slice]]:
-        """The slices of each patient, patients and slices in the set's order."""
+        """The slices of each patient. Patients and slices are in the same order as in the set."""
         of: dict[str, list[Slice]] = {}
         for item in self._slices:
             of.setdefault(item.patient, []).append(item)
@@ -125,8 +125,9 @@ def collected(slices: Iterable[Slice], *, empty: str) -> SliceSet:
         if n_bytes > limit:
             cure = " data.empty=drop leaves out slices without the structure." if empty == "keep" else ""
             raise InputError(
-                f"the slices up to patient {item.patient} alone need {n_bytes / 1e9:.1f} GB, more than {MEMORY_FRACTION:.0%} "
-                f"of this machine's memory, and all data are kept in memory. Use fewer patients.{cure}"
+                f"the slices up to patient {item.patient} alone need {n_bytes / 1e9:.1f} GB, which is more than "
+                f"{MEMORY_FRACTION:.0%} of this machine's memory, and all data are kept in memory. "
+                f"Use fewer patients.{cure}"
             )
     if not any(shown.values()):
         raise InputError(

@@ -15,7 +15,7 @@ Indices = NDArray[np.int64]
 class Split:
     """The training and validation slices, as indices into a SliceSet in ascending order.
 
-    With the rules patient, kfold and nested, no patient is on both sides.
+    With the split rules patient, kfold and nested, no patient is in both training and validation.
     """
 
     train: Indices
@@ -23,10 +23,10 @@ class Split:
 
 
 def by_patient(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """Assign whole patients to validation, in random order, until their images are nearest to val_fraction of all images.
+    """Assign whole patients to validation, in random order, until the share of their images is closest to val_fraction.
 
     Args: patients: the patient of each slice. val_fraction: in (0, 1). seed: seed of the random order.
-    Raises: InputError if one side would have no patient.
+    Raises: InputError if there would be no patient for training or for validation.
     """
     names, counts = np.unique(np.asarray(patients), return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
@@ -36,8 +36,8 @@ def by_patient(patients: Sequence[str], *, val_fraction: float, seed: int) -> Sp
         side = "validation" if n_val == 0 else "training"
         possible = ", ".join(f"{share:.2f}" for share in shares[1:-1]) or "none with a single patient"
         raise InputError(
-            f"split.val_fraction={val_fraction:g} leaves the {side} side empty, because patients are not divided. The possible "
-            f"validation fractions for these {len(names)} patients are: {possible}."
+            f"split.val_fraction={val_fraction:g} leaves the {side} set empty, because no patient can be in both sets. "
+            f"The possible validation fractions for these {len(names)} patients are: {possible}."
         )
     is_val = np.isin(np.asarray(patients), names[order[:n_val]])
     return Split(train=np.flatnonzero(~is_val), val=np.flatnonzero(is_val))
@@ -82,21 +82,23 @@ def nested(
 ) -> Split:
     """Split by patients such that the validation patients are the same for every val_fraction.
 
-    The validation patients have about TEST_FRACTION of the images. The other patients are used for training in random order,
-    until their images are nearest to 1 - val_fraction of all images. The remaining patients are not used. Therefore a smaller
-    training set is part of every larger one. With by_patient, in contrast, the validation patients change with val_fraction.
+    The validation patients have about TEST_FRACTION of the images. The other patients are added to the training set in
+    random order, until the share of training images is closest to 1 - val_fraction. The remaining patients are not
+    used. Therefore each training set contains every smaller one. With by_patient, in contrast, the validation patients
+    change with val_fraction.
 
     Args:
         patients, val_fraction, seed: as in by_patient, but val_fraction must be at least TEST_FRACTION.
-        n_folds, fold: None, or as in kfold: then the validation patients are those of this fold (see _nested_fold).
-    Raises: InputError if a side would have no patient, or if val_fraction is too small.
+        n_folds, fold: as in kfold; this fold is used for validation (see _nested_fold). None: not used.
+    Raises: InputError if there would be no patient for training or for validation, or if val_fraction is too small.
     """
     if n_folds is not None and fold is not None:
         return _nested_fold(patients, val_fraction=val_fraction, seed=seed, n_folds=n_folds, fold=fold)
     if val_fraction < TEST_FRACTION:
         raise InputError(
-            f"split.val_fraction={val_fraction:g} with split.by=nested: the validation side always has {TEST_FRACTION:g} of "
-            f"the images, so at most {1 - TEST_FRACTION:g} can be used for training. Choose {TEST_FRACTION:g} or more."
+            f"split.val_fraction={val_fraction:g} with split.by=nested: the validation set always has "
+            f"{TEST_FRACTION:g} of the images, so at most {1 - TEST_FRACTION:g} can be used for training. "
+            f"Choose {TEST_FRACTION:g} or more."
         )
     val = by_patient(patients, val_fraction=TEST_FRACTION, seed=seed).val
     names, counts = np.unique(np.asarray(patients), return_counts=True)
@@ -109,13 +111,14 @@ def nested(
 
 
 def _nested_fold(patients: Sequence[str], *, val_fraction: float, seed: int, n_folds: int, fold: int) -> Split:
-    """Use one fold of kfold for validation, and the first patients of the following folds for training.
+    """Use one fold of kfold for validation, and patients of the following folds for training.
 
-    The other patients are in the order of their folds, from the next fold on and round to the fold before; within a fold, in
-    random order. (1 - val_fraction) * n_folds folds are used for training, of the last one as many patients as come nearest.
-    Hence each patient is used for training in equally many folds if this is a whole number, such as 1 to 4 of 5 folds.
+    (1 - val_fraction) * n_folds folds are used for training. They are taken in cyclic order, beginning with the fold
+    after the validation fold. The patients of a fold are in random order. If the number of folds is not whole, only the
+    first patients of the last fold are used, as many as come closest to the required fraction. If it is whole (such as
+    1 to 4 of 5 folds), each patient is used for training equally often over all validation folds.
 
-    Raises: InputError that states the available fractions if val_fraction is below 1 / n_folds.
+    Raises: InputError that states the possible fractions, if val_fraction is below 1 / n_folds.
     """
     names, fold_of = _folds(patients, n_folds=n_folds, fold=fold, seed=seed)
     if val_fraction < 1 / n_folds - 1e-9:
@@ -123,7 +126,7 @@ def _nested_fold(patients: Sequence[str], *, val_fraction: float, seed: int, n_f
         raise InputError(
             f"split.val_fraction={val_fraction:g} with split.by=nested and split.n_folds={n_folds}: one fold is for "
             f"validation, so at most {1 - 1 / n_folds:.3g} of the images can be used for training. Choose at least "
-            f"{1 / n_folds:.3g}. Whole folds are used for training with {available}."
+            f"{1 / n_folds:.3g}. These fractions use whole folds for training: {available}."
         )
     order = np.random.default_rng(seed).permutation(len(names))
     others, folds_before = [], []
@@ -138,9 +141,10 @@ def _nested_fold(patients: Sequence[str], *, val_fraction: float, seed: int, n_f
 
 
 def thin(patients: Sequence[str], sides: Split, *, images_per_patient: int, seed: int) -> Split:
-    """Keep at most this many training images of each patient, chosen at random. The validation side stays as it is.
+    """Keep at most images_per_patient random training images of each patient. The validation images do not change.
 
-    The images that are kept of a patient do not depend on the other patients, and fewer are part of more.
+    The choice for a patient does not depend on which other patients are used for training. The images kept for a
+    smaller images_per_patient are a subset of those kept for a larger one.
     """
     names, rank = np.asarray(patients), np.zeros(len(patients), dtype=np.int64)
     random = np.random.default_rng(seed)
@@ -153,7 +157,7 @@ def thin(patients: Sequence[str], sides: Split, *, images_per_patient: int, seed
 def contiguous(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
     """Split as in the published study: the first int(n - val_fraction * n) of n images, in patient order, are for training.
 
-    One patient can be on both sides.
+    A patient can be in both training and validation.
 
     Args: as in by_patient, but seed has no effect.
     """
@@ -164,7 +168,7 @@ def contiguous(patients: Sequence[str], *, val_fraction: float, seed: int) -> Sp
 def by_image(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
     """Split single images in random order, with sizes as in `contiguous`.
 
-    This leaks on purpose, because nearly all patients are on both sides.
+    This split leaks on purpose: nearly all patients are in both training and validation.
     """
     n_train = _n_train(len(patients), val_fraction)
     order = np.random.default_rng(seed).permutation(len(patients))
@@ -187,7 +191,7 @@ RULES: dict[str, Callable[..., Split]] = {
 
 
 def leaks(patients: Sequence[str], split: Split) -> list[str]:
-    """The patients that are on both sides of a split, sorted."""
+    """The patients that are in both training and validation, sorted."""
     names = np.asarray(patients)
     return sorted(str(name) for name in np.intersect1d(names[split.train], names[split.val]))
 
@@ -197,6 +201,6 @@ def _n_train(n: int, val_fraction: float) -> int:
     if n_train in (0, n):
         side = "training" if n_train == 0 else "validation"
         raise InputError(
-            f"split.val_fraction={val_fraction:g} of {n} images leaves the {side} side empty. Choose another fraction."
+            f"split.val_fraction={val_fraction:g} of {n} images leaves the {side} set empty. Choose another fraction."
         )
     return n_train

@@ -2,9 +2,9 @@
 
 The slices of a stack are ordered by their position along the normal. Images at the same position are phases of the heartbeat,
 ordered by trigger time or, if it is missing, by instance number. Several series are combined if they have the same size,
-spacing and orientation and form a consistent stack: one series for each slice, or one for each moment of the heartbeat. Series
-at the same positions that do not form a heartbeat are different acquisitions. Each of them is a stack if it has its own folder;
-otherwise none of them is.
+spacing and orientation and form a consistent stack: one series for each slice, or one for each moment of the heartbeat.
+Series at the same positions that do not form a heartbeat are treated as different acquisitions. If each acquisition has
+its own folder, each of them becomes a stack; otherwise none of them does.
 """
 
 import math
@@ -39,14 +39,14 @@ class Frame(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Images with their slices and phases, in their original order.
+    """Images in their original order, with their slice and phase numbers.
 
     Attributes:
         gap_mm: distance of neighbouring slices [mm]; None if unknown.
-        undefined: the reason why the images have no slices and phases; empty if they have.
+        undefined: the reason why slices and phases are unknown; empty if they are known.
         person, study: hashes as in Place; 0 if unknown.
         n_series: number of series in the stack.
-        others: number of added images that are in no volume.
+        others: number of images that belong to no volume and were added to this stack.
     """
 
     frames: list[Frame]
@@ -64,7 +64,7 @@ class Stack(NamedTuple):
 def of_studies(frames: Sequence[Frame]) -> list[Stack]:
     """Arrange images in stacks, in the order of their first images.
 
-    Images that fit no stack of their study are added to its largest stack, with a reason in `undefined`.
+    An image that fits no stack of its study is added to the study's largest stack; its `undefined` gives the reason.
     """
     studies: dict[tuple[object, ...], list[Frame]] = {}
     for frame in frames:
@@ -125,9 +125,10 @@ def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 
 def _resolved(frames: Sequence[Frame], *, is_known: bool) -> list[Stack]:
-    """Arrange images on one grid as one stack. If they do not form one, each folder is arranged separately.
+    """Arrange images on one grid as one stack or, if this is impossible, arrange each folder separately.
 
-    This is also done if the study is unknown and single folders form hearts.
+    Each folder is also arranged separately if the study is unknown and a folder alone forms a heart (see
+    Stack.is_heart).
 
     Args: is_known: whether the headers give the study.
     """

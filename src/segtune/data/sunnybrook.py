@@ -8,10 +8,10 @@ Files are identified by these names, not by headers. A patient's label is the or
 It includes the diagnostic group (HF-I: heart failure with infarction). Frames are counted from 1, and each slice has 20 frames:
 slice = (frame - 1) // 20, phase = (frame - 1) % 20.
 
-Contours count pixels from 1, so 1 is subtracted from x and y. The files do not state this, but the images show it. The mean
-gradient along the endocardial contours of five patients (96 frames), relative to the gradient of the whole image, is 2.11,
-2.36, 2.11, 1.71 and 1.50 if the contours are moved by -2, -1, 0, 1 and 2 pixels in x and y. It is also largest at -1 if the
-contours are moved in x or y alone.
+Pixel coordinates in the contour files start at 1, so 1 is subtracted from x and y. The files do not document this. It
+was found by moving the endocardial contours of five patients (96 frames) and measuring the mean image gradient along
+them, relative to that of the whole image. This ratio is 2.11, 2.36, 2.11, 1.71 and 1.50 if the contours are moved by
+-2, -1, 0, 1 and 2 pixels in x and y. It is also largest at -1 if the contours are moved in x or y alone.
 
 Phase: the epicardium was drawn at end-diastole only. So if all epicardial contours of a patient are at one phase, that phase is
 end-diastole. If the target is contoured at exactly one other phase, that phase is end-systole. If there are no epicardial
@@ -120,7 +120,7 @@ def _link(path: Path) -> dict[str, str]:
 def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> dict[int, Path]:
     """Find files by the frame number in their names. Returns: frame -> file.
 
-    Raises: InputError for a file that has the example's ending but not its form, and for two files of one frame.
+    Raises: InputError for a file with the example's suffix whose name has another form, and for two files of one frame.
     """
     found: dict[int, Path] = {}
     for path in names.entries(folder, root):
@@ -136,7 +136,7 @@ def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> 
 
 
 def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Path]]:
-    """Find the contour files of one patient. Returns: i or o -> frame -> file; empty if the folder does not exist."""
+    """Find the contour files of one patient. Returns: "i" or "o" -> frame -> file; empty without a folder."""
     patient = folder / original
     there = {path.name for path in names.entries(patient, root)} if patient.is_dir() else set()
     return {
@@ -150,7 +150,7 @@ def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Pa
 def _check_others(folder: Path, link: dict[str, str]) -> None:
     """Log the files that are not read.
 
-    A second file of an image that is read (59.png beside 59.dcm) is accepted.
+    A copy of an image in another format (59.png beside 59.dcm) is accepted.
 
     Raises: InputError for an image or contour that is not read because of its name, format or folder.
     """

@@ -56,7 +56,7 @@ def pooled(images: Tensor, masks: Tensor, factor: int) -> Batch:
 
 
 class Batches:
-    """One side of the split as an iterable of n batches. Each pass calls `plan()`, which returns the indices of each batch."""
+    """An iterable of n training or validation batches. Each pass calls `plan()` to get the indices of each batch."""
 
     def __init__(self, data: Batch, plan: Callable[[], list[NDArray[np.int64]]], n: int) -> None:
         self._images, self._masks = data
@@ -75,16 +75,16 @@ class Batches:
 class SliceData(pl.LightningDataModule):
     """Training and validation data on the trainer's device.
 
-    The batch order of an epoch depends on (seed, epoch) only, so a resumed run sees the same batches. Usually an epoch has all
-    training images, and its last batch may be smaller. With batches_per_epoch, an epoch has this many batches of full size,
-    which are cut from an endless sequence of passes through the training images.
+    The batch order of an epoch depends on (seed, epoch) only, so a resumed run sees the same batches. By default, an
+    epoch contains all training images, and its last batch may be smaller. With batches_per_epoch, an epoch contains
+    this number of full batches, taken from an endless sequence of passes through the training images.
 
     With downsample, training images and masks are pooled. In validation batches only the images are pooled, so that
     predictions are compared with the masks at full resolution.
 
     Args:
         size, normalize: as in to_tensors.
-        downsample: side of the blocks of pixels that are combined into one; None: 1.
+        downsample: side length [pixels] of the blocks that are pooled into one pixel; None: 1.
         batches_per_epoch: number of training batches of an epoch; None: one pass through the training images.
         batch_size: number of images in a batch; None: a batch is all images of one patient.
         seed: seed of the batch order.

@@ -16,7 +16,8 @@ class Image(NamedTuple):
         file: the file's name without its folder; empty for DICOM files that are not named as in RVSC, because their names may
             contain a person's name.
         phase: ED, ES, or the number of a phase or frame; empty if there is only one phase.
-        undefined: the reason why slice_index and phase are unknown (they are then 0 and empty); empty if they are known.
+        undefined: the reason why slice_index and phase are unknown; empty if they are known. If unknown, slice_index is
+            0 and phase is empty.
     """
 
     item: Slice

@@ -53,7 +53,7 @@ def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
     Args:
         result: the content of result.json.
         which: the epoch whose weights were exported, last or best.
-        checked: a phrase on how well model.onnx agrees with PyTorch.
+        checked: a phrase that says how well model.onnx agrees with PyTorch.
 
     Raises: InputError for a damaged table; LookupError, TypeError, ValueError or AttributeError for values of a wrong type.
     """
@@ -90,7 +90,7 @@ def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
 
 
 def table(folder: Path, name: str, which: str) -> Rows | None:
-    """Read the rows of one of the run's tables that belong to an epoch, last or best; None if the table does not exist."""
+    """Read the rows for one epoch (`which`: last or best) from a table of the run; None if the table does not exist."""
     if not (folder / name).exists():
         return None
     return [row for row in read_table(folder, name) if row["which"] == which]
@@ -220,7 +220,10 @@ def training(result: Result) -> Markdown:
 
 
 def again(folder: Path, result: Result) -> dict[str, Any] | None:
-    """Return the command that repeats the run, without absolute paths, which may contain names; None if it was not recorded."""
+    """Return the command that repeats the run; None if it was not recorded.
+
+    Absolute paths are left out, because they may contain names of persons.
+    """
     status = read_status(folder) or {}
     overrides = status.get("overrides")
     if status.get("run_id") != result["run_id"] or not isinstance(overrides, list):
@@ -308,7 +311,7 @@ def by_patient(rows: Rows) -> Markdown:
 
 
 def _length(trainer: Mapping[str, Any]) -> str:
-    """Return the settings of the length of a run."""
+    """Return the settings that determine the length of a run."""
     keys = [key for key in ("max_epochs", "max_steps", "val_every_steps") if trainer.get(key) is not None]
     return " ".join(f"trainer.{key}={trainer[key]}" for key in keys or ["max_epochs"])
 

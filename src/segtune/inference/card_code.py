@@ -16,9 +16,11 @@ NORMALIZED = {  # data.normalize -> description, Python code
 
 
 def code(result: Mapping[str, Any]) -> str:
-    """Return Python code that computes an image's mask with numpy and onnxruntime only, with the run's preprocessing.
+    """Return Python code that preprocesses an image as in the run and predicts its mask.
 
-    Only numbers from the run's result are inserted, never its text, so a foreign run cannot insert code.
+    The code uses only numpy and onnxruntime.
+
+    Only numbers from the run's result are inserted, never text, so an untrusted run cannot inject code.
     """
     config = result["config"]["data"]
     spacing_mm = config.get("spacing_mm")

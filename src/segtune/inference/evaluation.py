@@ -1,4 +1,4 @@
-"""Evaluate finished runs on other data: check the data, exclude patients of the runs' training, score the others."""
+"""Evaluate finished runs on other data: check the data, exclude the training patients, score the others."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ def evaluate(models: Sequence[Trained], origins: Sequence[Origin], slices: Slice
         slices: the data set as stored, before resampling.
         config: the composed configuration of segtune.evaluate.
 
-    Raises: InputError for errors in the data, or if every patient was in the training of a run.
+    Raises: InputError for errors in the data, or if every patient was used to train one of the runs.
     """
     data, which = config["data"], config["which"]
     fingerprint = slices.fingerprint()

@@ -26,7 +26,7 @@ class Agreement(NamedTuple):
     """The difference between the outputs of model.onnx and of PyTorch.
 
     difference: the largest difference of a probability (absolute) or of a logit (relative to max(1, |logit|)); NaN if an output
-    is not finite. n: the number of test batches, each with images of another size. runtime: the version of onnxruntime.
+    is not finite. n: the number of test batches, each with a different image size. runtime: the version of onnxruntime.
     """
 
     difference: float
@@ -76,8 +76,8 @@ def card_of(model: "Trained", checked: str) -> str:
 def write_onnx(model: "Trained", path: Path) -> None:
     """Write the network as ONNX.
 
-    Input: image (batch, 1, height, width), float32, normalised; height and width are multiples of 16 (of 16 times
-    data.downsample). Outputs: probability and logits, of the same shape.
+    Input: image (batch, 1, height, width), float32, normalised; height and width are multiples of 16,
+    or of 16 * data.downsample if the run downsamples. Outputs: probability and logits, of the same shape.
     """
     import onnx
     import torch
@@ -111,7 +111,7 @@ def write_onnx(model: "Trained", path: Path) -> None:
 
 
 def metadata(model: "Trained") -> dict[str, Any]:
-    """Return the properties stored in the ONNX file, which a program needs to prepare an image for it."""
+    """Return the metadata to store in the ONNX file, which programs need to preprocess images for the model."""
     data = model.config["data"]
     return {
         "run_id": model.result["run_id"],
@@ -129,7 +129,7 @@ def plain(value: Any) -> str:
 
 
 def agreement(path: Path, net: "nn.Module", *, size: int, factor: int = 1) -> Agreement:
-    """Compare the ONNX file with the network on random images, half of them smooth, of several batch and image sizes."""
+    """Compare the ONNX file with the network on random images of several sizes (half of them smooth)."""
     import numpy as np
     import onnxruntime
     import torch

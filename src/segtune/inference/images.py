@@ -63,7 +63,9 @@ def check_apart(source: Path, output: Path) -> None:
     """Check that neither folder contains the other. Raises: InputError if one does, or if they are the same."""
     here, there = (Path(os.path.realpath(path)) for path in (source, output))
     if here.is_relative_to(there) or there.is_relative_to(here):
-        raise InputError(f"output={output}: it must not contain input={source} or be inside it. Name another folder.")
+        raise InputError(
+            f"output={output}: the output folder must not contain or be inside input={source}. Name another folder."
+        )
 
 
 def write_images(
@@ -206,7 +208,7 @@ def about_slice(image: Image, mask: Mask, probability: NDArray[np.float64], n_dr
 def describe(
     models: Sequence["Trained"], found: images.Found, predicted: Sequence[tuple[Image, Row]], *, largest_component: bool
 ) -> Row:
-    """Return the content of about.json. It contains no paths, and no header entries that are not in the tables."""
+    """Return the content of about.json. It contains no paths, and only those header entries that the tables contain."""
     rows = [row for _, row in predicted]
     return {
         "runs": [model.result["run_id"] for model in models],

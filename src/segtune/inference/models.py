@@ -75,8 +75,8 @@ class Trained:
     def probabilities(self, slices: Sequence[Slice]) -> list[NDArray[np.float64]]:
         """Predict the probability of the structure for each pixel of each slice: (H, W) float64, on the slice's original grid.
 
-        Images are resampled, cropped, normalised and padded as in training. An image larger than data.size is accepted even if
-        the training did not crop. It is padded to the next multiple of 16.
+        Images are resampled, cropped, normalised and padded as in training. An image larger than data.size is accepted
+        even if images were not cropped in training. In this case it is padded to the next multiple of 16.
         """
         data = self.config["data"]
         slices = [dataclasses.replace(item, mask=np.zeros_like(item.mask)) for item in slices]  # without the expert's mask
@@ -99,7 +99,10 @@ class Trained:
         return {key: self.config["data"].get(key) for key in ("spacing_mm", "larger")}
 
     def _answers(self, images: torch.Tensor) -> NDArray[np.float64]:
-        """Compute probabilities (B, S, S) of images (B, 1, S, S), in float64, so that p > 0.5 exactly where the logit > 0."""
+        """Compute probabilities (B, S, S) of images (B, 1, S, S).
+
+        They are float64, so that a probability is above 0.5 exactly if its logit is above 0.
+        """
         with torch.inference_mode():
             logits = self.net(images.to(self.device)).float().cpu().double()
         if not logits.isfinite().all():
@@ -118,9 +121,10 @@ class Trained:
         longest = max(round(n * ratio) for n, ratio in zip(item.image.shape, ratios, strict=True))
         if longest > LARGEST:
             raise InputError(
-                f"an image of {' x '.join(map(str, item.image.shape))} pixels of {_range(*sorted(item.spacing_mm))} mm has a "
-                f"side of {longest} pixels for run {self.folder.name}, which was trained on pixels of "
-                f"{data.get('spacing_mm') or 'any'} mm; the limit is {LARGEST}. Check the pixel spacing of the image."
+                f"an image of {' x '.join(map(str, item.image.shape))} pixels of {_range(*sorted(item.spacing_mm))} mm "
+                f"would have a side of {longest} pixels after resampling for run {self.folder.name}, which was trained "
+                f"on pixels of {data.get('spacing_mm') or 'any'} mm. The limit is {LARGEST} pixels. "
+                "Check the pixel spacing of the image."
             )
         multiple = MULTIPLE * (data.get("downsample") or 1)
         side = size if longest <= size else math.ceil(longest / multiple) * multiple
@@ -209,7 +213,7 @@ def _check_code(target: str, result: Mapping[str, Any], source: Path) -> None:
 
 
 def _check_own(folder: Path, path: Path) -> None:
-    """Check that an existing path is a regular file, and not a link out of the run's folder, perhaps to a private file.
+    """If a path exists, check that it is a regular file inside the run's folder. A link could point to a private file.
 
     Raises: InputError.
     """
@@ -271,7 +275,7 @@ def _network(target: str, arguments: Mapping[str, Any], weights: Mapping[str, to
         with contextlib.suppress(NotImplementedError, RuntimeError):
             net = networks.build(target, arguments)
         if net is not None and {k: v.shape for k, v in net.state_dict().items()} != {k: v.shape for k, v in weights.items()}:
-            raise ValueError("the weights have other names or shapes than those of the network")
+            raise ValueError("the names or shapes of the weights differ from those of the network")
         net = networks.build(target, arguments, device="cpu")
     net = net or networks.build(target, arguments)
     net.load_state_dict(weights, assign=True)

@@ -1,8 +1,9 @@
 """Build the network of a run's folder, which may come from an untrusted source.
 
-Only listed classes are built, called directly with checked arguments that are plain values. Hydra and OmegaConf are not used,
-because they run code that a configuration names in a `_target_` or in `${...}`, even nested in an argument. A class that is
-not listed is imported and called only if the user names it (trust).
+Only listed classes are built. They are called directly, and their arguments must be plain values, which are checked
+first. Hydra and OmegaConf are not used, because they run any code that is named in a `_target_` or in `${...}` of a
+configuration, even deep inside an argument. A class that is not listed is imported and called only if the user names it
+(trust).
 """
 
 import importlib
@@ -58,7 +59,7 @@ def _either(*checks: Check) -> Check:
 
 
 def _named(names: Collection[str], options: Mapping[str, Check]) -> Check:
-    """Return the check for the type of a layer, which is one of the names or a list [name, mapping of options]."""
+    """Return the check for a layer type. Valid values are one of the names, or a list [name, mapping of options]."""
 
     def fulfils(value: Any) -> bool:
         if isinstance(value, str):
@@ -112,7 +113,10 @@ LISTED: dict[str, dict[str, Check]] = {  # the networks of conf/model and the va
 
 
 def trusted(names: Any) -> tuple[str, ...]:
-    """Check the user's value of trust= and return it as a tuple of class names. Raises: InputError if it is anything else."""
+    """Check the user's value of trust= and return it as a tuple of class names.
+
+    Raises: InputError if the value is not None, a class name or a list of class names.
+    """
     given = [names] if isinstance(names, str) else names
     if given is None:
         return ()
@@ -165,7 +169,7 @@ def _wrong_of_listed(known: Mapping[str, Check], arguments: Mapping[str, Any]) -
 def _wrong_of_trusted(arguments: Mapping[str, Any]) -> str | None:
     """Describe an invalid argument of a class that the user trusts; None if all are valid.
 
-    Valid arguments are plain data that name no file and no address.
+    Valid arguments are plain values that do not name a file or a web address.
     """
     waiting: list[tuple[str, Any, int]] = [(str(key), value, 1) for key, value in arguments.items()]
     n = 0
@@ -203,7 +207,8 @@ def build(target: str, arguments: Mapping[str, Any], *, device: str = "meta") ->
     """Build a network whose class and arguments `checked` has accepted.
 
     Args: device: "meta" allocates no memory; the weights are loaded from the checkpoint afterwards.
-    Raises: InputError if the class cannot be imported or is not a network; any exception of the class for wrong arguments.
+    Raises: InputError if the class cannot be imported or is not a network; any exception that the class raises for
+        wrong arguments.
     """
     module, _, name = target.rpartition(".")
     try:

@@ -40,7 +40,7 @@ class Origin(NamedTuple):
 
 
 def origin(model: "Trained") -> Origin:
-    """Read from a run's folder what it was trained on. Raises: InputError if its result.json is damaged."""
+    """Read from a run's folder what the run was trained on. Raises: InputError if its result.json is damaged."""
     result = model.result
     try:
         return Origin(
@@ -69,13 +69,17 @@ def _codes(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, str]] | N
 
 
 def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[str, Any]:
-    """Choose the settings of cfg.data with which the runs can be evaluated: the target, and for the phantom the image size.
+    """Choose the settings of cfg.data for evaluating the runs: the target and, for the phantom, the image size.
 
-    A target that the user named is kept. Otherwise it is, in this order: the runs' target, if the data are of the same kind as
-    their training data; the name of the same structure in these data; a structure of the same name, with a warning.
+    If the user named a target, it is kept. Otherwise, the first possible choice is used:
+    1. the runs' target, if the data are of the same kind as the training data;
+    2. the same structure, under the name that it has in these data;
+    3. a structure that has the same name, with a warning that it may be another structure.
+
 
     Args: data: cfg.data of the evaluation. origins: what each run was trained on.
-    Raises: InputError if no structure matches, or if the user named another structure of the same kind of data.
+    Raises: InputError if no structure matches, or if the data are of the same kind as the training data, but the user
+        named a target other than the runs' target.
     """
     here, there, own, asked = readers.of(data), origins[0].reader, origins[0].data["target"], data["target"]
     run = f"run {origins[0].run_id} segments the {own}"
@@ -87,7 +91,7 @@ def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[
         )
     if here.kind == there.kind:
         if here.targets and asked not in (None, own):
-            raise InputError(f"data.target={asked}: {run} of this kind of data. Leave data.target out.")
+            raise InputError(f"data.target={asked}: {run} in data of the same kind. Leave data.target out.")
         target = own if asked is None else asked
     elif asked is not None:
         target = asked
@@ -102,7 +106,7 @@ def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[
     else:
         known = f"one of {', '.join(here.targets)}" if here.targets else "its name or value"
         raise InputError(
-            f"data.target: {run} ({there.name}). Name the same structure of data={here.name}: data.target=... ({known})."
+            f"data.target: {run} ({there.name}). Name the same structure in data={here.name} with data.target=... ({known})."
         )
     if not here.sizes:
         return {"target": target}
@@ -115,7 +119,8 @@ def trained_on(
 ) -> frozenset[str]:
     """Find the patients that at least one run was trained on. They must be excluded from the evaluation.
 
-    A warning names the excluded patients, and patients who only have the names of training patients.
+    A warning says how many patients are excluded. Another warning names patients that are not excluded, although their
+    names are those of training patients.
 
     Args: fingerprint: identifies the data set `slices`. data: cfg.data of the evaluation. which: last or best.
     Raises: InputError if no patient remains.
@@ -152,7 +157,9 @@ def trained_on(
 
 
 def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin]) -> frozenset[str]:
-    """Find the patients besides `seen` whose images are recognised as training images of a run, even under another name.
+    """Find the patients (except those in `seen`) whose images are recognised as training images of a run.
+
+    The names of the patients do not matter.
 
     Raises: InputError if no patient remains.
     """
@@ -175,8 +182,8 @@ def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin])
     runs = ", ".join(one.run_id for one in origins)
     if {*found} | seen == {*slices.patients}:
         raise InputError(
-            f"the images of all {len(found)} patients that are left were in the training of run {runs}, some under other "
-            f"names: {told}. No patient is left to evaluate. Give other data, or fewer runs."
+            f"the images of all {len(found)} remaining patients were used to train run {runs}, some under other names: "
+            f"{told}. No patient is left to evaluate. Give other data, or fewer runs."
         )
     log.warning(
         "%d of %d patients are excluded, because their images were in the training of run %s: %s.",
@@ -196,6 +203,9 @@ def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:
 
 
 def _may_be_alike(one: Origin, data: Mapping[str, Any]) -> bool:
-    """Return whether two data sets may share patients: they are of the same kind, and not phantoms of different seeds."""
+    """Return whether two data sets may share patients.
+
+    They may, if they are of the same kind and are not phantoms with different seeds.
+    """
     seeds = {one.data.get("seed"), data.get("seed")}
     return one.reader.kind == readers.of(data).kind and (None in seeds or len(seeds) == 1)

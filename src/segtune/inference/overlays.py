@@ -18,7 +18,10 @@ COLOUR, SHADE = "#ffd000", "#101010"
 
 
 def overlay(item: Slice, lines: Sequence[NDArray[np.float64]], *, text: str = "") -> Picture.Image:
-    """Draw outlines (N, 2) [pixels] on a slice, true to scale in mm, with its 1st to 99th percentile from black to white."""
+    """Draw outlines (N, 2) [pixels] on a slice.
+
+    The picture is true to scale in mm. Its grey values range from the 1st percentile (black) to the 99th (white).
+    """
     sides_mm = [n * mm for n, mm in zip(item.image.shape, item.spacing_mm, strict=True)]
     side = min(max(SIDES[0], max(sides_mm) / min(item.spacing_mm)), SIDES[1])
     height, width = (max(1, round(side * mm / max(sides_mm))) for mm in sides_mm)

@@ -21,8 +21,8 @@ PATIENT_COLUMNS = (
 def volume_rows(predicted: Sequence[tuple[Image, Row]]) -> list[Row]:
     """Return the rows of volumes.csv, one per patient and phase.
 
-    n_lacking is the number of the patient's slices without an image in this phase. They are counted as empty. This is correct
-    if only images that show the structure were selected, as in the RVSC; otherwise the volume is too small.
+    n_lacking is the number of the patient's slices without an image in this phase. These slices count as empty. This is
+    correct if only images that show the structure were selected, as in the RVSC; otherwise the volume is too small.
 
     Args: predicted: each image and its row of slices.csv.
     """

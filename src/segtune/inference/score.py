@@ -63,7 +63,10 @@ def _score_patient(
 
 
 class Phase(NamedTuple):
-    """The scores of one phase. cases: per case, in 3-D. images: per image, in 2-D. means: per case, mean over its images."""
+    """The scores of one phase.
+
+    cases: 3-D scores of each case. images: 2-D scores of each image. means: mean 2-D scores of each case's images.
+    """
 
     cases: list["Row"]
     means: list["Row"]
@@ -71,7 +74,7 @@ class Phase(NamedTuple):
 
 
 def by_phase(scores: "Scores") -> dict[str, Phase]:
-    """Group the scores by phase, for the phases of PHASES that occur."""
+    """Group the scores by phase. The phases are those of PHASES that occur in the scores."""
     images: dict[tuple[str, str | None, str], list[Row]] = {}
     for row in scores.slices:
         images.setdefault((row["patient"], row["phase"], row["volume"]), []).append(row)
@@ -96,7 +99,8 @@ def _empty(rows: Sequence["Row"]) -> dict[str, int]:
 class MeanAndSd(NamedTuple):
     """Mean and standard deviation over the n defined values.
 
-    n_one_empty: how many of the n come from rows with one empty mask. n_undefined: the number of excluded, undefined values.
+    n_one_empty: how many of the n values are from rows with one empty mask. n_undefined: the number of undefined
+    values, which are excluded.
     """
 
     mean: float
@@ -189,7 +193,7 @@ def _of_phase(rows: Phase) -> list[str]:
 
 
 def _called(case: "Row") -> str:
-    """Return the name of the patient, and of the volume if the patient has several of one phase."""
+    """Return the patient's name, followed by the name of the volume if the patient has several volumes of one phase."""
     return " ".join(filter(None, (case["patient"], case["volume"])))
 
 

@@ -27,7 +27,9 @@ def checkpoint_weights(path: Path, result: Mapping[str, Any]) -> dict[str, torch
     except Exception:  # a truncated or different file can raise any exception
         raise InputError(f"{path}: damaged, or not a checkpoint of a run. Copy the run's folder again.") from None
     if other != result["run_id"]:
-        raise InputError(f"{path} is from run {other}, but {layout.RESULT} from run {result['run_id']}. Copy the folder again.")
+        raise InputError(
+            f"{path} is from run {other}, but {layout.RESULT} is from run {result['run_id']}. Copy the folder again."
+        )
     return weights
 
 

@@ -47,7 +47,8 @@ def surface_distances(pred: Mask, true: Mask, *, spacing_mm: Sequence[float]) ->
 
     Args:
         pred, true: (H, W) or (D, H, W) bool, both of the same shape.
-        spacing_mm: distance between neighbouring pixel centres along each axis [mm]; in 3-D, that between slices comes first.
+        spacing_mm: distance between neighbouring pixel centres along each axis [mm]; in 3-D, the slice distance comes
+        first.
     Raises: ValueError if a mask is not bool (such as a probability map), if the shapes differ, or if spacing_mm is invalid.
     """
     if pred.dtype != bool or true.dtype != bool:

@@ -185,7 +185,10 @@ def summarize(scores: Scores) -> dict[str, Any]:
 
 
 def _of_phase(cases: Sequence[Row], phase: str) -> list[Row]:
-    """Return one row per patient: the means of the true and predicted volume over its cases of the phase with a volume."""
+    """Return one row per patient: the mean true and predicted volumes of the patient's cases of this phase.
+
+    Cases whose volume is undefined are left out.
+    """
     mine: dict[str, list[Row]] = {}
     for case in cases:
         if case["phase"] == phase:

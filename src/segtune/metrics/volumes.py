@@ -1,4 +1,4 @@
-"""Volumes in ml, stroke volume and ejection fraction; means with the counts of empty and undefined cases; Bland-Altman."""
+"""Volumes in ml, ejection fraction, means with counts of empty and undefined cases, and Bland-Altman statistics."""
 
 import itertools
 import math
@@ -111,7 +111,8 @@ def bland_altman(pred: Sequence[float], true: Sequence[float]) -> Agreement:
     sd is the sample standard deviation, with n - 1 in the denominator.
 
     Args: pred, true: (n,), for example volumes. Give one value per patient, as errors of one patient are not independent.
-    Undefined: Pairs with a NaN are left out and counted. bias is NaN without any pair, sd and limits with fewer than two.
+    Undefined: Pairs with a NaN are left out and counted. bias is NaN if no pair is left; sd and limits are NaN if fewer
+        than two pairs are left.
     Source: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8.
     """
     errors = np.asarray(pred, float) - np.asarray(true, float)

@@ -11,7 +11,9 @@ COLUMNS = 6
 
 
 def augmented(images: NDArray[np.float32], masks: NDArray[np.bool_], *, title: str) -> Figure:
-    """Draw the first images of a batch in grey, from the 1st to the 99th percentile of each, with the contours of their masks.
+    """Draw the first images of a batch, with the contours of their masks.
+
+    The grey values of each image range from its 1st to its 99th percentile.
 
     Args: images: (n, P, P). masks: (n, P, P).
     """

@@ -120,7 +120,7 @@ def _places(panels: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[in
 
 
 def _positive_losses(panels: Iterable[Panel]) -> tuple[float, float]:
-    """Return the smallest and largest positive loss, the ends of a logarithmic axis; (1, 1) if there is none."""
+    """Return the smallest and largest positive loss as limits of a logarithmic axis; (1, 1) if no loss is positive."""
     losses = [v for panel in panels for h in panel.histories for name in ("train_loss", "val_loss") for v in h[name]]
     positive = [value for v in losses if np.isfinite(value := min(v, 1e300)) and value > 0] or [1.0]
     return min(positive), max(positive)

@@ -73,9 +73,9 @@ def _error_picture(image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -
 
 
 def _window(mask: np.ndarray, least: int = 96) -> tuple[slice, slice]:
-    """Return a square window inside the image that contains the mask and is at least `least` pixels wide, if the image is.
+    """Return a square window inside the image, around the mask and at least `least` pixels wide.
 
-    If the mask is empty, the window is the whole image.
+    In a smaller image, the window is as large as possible. If the mask is empty, the window is the whole image.
     """
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
@@ -91,7 +91,7 @@ def _window(mask: np.ndarray, least: int = 96) -> tuple[slice, slice]:
 def sides(columns: Mapping[str, Mapping[str, Sequence[str]]], *, title: str) -> Figure:
     """Draw a table with a row per patient and a column per split, coloured by training, validation or unused.
 
-    A patient in both training and validation is a leak and drawn in red.
+    A patient in both training and validation is a leak and is drawn in red.
 
     Args: columns: name of the split -> names of the patients in "train", "val" and "unused".
     """

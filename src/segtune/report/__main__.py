@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def report(cfg: DictConfig) -> None:
-    """Write the report, and print its main sentences and its path."""
+    """Write the report, and print its main results and its path."""
     if bool(cfg.sweep) == bool(cfg.run):
         raise InputError(
             "say what to report: either sweep=outputs/grid, sweep=[outputs/claims,outputs/nested], or run=outputs/runs/<run "
@@ -40,10 +40,10 @@ def report(cfg: DictConfig) -> None:
 
 
 def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
-    """Write the report of one or several sweeps, print its main sentences, and return the path of the page.
+    """Write the report of one or several sweeps, print its main results, and return the path of the page.
 
-    The report of one sweep is written into its folder. The report of several sweeps is written into a new folder beside the
-    first sweep, whose name joins all their names.
+    The report of one sweep is written into its folder. The report of several sweeps is written into a new folder beside
+    the first sweep. The name of this folder combines the names of all the sweeps.
 
     Args: claims: the published study whose claims are judged; "none": judge no claims; None: the study to which all sweeps
         belong, if there is one.
@@ -86,7 +86,7 @@ def _check_claims(claims: Any) -> None:
         return
     options = [*_studies(), "none"]
     if claims not in options:
-        raise InputError(f"claims={claims}: must be {' or '.join(options)}. Without claims=, the study= of the sweeps decides.")
+        raise InputError(f"claims={claims}: must be {' or '.join(options)}. Without claims=, the study= of the sweeps is used.")
 
 
 def draw_run(folder: Path) -> list[Path]:

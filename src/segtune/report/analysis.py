@@ -1,6 +1,6 @@
 """The statistical analysis of a sweep: groups of comparable configurations, verdicts, claims, power and variance.
 
-All judged values are from the last epoch. Values of the best epoch are only shown.
+All tests and verdicts use values from the last epoch. Values from the best epoch are shown, but not tested.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ SEED = 0  # seed of the bootstrap draws
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """The change of Dice from one value of an axis to another, mean over pairs of otherwise equal configurations."""
+    """The mean change of Dice between two values of an axis, over pairs of configurations that are otherwise equal."""
 
     other: str
     estimate: Estimate
@@ -39,7 +39,7 @@ class Analysis:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The configurations with a defined Dice, in groups that the same patients score; the largest group first."""
+        """The configurations with a defined Dice, grouped by the patients they are scored on; largest group first."""
         return groups.group(self.sweep.cells, self.sweep.plan)
 
     @cached_property
@@ -49,7 +49,7 @@ class Analysis:
 
     @property
     def best(self) -> Cell | None:
-        """The configuration with the highest Dice of those that may be the best in the first group."""
+        """The configuration with the highest Dice among those in `may_be_best`; None if there are no groups."""
         return self.may_be_best[0] if self.groups else None
 
     @cached_property
@@ -63,7 +63,10 @@ class Analysis:
 
     @cached_property
     def honest(self) -> dict[int, winner.Honest]:
-        """Group number -> the honest score of its winner (winner.honest_score), for groups with enough patients and runs."""
+        """Group number -> score of the group's winner without selection bias (see winner.honest_score).
+
+        Groups with too few patients or runs are left out.
+        """
         found = {group.number: winner.honest_score([cell.scores for cell in group.cells], seed=SEED) for group in self.groups}
         return {number: one for number, one in found.items() if one is not None}
 
@@ -80,10 +83,10 @@ class Analysis:
         return found
 
     def effects(self, axis: str) -> dict[str, Effect]:
-        """Value of an axis -> its difference to the reference, over the configurations that are equal in everything else.
+        """Value of an axis -> difference from a reference value, over pairs of configurations that are otherwise equal.
 
-        The reference is "none" on the axis reg, and otherwise the value with the highest mean. Values without a configuration
-        that is equal in everything else are left out, as the reference is. Only configurations of one group are compared.
+        The reference value is "none" on the axis reg, and otherwise the value with the highest mean. The reference
+        value, and values without such a pair, are left out. Only configurations of the same group are compared.
         """
         number = {id(cell): group.number for group in self.groups for cell in group.cells}
         of = {
@@ -102,12 +105,15 @@ class Analysis:
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        """The verdicts on the study's claims, whose tests are a separate family; empty without a study."""
+        """The verdicts on the study's claims; empty without a study.
+
+        Their p values are corrected separately from those of the comparisons.
+        """
         return claims.verdicts(self.study.claims, self.sweep.cells) if self.study else []
 
     @cached_property
     def variance(self) -> list[variation.Source]:
-        """The sources of variance in the first group (see variation.decompose); empty if its grid is not full."""
+        """The sources of variance in the first group (see variation.decompose); empty if its grid is incomplete."""
         if not self.groups:
             return []
         cells = self.groups[0].cells

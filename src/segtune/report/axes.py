@@ -28,12 +28,12 @@ def with_levels(records: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[st
 
 
 def typed(axis: str, level: str) -> str:
-    """Return a value on an axis as it is typed: loss=focal for focal, but batch.size=5 as it is."""
+    """Return a value on an axis as typed on the command line: focal becomes loss=focal; batch.size=5 is unchanged."""
     return level if identity.key_of(level).partition(".")[0] == axis and "=" in level else f"{axis}={level}"
 
 
 def _by_group(words: Sequence[str]) -> Words:
-    """Return the words of a label by the config group that they belong to."""
+    """Group the words of a label by config group."""
     found: Words = defaultdict(list)
     for word in words:
         found[identity.key_of(word).partition(".")[0]].append(word)
@@ -60,7 +60,7 @@ def _names(group: str, records: Sequence[Record], words: Sequence[Words]) -> lis
 
 
 def _default(group: str, record: Record) -> list[str]:
-    """Return the word for a group that the label does not name: its default option, or its value if it is no group."""
+    """Return the word for a group that the label does not name: its default option, or the value of a plain setting."""
     value = record.config.get(group)
     option = record.options.get(group, "") if isinstance(value, Mapping) else "null" if value is None else str(value)
     return [f"{group}={option}"] if option else []
@@ -81,7 +81,7 @@ def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
 
 
 def _settings(group: str, value: Any) -> Any:
-    """A group of a configuration, without the keys that differ between replicates (seed, fold) and without paths of data."""
+    """The settings of a config group, without data paths and keys that differ between replicates (seed, fold)."""
     without = (*identity.REPLICATE, *identity.PATHS)
     if not isinstance(value, Mapping):
         return None if group in without else value

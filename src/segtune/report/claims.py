@@ -1,14 +1,15 @@
 """Judge the claims of a published study: a sweep supports a claim, contradicts it, or leaves it undecided.
 
-A claim consists of tests on the configurations of a sweep, which are a conjunction. It has one p value. If all differences
-have the predicted direction, this is the largest p value of its tests; otherwise it is the smallest p value of those with the
-opposite direction times the number of tests. These p values, one for each claim, are the family for Holm's correction, separate
-from the sweep's comparisons. Equivalence is tested at 5 % for each claim alone.
+A claim consists of tests on the configurations of a sweep, and holds only if all tests have the predicted result. It
+has one p value. If all differences have the predicted direction, this is the largest p value of the tests. Otherwise it
+is the smallest p value of the tests with the opposite direction, times the number of tests. Holm's correction is
+applied to the p values of all claims, separately from the sweep's comparisons. Equivalence is tested at 5 % for each
+claim alone.
 
-A claim is supported if all its differences have the predicted direction and its corrected p value is below 5 %, and if all
-predicted equivalences are shown (the 90 % interval lies inside the margin). It is contradicted if a difference has the opposite
-direction and its corrected p value is below 5 %, or if equivalence is shown where a difference is predicted. Otherwise it is
-undecided.
+A claim is supported if all differences have the predicted direction, the claim's corrected p value is below 5 %, and
+all predicted equivalences are shown (the 90 % interval lies inside the margin). A claim is contradicted if a difference
+has the opposite direction and the claim's corrected p value is below 5 %, or if equivalence is shown where a difference
+is predicted. Otherwise it is undecided.
 """
 
 import json
@@ -34,14 +35,15 @@ class Contrast:
 
     Attributes:
         expect: the result that the claim predicts:
-            "higher" or "lower": than `estimate.null`;
-            "same": the 90 % interval lies within the margin around `estimate.null`. A 95 % interval outside contradicts it;
+            "higher" or "lower": the value is higher or lower than `estimate.null`;
+            "same": the 90 % interval lies within the margin around `estimate.null`. A 95 % interval outside the margin
+                contradicts the claim;
             "within": as "same", but an interval outside does not contradict the claim;
             "different": the value differs from `estimate.null`. This cannot support a claim, but equivalence contradicts it.
         margin: the margin of equivalence; None: equivalence is not tested.
         groups: (label, values of runs) for each compared group, for a figure.
         unit: the axis label of that figure.
-        own_p: two-sided p value of another test, used instead of that of the estimate; None: that of the estimate is used.
+        own_p: two-sided p value of another test, used instead of the estimate's p value; None: the estimate's is used.
         premise: whether this test is a precondition. If it does not have the predicted result, the claim is undecided.
     """
 
@@ -90,7 +92,7 @@ class Contrast:
 
     @property
     def p_against(self) -> float:
-        """The p value if the difference contradicts the claim, which predicts the opposite difference or none; otherwise 1."""
+        """The p value if the difference contradicts the claim (opposite direction, or none predicted); otherwise 1."""
         against = not self.agrees if self.is_difference else self.expect == "same" and self.is_far
         return self.p if against and math.isfinite(self.p) else 1.0
 
@@ -100,9 +102,9 @@ class Found:
     """The tests of a claim that are possible with a set of configurations.
 
     Attributes:
-        missing: configurations that are missing, without which the claim cannot be supported.
+        missing: configurations that the sweep lacks, and that are needed to support the claim.
         consistent: False if the parts of a test have different directions.
-        prefer: among sets of configurations with equally many tests, the one with the highest value is used.
+        prefer: among sets of configurations with the same number of tests, the set with the highest value is used.
     """
 
     tests: list[Contrast] = field(default_factory=list)
@@ -132,7 +134,7 @@ class Claim:
     Attributes:
         needs: the configurations that the claim needs, in words.
         study: the named sweep that contains these configurations.
-        find: function that makes the tests possible with a set of configurations.
+        find: function that takes a set of configurations and returns the tests that are possible with it.
         nested: whether only runs with nested splits are used.
         across: further keys of the configuration in which the compared configurations may differ.
     """
@@ -146,10 +148,10 @@ class Claim:
     across: tuple[str, ...] = ()
 
     def gather(self, cells: Sequence[Cell]) -> Found:
-        """Return the tests in the context that allows most tests.
+        """Group the configurations by context, and return the tests of the context that allows the most tests.
 
-        Configurations have the same context if they differ only in settings that claims compare (see Facts) and in those of
-        `across`.
+        Configurations have the same context if they differ only in settings that claims compare (see Facts) and in the
+        settings of `across`.
         """
         contexts: dict[str, list[Cell]] = defaultdict(list)
         for cell in cells:
@@ -172,8 +174,8 @@ class Study:
 
     Attributes:
         sweeps: the named sweeps (study=NAME on the command line) that were made for this study.
-        published: function from the facts of a run to the curves that the study printed for such a run, as columns of a
-            history, or to None if the study printed no curves.
+        published: function that takes the facts of a run and returns the curves that the study printed for such a run
+            (as columns of a history), or None if the study printed no curves.
     """
 
     sweeps: frozenset[str]
@@ -199,7 +201,7 @@ class Verdict:
 
 
 def verdicts(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[Verdict]:
-    """Judge all claims. Each is one member of the family for Holm's correction."""
+    """Judge all claims. Holm's correction is applied to the p values of all claims together."""
     gathered = [(claim, claim.gather(cells)) for claim in claims]
     own = [p_of(found) for _, found in gathered]
     corrected = stats.holm(own)
@@ -210,7 +212,7 @@ def verdicts(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[Verdict]:
 
 
 def p_of(found: Found) -> float:
-    """Return the p value of a claim, the smaller one of those for and against it; NaN if no test has one."""
+    """Return a claim's p value: the smaller of the p values for and against the claim; NaN if no test has a p value."""
     if not any(math.isfinite(test.p) for test in found.tests):
         return math.nan
     values = [p for p in (_p_for(found), _p_against(found)) if math.isfinite(p)]
@@ -218,12 +220,15 @@ def p_of(found: Found) -> float:
 
 
 def _p_for(found: Found) -> float:
-    """The largest p value of the tests; NaN if one of them cannot be tested."""
+    """The largest p value (Contrast.p_for) of the tests; NaN if it is NaN for any test."""
     return float(np.max([test.p_for for test in found.tests]))
 
 
 def _p_against(found: Found) -> float:
-    """The smallest p value against the claim times the number of tests, or the p value of the premises if that is larger."""
+    """The smallest p value against the claim, times the number of tests.
+
+    If the p value of a premise is larger, it is returned instead.
+    """
     premises = [test.p_for for test in found.tests if test.premise]
     others = [test.p_against for test in found.tests if not test.premise]
     return float(np.max([min(1.0, len(others) * min(others, default=1.0)), *premises]))
@@ -261,7 +266,7 @@ NO_TEST: Mapping[str, Any] = dict.fromkeys(
 def claim_rows(verdict: Verdict) -> list[dict[str, Any]]:
     """Table rows of a claim: one row per test, or a single row with empty test columns if there are no tests.
 
-    p is that of the test; p_claim and p_holm (corrected) are those of the claim and equal in all its rows.
+    p is the p value of the test. p_claim and p_holm (corrected) belong to the claim and are the same in all its rows.
     """
     about = {"claim": verdict.claim.number, "text": verdict.claim.text, "verdict": verdict.verdict, "why": verdict.why}
     rows = []

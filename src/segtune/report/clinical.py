@@ -121,7 +121,10 @@ def _read_patients(path: Path, cases: Mapping[str, list[Row]]) -> dict[str, Row]
 
 
 def _last(path: Path, columns: Sequence[str]) -> list[Row]:
-    """Read the rows of the last epoch, with these columns and COUNTS as numbers. Raises: InputError for impossible values."""
+    """Read the rows of the last epoch. Values of these columns and of COUNTS become numbers.
+
+    Raises: InputError for impossible values.
+    """
     rows: list[Row] = [row for row in read_table(path.parent, path.name) if row["which"] == "last"]
     columns = (*columns, *COUNTS)
     if any(None in row.values() for row in rows):
@@ -250,8 +253,9 @@ def metric_rows(patients: Sequence[Row], runs: Sequence[Scored]) -> list[Row]:
 def agreement_rows(patients: Sequence[Row]) -> list[Row]:
     """Table rows, one for each of QUANTITIES: bias and limits of agreement (Bland and Altman) from one value per patient.
 
-    Values are in ml, or a fraction. Columns: *_low, *_high: 95 % interval of each limit. sd_runs: sd between the runs of a
-    patient, as root mean square over patients. n_undefined: number of patients without an expert's or a predicted value.
+    Values are in ml, except for the ejection fraction. Columns: *_low, *_high: 95 % interval of each limit. sd_runs: sd
+    of the predicted value between runs, as root mean square over patients. n_undefined: number of patients that lack
+    the expert's or the predicted value.
     """
     found = []
     for quantity in QUANTITIES:
@@ -282,9 +286,9 @@ def agreement_rows(patients: Sequence[Row]) -> list[Row]:
 
 @functools.cache
 def _limit_factors(n: int) -> tuple[float, float]:
-    """The exact 95 % interval of a limit of agreement from n normal errors, as its distance from the bias in sd.
+    """The exact 95 % interval of a limit of agreement, for n normally distributed errors.
 
-    It is NaN for n < LEAST_FOR_LIMITS.
+    The ends of the interval are given as distances from the bias, in units of the sd. NaN for n < LEAST_FOR_LIMITS.
 
     The estimated limit, mean + 1.96 sd, has a noncentral t distribution. Source: Carkeet 2015,
     doi:10.1097/OPX.0000000000000513.

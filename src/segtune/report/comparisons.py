@@ -43,7 +43,10 @@ class Comparison:
 
 
 def compare(group: Group) -> Iterator[Comparison]:
-    """Compare each pair of a group, the better configuration first. A very large group is compared with its best one only."""
+    """Compare each pair of configurations of a group, the better one first.
+
+    In a very large group, each configuration is compared with the best one only.
+    """
     n, found, verdicts = len(group.cells), group.shown, group.verdicts
     known = verdicts.n_reached == verdicts.n_looks and not verdicts.lacking and not group.plan.added
     widths = _half_widths(found) if found is not None else []

@@ -28,7 +28,11 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """may_be_best: (C,). worse: (C, C), worse[i, j] is true if configuration i is clearly worse than configuration j."""
+    """The decisions on C configurations.
+
+    may_be_best: (C,), true for configurations that may be the best.
+    worse: (C, C), worse[i, j] is true if configuration i is clearly worse than configuration j.
+    """
 
     may_be_best: Bools
     worse: Bools
@@ -38,8 +42,8 @@ def decide(found: Differences, *, alpha: float = ALPHA, n_configurations: int | 
     """Decide among C configurations.
 
     Args:
-        alpha: error rate of this look; a plan of several looks divides 5 % among them.
-        n_configurations: the number of configurations that the sweep started with, if some have left; None: C.
+        alpha: error rate of this look at the data. If several looks are planned, their error rates add up to 5 %.
+        n_configurations: the number of configurations at the start of the sweep, if some were dropped since; None: C.
     """
     n = n_configurations or len(found.means)
     better = found.means[None] - found.means[:, None]  # [i, j]: how much better j is than i
@@ -56,12 +60,12 @@ def can_leave(found: Differences) -> bool:
 
 
 def lacking(found: Differences) -> Sequence[str]:
-    """Return what is missing before a difference can be called clear, all of it; empty if nothing is."""
+    """Return everything that is still needed before a difference can be called clear; empty if nothing is needed."""
     return missing(found.n_runs, found.n_patients, found.n_folds)
 
 
 def missing(n_runs: int, n_patients: int, n_folds: int) -> Sequence[str]:
-    """Return what a comparison lacks. Args: n_folds: 0 on a single split."""
+    """Return which runs, patients or folds a comparison still needs. Args: n_folds: 0 on a single split."""
     if n_folds:
         more = LEAST_FOLDS - n_folds
         return [f"{count(more, 'more fold')} ({LEAST_FOLDS} are needed, there are {n_folds})"] if more > 0 else []

@@ -4,14 +4,15 @@ On a single split, a score is modelled as
 
     y[configuration, patient, run] = configuration + patient + run + configuration x patient + residual,
 
-where a run (its seed) shifts all its patients together, and a configuration may suit some patients better than others. One
-standard error crosses both: it has the variance between patients of the paired differences, and the variance between runs. In
-cross-validation the fold is the unit, because all patients of a fold are scored by networks with the same training set.
-Patients and runs are averaged within it.
+where a run (its seed) shifts all its patients together, and a configuration may suit some patients better than others.
+The standard error includes both the variance of the paired differences between patients and the variance between runs.
+In cross-validation the fold is the unit, because all patients of a fold are scored by networks with the same training
+set. Scores are averaged over the patients and runs of each fold.
 
-There are two versions of each variance. `variance` is used for decisions. It has a floor, because among twelve configurations
-of three runs, one has a tiny sample variance by chance and would win or lose too easily (see `floored`). `own_variance` has no
-floor and is used for the interval of a single difference. docs/statistics.md has the formulas, the error rates and the power.
+There are two versions of each variance. `variance` is used for decisions. It has a floor, because among (for example)
+twelve configurations with three runs each, one is likely to have a tiny sample variance by chance. Without a floor,
+this configuration would win or lose too easily (see `floored`). `own_variance` has no floor and is used for the
+interval of a single difference. docs/statistics.md has the formulas, the error rates and the power.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ LEAST_FOLD_VARIANCE = 1e-8  # of a configuration over folds; Shukla's estimate c
 
 @dataclass(frozen=True, eq=False)
 class Differences:
-    """The means of C configurations, and the variances of the differences between each two of them.
+    """The means of C configurations, and the variance of the difference between each pair of configurations.
 
     Attributes:
         means: (C,).
@@ -94,12 +95,13 @@ def _crossed(x: Floats, of_runs: Floats, e: Floats, n_patients: int, run_df: Flo
 def of_folds(table: Floats, weights: Floats, *, n_patients: int, n_runs: int) -> Differences:
     """Compute the differences in cross-validation.
 
-    The variance of a configuration over folds is Shukla's (1972), computed from the table after subtracting the means of its
-    rows and columns. So a fold that is hard for all configurations adds no variance, and a noisy configuration increases only
-    its own variance.
+    The variance of a configuration over folds is estimated by Shukla's method (1972), after subtracting the means of
+    the rows and columns of the table. So a fold that is hard for all configurations adds no variance, and a noisy
+    configuration increases only its own variance.
 
     If some configurations are much noisier than others, Shukla's estimates for the others are unreliable. Therefore the
-    variance for decisions is at least the variance of the pair's own differences. The interval uses the latter alone.
+    variance for decisions is at least the variance of the pair's own differences. The interval uses only the variance
+    of the pair's own differences.
 
     Args:
         table: (C configurations, K folds), C >= 2, K >= 2: the mean score over the patients and runs of a fold.
@@ -136,9 +138,10 @@ def floored(variances: Floats, df: Floats) -> Floats:
 def _cautious_df(variances: Floats, df: Floats) -> Floats:
     """Return the degrees of freedom of floored variances between runs, for decisions.
 
-    They are fewer than S - 1, because a noisy configuration may have a small sample variance by chance. With S - 1, such a
-    configuration would be dropped in 6 % of sweeps although it is the best. Near the floor they are more, because the floor is
-    estimated from all configurations. The constants were chosen by simulation (docs/statistics.md).
+    The degrees of freedom are below S - 1, because a noisy configuration may have a small sample variance by chance.
+    With S - 1, such a configuration would be dropped in 6 % of sweeps although it is the best. For variances near the
+    floor, they are higher, because the floor is estimated from all configurations. The constants were chosen by
+    simulation (docs/statistics.md).
     """
     least = np.median(variances) / _median_ratio(df)
     near = np.divide(least, floored(variances, df), out=np.ones_like(df), where=least > 0) ** 4
@@ -152,7 +155,10 @@ def _median_ratio(df: Floats | float) -> Floats:
 
 
 def residual_mean_square(values: Floats) -> float:
-    """Return the mean square of the residuals from the means of runs and patients. Args: values: (S runs, P patients)."""
+    """Return the mean square of the residuals after subtracting the means of runs and patients.
+
+    Args: values: (S runs, P patients).
+    """
     n_runs, n_patients = values.shape
     if n_runs < 2 or n_patients < 2:
         return 0.0

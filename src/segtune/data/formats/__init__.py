@@ -1,4 +1,4 @@
 """Readers and writers of file formats: DICOM, NIfTI, contour files and mask images.
 
-This package knows nothing of patients. The readers of data sets, in the package above, assign files to patients.
+This package reads single files. The readers in segtune.data assign files to patients.
 """

@@ -6,10 +6,11 @@ some tools (such as nibabel.as_closest_canonical) store them along another one. 
 1. The spacing decides if one axis clearly differs from the other two. This is the case if the other two spacings are equal
    (within SQUARE) and the third differs (by DISTINCT), or if the largest spacing is at least CLEAR times the next one.
    (nnU-Net takes the axis of the largest spacing.)
-2. Otherwise the shape decides, if planes across the last axis would be strips (one side, in mm, at least FLAT times the other)
-   and planes across the axis with the fewest pixels would not.
-3. Otherwise nothing decides, as for cubic voxels. Then the axis is the one that the spacing gives for the other volumes of the
-   data set, if they agree. If not, it is the last axis, which is also nnU-Net's choice for equal spacings.
+2. Otherwise the shape may decide. The axis with the fewest pixels is chosen if slices perpendicular to it would not be
+   strips (one side, in mm, at least FLAT times the other), but slices perpendicular to the last axis would.
+3. Otherwise the volume itself does not determine the axis, for example with cubic voxels. If all other volumes of the
+   data set whose spacing determines an axis have the same one, this axis is used. If not, the last axis is used, as in
+   nnU-Net for equal spacings.
 """
 
 import logging
@@ -48,8 +49,8 @@ def of_set(grids: Mapping[Path, Grid], chosen: int | None = None) -> dict[Path, 
     """Find the slice axis of each volume of a data set. Log a warning if it is unclear, or is not the last axis.
 
     Args: chosen: the axis that the user names for all volumes; None: find it by the rule of this module.
-    Raises: InputError if spacing and shape of a volume contradict each other, or if nothing decides for one volume and the
-        others disagree.
+    Raises: InputError if spacing and shape of a volume contradict each other, or if one volume does not determine its
+        axis and the other volumes disagree.
     """
     if chosen is not None and (isinstance(chosen, bool) or chosen not in (0, 1, LAST)):
         raise InputError(f"{KEY}={chosen}: must be 0, 1 or 2, the axis of the stored array that counts the slices, or null.")
@@ -108,7 +109,7 @@ def of_volume(path: Path, grid: Grid) -> Axis:
 
 
 def _by_spacing(spacing_mm: tuple[float, ...]) -> int | None:
-    """The axis whose spacing is that of slices; None if it is unclear."""
+    """Return the axis whose spacing shows that it counts the slices; None if it is unclear."""
     small, middle, large = sorted(range(3), key=lambda axis: spacing_mm[axis])
     low, high = spacing_mm[middle] / spacing_mm[small], spacing_mm[large] / spacing_mm[middle]
     if low <= SQUARE and high >= DISTINCT:
@@ -119,11 +120,11 @@ def _by_spacing(spacing_mm: tuple[float, ...]) -> int | None:
 
 
 def _is_denied(grid: Grid, axis: int) -> bool:
-    """Return whether the shape contradicts that this axis counts the slices.
+    """Return whether the shape of the volume makes it implausible that this axis counts the slices.
 
-    This is the case if the planes would be strips, and there would be FLAT times as many planes as a strip is wide. Most files
-    store their slices along the last axis, so this axis is contradicted only if one side of the volume is also LONG times
-    another one.
+    This is the case if the slices would be narrow strips, and the number of slices would be at least FLAT times the
+    width of a strip [pixels]. Because most files store slices along the last axis, there is another condition for the
+    last axis: one side of the volume [mm] must also be at least LONG times another side.
     """
     plane = [grid.shape[other] for other in range(3) if other != axis]
     extents = [n * mm for n, mm in zip(grid.shape, grid.spacing_mm, strict=True)]
@@ -132,6 +133,6 @@ def _is_denied(grid: Grid, axis: int) -> bool:
 
 
 def _stretch(grid: Grid, axis: int) -> float:
-    """The ratio (1 or more) of the longer to the shorter side [mm] of a plane across the axis."""
+    """The ratio (1 or more) of the longer to the shorter side [mm] of a plane perpendicular to the axis."""
     sides = [grid.shape[other] * grid.spacing_mm[other] for other in range(3) if other != axis]
     return max(sides) / min(sides)

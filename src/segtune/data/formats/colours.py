@@ -30,7 +30,8 @@ def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, 
 
     Returns: the codes (H, W), and the palette (number -> code), which is empty for an image without one.
 
-    Raises: InputError naming the file if the palette gives one colour two numbers, or if transparency contradicts the colours.
+    Raises: InputError naming the file if two entries of the palette have the same colour, or if transparency
+        contradicts the colours.
     """
     rgba = np.array(image.convert("RGBA")).astype(np.int64)
     red, green, blue, alpha = np.moveaxis(rgba, 2, 0)
@@ -48,8 +49,8 @@ def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, 
     for number, code in palette.items():
         if same := [other for other, its in palette.items() if its == code and other < number]:
             raise InputError(
-                f"{path}: its palette gives the numbers {same[0]} and {number} the same colour, {shown(code)}, so they "
-                "cannot be distinguished. Store the mask as a grey PNG."
+                f"{path}: in its palette, the numbers {same[0]} and {number} have the same colour, {shown(code)}, "
+                "so they cannot be distinguished. Store the mask as a grey PNG."
             )
     return codes, palette
 
@@ -62,8 +63,9 @@ def shown(code: float) -> str:
 class Structure:
     """Finds the structure in the masks of one data set, and checks that its colour is the same in all files.
 
-    Args: value: the structure's grey value or, for masks with a palette, its number in the palette, which must be the same
-        colour in all files. None: all pixels that are not black; they must have the same single colour in all files.
+    Args: value: the structure's grey value. For masks with a palette, also its palette index, which must stand for the
+        same colour in all files. None: the structure is all pixels that are not black, and these must have one colour
+        in all files.
     """
 
     def __init__(self, value: int | None) -> None:
@@ -75,7 +77,7 @@ class Structure:
         """Return the mask (H, W) of the structure in one file.
 
         Args: pixels, palette: as returned by `coded`, or grey values and an empty palette.
-        Raises: InputError that names the file, if it is unclear whether a value or colour is the structure.
+        Raises: InputError that names the file, if it is unclear whether a value or colour stands for the structure.
         """
         if pixels.dtype == bool:  # one bit per pixel; True is white, whose value may be given as 255 or 1
             return pixels if self.value in (None, 1, WHITE) else np.zeros_like(pixels)
@@ -99,7 +101,7 @@ class Structure:
         return np.isin(pixels, taken)
 
     def _foreground(self, path: Path, values: NDArray[Any]) -> list[float]:
-        """All colours except black. Raises: InputError if there are two, because of another structure or smoothed edges."""
+        """Return the colour that is not black. Raises: InputError if the masks have two."""
         taken: list[float] = values[values != 0][:2].tolist()
         seen = dict(self._taken)
         for code in taken:
@@ -114,8 +116,9 @@ class Structure:
 
     def _refuse(self, path: Path, where: Path, why: str) -> None:
         raise InputError(
-            f"{path}: its palette does not agree with that of {where}: with data.target={self.value}, {why}. Set data.target "
-            "to the structure's grey value or to foreground (all pixels that are not black), or store the masks as grey PNG."
+            f"{path}: its palette does not agree with that of {where}: with data.target={self.value}, {why}. Set "
+            "data.target to the structure's grey value or to foreground (all pixels that are not black), or store the "
+            "masks as grey PNG."
         )
 
     def _check_lossy(self, path: Path, values: NDArray[Any], counts: NDArray[Any]) -> None:
@@ -133,19 +136,19 @@ class Structure:
         if scatters and counts[low | high].sum() >= PURE * counts.sum():
             near = [value for value in values[low | high].tolist() if value not in (0, top)]
             raise InputError(
-                f"{path}: besides 0 and {top:g} it holds values near them, like {', '.join(f'{one:g}' for one in near[-3:])}, "
-                "so it was stored with lossy compression (like JPEG) or smoothed. Store masks as PNG with two values, from "
-                "the original drawing."
+                f"{path}: besides 0 and {top:g}, it contains values near them, like "
+                f"{', '.join(f'{one:g}' for one in near[-3:])}, so it was stored with lossy compression (like JPEG) or "
+                "smoothed. Store masks as PNG with two values, from the original drawing."
             )
 
 
 def _valued(path: Path, value: int, values: NDArray[Any], palette: Mapping[int, int]) -> list[float]:
-    """The colour that data.target=value names; empty if this file does not contain it."""
+    """Return the colour that data.target=value means; an empty list if this file does not contain it."""
     taken = {float(code) for code in (value if value in values else None, palette.get(value)) if code is not None}
     if len(taken) > 1:
         raise InputError(
-            f"{path}: data.target={value} is the number of the colour {shown(palette[value])} in its palette, and the grey "
-            "value of another colour. Store masks as grey PNG."
+            f"{path}: data.target={value} is ambiguous: it is the colour {shown(palette[value])} as a palette index, "
+            "but another colour as a grey value. Store masks as grey PNG."
         )
     coloured = [code for code in values.tolist() if code >= COLOUR]
     if coloured and not palette:
@@ -157,7 +160,7 @@ def _valued(path: Path, value: int, values: NDArray[Any], palette: Mapping[int, 
 
 
 def _cure(one: float, other: float, top: float) -> str:
-    """Advice if a structure has two values in the masks, one and other. Args: top: the largest value of the file."""
+    """Advise what to do about two values, `one` and `other`, in the masks. Args: top: the largest value in the file."""
     if max(one, other, top) >= COLOUR:
         return (
             "Store masks as grey PNG with one value per structure and set data.target to the value of yours, or store masks "

@@ -47,7 +47,7 @@ def read(path: Path) -> NDArray[np.float64]:
         at.append(number)
     if len(points) > MAX_POINTS:
         raise InputError(
-            f"{path}: {len(points)} points; more than {MAX_POINTS} are not read. Replace it with the original copy."
+            f"{path}: it has {len(points)} points, but at most {MAX_POINTS} are read. Replace it with the original."
         )
     if len({*points}) < 3:
         raise InputError(
@@ -61,8 +61,8 @@ def read(path: Path) -> NDArray[np.float64]:
 def _check_single(path: Path, points: Sequence[tuple[float, float]], at: Sequence[int]) -> None:
     """Check that the points are a single contour.
 
-    A second contour begins after an empty line, or after the first contour was closed. Fewer than 3 points are no contour,
-    so empty lines next to such points are ignored.
+    A second contour may begin after an empty line, or after the first contour was closed. Fewer than 3 points do not
+    form a contour, so empty lines before or after them are ignored.
 
     Args: at: the line of each point in the file.
     Raises: InputError that names the line at which the second contour begins.
@@ -79,7 +79,7 @@ def _check_single(path: Path, points: Sequence[tuple[float, float]], at: Sequenc
     whole = [part for part in parts if len({points[index] for index in part}) >= 3]
     if len(whole) > 1:
         raise InputError(
-            f"{path}, line {at[whole[1][0]]}: a second contour begins after an empty line. {cure}, or the empty line."
+            f"{path}, line {at[whole[1][0]]}: a second contour begins after an empty line. {cure} or the empty line."
         )
     distinct: set[tuple[float, float]] = set()
     closed = len(points) - 1  # index of the point that closes the contour
@@ -105,7 +105,7 @@ def area(contour: NDArray[np.float64]) -> float:
 
 
 def end_diastole(areas: Mapping[tuple[int, int], float]) -> int | None:
-    """Return which of two contoured cardiac phases has the larger contours, on average over the slices contoured at both.
+    """Return the cardiac phase with the larger contours: the larger mean area over the slices contoured at both phases.
 
     Args: areas: (slice, phase) -> area of the patient's contour [pixels^2].
     Returns: the phase, or the earlier phase if the areas are equal; None unless exactly two phases are contoured.
@@ -124,11 +124,12 @@ def end_diastole(areas: Mapping[tuple[int, int], float]) -> int | None:
 def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels whose centre lies inside the polygon (even-odd rule).
 
-    The centre of the pixel in row r and column c is the point (x, y) = (c, r), without an offset of half a pixel. Drawing
-    a polygon (PIL) adds or removes its outline, which is 18 % of a small structure. The centre test has no such bias, as long
-    as a centre exactly on the edge counts on one side only: it is inside on the left and upper edge, and outside on the right
-    and lower edge. Contours drawn in steps of half a pixel have many such centres. Counting all of them as inside, as
-    matplotlib and scikit-image do, adds 2 % of area.
+    The centre of the pixel in row r and column c is the point (x, y) = (c, r), without an offset of half a pixel.
+    Functions that draw polygons (PIL) add or remove the pixels of the outline, which changes the area of a small
+    structure by 18 %. Testing pixel centres has no such bias if centres exactly on the outline are treated correctly:
+    they are inside on the left and upper edges, and outside on the right and lower edges. Contours drawn in steps of
+    half a pixel pass through many centres. Counting all of them as inside, as matplotlib and scikit-image do, adds 2 %
+    to the area.
 
     Args: contour: (N, 2) x y [pixels]. shape: (H, W).
     Returns: (H, W) bool.
@@ -147,7 +148,7 @@ def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.boo
 def winding(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.int64]:
     """The winding number of a polygon at each pixel centre: how often it winds around that point.
 
-    Inside a polygon that does not cross itself it is 1 or -1, depending on the direction; outside it is 0.
+    For a polygon that does not cross itself, it is 1 or -1 inside, depending on the direction, and 0 outside.
 
     Args: contour: (N, 2) x y. shape: (H, W); the centre of the pixel in row r and column c is (c, r).
     """
@@ -183,8 +184,8 @@ def mask_pil(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np
 def enclosed(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, int]:
     """The part of a mask (H, W) that a single contour can enclose: the largest component, with its holes filled.
 
-    Pixels are neighbours if they share an edge. Among equally large components the first is taken. A hole stays closed, and
-    is filled, if it touches the outside only at a corner.
+    Pixels are neighbours if they share an edge. Among equally large components the first is taken. A hole that touches
+    the outside only at a corner is also filled.
 
     Returns: the mask (H, W), the number of removed pixels and the number of filled pixels. An empty mask stays empty.
     """
@@ -227,7 +228,7 @@ def rasteriser(masks: str | None) -> Rasteriser:
 
 
 def check_inside(contour: NDArray[np.float64], shape: tuple[int, int]) -> None:
-    """Check that all vertices lie in the image. Raises: InputError if one does not."""
+    """Check that all vertices are inside the image. Raises: InputError if a vertex is outside."""
     height, width = shape
     low, high = contour.min(axis=0), contour.max(axis=0)
     if (low < -EDGE_PX).any() or (high > np.array([width - 1, height - 1]) + EDGE_PX).any():

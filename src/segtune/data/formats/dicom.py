@@ -3,7 +3,7 @@
 Headers may contain names of persons. Therefore only the tags in TAGS, PLACE and IDENTITY are read, and their text is neither
 stored nor logged.
 
-A file contains one image or, in Enhanced MR, several frames. Each frame is an image whose own tags are in its functional
+A file contains one image or, in Enhanced MR, several frames. Each frame is an image, and its tags are in its functional
 groups.
 """
 
@@ -96,7 +96,7 @@ class Place(NamedTuple):
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], Header]:
-    """Read the only image (H, W) of a file, in which larger values are brighter (see `grey`), and its header.
+    """Read the image (H, W) and the header of a file with a single image. Larger values are brighter (see `grey`).
 
     Raises: InputError that names the file, if it is not a single grey image with a usable geometry.
     """
@@ -121,7 +121,7 @@ def read_frames(path: Path, frames: Sequence[int]) -> Iterator[tuple[int, NDArra
 
 
 def read_places(path: Path) -> list[Place]:
-    """Read the places of a file's images, but not their pixels. The list is empty for a DICOM object that is not an image.
+    """Read the Place of each image in a file, without its pixels. The list is empty for DICOM objects without images.
 
     Raises: InputError as in `read`, except for errors in the pixels.
     """
@@ -163,7 +163,7 @@ def _hash(*values: object) -> int:
 
 
 def _counted(dataset: pydicom.Dataset, tags: pydicom.Dataset) -> list[float]:
-    """The frame's position among the phases, if one of the file's dimensions counts them; otherwise empty."""
+    """Return the index of the frame's phase, if a dimension of the file counts phases; otherwise an empty list."""
     wanted = [pydicom.datadict.tag_for_keyword(name) for name in ORDERS]
     pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
     indices = _numbers(tags, "DimensionIndexValues")
@@ -182,18 +182,19 @@ def _dataset(path: Path, tags: list[str], *, stop_before_pixels: bool = False) -
 
 
 def _n_frames(path: Path, dataset: pydicom.FileDataset) -> int:
-    """The number of images in the file. Raises: InputError if it has several images without a position for each."""
+    """Return the number of images in the file. Raises: InputError for several images without their positions."""
     with explained(path):
         n = int(dataset.get("NumberOfFrames") or 1)
         n_described = len(dataset.get(GROUPS[1]) or [])
     if n != 1 and n_described == 0:
         raise InputError(
-            f"{path}: expected one grey image, not {n} frames (NumberOfFrames) without the position of each frame, which "
-            "Enhanced MR stores in PerFrameFunctionalGroupsSequence. Store each frame in a file of its own."
+            f"{path}: expected one grey image, not {n} frames (NumberOfFrames) whose positions are missing (they are "
+            "stored in PerFrameFunctionalGroupsSequence in Enhanced MR). Store each frame in a file of its own."
         )
     if n_described not in (0, n):
         raise InputError(
-            f"{path}: NumberOfFrames is {n}, but PerFrameFunctionalGroupsSequence describes {n_described}. Copy the file again."
+            f"{path}: NumberOfFrames is {n}, but PerFrameFunctionalGroupsSequence describes {n_described} frames. "
+            "Copy the file again."
         )
     return n
 
@@ -232,7 +233,7 @@ def _images(
             pixels = next(decoded)
         if pixels.shape != shape:
             raise InputError(
-                f"{path}: its number of pixels is not the {shape[0]} x {shape[1]} in its header. Copy the file again."
+                f"{path}: its pixels do not have the size {shape[0]} x {shape[1]} in its header. Copy the file again."
             )
         tags = _tags_of(path, dataset, frame)
         with explained(path):

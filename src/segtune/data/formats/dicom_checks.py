@@ -1,4 +1,4 @@
-"""Check the pixels of a DICOM file before they are decoded, because decoding a damaged file can take any amount of memory."""
+"""Check the pixels of a DICOM file before they are decoded, because decoding a damaged file can use up the memory."""
 
 import math
 from pathlib import Path
@@ -34,8 +34,8 @@ def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tup
         )
     if high and high != stored - 1:
         raise InputError(
-            f"{path}: its pixels have {stored} bits (BitsStored), but the highest bit is number {high} instead of {stored - 1} "
-            "(HighBit). Such files are not supported. Store the image again."
+            f"{path}: BitsStored is {stored}, so HighBit must be {stored - 1}, but it is {high}. Such files are not "
+            "supported. Store the image again."
         )
     if syntax in JPEG2000TransferSyntaxes and JP2 in content:
         raise InputError(f"{path}: its pixels are a whole JPEG 2000 file, which DICOM does not permit. Store it uncompressed.")
@@ -52,13 +52,13 @@ def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tup
     if is_too_long:
         images = f"{n_frames} images of " if n_frames > 1 else ""
         raise InputError(
-            f"{path}: it holds more than the {images}{rows} x {columns} pixels in its header. Copy the file again."
+            f"{path}: it contains more data than its header says, {images}{rows} x {columns} pixels. Copy it again."
         )
     return rows, columns
 
 
 def _check_decoder(path: Path, syntax: UID) -> None:
-    """Check that an installed package can decode the pixels. Raises: InputError if none can."""
+    """Check that an installed package can decode the pixels. Raises: InputError if there is no such package."""
     decoder, missing = decoder_of(path, syntax)
     what = f"as {syntax.name}" if decoder or syntax.name != syntax else "in a way that DICOM does not name"
     if decoder is None:

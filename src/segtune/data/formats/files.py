@@ -1,6 +1,6 @@
 """Handle files in a data set's folders that its reader does not read.
 
-Such files are logged. A file that may be an image is an error, so that no image is left out unnoticed.
+Such files are logged. If one of them may be an image, an error is raised, so that no image is left out unnoticed.
 """
 
 import logging
@@ -35,8 +35,8 @@ def is_text(path: Path) -> bool:
 def is_lost(path: Path, taken: Collection[str]) -> bool:
     """Return whether this may be an image that would be left out by mistake.
 
-    This is the case for a file that is not a text file, if no file with the same name is read, and for a folder that contains
-    a file that is not a text file.
+    A file may be such an image if it is not a text file, and if no file with the same name is read. A folder may
+    contain such images if a file in it is not a text file.
 
     Args: taken: the names, without endings, of the files that are read.
     """
@@ -55,7 +55,7 @@ def log_not_read(paths: Iterable[Path], root: Path) -> None:
 
 
 def below(folder: Path, taken: Collection[Path]) -> list[Path]:
-    """List the files below a folder that are not read, in order, without hidden files and companions (see is_companion).
+    """List the files below a folder that are not read, except hidden files and companions (see is_companion).
 
     Links to folders are not followed.
 

@@ -1,9 +1,9 @@
 """Convert the stored numbers of a DICOM image to the grey values of the modality, where larger is brighter.
 
 The conversion follows pydicom.pixels. First ModalityLUTSequence, or RescaleSlope and RescaleIntercept, is applied. Then the
-values are inverted if the header says MONOCHROME1 or PresentationLUTShape INVERSE. Pixels with PixelPaddingValue lie outside
-the image and get its darkest value. Windows for display (WindowCenter, VOILUTSequence) and units
-(RealWorldValueMappingSequence) are not applied.
+values are inverted if the header says MONOCHROME1 or PresentationLUTShape INVERSE. Pixels equal to PixelPaddingValue
+are outside the image, and are set to the darkest value of the image. Windows for display (WindowCenter, VOILUTSequence)
+and units (RealWorldValueMappingSequence) are not applied.
 """
 
 import math
@@ -129,15 +129,15 @@ def _entries(path: Path, item: Dataset, name: str, pixels: NDArray[Any], little_
 
 
 def _check_other_tables(path: Path, header: Dataset, pixels: NDArray[Any], direction: float, little_endian: bool) -> None:
-    """Check that none of the tables that are ignored would have inverted the image.
+    """Check that no ignored lookup table would invert the image.
 
-    Args: direction: above 0 if larger stored values are larger values of the modality, below 0 if they are smaller ones.
+    Args: direction: positive if the modality's values increase with the stored values, negative if they decrease.
     Raises: InputError that names the table.
     """
     for item in header.get("VOILUTSequence") or []:
         _, entries = _entries(path, item, "VOILUTSequence", pixels, little_endian)
         if entries[-1] < entries[0]:
-            raise InputError(f"{path}: VOILUTSequence shows dark as bright. Convert the image, or remove the tag.")
+            raise InputError(f"{path}: VOILUTSequence inverts the brightness. Convert the image, or remove the tag.")
     for item in header.get("RealWorldValueMappingSequence") or []:
         slope = _number(path, item, "RealWorldValueSlope", 0)
         if table := item.get("RealWorldValueLUTData"):

@@ -109,7 +109,7 @@ def _check_same_grid(image: Path, pixels: Volume, label: Path, truth: Volume) ->
 
 
 def _labels(label: Path, truth: Volume, labels: Labels) -> NDArray[Any]:
-    """The labels of a volume as whole numbers. Rounding errors of labels that were stored as fractions are removed.
+    """Return the labels of a volume as integers. Labels stored as floating-point numbers are rounded.
 
     Raises: InputError for values that are not whole numbers, and for unknown labels.
     """

@@ -1,4 +1,4 @@
-"""Read and write NIfTI volumes. Files may come from anywhere, so headers are checked before pixels are read (nifti_header).
+"""Read and write NIfTI volumes. Headers are checked before pixels are read (see nifti_header).
 
 One axis of the stored array counts the slices, in most files the last one (see axes). Of the other two axes, the first counts
 the columns of an image and the second its rows. So slice k is array[:, :, k].T, or array[k, :, :].T if the first axis counts
@@ -59,7 +59,7 @@ def stem(path: Path) -> str | None:
 
 
 def by_stem(paths: list[Path]) -> dict[str, Path]:
-    """Return the NIfTI files by stem, and leave out other files. Raises: InputError if both name.nii and name.nii.gz exist."""
+    """Map stems to NIfTI files. Ignore other files. Raises: InputError if both name.nii and name.nii.gz exist."""
     found: dict[str, Path] = {}
     for path in paths:
         if (name := stem(path)) is None:
@@ -90,8 +90,8 @@ def slice_axes(files: Iterable[tuple[Path, int]], chosen: int | None = None) -> 
 def read(path: Path, *, channel: int = 0, n_channels: int = 1, slice_axis: int | None = None) -> Volume:
     """Read one 3-D volume with its spacing and affine.
 
-    Only the bytes that the header announces are read, and volumes larger than MAX_BYTES are refused. So neither a damaged
-    header nor a compressed file can use up the memory.
+    Only the bytes that the header announces are read, and volumes larger than MAX_BYTES are refused. This prevents
+    damaged headers and compressed files from using up the memory.
 
     Args:
         channel: index of the volume along the fourth axis.
@@ -129,7 +129,7 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def n_frames(path: Path) -> int:
-    """The number of volumes along the fourth axis of a file. It is 1 for a header that `read` will refuse.
+    """The number of volumes along the fourth axis of a file. It is 1 if `read` would reject the header.
 
     Raises: InputError if the path is not a file, or if the file has more than MAX_BYTES pixels.
     """
@@ -147,8 +147,9 @@ def n_frames(path: Path) -> int:
         return 1
     if math.prod(shape) > MAX_BYTES:
         raise InputError(
-            f"{path}: the header announces {' x '.join(map(str, shape))} pixels, but at most {MAX_BYTES / 1e9:.1f} billion are "
-            "read. If the film is really so large, crop or resample it first; if not, copy the file again."
+            f"{path}: the header gives a size of {' x '.join(map(str, shape))} pixels, but at most "
+            f"{MAX_BYTES / 1e9:.1f} billion are read. If the file is really so large, crop or resample it first; if "
+            "not, copy the file again."
         )
     return shape[3]
 
@@ -203,7 +204,7 @@ def _pass_over(file: io.BufferedIOBase, n_bytes: int) -> None:
 
 
 def finite(path: Path, index: int, plane: NDArray[Any]) -> NDArray[np.float32]:
-    """Copy one slice as float32, so that it does not keep its whole volume in memory.
+    """Copy one slice as float32, so that the whole volume need not stay in memory.
 
     Raises: InputError that names the file, if a value is not finite.
     """

@@ -27,12 +27,12 @@ class Header(NamedTuple):
     """The checked part of a header.
 
     Attributes:
-        shape, dtype: of the stored array.
+        shape, dtype: shape and number type of the stored array.
         offset: the byte at which the pixels begin.
         scale: (scl_slope, scl_inter).
         zooms: spacing along the stored axes [mm].
         affine: (4, 4) [mm]; None if the header has none.
-        stored: the header as stored.
+        stored: the original header.
     """
 
     shape: tuple[int, ...]
@@ -73,9 +73,9 @@ def read(path: Path, file: io.BufferedIOBase, n_channels: int) -> Header:
     n_pixels = math.prod(shape[:3])
     if n_pixels * max(dtype.itemsize, 4) > MAX_BYTES:
         raise InputError(
-            f"{path}: the header announces {' x '.join(map(str, shape))} pixels of {dtype}, but a volume of more than "
-            f"{MAX_BYTES / 2**30:g} GiB is not read. If it is really so large, crop or resample it first; if not, copy it "
-            "again."
+            f"{path}: the header gives a size of {' x '.join(map(str, shape))} pixels of {dtype}, but volumes of "
+            f"more than {MAX_BYTES / 2**30:g} GiB are not read. If it is really so large, crop or resample it first. "
+            "If not, copy it again."
         )
     if not kind.sizeof_hdr <= offset <= kind.sizeof_hdr + MAX_EXTENSION_BYTES:
         raise InputError(
@@ -88,15 +88,15 @@ def read(path: Path, file: io.BufferedIOBase, n_channels: int) -> Header:
 def _check_shape(path: Path, shape: tuple[int, ...], n_channels: int) -> None:
     size = " x ".join(map(str, shape))
     if len(shape) < 2 or min(shape) < 1:
-        raise InputError(f"{path}: an image of {size or 'no'} pixels is empty. Copy the file again.")
+        raise InputError(f"{path}: the image has {size or 'no'} pixels, so it is empty. Copy the file again.")
     if n_channels > 1 and (len(shape) != 4 or shape[3] != n_channels):
         raise InputError(
-            f"{path}: an array of {size}, but dataset.json names {n_channels} channels, so the fourth axis must have "
+            f"{path}: its shape is {size}, but dataset.json names {n_channels} channels, so the fourth axis must have "
             f"length {n_channels}. Correct dataset.json or the file."
         )
     if n_channels == 1 and len(shape) > 3:
         raise InputError(
-            f"{path}: an array of {size} with {len(shape)} axes, but one 3-D volume is expected. Store a single frame."
+            f"{path}: its shape is {size} ({len(shape)} axes), but one 3-D volume is expected. Store a single frame."
         )
 
 
@@ -114,7 +114,7 @@ def _check_geometry(path: Path, zooms: list[float], affine: NDArray[np.float64] 
         lengths = np.sqrt((columns**2).sum(axis=0))
         volume = abs(np.linalg.det(columns / lengths)) if np.isfinite(affine).all() and lengths.all() else 0.0
     if not volume > 0.5:
-        raise InputError(f"{path}: the affine is unusable, because its axes do not span a space. Correct the header.")
+        raise InputError(f"{path}: the affine is unusable, as its axes do not span 3 dimensions. Correct the header.")
     if volume < UPRIGHT:
         raise InputError(
             f"{path}: the affine is sheared: its axes are not at right angles, so distances and volumes cannot be computed "
