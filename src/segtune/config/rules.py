@@ -56,7 +56,7 @@ RULES: dict[str, Rule] = {
     "data.antialias": (lambda v: isinstance(v, bool), "true, false or null"),
     "data.normalize": one_of("zscore", "divide255"),
     "split.val_fraction": (lambda v: is_number(v) and 0 < v < 1, "a fraction above 0 and below 1"),
-    "split.by": one_of("patient", "all", "kfold", "nested", "contiguous", "image"),
+    "split.by": one_of("patient", "kfold", "nested", "contiguous", "image", "all"),
     "split.n_folds": whole(2),
     "split.fold": whole(0),
     "split.chosen_from": (lambda v: isinstance(v, str) and bool(v.strip()), "the folder of a sweep, like outputs/strong"),
