@@ -595,7 +595,7 @@ def figure_labels(folder, claims=None):
 
 
 @pytest.mark.slow
-def test_a_report_judges_claims_when_asked_and_removes_them_when_asked_not_to(tmp_path):
+def test_a_report_judges_a_study_when_asked_and_removes_its_verdicts_when_asked_not_to(tmp_path):
     folder = grid(tmp_path)
     report_sweeps([folder], claims="right_ventricle")
     words, files = study_words(folder)

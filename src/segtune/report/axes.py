@@ -5,7 +5,7 @@ An axis is a group of the configuration, such as loss or split, in which some ru
 
 import json
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,8 @@ from segtune.report.records import Cell, Record
 from segtune.runs import identity
 
 FIRST = identity.AXES  # the scientific axes, in the order in which they are shown; others follow
+RECIPE = "recipe"  # the config group whose options set the options and values of other groups
+LEAST_PARTS = 3  # number of axes from which configurations that each differ from one in a single axis are named by it
 Words = dict[str, list[str]]  # config group -> the words of a label that belong to it
 
 
@@ -23,8 +25,16 @@ def with_levels(records: Sequence[Record]) -> tuple[tuple[Record, ...], tuple[st
     labels = [identity.words(record.label, without=(*identity.REPLICATE, *identity.PATHS)) for record in records]
     words = [_by_group(of) for of in identity.with_varied(labels, [record.config for record in records])]
     names = {group: of for group in dict.fromkeys([*FIRST, *keys]) if (of := _names(group, records, words))}
+    recipes = [record.options.get(RECIPE, "") for record in records]
+    if len({*recipes}) > 1 and all(recipes):
+        names = {RECIPE: recipes} | {group: of for group, of in names.items() if _vary_within(recipes, of)}
     found = [replace(one, levels={group: of[i] for group, of in names.items()}) for i, one in enumerate(records)]
     return tuple(found), tuple(names)
+
+
+def _vary_within(recipes: Sequence[str], names: Sequence[str]) -> bool:
+    """Return whether the runs of one recipe differ in a group of the configuration."""
+    return len({*zip(recipes, names, strict=True)}) > len({*recipes})
 
 
 def typed(axis: str, level: str) -> str:
@@ -101,16 +111,43 @@ def _whole_label(record: Record) -> str:
 
 
 def group(records: Sequence[Record]) -> tuple[Cell, ...]:
-    """Group runs into configurations, named by their values on the axes."""
+    """Group runs into configurations, named by their values on the axes.
+
+    If each configuration differs from a common one in a single axis, it is named by its value on this axis, and the common one
+    by its recipe.
+    """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         groups[identity.cell_id(record.config, record.fingerprint)].append(record)
     several = len({record.fingerprint for record in records}) > 1
+    parts = _single_parts([of[0] for of in groups.values()])
     return tuple(
         Cell(
-            (" ".join(typed(axis, level) for axis, level in of[0].levels.items()) or _whole_label(of[0]))
+            (
+                parts.get(of[0].run_id)
+                or " ".join(typed(axis, level) for axis, level in of[0].levels.items())
+                or _whole_label(of[0])
+            )
             + (f" of data {of[0].fingerprint[:6]}" if several and "data" not in of[0].levels else ""),
             tuple(sorted(of, key=lambda record: (record.seed, record.fold or 0))),
         )
         for of in groups.values()
     )
+
+
+def _single_parts(firsts: Sequence[Record]) -> dict[str, str]:
+    """Name configurations by their difference from a common one, if each differs from it in a single one of many axes.
+
+    Args: firsts: one run of each configuration. Returns: run id -> name; empty if the configurations are not of this kind.
+    """
+    axes = list(firsts[0].levels) if firsts else []
+    if len(axes) < LEAST_PARTS:
+        return {}
+    usual = {axis: Counter(record.levels[axis] for record in firsts).most_common(1)[0][0] for axis in axes}
+    differing = [[typed(axis, level) for axis, level in one.levels.items() if level != usual[axis]] for one in firsts]
+    if max(map(len, differing)) > 1 or sum(not words for words in differing) != 1:
+        return {}
+    names = [
+        words[0] if words else f"{RECIPE}={one.options.get(RECIPE, '')}" for words, one in zip(differing, firsts, strict=True)
+    ]
+    return {one.run_id: name for one, name in zip(firsts, names, strict=True)}
