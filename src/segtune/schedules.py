@@ -7,9 +7,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def constant(optimizer: Optimizer, *, n_steps: int, warmup_steps: int = 0) -> LambdaLR:
-    """Keep the optimiser's learning rate, after a linear warm-up: (i + 1) / warmup_steps of it in step i = 0, 1, ...
+    """Keep the learning rate of the optimiser constant after a linear warm-up.
 
-    Args: n_steps: number of steps of the run, which this schedule does not need.
+    During the warm-up, the learning rate in step i = 0, 1, ... is multiplied by (i + 1) / warmup_steps.
+
+    Args: n_steps: number of steps of the run (not used by this schedule).
     """
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))
 
@@ -17,7 +19,7 @@ def constant(optimizer: Optimizer, *, n_steps: int, warmup_steps: int = 0) -> La
 def cosine(optimizer: Optimizer, *, n_steps: int, warmup_steps: int = 0) -> LambdaLR:
     """Decrease the learning rate to 0 along half a cosine, after a linear warm-up as in `constant`.
 
-    In step i after the w warm-up steps, the factor is (1 + cos(pi (i - w) / (n_steps - w))) / 2.
+    After w warm-up steps, the factor in step i is (1 + cos(pi (i - w) / (n_steps - w))) / 2.
     Source: Loshchilov and Hutter, SGDR, ICLR 2017, equation 5, without restarts.
     """
 

@@ -36,7 +36,7 @@ Drawing = tuple[Callable[[], Figure], str]  # the function that draws the figure
 
 
 def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
-    """Prepare the report's figures: file name -> function that draws the figure, and its alt text."""
+    """Prepare the report's figures. Returns: file name -> (function that draws the figure, alt text)."""
     return {
         **_forest(analysis, name),
         **_curves(analysis, name),
@@ -94,7 +94,7 @@ def _has_values(verdict: Verdict) -> bool:
 
 
 def _claim(verdict: Verdict) -> Drawing:
-    """The figure of a claim: the values of its first test, and of its other tests with the same unit."""
+    """Draw the values of a claim's first test, and of the claim's other tests that have the same unit."""
     unit = verdict.found.tests[0].unit
     groups = {label: values for test in verdict.found.tests if test.unit == unit for label, values in test.groups}
     shown = [(label, values) for label, values in groups.items() if np.isfinite(values).any()]
@@ -162,7 +162,10 @@ def _agreement(analysis: Analysis, name: str) -> dict[str, Drawing]:
 
 
 def _agreements(analysis: Analysis) -> list[tuple[str, dict[str, agreement.Agreement]]]:
-    """The agreement of the best configuration, and of the others that may be the best if there are only a few of them."""
+    """Return the agreement of predicted and expert's values for each configuration that may be the best.
+
+    If there are more than MOST_AGREEMENTS of these configurations, only the one with the highest Dice is returned.
+    """
     kept = [id(cell) for cell in analysis.may_be_best]
     kept = kept if len(kept) <= MOST_AGREEMENTS else kept[:1]
     found = []

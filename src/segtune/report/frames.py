@@ -27,24 +27,28 @@ SCORES = ("dice", "val_dice", "train_dice", "best_dice", "best_epoch", "lambda_l
 class Results:
     """The finished runs of one or several sweeps. Missing and undefined values are NaN.
 
-    A Dice is between 0 and 1, higher is better, and the last epoch's unless its name says otherwise.
+    Dice values are between 0 and 1; higher is better. They are from the last epoch unless the column name says
+    otherwise.
 
     Attributes:
         runs: one row for each run.
-            run_id, label (the words that give the run when they are typed after `segtune train`), cell_id (shared by runs
-            that differ in seed and fold alone); loss, split, reg, batch, model, optimizer, ...: the chosen option of each
+            run_id, label (the arguments with which `segtune train` repeats the run), cell_id (the same for runs that
+            differ only in seed and fold); loss, split, reg, batch, model, optimizer, ...: the chosen option of each
             config group; lr, seed, fold, epochs; one column for each other key in which the runs differ, such as loss.gamma;
-            dice: mean over the validation patients of their mean over slices, which reports compare;
+            dice: mean over validation patients of each patient's mean over slices (reports compare this value);
             val_dice, train_dice: mean over slices; best_dice: val_dice of best_epoch, which is optimistic;
-            lambda_l1, lambda_l2: of the penalty, 0 without one; penalty_ratio: weighted penalty / loss in the first epoch;
+            lambda_l1, lambda_l2: lambda of each penalty, 0 without the penalty; penalty_ratio: weighted penalty / loss
+            in the first epoch;
             seconds: training time [s]; folder.
         patients: one row for each run and validation patient, after the last epoch.
             run_id, patient, dice: mean over slices; dice_3d, iou, sensitivity, precision: mean over the patient's volumes;
-            hd_mm, hd95_mm, assd_mm: distances [mm], lower is better; surface_dice; volume_ED_true_ml, volume_ED_pred_ml, the
-            same of ES, stroke_volume_true_ml, stroke_volume_pred_ml [ml]; ejection_fraction_true and _pred [0 to 1].
+            hd_mm, hd95_mm, assd_mm: distances [mm], lower is better; surface_dice; volume_ED_true_ml,
+            volume_ED_pred_ml, the same columns for ES, stroke_volume_true_ml, stroke_volume_pred_ml [ml];
+            ejection_fraction_true and _pred [0 to 1].
         history: one row for each run and epoch. run_id, and the columns of history.csv: epoch, lr, train_loss,
-            train_data_loss (without penalty), train_penalty, train_soft_dice, train_dice, the same of val, seconds [s], ...
-        left_out: (run_id, reason) of each run that is not finished, damaged, or a repetition of another one.
+            train_data_loss (without penalty), train_penalty, train_soft_dice, train_dice, the same columns for val,
+            seconds [s], ...
+        left_out: (run_id, reason) of each run that is unfinished or damaged, or that repeats another run.
     """
 
     runs: "pd.DataFrame"
@@ -68,9 +72,7 @@ def load(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
         raise InputError('segtune.load: name the folder of a sweep, like segtune.load("outputs/grid").')
     for place in places:
         if not (place / layout.SWEEP).is_file():
-            what = (
-                "there is no such folder" if not place.is_dir() else f"it is not a sweep's folder, which has a {layout.SWEEP}"
-            )
+            what = "there is no such folder" if not place.is_dir() else f"it is not a sweep's folder: no {layout.SWEEP}"
             raise InputError(f'{place}: {what}. Give the folder of a sweep, like segtune.load("outputs/grid").')
     sweep = reading.read(places)
     left_out = _left_out(sweep)
@@ -123,9 +125,9 @@ def _scores(record: Record) -> dict[str, Any]:
 
 
 def _varying(records: Sequence[Record], options: Sequence[Mapping[str, str]]) -> list[str]:
-    """The keys of the configuration in which the runs differ, and which no other column of `runs` shows.
+    """Return the configuration keys that differ between the runs and have no other column in `runs`.
 
-    The function behind an option (loss._target_) is one of them only if runs with the same option have different ones.
+    The key of an option's function (loss._target_) is returned only if it differs between runs with the same option.
     """
     flat = [identity.flat(record.config) for record in records]
     found = []
@@ -164,7 +166,7 @@ def _history(records: Sequence[Record]) -> "pd.DataFrame":
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pd.DataFrame":
-    """A table in which a missing value is NaN, and a list is text, because a list cannot be grouped by."""
+    """Build a table. Missing values become NaN. Lists become text, because pandas cannot group by lists."""
     import pandas as pd
 
     def value(found: Any) -> Any:

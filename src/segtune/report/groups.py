@@ -27,8 +27,10 @@ class Verdicts:
 
     Attributes:
         may_be_best: (C,). worse: (C, C), worse[i, j] is true if i is clearly worse than j.
-        left_at: (C,), the look (from 1) at which a configuration left the set that may be best; 0: it is in the set.
-        n_looks: number of planned looks. n_reached: number of looks whose runs are done, so that verdicts were made.
+        left_at: (C,), the look (counted from 1) at which a configuration was ruled out as the best; 0: it may be the
+            best.
+        n_looks: number of planned looks. n_reached: number of looks at which verdicts were made, because their runs are
+            done.
         lacking: what is missing before a difference can be called clear.
         unjudged: index of a configuration that could not be judged -> reason.
     """
@@ -44,7 +46,7 @@ class Verdicts:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Configurations that are scored on the same patients. number: from 1. cells: best first."""
+    """Configurations that are scored on the same patients. number: counted from 1. cells: in order, best first."""
 
     number: int
     cells: tuple[Cell, ...]
@@ -60,7 +62,10 @@ class Group:
 
     @cached_property
     def shown(self) -> Differences | None:
-        """The differences from all finished runs, whether or not they decide; None if there are too few for an interval."""
+        """The differences computed from all finished runs, including those that do not affect verdicts.
+
+        None if there are too few runs for a confidence interval.
+        """
         found, indices, _ = self._differences(lambda record: True, least_runs=1)
         return found if len(indices) == len(self.cells) else None
 
@@ -102,10 +107,10 @@ class Group:
     ) -> tuple[Differences | None, list[int], dict[int, str]]:
         """Compute the differences between the configurations that can be judged.
 
-        Args: used: which runs are used. alive: (C,), the configurations that have not left; None: all. least_runs: the number
-            of runs on a single split below which a configuration is not judged.
-        Returns: the differences (None if fewer than two can be judged), the indices of the judged configurations, and the
-            reason for each other one that has not left.
+        Args: used: whether a run is used. alive: (C,), true for configurations that have not been ruled out; None: all.
+            least_runs: the smallest number of runs with which a configuration is judged on a single split.
+        Returns: the differences (None if fewer than two can be judged), the indices of the judged configurations, and
+            index -> reason for each configuration that is not judged although it has not been ruled out.
         """
         scores = {
             index: scores_of([record for record in cell.records if used(record)])
@@ -153,7 +158,10 @@ def _over_folds(scores: Mapping[int, Scores]) -> tuple[Differences | None, list[
 
 
 def group(cells: Iterable[Cell], plan: Plan) -> list[Group]:
-    """Group the configurations with a defined Dice by the patients that score them, the largest group first."""
+    """Group the configurations with a defined Dice by the patients on which they are scored.
+
+    Returns: the groups, the largest first.
+    """
     found: list[tuple[dict[int | None, frozenset[object]], list[Cell]]] = []
     for cell in sorted(cells, key=lambda one: -len({record.fold for record in one.records})):
         if not cell.scores.blocks:
@@ -172,7 +180,10 @@ def group(cells: Iterable[Cell], plan: Plan) -> list[Group]:
 
 
 def _ranked(cells: Sequence[Cell]) -> list[Cell]:
-    """Sort configurations by their mean Dice on the patients that all have, or on their own if they have none in common."""
+    """Sort configurations by their mean Dice on the patients that all of them have scored.
+
+    If there are no such patients, the mean of a configuration is taken over its own patients.
+    """
     common = set.intersection(*({*cell.scores.means} for cell in cells))
     return sorted(cells, key=lambda cell: _mean_dice(cell, common or None), reverse=True)
 

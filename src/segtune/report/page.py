@@ -100,7 +100,7 @@ def _write_figures(analysis: Analysis, out: Path, name: str) -> Images:
 
 
 def _remove_old_claims(out: Path, rows: Mapping[str, list[Row]], images: Images) -> None:
-    """Remove tables and figures of claims that an earlier report wrote into this folder and this report did not."""
+    """Remove claim tables and figures of an earlier report in this folder that this report did not write again."""
     if "claims" not in rows:
         (out / "tables" / "claims.csv").unlink(missing_ok=True)
     for path in (out / "figures").glob("claim_[0-9][0-9].*"):
@@ -170,7 +170,7 @@ def _summary(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, Any
 
 
 def _results(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, Any]:
-    """Values of the sections Configurations, Curves, Axis by axis and Differences."""
+    """The values for the sections "Configurations", "Curves", "Axis by axis" and "Differences"."""
     sweep, study = analysis.sweep, analysis.study
     levels = {axis: [row for row in rows["levels"] if row["axis"] == axis] for axis in sweep.axes}
     return {
@@ -193,7 +193,7 @@ def _results(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, Any
 
 
 def _shown(analysis: Analysis, rows: Sequence[Row]) -> list[Row]:
-    """The rows of comparisons on the page: those with the best configuration of a group, and clear differences."""
+    """Select the comparisons for the page: those with the best configuration of a group, and all clear differences."""
     best = {group.number: group.cells[0].name for group in analysis.groups}
     first = [row for row in rows if best[row["group"]] in (row["a"], row["b"])]
     clear = [row for row in rows if row["worse"] and best[row["group"]] not in (row["a"], row["b"])]
@@ -201,7 +201,7 @@ def _shown(analysis: Analysis, rows: Sequence[Row]) -> list[Row]:
 
 
 def _clinical(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, Any]:
-    """Values of the section In mm and ml."""
+    """The values for the section "In mm and ml"."""
     records = analysis.sweep.records
     by_cell: dict[str, Row] = defaultdict(dict)
     for row in rows["clinical"]:
@@ -300,7 +300,7 @@ def _finite(value: float) -> float | None:
 
 
 def _plotly() -> str:
-    """Read Plotly's script. The package is not imported, because this takes half a second."""
+    """Read Plotly's script. The package is not imported, because the import takes half a second."""
     spec = find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("The report needs plotly: pip install --constraint constraints.txt --editable .")

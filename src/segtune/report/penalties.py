@@ -10,9 +10,10 @@ Series = tuple[Cell | None, dict[float, Cell], dict[float, Cell]]
 
 
 def lambda_series(cells: Sequence[Cell]) -> Iterator[Series]:
-    """Yield the series for each loss, share and batch, those of BCE + Dice first.
+    """Yield the series for each combination of loss, share and batch, starting with BCE + Dice.
 
-    Returns: the configuration without penalty (or None), those with L1 by lambda, and those with L2 by lambda.
+    Yields: the configuration without a penalty (or None), lambda -> configuration with L1, and lambda -> configuration
+        with L2.
     """
     sets: dict[tuple[str, float | None, str], list[Cell]] = defaultdict(list)
     for cell in cells:

@@ -28,13 +28,14 @@ class NextStep:
     """The power of a group's sweep and what would improve it.
 
     Attributes:
-        detectable: the detectable difference. A configuration whose true Dice is lower than that of the best by this amount is
-            dropped in 80 % of such sweeps. NaN if no configuration can be dropped.
+        detectable: the detectable difference. If the true Dice of a configuration is this much lower than that of the
+            best, 80 % of such sweeps drop the configuration. NaN if no configuration can be dropped.
         n_seeds: number of seeds with which `GOAL` would be detectable; None if more seeds cannot help.
         n_folds: number of folds with which `GOAL` would be detectable; None if more folds cannot help.
         command: the command that runs these seeds or folds; empty if there is none.
         seconds: computing time of the additional runs [s].
-        of_its_own: whether the command starts a separate sweep with new seeds, because this one has already been judged.
+        of_its_own: whether the command starts a separate sweep with new seeds, because the current sweep has already
+            been judged.
         why: the reason why more seeds cannot help; otherwise empty.
     """
 
@@ -121,7 +122,10 @@ def _more_folds(group: Group, sweep: Sweep, seconds: float) -> NextStep | None:
 
 
 def parts(found: Differences) -> tuple[float, float]:
-    """Split the variance of a typical difference: the part due to patients, and the part due to runs with one run each."""
+    """Split the variance of a typical difference into the part due to patients and the part due to runs.
+
+    The second part is given for a single run of each configuration.
+    """
     runs = float(np.median(_pairs(found.run_part)))
     return max(float(np.median(_pairs(found.variance))) - runs, 0.0), runs * found.n_runs
 
@@ -145,7 +149,7 @@ def _with_df(variance: float, df: float, n: int) -> float:
 
 
 def _command(sweep: Sweep, changes: Mapping[str, str | None]) -> str:
-    """Return the sweep's command with other values of some keys. Args: changes: None removes a key."""
+    """Return the sweep's command with some keys changed. Args: changes: key -> new value; None removes the key."""
     if len(sweep.commands) != 1:
         return ""
     words = shlex.split(sweep.commands[0])

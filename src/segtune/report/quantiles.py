@@ -1,9 +1,10 @@
 """Critical values of two multiple comparisons, by numerical integration.
 
-SciPy has no one-sided Dunnett quantile, and its studentized range takes seconds for a table of quantiles. Both distributions
-are an integral over a normal variable (for a known standard error) inside an integral over the estimate of the standard
-error. Here the inner integral is tabulated, the outer one is a sum over quantiles of the chi distribution, and the result is
-interpolated over the degrees of freedom. tests/report/test_quantiles.py compares the values with published tables and with
+SciPy has no one-sided Dunnett quantile, and its studentized range takes seconds for a table of quantiles. Each
+distribution is a double integral: the inner integral is over a normal variable (for a known standard error), and the
+outer integral is over the estimated standard error. This module tabulates the inner integral, replaces the outer
+integral by a sum over quantiles of the chi distribution, and interpolates the result over the degrees of freedom.
+tests/report/test_quantiles.py compares the values with published tables and with
 SciPy.
 """
 
@@ -26,7 +27,8 @@ _U, _U_WEIGHTS = (_U + 1) / 2, _U_WEIGHTS / 2
 def dunnett(n_others: int, df: Floats, alpha: float) -> Floats:
     """Return the one-sided upper alpha point of the largest of n_others t statistics that share one reference (Dunnett 1955).
 
-    All numerators and the standard error are those of differences from the same mean, so that their correlation is 1/2.
+    Each t statistic is the difference of a mean from the same reference mean, divided by the standard error of this
+    difference. The numerators of any two statistics therefore have the correlation 1/2.
 
     Args: n_others: at least 1. df: degrees of freedom, any shape; values below 1 count as 1.
     """

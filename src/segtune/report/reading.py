@@ -79,7 +79,7 @@ class _Listed:
 
 @dataclass
 class _Found:
-    """The runs read so far. The attributes have the meaning of those of Sweep."""
+    """The runs read so far. The attributes have the same meaning as in Sweep."""
 
     records: list[Record] = field(default_factory=list)
     unfinished: dict[str, str] = field(default_factory=dict)
@@ -113,9 +113,9 @@ class _Found:
 
 
 def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str]]]:
-    """Separate runs that repeat another run: the same configuration, seed and fold, on the same data in another folder.
+    """Remove repeated runs: those with the same configuration, seed and fold on the same data in another folder.
 
-    Returns: the other runs, and the repeated runs with the reason.
+    Returns: the remaining runs, and (run id, reason) of each repeated run.
     """
     first: dict[tuple[str, int, int | None], Record] = {}
     repeated = []
@@ -130,14 +130,15 @@ def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[tupl
 def read_run(folder: Path, overrides: tuple[str, ...]) -> Record:
     """Read one finished run.
 
-    Raises: InputError if its files are damaged or contradict each other. Values of a wrong type may raise other exceptions of
-        DAMAGE.
+    Raises: InputError if its files are damaged or contradict each other. Values of a wrong type may raise any other
+        exception listed in DAMAGE.
     """
     result, history = read_result(folder, needs=OF_A_FINISHED_RUN), read_history(folder)
     verify_files(folder, result, (layout.HISTORY, *layout.TABLES, layout.PICTURES))
     if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
         raise InputError(
-            f"{folder / layout.HISTORY}: its epochs are not 1 to {result['last']['epoch']}, as in {layout.RESULT}."
+            f"{folder / layout.HISTORY}: does not contain the epochs 1 to {result['last']['epoch']}, as required by "
+            f"{layout.RESULT}."
         )
     slices = _read_slices(folder, result)
     return Record(
@@ -191,12 +192,15 @@ def _read_slices(folder: Path, result: Mapping[str, Any]) -> _Slices:
     val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
     wrong_patients = val and {case.patient for case in found.cases} != set(val)
     if wrong_patients or (n_images and found.cases.total() != n_images):
-        raise InputError(f"{path}: its slices are not the {n_images} slices of the validation patients in {layout.RESULT}.")
+        raise InputError(f"{path}: does not have the {n_images} slices of the validation patients in {layout.RESULT}.")
     return found
 
 
 def _with_distinct_patients(raw: Sequence[Record]) -> list[Record]:
-    """Add the data's fingerprint to the patients' labels if runs read different data, because P01 differs between data sets."""
+    """Add the data's fingerprint to the patients' labels if the runs use different data sets.
+
+    This is needed because the same label, such as P01, means different patients in different data sets.
+    """
     prints = {record.fingerprint for record in raw}
     if len(prints) < 2:
         return list(raw)

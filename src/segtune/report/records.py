@@ -25,7 +25,7 @@ class Facts:
     """The scientific settings of a run.
 
     Attributes:
-        by: the rule of the split.
+        by: the rule that splits the data (split.by).
         share: the fraction of images held out for validation; None for k-fold splits.
         l1, l2: the lambda of each penalty; 0 without a penalty, NaN for another kind of penalty.
         context: all other settings except seed and fold, as text. Claims compare only runs with the same context.
@@ -49,10 +49,11 @@ class Record:
         patients: validation patient -> mean Dice over its slices after the last epoch.
         n_undefined: number of slices without a defined Dice (both masks empty), which are left out of all means.
         cases: number of slices of each validation case.
-        levels: axis -> the run's value on it, for the axes on which runs of the sweep differ.
-        scored: scores of its cases and patients in mm and ml; None if an early version of segtune made the run.
-        position: index of its seed (in cross-validation, of its fold) among those of its configuration, in the order of the
-            sweep. A plan of several looks counts these.
+        levels: axis -> value of the run, for each axis in which the runs of the sweep differ.
+        scored: scores of its cases and patients in mm and ml; None if the run was made with an early version of
+            segtune.
+        position: index of the run's seed (in cross-validation, of its fold) among the seeds (folds) of its
+            configuration, in the order of the sweep. A look after n seeds (folds) uses the runs at positions below n.
     """
 
     run_id: str
@@ -76,12 +77,12 @@ class Record:
 
     @property
     def label(self) -> str:
-        """The words that give the same run when they are typed after `python -m segtune`."""
+        """The command-line arguments with which `python -m segtune` repeats this run."""
         return identity.label_of(self.result)
 
     @property
     def options(self) -> Mapping[str, str]:
-        """Config group -> chosen option; empty for a run of an early version, which recorded none."""
+        """Config group -> chosen option; empty for runs of early versions, which did not record options."""
         said = self.result.get("options")
         return {str(group): str(option) for group, option in said.items()} if isinstance(said, Mapping) else {}
 
@@ -116,7 +117,7 @@ class Record:
 
     @property
     def epochs_to_90(self) -> float:
-        """The first epoch that reaches 90 % of the run's best validation Dice; NaN if that is 0 or undefined."""
+        """The first epoch with 90 % of the run's best validation Dice; NaN if the best Dice is 0 or undefined."""
         curve = np.nan_to_num(np.asarray(self.history["val_dice"]))
         return epochs_to(curve, 0.9 * curve.max()) if curve.max() > 0 else math.nan
 
@@ -158,7 +159,7 @@ def scores_of(records: Sequence[Record]) -> Scores:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A configuration, whose runs differ only in seed and fold. Result files call it a cell."""
+    """A configuration and its runs, which differ only in seed and fold. Result files call a configuration a cell."""
 
     name: str
     records: tuple[Record, ...]
@@ -173,7 +174,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The words that give a run of this configuration, without seed and fold, when they are typed."""
+        """The command-line arguments of a run of this configuration, without seed and fold."""
         return shlex.join(identity.words(self.first.label, without=identity.REPLICATE))
 
     @property
@@ -191,7 +192,7 @@ class Cell:
 
     @property
     def scored(self) -> list[clinical.Scored]:
-        """The scores in mm and ml, of the runs that recorded them."""
+        """The scores in mm and ml of the runs that recorded such scores."""
         return [record.scored for record in self.records if record.scored]
 
     def mean_of(self, value: Callable[[Record], float]) -> float:
@@ -208,8 +209,8 @@ class Plan:
         looks: numbers of runs (of folds in cross-validation) at which verdicts are made; empty: a single verdict, when all
             runs are done.
         waiting: the positions (SweepRun.replicate) of the runs that are neither finished nor failed.
-        added: ids of runs that were added to a sweep after its last look, which decide nothing.
-        n_listed: the number of seeds (of folds in cross-validation) that the sweep lists for a configuration, finished or not.
+        added: ids of runs that were added to a sweep after its last look. They do not affect verdicts.
+        n_listed: the number of seeds (in cross-validation, of folds) of a configuration in the sweep, finished or not.
     """
 
     looks: tuple[int, ...] = ()

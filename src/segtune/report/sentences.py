@@ -70,7 +70,7 @@ def _final(analysis: Analysis, group: Group) -> str:
 
 
 def _set(group: Group) -> str:
-    """State the set that may be best."""
+    """State which configurations may be the best."""
     n, stay = len(group.cells), kept(group)
     if not group.verdicts.n_reached:
         return f"Nothing is decided yet among {n} configurations. The numbers are shown as they are."
@@ -89,7 +89,7 @@ def _are(n: int) -> str:
 
 
 def _clear(group: Group) -> str:
-    """State the differences that are clear, or what they need."""
+    """State how many differences are clear, or what is missing before a difference can be called clear."""
     verdicts = group.verdicts
     if verdicts.n_reached and verdicts.lacking:
         return f"No difference can be called clear yet. Missing: {' and '.join(verdicts.lacking)}."

@@ -1,8 +1,8 @@
 """Estimates with confidence intervals and tests, as pure functions of scores.
 
-On a single split the independent units are patients and runs, in cross-validation folds; never slices
-(segtune.report.differences has the model). These are estimates of one quantity each. segtune.report.decisions decides among
-all configurations.
+The independent units are patients and runs on a single split, and folds in cross-validation. Slices are never treated
+as independent units. segtune.report.differences describes the model. Each function of this module estimates a single
+quantity; segtune.report.decisions makes decisions among all configurations.
 """
 
 import math
@@ -31,7 +31,8 @@ class Estimate:
         low90, high90: the 90 % interval.
         n_patients: number of patients; 0 for quantities of a run, such as roughness.
         n_folds: number of folds; 0 on a single split.
-        n_seeds: smallest number of runs of a configuration and fold; for a quantity of a run, of independent values.
+        n_seeds: smallest number of runs of a configuration and fold; for a quantity of a run, smallest number of
+            independent values.
         n_runs: number of runs of all configurations.
         p: two-sided p value of the t-test.
         run_variance: False if the interval lacks the variance between runs because a configuration has a single run.
@@ -53,11 +54,11 @@ class Estimate:
 
     @property
     def testable_p(self) -> float:
-        """p, or NaN if there are too few runs, patients or folds for a verdict; NaN does not count in a family."""
+        """The p value, or NaN if there are too few runs, patients or folds for a verdict. `holm` ignores NaN."""
         return self.p if not self.limit() else math.nan
 
     def limit(self) -> str:
-        """Say what is missing for a verdict, such as patients or seeds; empty if nothing is."""
+        """Return what is missing for a verdict, such as patients or seeds; empty if nothing is missing."""
         if self.n_patients:
             return " and ".join(missing(self.n_seeds, self.n_patients, self.n_folds))
         if self.n_seeds < LEAST_VALUES:
@@ -82,13 +83,14 @@ def mean(cell: Scores) -> Estimate:
 def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate:
     """Estimate the mean difference plus[k] - minus[k] over patients and pairs k of configurations.
 
-    A patient is used if both configurations of a pair have scored it. On a single split the variance is that of
+    A patient is used if both configurations of a pair have scored it. On a single split, the variance is computed as in
     differences.of_runs, with one difference for each patient. In cross-validation it is the variance between the folds'
     differences, and only folds that all configurations have are used.
 
     Args:
         plus: configurations.
-        minus: as many configurations, in the same order; one may occur several times. None: estimate the mean of plus.
+        minus: the same number of configurations, in the same order; a configuration may occur several times. None:
+            estimate the mean of plus.
     """
     if any(len(cell.blocks) > 1 for cell in (*plus, *(minus or ()))):
         return _of_folds(plus, minus)
@@ -131,7 +133,7 @@ def _shared_patients(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict[str, float]]]:
-    """Weigh the patients. Returns: their values (P,), and id of a configuration -> patient -> its weight in the estimate."""
+    """Return the values of the patients (P,), and id of a configuration -> patient -> weight in the estimate."""
     means = {id(cell): cell.means for pairs in shared.values() for pair in pairs for cell in pair if cell is not None}
     weights: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     values = np.zeros(len(shared))
@@ -145,7 +147,9 @@ def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict
 
 
 def _of_runs(block: Block, weights: Floats) -> tuple[float, float]:
-    """Return two variances of the mean over runs of `values @ weights`: in total, and due to the residual (patient x run).
+    """Return the variance of the mean over runs of `values @ weights`, and the part of it that is residual variance.
+
+    The residual is the interaction of patients and runs.
 
     Both are 0 for a single run. Args: weights: (P,), the weight of each patient.
     """
@@ -157,7 +161,10 @@ def _of_runs(block: Block, weights: Floats) -> tuple[float, float]:
 
 
 def _crossed(of_patients: Term, of_runs: Sequence[Term], residual: float) -> Term:
-    """Return max(X + R - E, X, R) and its degrees of freedom (Satterthwaite 1946)."""
+    """Return the variance max(X + R - E, X, R) and its degrees of freedom (Satterthwaite 1946).
+
+    X is the variance due to patients, R is the sum of the variances due to runs, and E is the residual variance.
+    """
     x, _ = of_patients
     r = sum(variance for variance, _ in of_runs)
     variance = max(x + r - residual, x, r) if math.isfinite(x) else math.nan
@@ -166,7 +173,7 @@ def _crossed(of_patients: Term, of_runs: Sequence[Term], residual: float) -> Ter
 
 
 def _of_folds(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate:
-    """The contrast in cross-validation, whose unit is the fold."""
+    """Estimate the contrast in cross-validation, where the independent units are folds."""
     cells = [*plus, *(minus or ())]
     of_fold = [cell.of_fold for cell in cells]
     folds = sorted(set.intersection(*({*of} for of in of_fold)), key=str)
@@ -197,18 +204,18 @@ def _of_folds(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimat
 
 
 def fold_mean(block: Block, patients: set[str]) -> float:
-    """The mean of a block over its runs and these of its patients."""
+    """The mean of a block over all its runs and the given patients."""
     return float(block.values[:, [patient in patients for patient in block.patients]].mean())
 
 
 def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, resolution: float = 0.0) -> Estimate:
-    """Estimate the sum of coefficient * mean over the groups, for a quantity of a run, with Welch's t interval and t-test.
+    """Estimate the sum over groups of coefficient * mean for a quantity of a run, with Welch's t interval and t-test.
 
     Args:
         groups: for each group a coefficient and the values of independent runs.
         null: the value under the null hypothesis.
-        resolution: the step of values that are counts. Their variance is taken to be at least step^2 / 12, because runs with
-            equal counts are not exactly equal.
+        resolution: the step size of values that are counts; 0 for other values. The variance is assumed to be at least
+            step^2 / 12, because runs with equal counts can still differ by less than a step.
     """
     value = sum(c * float(np.mean(v)) for c, v in groups)
     seeds = min(len(v) for _, v in groups)
@@ -236,7 +243,7 @@ def _freedom(terms: Sequence[Term]) -> Term:
 def _interval(
     value: float, variance: float, df: float, *, bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> tuple[float, float, float, float]:
-    """Return the 95 and 90 % t interval. Args: bounds: no true value lies beyond them, so that the interval is cut there."""
+    """Return the 95 % and 90 % t intervals. Args: bounds: the range to which the intervals are clipped."""
     if not math.isfinite(variance):
         return math.nan, math.nan, math.nan, math.nan
     wide, narrow = (float(scipy.stats.t.ppf(q, df)) * math.sqrt(variance) for q in (0.975, 0.95))

@@ -69,8 +69,9 @@ def cell_rows(analysis: Analysis) -> list[Row]:
     """Table rows, one per configuration, group by group, best first.
 
     Columns: group: number of the group, in which all configurations are scored on the same patients. may_be_best: whether the
-    configuration may be the best of its group. left_at_look: the look at which it was ruled out. honest: of the configuration
-    with the highest score, what such winners reach on other patients and runs (winner.py).
+    configuration may be the best of its group. left_at_look: the look at which it was ruled out. honest: only for the
+    configuration with the highest score: the score that a configuration chosen in this way reaches on other patients
+    and runs (winner.py).
     """
     rows = []
     for group in analysis.groups:
@@ -97,8 +98,8 @@ def cell_rows(analysis: Analysis) -> list[Row]:
 def level_rows(analysis: Analysis) -> list[Row]:
     """Table rows, one per axis and value: the mean over all configurations with this value.
 
-    Columns: effect, effect_low, effect_high: its difference to the value `against`, over the n_pairs pairs of configurations
-    that are equal in everything else.
+    Columns: effect, effect_low, effect_high: the mean difference from the value `against` and its interval, over
+    n_pairs pairs of configurations with equal settings otherwise.
     """
     rows = []
     for axis in analysis.sweep.axes:
@@ -198,8 +199,9 @@ def comparison_row(one: Comparison) -> Row:
 def finding_rows(records: Sequence[Record]) -> list[Row]:
     """Table rows of the data check's findings, one for each data set, severity and kind; (allowed) errors come first.
 
-    Columns: n_least, n_most: smallest and largest number of findings in a run that has any; it can differ between runs because
-    some findings depend on the split. n_runs: number of runs with such a finding. n_recorded: number of runs on this data set
+    Columns: n_least, n_most: smallest and largest number of findings per run, among the runs with such findings; runs
+    can differ because some findings depend on the split. n_runs: number of runs with such a finding. n_recorded: number
+    of runs on this data set
     that recorded a check. first: the first finding in words.
     """
     of_data: dict[str, list[Sequence[Mapping[str, Any]]]] = defaultdict(list)

@@ -18,7 +18,8 @@ class Source:
     """One source of variance.
 
     Attributes:
-        df, sum_of_squares: of the scores of all patients in all runs; in cross-validation, of the means of all folds.
+        df, sum_of_squares: degrees of freedom and sum of squares, computed from the scores of all patients in all runs
+            or, in cross-validation, from the means of all folds.
         omega_squared: estimated share of the variance, corrected for the share that chance alone would give (Hays 1963), at
             least 0. NaN for the residual, and for every source if each configuration has one run on a single split.
     """
@@ -32,13 +33,14 @@ class Source:
 def decompose(levels: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> list[Source]:
     """Compute the analysis of variance of configurations that are scored on the same patients.
 
-    On a single split, the scores of configuration x run x patient have the sources axes and interactions, runs (replicates of a
-    configuration), patients, and a residual; axes are judged against runs, patients against the residual. In cross-validation,
-    the means of configuration x fold have axes, folds, and a residual against which both are judged.
+    On a single split, the scores (configuration x run x patient) have these sources of variance: axes and their
+    interactions, runs (replicates of a configuration), patients, and a residual. Axes are compared with the variance
+    between runs, and patients with the residual. In cross-validation, the fold means (configuration x fold) have the
+    sources axes and their interactions, folds, and a residual. Axes and folds are compared with the residual.
 
     Args: levels: axis -> its value in each configuration.
-    Returns: the axes and interactions, largest first, then the other sources; empty if the configurations are not a full
-        grid, or do not have equally many runs on the same patients.
+    Returns: the axes and interactions, largest first, then the other sources; empty if the configurations are not a
+        full grid, or do not have the same number of runs on the same patients.
     """
     names = [name for name, of in levels.items() if len(set(of)) > 1]
     scores = _aligned(cells)
@@ -81,7 +83,10 @@ def decompose(levels: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> lis
 
 
 def _aligned(cells: Sequence[Cell]) -> Floats | None:
-    """Return the scores (C, S runs, P patients), or the means of folds (C, 1, K folds); None if they do not fit together."""
+    """Return the scores (C, S runs, P patients), or the means of folds (C, 1, K folds).
+
+    None if the configurations differ in their folds or numbers of runs, or have too few patients in common.
+    """
     scores = [cell.scores for cell in cells]
     if any(len(of.blocks) > 1 for of in scores):
         folds = list(scores[0].of_fold)

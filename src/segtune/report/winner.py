@@ -1,4 +1,4 @@
-"""Estimate the score of the chosen configuration without the bias of choosing it and scoring it on the same data."""
+"""Estimate the score of the best configuration without the bias of choosing and scoring it on the same data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Honest:
     """The honest score of a winner.
 
     Attributes:
-        naive: the mean Dice for which it was chosen, on the patients that all configurations have scored.
+        naive: the mean Dice by which the winner was chosen, over the patients that all configurations have scored.
         score: the mean over bootstrap draws. In each draw, the winner is chosen on the drawn patients (or folds) and runs, and
             scored on the others. A draw contains less information than all data, so the score tends to be too low.
     """
@@ -33,7 +33,7 @@ def honest_score(cells: Sequence[Scores], *, seed: int, n: int = N_DRAWS) -> Hon
     out-of-bag error of Breiman (1996), applied to the choice of a configuration.
 
     Args: cells: configurations scored on the same patients. seed: seed of the draws. n: number of draws.
-    Returns: None with one configuration, or too few patients, folds or runs.
+    Returns: None if there is only one configuration, or if there are too few patients, folds or runs.
     """
     if len(cells) < 2:
         return None

@@ -52,18 +52,18 @@ def checked(path: Path) -> io.BytesIO:
 
 
 def _check_ends(file: BinaryIO) -> int:
-    """Return the file's size in bytes. Raises: ValueError if there are bytes before or after the zip archive in it."""
+    """Return the file's size in bytes. Raises: ValueError if bytes precede or follow the zip archive."""
     size = file.seek(0, io.SEEK_END)
     n_last = min(size, END_64.size + LOCATOR.size + END.size)
     file.seek(size - n_last)
     last = file.read()
     file.seek(0)
     if n_last < END.size or file.read(len(START)) != START:
-        raise ValueError("the file does not begin as an archive")
+        raise ValueError("the file does not begin like a zip archive")
     signature, directory, start, comment = END.unpack(last[-END.size :])
     end = size - END.size
     if signature != b"PK\x05\x06" or comment:
-        raise ValueError("the file does not end as an archive")
+        raise ValueError("the file does not end like a zip archive")
     if last[-END.size - LOCATOR.size :].startswith(b"PK\x06\x07"):
         end -= LOCATOR.size + END_64.size
         _, record, _ = LOCATOR.unpack(last[-END.size - LOCATOR.size : -END.size])
@@ -80,8 +80,8 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     found = [ENTRY.fullmatch(entry.filename) for entry in entries]
     folders, names = {match and match[1] for match in found}, [match and match[2] for match in found]
     if None in names or len(folders) != 1 or len(set(names)) < len(names) or "data.pkl" not in names:
-        raise ValueError("not the entries of a checkpoint")
+        raise ValueError("the entries of the archive are not those of a checkpoint")
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
-        raise ValueError("a compressed entry")
+        raise ValueError("an entry of the archive is compressed")
     if sum(entry.file_size for entry in entries) > size:
-        raise ValueError("entries that are larger than the file")
+        raise ValueError("the entries of the archive are larger than the file")

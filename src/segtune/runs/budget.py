@@ -1,4 +1,4 @@
-"""The length of a run: its number of epochs, which are passes through the training images or a number of optimiser steps."""
+"""The length of a run in epochs. An epoch is a pass through the training images or a number of optimiser steps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,10 @@ VALIDATIONS = 10  # of a run in steps, if trainer.val_every_steps is null
 
 
 def steps_per_epoch(trainer: Mapping[str, Any]) -> int | None:
-    """Return the number of optimiser steps of an epoch; None if an epoch is a pass. Args: trainer: cfg.trainer."""
+    """Return the number of optimiser steps per epoch; None if an epoch is a pass through the training images.
+
+    Args: trainer: cfg.trainer.
+    """
     if trainer.get("max_steps") is None:
         return None
     return int(trainer.get("val_every_steps") or max(1, trainer["max_steps"] // VALIDATIONS))

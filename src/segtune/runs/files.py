@@ -107,7 +107,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an OSError raised in the block: an error from write(), such as a full disk, does not name it."""
+    """Add the file's name to an OSError from the block. Errors from write(), such as a full disk, do not contain it."""
     try:
         yield
     except OSError as error:
@@ -176,7 +176,10 @@ def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
 
 
 def remove_if_stale(path: Path) -> None:
-    """Remove a temporary file or folder of a dead process: its lock is free or, where locks do not work, it is a day old."""
+    """Remove a temporary file or folder if the process that created it has died.
+
+    This is the case if the lock of the file is free or, on a file system without locks, if the file is a day old.
+    """
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -249,5 +252,5 @@ def read_json(path: Path, cure: str) -> dict[str, Any]:
 def parse_json(content: bytes) -> dict[str, Any]:
     found = json.loads(content)
     if not isinstance(found, dict):
-        raise ValueError("not an object of keys and values")
+        raise ValueError("not a JSON object")
     return found

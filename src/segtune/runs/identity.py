@@ -21,14 +21,14 @@ Config = Mapping[str, Any]
 def run_id(config: Config) -> str:
     """Compute the id of a run: 12 hex digits of a SHA-256 over its configuration.
 
-    Bookkeeping keys, null values and empty lists and mappings are excluded, so a new option that defaults to null changes no
-    run id. The order of keys and the notation of numbers (1, 1.0) do not matter.
+    Bookkeeping keys, null values and empty lists and mappings are excluded, so a new option that defaults to null does
+    not change run ids. The order of keys and the notation of numbers (1, 1.0) do not matter.
     """
     return _hash(config, without=BOOKKEEPING)
 
 
 def cell_id(config: Config, data: str | None = None) -> str:
-    """Compute the id that all replicates of a configuration share: a hash without seed, fold and data folder.
+    """Compute the id that all replicates of a configuration share: a hash of all but seed, fold and data folder.
 
     Args: data: the fingerprint of the data, which identifies them independently of their folder.
     """
@@ -57,7 +57,7 @@ def axes(config: Config) -> dict[str, str]:
 
 
 def _called(target: str) -> str:
-    """Return the short name of a function of segtune, or the full path of any other, so that lab.bce differs from bce."""
+    """Return the short name of a segtune function, or the full path of any other, to tell lab.bce from bce."""
     return target.rpartition(".")[2] if target.startswith("segtune.") else target
 
 
@@ -76,7 +76,7 @@ def label(config: Config) -> str:
 
 
 def label_of(result: Mapping[str, Any]) -> str:
-    """Return the label that a run recorded (config/labels.py) or, if there is none, one made from its configuration."""
+    """Return the label that a run recorded (config/labels.py). If there is none, make it from the configuration."""
     said = result.get("label")
     is_one = isinstance(said, str) and said.isprintable() and 0 < len(said) <= LONGEST_LABEL
     return str(said) if is_one else label(result["config"])
@@ -99,7 +99,8 @@ def key_of(word: str) -> str:
 def with_varied(labels: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[list[str]]:
     """Complete the labels of a sweep: if one of them contains a key, add this key to the others, with each run's own value.
 
-    A single label leaves out values that the chosen options have anyway. With optimizer.lr=1e-3,1e-4, for example, only the
+    A label on its own leaves out values that are already set by the chosen options. With optimizer.lr=1e-3,1e-4, for
+    example, only the
     label of the second run contains the key. This function adds it to the first, so that the two can be compared. A key that
     replaces a whole option in one label (batch.size=5 instead of batch=15) is not added to the others.
     """
@@ -130,7 +131,7 @@ def _written(value: Any) -> str:
 
 
 def flat(config: Config, *, replicates: bool = True) -> dict[str, Any]:
-    """Return the dotted keys and values from which the run id is computed or, with replicates=False, the cell id."""
+    """Return the dotted keys and values that are hashed for the run id or, with replicates=False, for the cell id."""
     return _flat(config, without=BOOKKEEPING if replicates else (*BOOKKEEPING, *REPLICATE, *PATHS))
 
 

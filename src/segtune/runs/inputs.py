@@ -1,4 +1,4 @@
-"""Hash the user's own code and files, on which a run depends besides its configuration and its data.
+"""Hash the user's own code and files that a run uses in addition to its configuration and data.
 
 A `_target_` outside segtune and the libraries below is the user's code. The source files of its module, of the packages that
 contain it, and of all imported modules in the same package or folder are hashed. They are found without importing or running
@@ -29,8 +29,8 @@ STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # config grou
 def content_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     """Hash each of the user's modules that the configuration uses and each file that it names.
 
-    Returns: name -> SHA-256. The name of a module is its dotted name; that of a file, such as initial weights, is its key in
-    the configuration, such as model.weights.
+    Returns: name -> SHA-256. A module is listed under its dotted name. A file, such as initial weights, is listed under
+        its key in the configuration, such as model.weights.
     """
     found: dict[str, str] = {}
     for key, value in _leaves(config):
@@ -136,14 +136,14 @@ def _version(top: str) -> str | None:
 
 
 def _existing(root: Path, dotted: str) -> list[str]:
-    """List the existing modules along a dotted name: lab and lab.nets for lab.nets.Mine."""
+    """List the packages and modules in a dotted name that exist: lab and lab.nets for lab.nets.Mine."""
     parts = dotted.split(".")
     names = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return [name for name in names if _source(root, name) or (root / name.replace(".", "/")).is_dir()]
 
 
 def _is_beside(root: Path, top: str, module: str) -> bool:
-    """Return whether a module is in the package `top`, or is a module of the user in the same folder."""
+    """Return whether a module is in the package `top`, or is another module of the user in the same folder."""
     first = module.partition(".")[0]
     return first == top or (not LIBRARIES & {*root.parts} and first not in VERSIONED)
 

@@ -1,7 +1,7 @@
 """Check the pickle of a checkpoint instruction by instruction, without building the objects that it describes.
 
-PyTorch's loader with weights_only=True calls only functions that it allows, but any number of times and with arguments of any
-length, so a small file can fill the memory. This module accepts only calls that torch.save writes.
+PyTorch's loader with weights_only=True calls only allowed functions, but it does not limit the number of calls or the
+length of the arguments, so a small file can fill the memory. This module accepts only calls that torch.save writes.
 """
 
 import pickletools
@@ -98,7 +98,7 @@ class _Reader:
 
     def pack(self, items: list[Any]) -> None:
         if len(items) > LONGEST_TUPLE:
-            raise ValueError(f"a tuple of {len(items)} values")
+            raise ValueError(f"a tuple has {len(items)} values, which is too many")
         self.push(tuple(items))
 
     def extend(self, items: list[Any]) -> None:
@@ -109,31 +109,31 @@ class _Reader:
     def update(self, items: list[Any]) -> None:
         keys, target = items[::2], self.stack[-1]
         if not isinstance(target, dict) or not all(key is None or isinstance(key, str | int | float) for key in keys):
-            raise ValueError("a mapping with keys that are not plain values")
+            raise ValueError("a mapping has keys that are not plain values")
         target.update(zip(keys, items[1::2], strict=True))
 
     def state(self, argument: Any) -> None:
-        """BUILD sets attributes of the value below it. In a checkpoint, these are only the metadata of a state dict."""
+        """Handle BUILD, which sets attributes of an object. Checkpoints use it only for metadata of state dicts."""
         (state,) = self.pops(1)
         if type(self.stack[-1]) is not _Mapping or type(state) is not dict or len(state) > MOST_STATE:
-            raise ValueError("attributes that a checkpoint does not have")
+            raise ValueError("an object has attributes that are not allowed in a checkpoint")
 
     def storage(self, argument: Any) -> None:
-        """BINPERSID replaces a persistent id on the stack by the storage with this id."""
+        """Handle BINPERSID, which replaces a persistent id on the stack with the storage that has this id."""
         word, kind, key, _, n = self.stack.pop()
         if word != "storage" or type(kind) is not _Name or type(n) is not int:
-            raise ValueError("a persistent id that is not that of a storage")
+            raise ValueError("a persistent id does not belong to a storage")
         found = _Storage(kind.name, n)
         n_bytes = n * VALUE_BYTES[kind.name.removeprefix("torch ")]
         if not 0 <= n_bytes <= self.sizes[key] or self.storages.setdefault(key, found) != found:
-            raise ValueError("a storage that the archive does not contain")
+            raise ValueError("a storage does not match the archive")
         self.push(found)
 
     def call(self, argument: Any) -> None:
         function, arguments = self.pops(2)
         self.n_calls += 1
         if self.n_calls > MOST_CALLS or type(function) is not _Name or type(arguments) is not tuple:
-            raise ValueError("too many calls, or a call of an object that is not a function")
+            raise ValueError("there are too many calls, or an object that is not a function is called")
         self.push(CALLS[function.name](*arguments))
 
 
@@ -146,22 +146,22 @@ def _mapping() -> _Mapping:
 
 def _size(values: Any) -> tuple[int, ...]:
     if type(values) is not tuple or not all(type(value) is int and value >= 0 for value in values):
-        raise ValueError("a size that is not a tuple of whole numbers")
+        raise ValueError("the size of a tensor is not a tuple of whole numbers")
     return values
 
 
 def _tensor(storage: Any, first: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any) -> _Tensor:
-    """Check that a tensor lies within its storage, because PyTorch would enlarge the storage. Raises: ValueError."""
+    """Check that a tensor lies within its storage; otherwise PyTorch would enlarge the storage. Raises: ValueError."""
     (first,), size, stride = _size((first,)), _size(size), _size(stride)
     last = first + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if type(storage) is not _Storage or hooks or (0 not in size and last >= storage.n_values):
-        raise ValueError("a tensor that is larger than its storage")
+        raise ValueError("a tensor is larger than its storage")
     return _Tensor()
 
 
 def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> _Tensor:
     if type(tensor) is not _Tensor or hooks:
-        raise ValueError("a parameter that is not a tensor")
+        raise ValueError("a parameter is not a tensor")
     return tensor
 
 

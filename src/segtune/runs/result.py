@@ -10,13 +10,14 @@ A run's id is a hash of its configuration. Its folder, outputs/runs/<run_id>/, c
     cases.csv       one row per validation case (a volume of a patient), scored in 3-D: distances in mm, volumes in ml
     patients.csv    one row per validation patient: means over its cases, stroke volume, ejection fraction
     pictures.npz    images, expert and predicted masks of the best, median and worst validation patient (last epoch)
-    images.csv      side and code of each image; segtune.evaluate recognises images by their code (data/recognition.py)
-    checkpoints/    last.ckpt (from which an interrupted run resumes), best.ckpt (by validation Dice)
+    images.csv      part of the split (column side) and code of each image; segtune.evaluate recognises images by their
+                    code (data/recognition.py)
+    checkpoints/    last.ckpt (from which an interrupted run resumes), best.ckpt (highest validation Dice)
     result.json     everything else, with size and hash of the files above. It is written last and atomically. A run is done
                     if its result.json exists and matches its files
     curves.png/svg  learning curves
     augmented.png   training images after augmentation, if there is any
-    .lock           locked by the process that works on the run, until it ends
+    .lock           locked by the process that works on the run until that process ends
 
 A sweep's folder, outputs/<study>/, contains sweep.json (the command and its runs) and jobs.json (the Slurm job of each run).
 This module does not import torch.
@@ -93,7 +94,8 @@ def set_aside(folder: Path, why: str, names: Iterable[str] | None = None) -> Pat
 def set_aside_damaged(folder: Path) -> tuple[Path, str] | None:
     """Move the files of a damaged result into a new folder within the run's folder.
 
-    Undamaged history and checkpoints stay, because all other files can be computed from them again.
+    The history and the checkpoints stay in place if they are undamaged, because all other files can be computed from
+    them.
 
     Returns: the new folder and a description of the damage; None if there is no result.json.
     """
@@ -143,7 +145,7 @@ def damaged_files(folder: Path, result: Mapping[str, Any], *, names: Iterable[st
 
 
 def verify_files(folder: Path, result: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Compare these files with their hashes in result.json. Raises: InputError that names the first damaged one."""
+    """Compare these files with their hashes in result.json. Raises: InputError that names the first damaged file."""
     for name in damaged_files(folder, result, names=names, contents=True):
         raise InputError(
             f"{folder / name}: damaged (it is missing, or has changed since the run wrote it). To write it again, start the "
@@ -168,7 +170,10 @@ def _own_hash(result: Mapping[str, Any]) -> str:
 
 
 def _is_as_written(result: Mapping[str, Any]) -> bool:
-    """Return whether result.json is unchanged since the run wrote it. Results without a hash, of early versions, pass."""
+    """Return whether result.json is unchanged since the run wrote it.
+
+    Results of early versions contain no hash and count as unchanged.
+    """
     try:
         return "sha256" not in result or result["sha256"] == _own_hash(result)
     except RecursionError:  # nested more deeply than any real result
@@ -197,8 +202,8 @@ def write_result(
 ) -> None:
     """Write the tables, pictures.npz and finally result.json (NaN as null).
 
-    result.json contains the sizes and SHA-256 of history, tables, pictures and checkpoints, which are safely on the disk before
-    it is written, and a hash of its own content.
+    result.json contains the sizes and SHA-256 of history, tables, pictures and checkpoints, and a hash of its own
+    content. It is written only when these files are safely on the disk.
     """
     import numpy as np
 

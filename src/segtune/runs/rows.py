@@ -1,14 +1,15 @@
-"""The rows of the tables of scores, slices.csv, cases.csv and patients.csv: their columns, in this order, and their types.
+"""The columns of the score tables slices.csv, cases.csv and patients.csv, in this order, and their types.
 
-NaN is undefined, as are empty cells. which: best or last, the epoch that was scored. structure: what was segmented
-(data.target). Tables of earlier versions lack columns that came later.
+NaN and empty cells mean that a value is undefined. which: the epoch that was scored, best or last. structure: what was
+segmented
+(data.target). Tables written by earlier versions lack columns that were added later.
 """
 
 from typing import TypedDict
 
 
 class SliceRow(TypedDict, total=False):
-    """The scores of one slice in 2-D; distances in mm, counts in pixels."""
+    """The 2-D scores of one slice; distances in mm, counts in pixels."""
 
     which: str
     structure: str
@@ -34,7 +35,7 @@ class SliceRow(TypedDict, total=False):
 
 
 class CaseRow(TypedDict, total=False):
-    """The scores of one case in 3-D, which is the slices of one volume of a patient; distances in mm, volumes in ml."""
+    """The 3-D scores of one case (all slices of one volume of a patient); distances in mm, volumes in ml."""
 
     which: str
     structure: str

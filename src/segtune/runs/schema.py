@@ -1,8 +1,8 @@
 """The records in result.json, status.json, sweep.json and the tables: their entries and types, and the version of the format.
 
-A record is a dict in memory, so that files of earlier and later versions keep entries that this version does not know. `check`
-compares a record that was read with its type. Version 0 is everything before the entry `schema` existed; entries that came
-later are not required.
+In memory, a record is a dict, so entries of earlier and later versions are kept even if this version does not know
+them. `check` validates a record that was read from a file. Version 0 means that the file has no entry `schema`, because
+it was written before this entry existed. Entries that were added later are not required.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class File(TypedDict, total=False):
 
 
 class Finding(TypedDict):
-    """One problem in the data. severity: error or warning; patient: None if the problem is not one patient's."""
+    """One problem in the data. severity: error or warning; patient: None if it does not concern a single patient."""
 
     severity: str
     kind: str
@@ -35,7 +35,8 @@ class Finding(TypedDict):
 class Data(TypedDict, total=False):
     """The data of a run.
 
-    patients: train, val or unused -> patients; n_images: train or val -> number of slices; leaks: patients on both sides;
+    patients: train, val or unused -> patients; n_images: train or val -> number of slices; leaks: patients in both
+    train and val;
     pixel_mm: smallest and largest size of a training pixel [mm].
     """
 
@@ -49,7 +50,7 @@ class Data(TypedDict, total=False):
 
 
 class Config(TypedDict, total=False):
-    """The parts of a composed configuration that a report, status and evaluation read; there are more."""
+    """The parts of a composed configuration that reports, status and evaluation read. Other parts are not listed."""
 
     seed: int
     data: dict[str, Any]
@@ -64,7 +65,7 @@ class Config(TypedDict, total=False):
 class Epoch(TypedDict, total=False):
     """The summary of one epoch: its row of history.csv, the mean Dice over patients, and all metrics.
 
-    A value of None means that it is undefined.
+    None means that a value is undefined.
     """
 
     epoch: int
@@ -76,10 +77,11 @@ class Epoch(TypedDict, total=False):
 class Result(TypedDict, total=False):
     """The content of result.json.
 
-    config: the composed configuration; options: config group -> chosen option; label: the overrides that give the same run;
+    config: the composed configuration; options: config group -> chosen option; label: the overrides that repeat the
+    run;
     inputs: content hashes of data and code; score: how predictions were processed before scoring (tta, largest_component),
     if the configuration asks for it; expected: the score of the configuration in the sweep that chose it (runs/expected.py);
-    files: name -> size and hash; sha256: of the rest of the record itself.
+    files: name -> size and hash; sha256: hash of all other entries of the record.
     """
 
     schema: int
@@ -117,7 +119,7 @@ class Failure(TypedDict, total=False):
 
 
 class Status(TypedDict, total=False):
-    """The content of status.json. state: one of state.STATES; attempt: a name for the process that owns the folder."""
+    """The content of status.json. state: one of state.STATES; attempt: an id of the process that owns the folder."""
 
     schema: int
     state: str
@@ -138,8 +140,9 @@ class Status(TypedDict, total=False):
 class SweepRun(TypedDict, total=False):
     """One run of a sweep.
 
-    axes: its value of every key that differs in the sweep, and its loss, split, reg and batch; replicate: the position of its
-    seed (in cross-validation, its fold) among those of its configuration, from 0, which a plan of several looks counts.
+    axes: the run's value of every key that differs within the sweep, and its loss, split, reg and batch. replicate: the
+    index (from 0) of the run's seed (in cross-validation, of its fold) among the seeds (folds) of its configuration. A
+    plan with several looks uses this index.
     """
 
     run_id: str
@@ -178,25 +181,26 @@ OF_A_FINISHED_RUN = ("config", "data", "best", "last", "seconds")  # entries nee
 
 
 class DamagedError(ValueError):
-    """A record has an entry of the wrong type, lacks one, or is of a later version. The message names the entry."""
+    """A record lacks an entry, has one of the wrong type, or is of a later version. The message names the entry."""
 
 
 def check(record: Mapping[str, Any], kind: type, *, needs: tuple[str, ...] = ()) -> None:
-    """Check a record that was read against its type.
+    """Check that a record has the entries of its type, with values of the right types.
 
-    Args: needs: entries that the caller needs, besides those that every version has.
-    Raises: DamagedError, which names the entry: best.epoch: Expected `int`, got `str`.
+    Args: needs: entries that the caller needs, in addition to those that every version has.
+    Raises: DamagedError, which names the entry, as in: best.epoch: Expected `int`, got `str`.
     """
     version = record.get("schema", 0)
     if isinstance(version, int) and version > VERSION:
         raise DamagedError(
-            f"schema: {version} is of a later version of segtune; this one reads up to {VERSION}. Install the later version."
+            f"schema: format {version} is from a later version of segtune; this version reads up to {VERSION}. Install "
+            "the later version."
         )
     try:
         msgspec.convert(record, kind)
     except (msgspec.ValidationError, RecursionError, UnicodeError) as error:
         what, _, place = str(error).partition(" - at `$")
-        raise DamagedError(f"{place.strip('.`') or 'the whole'}: {what}") from None
+        raise DamagedError(f"{place.strip('.`') or 'the record'}: {what}") from None
     for name in (*REQUIRED.get(kind, ()), *needs):
         if name not in record:
             raise DamagedError(f"{name}: is missing")
@@ -222,5 +226,5 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def describe(path: Path, error: DamagedError, cure: str) -> InputError:
-    """Return the error for a damaged file, which names the file, the entry and the cure."""
+    """Return the error for a damaged file. Its message names the file and the entry, and says what to do (`cure`)."""
     return InputError(f"{path}: damaged ({error}). {cure}")

@@ -63,7 +63,8 @@ def lock(folder: Path, *, waiting: Callable[[BusyError], None] | None = None) ->
 def _occupied(folder: Path, file: int, kind: int) -> BusyError | None:
     """Try to take the lock. If another process owns the folder, return an error that names this process.
 
-    Between machines that do not share locks, the heartbeat shows whether the owner is alive.
+    If the owner is on a machine that does not share locks with this one, the heartbeat shows whether the owner is
+    alive.
 
     Args: file: the descriptor of the lock file. kind: fcntl.LOCK_EX or fcntl.LOCK_SH.
     """
@@ -155,7 +156,7 @@ def working(folder: Path, **about: Any) -> Iterator[str]:
 def _check_attempt(folder: Path, attempt: str) -> None:
     """Raise LostError unless status.json still names this attempt.
 
-    While this process was suspended, another one may have taken over its run, or the folder may have been removed.
+    While this process was suspended, another process may have taken over its run, or the folder may have been removed.
     """
     status = read_status(folder)
     if status is None or status.get("attempt") != attempt:
@@ -219,8 +220,8 @@ def refuse_another(folder: Path, run: str) -> None:
         found.add(read_result(folder).get("run_id"))
     for other in found - {None, run}:
         raise InputError(
-            f"{folder} contains run {other}, which has another configuration than this run ({run}). Name an empty folder, or "
-            "leave hydra.run.dir out of the command."
+            f"{folder} contains run {other}, whose configuration differs from that of this run ({run}). Name an empty "
+            "folder, or leave hydra.run.dir out of the command."
         )
 
 

@@ -25,8 +25,8 @@ def write_sweep(
 ) -> Path:
     """Write sweep.json with the command, its runs and its plan (see schema.Sweep).
 
-    Args: elsewhere: what to do if the folder contains the sweep.json of other runs. If true, use the first of <folder>-2,
-        <folder>-3, ... that does not. If false, rename the earlier sweep.json.
+    Args: elsewhere: what to do if the folder contains the sweep.json of other runs. If true, use the first of
+        <folder>-2, <folder>-3, ... that does not contain other runs. If false, rename the earlier sweep.json.
     Returns: the folder that contains the new sweep.json.
     """
     asked, number = {run["run_id"] for run in runs}, 1
@@ -87,7 +87,7 @@ def _read(path: Path) -> Sweep:
 
 
 def read_sweeps(home: Path) -> Iterator[Sweep]:
-    """Read every sweep that was ever declared in a folder of sweeps, including those that a later one replaced."""
+    """Read all sweeps in a folder of sweeps, including earlier sweeps that were replaced by later ones."""
     for path in sorted(home.glob(f"*/{Path(layout.SWEEP).stem}*{Path(layout.SWEEP).suffix}")):
         with contextlib.suppress(InputError):
             yield _read(path)

@@ -34,7 +34,7 @@ def cut_history(folder: Path, epochs: int) -> bool:
     """Remove the rows of history.csv after the epoch of the checkpoint from which a run resumes.
 
     Args: epochs: the number of epochs to keep.
-    Returns: False if one of these epochs is missing; nothing is changed then.
+    Returns: False if one of these epochs is missing. In this case, the file is not changed.
     """
     try:
         rows = [row for row in read_csv(folder / layout.HISTORY) if None not in row.values()][:epochs]
@@ -115,7 +115,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, heade
 
 
 class _Lines(list[str]):
-    """Collects lines and ends them with \\n. The csv writer uses \\r\\n, so that it quotes texts with either character."""
+    """Collects lines and ends them with \\n. The csv writer uses \\r\\n, so it quotes texts with \\r or \\n."""
 
     def write(self, line: str) -> None:
         self.append(line.removesuffix("\r\n") + "\n")
@@ -131,7 +131,7 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|n
 def safe_cell(value: Any) -> Any:
     """Convert a value to a cell of a table. A ' is put before text that a spreadsheet would take for a formula.
 
-    Numbers and texts that are numbers are not changed. Control characters become ?.
+    Numbers and texts that are numbers are not changed. Control characters are replaced by question marks.
     """
     if not isinstance(value, str):
         return value
@@ -140,7 +140,7 @@ def safe_cell(value: Any) -> Any:
 
 
 def _uncelled(value: Any) -> Any:
-    """Return the text that safe_cell converted to this cell."""
+    """Undo safe_cell: return the original text of a cell."""
     return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
 
 

@@ -1,1 +1,1 @@
-"""Published studies whose claims a report can judge, from the named sweeps made for them or on request (claims=)."""
+"""Published studies. A report judges their claims if its sweep was made for them or if claims= asks for it."""

@@ -1,8 +1,8 @@
 """Building blocks of claims: find configurations by their settings, and compute contrasts between them.
 
-Some claims are about a quantity of a run, such as the roughness of its curve. On a single split, its values are those of the
-seeds. In cross-validation, its values are those of the folds, each a mean over the seeds of the fold. Configurations are then
-paired by fold, because runs of one fold share their training images.
+Some claims are about a quantity of a run, such as the roughness of its curve. On a single split, such a quantity has
+one value per seed. In cross-validation, it has one value per fold, which is the mean over the seeds of the fold.
+Configurations are then paired by fold, because runs of one fold share their training images.
 """
 
 import functools
@@ -36,7 +36,7 @@ def pick(
     share: float | None = None,
     batch: str | None = None,
 ) -> Cell | None:
-    """Find the configuration with these settings; if there are several, the one with most runs. None if there is none.
+    """Find the configuration with these settings (if several match, the one with the most runs); None if none matches.
 
     Args: loss, share, batch: None matches all values. loss also matches its variants (bce_dice matches bce_logdice).
     """
@@ -54,9 +54,10 @@ def pick(
 
 
 def plain(cells: Sequence[Cell], loss: str) -> dict[float, Cell]:
-    """The configurations of a loss without penalty, by the share held out for validation.
+    """The configurations that have this loss and no penalty: share held out for validation -> configuration.
 
-    They have batch 15 if a configuration without penalty has it, and otherwise the most frequent batch.
+    Only configurations with batch 15 are returned or, if no configuration without penalty has batch 15, those with the
+    most frequent batch.
     """
     batches = [cell.facts.batch for cell in cells if not cell.facts.l1 and not cell.facts.l2]
     batch = "15" if "15" in batches else max(set(batches), key=batches.count) if batches else ""
@@ -115,7 +116,10 @@ def dice_contrast(name: str, plus: Sequence[Cell], minus: Sequence[Cell], expect
 
 @dataclass(frozen=True)
 class Weighted:
-    """A group of a contrast: a quantity by fold in cross-validation, otherwise by seed, and its coefficient."""
+    """A group of a contrast: its coefficient and the values of a quantity.
+
+    There is one value per fold in cross-validation, otherwise one value per seed.
+    """
 
     coefficient: float
     label: str
@@ -143,7 +147,7 @@ def over(cells: Sequence[Cell], coefficient: float, value: Quantity) -> list[Wei
 
 
 def spread(cell: Cell, coefficient: float, value: Quantity) -> Weighted:
-    """As `weighted`, for the absolute deviation from the median of the runs of the same fold (Brown and Forsythe 1974)."""
+    """Like `weighted`, for the absolute deviation of a run from the median of its fold (Brown and Forsythe 1974)."""
     of_fold: dict[int | None, list[float]] = defaultdict(list)
     for record in cell.records:
         of_fold[record.fold].append(value(record))
@@ -197,13 +201,14 @@ def mean_of(groups: Sequence[Weighted]) -> float:
 def log_rank(one: Floats, other: Floats, last: float) -> float:
     """Return the two-sided p value of the log-rank test with Peto and Peto's weights, as a permutation test of its scores.
 
-    Each event is weighted by the share of runs that have not had it yet. Without weights, a single run that never has the event
-    would cancel nine that have it early.
+    Each event is weighted by the share of runs in which the event has not happened yet. Without weights, a single run
+    in which the event never happens would cancel nine runs in which it happens early.
 
     All assignments of the runs to the two groups are enumerated if there are at most MOST_ENUMERATED of them. Otherwise, the
     normal approximation is used with the variance over all assignments.
 
-    Args: one, other: the time of the event in each run. last: times after it are censored, that is, only known to be later.
+    Args: one, other: the time of the event in each run. last: the last observed time. Later times are censored: it is
+        only known that the event is later.
     """
     times = np.concatenate([one, other])
     events = np.unique(times[times <= last])

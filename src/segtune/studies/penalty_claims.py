@@ -20,9 +20,9 @@ HALF = math.log(0.5)
 
 
 def best_series(rule: Rule) -> Callable[[Sequence[Cell]], Found]:
-    """Turn a rule for one series, whose configurations differ only in lambda, into the test of a claim for a whole sweep.
+    """Turn the rule for one series of configurations into the test of a claim for a whole sweep.
 
-    The series with the largest Found.weight is used.
+    The configurations of a series differ only in lambda. The series with the largest Found.weight is used.
     """
 
     def find(cells: Sequence[Cell]) -> Found:
@@ -55,7 +55,7 @@ def l1_both(none: Cell, l1: dict[float, Cell], l2: dict[float, Cell]) -> Found:
 
 
 def _collapse(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name: str) -> Found:
-    """Test claims 9 and 13: at each of these lambdas, the weights are at least halved and Dice is lower than with none."""
+    """Test claims 9 and 13: compared to no penalty, each lambda at least halves the weights and lowers Dice."""
     tests, missing = [], []
     for value in lambdas:
         cell = at(cells, value)
@@ -80,7 +80,7 @@ def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name
     has_folds, before = none.first.fold is not None, float(np.mean([*best.values()]))
 
     def epochs(cell: Cell, coefficient: float) -> Weighted:
-        """Return the first epoch in which a run's Dice reaches its goal, or the last epoch + 1 if none does."""
+        """Return the first epoch in which a run's Dice reaches its goal, or the last epoch + 1 if no epoch does."""
         goals = {unit: 0.9 * (best.get(unit, math.nan) if has_folds else before) for unit in {*best, *cell.seeds}}
         reached = {
             unit: curves.epochs_to([*curve], goals[unit])
@@ -103,7 +103,7 @@ def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name
 
 
 def _mean_curves(cell: Cell, epochs: int) -> dict[int, Floats]:
-    """The validation Dice by epoch, mean over the runs of each fold (on a single split, of each seed).
+    """Return the validation Dice by epoch, averaged over the runs of each fold (on a single split, of each seed).
 
     The curve of a run that stopped early is continued with its last value.
     """
@@ -121,7 +121,7 @@ def _log_rank_of(groups: Sequence[Weighted], last: float) -> float:
 
 
 def magnitude(cells: Sequence[Cell]) -> Found:
-    """Test claim 12, on the lambdas of L1 and L2 together."""
+    """Test claim 12 with the lambdas of L1 and L2 together."""
     found = []
     for none, l1, l2 in lambda_series(cells):
         named = [(f"{name} {value:g}", cell) for name, of in (("lambda2", l2), ("lambda1", l1)) for value, cell in of.items()]
@@ -141,7 +141,8 @@ def magnitude(cells: Sequence[Cell]) -> Found:
 def _ratios(named: Sequence[tuple[str, Cell]], none: Cell) -> list[Contrast]:
     """Test the ratio of penalty and loss at each lambda that may be the best.
 
-    If no lambda has a ratio within the margin, the one that comes nearest is tested. Only then can the claim be contradicted.
+    If no lambda has a ratio within the margin, only the lambda with the nearest ratio is tested. The claim can be
+    contradicted only in this case.
     """
     group = Group(1, (none, *(cell for _, cell in named)), Plan())
     stays = group.verdicts.may_be_best[1:]

@@ -117,7 +117,7 @@ def fluctuation(cells: Sequence[Cell]) -> Found:
 
 
 def focal(cells: Sequence[Cell]) -> Found:
-    """Test claim 5, as one conjunction over the mean of the shares."""
+    """Test claim 5, with the mean over shares. All of its parts must hold."""
     ours, tests, missing = plain(cells, "focal"), [], []
     for other in ("bce", "bce_dice"):
         its = plain(cells, other)
@@ -135,7 +135,10 @@ def focal(cells: Sequence[Cell]) -> Found:
 
 
 def decay(cells: Sequence[Cell]) -> Found:
-    """Test claim 6: the variance component of the share, beyond seeds, of the curves divided by their first values."""
+    """Test claim 6: compare the variance of the curves that is due to the share, not the seed.
+
+    Each curve is divided by its first value.
+    """
     ours = plain(cells, "focal")
     if len(ours) < 2:
         return Found()
@@ -149,10 +152,10 @@ def decay(cells: Sequence[Cell]) -> Found:
 
 
 def _share_component(cells: Sequence[Cell], column: str) -> Weighted:
-    """Estimate, in each fold, the variance of the curves that is due to the share and not to the seed, mean over epochs.
+    """Estimate, for each fold, the variance of the curves due to the share and not the seed, averaged over epochs.
 
     Noise of different seeds is independent, so the covariance over shares between the curves of two seeds is the variance due
-    to the share, however noisy the curves are. On a single split, each two seeds are a unit.
+    to the share, however noisy the curves are. On a single split, two consecutive seeds form a unit.
     """
     of: dict[tuple[int | None, int], list[list[float]]] = defaultdict(list)  # (fold, seed) -> a curve for each share
     for cell in cells:
@@ -188,7 +191,7 @@ def best_loss(cells: Sequence[Cell]) -> Found:
 
 
 def overfits(cells: Sequence[Cell]) -> Found:
-    """Test claim 8. In all folds together, each patient is in training in several runs and in validation in one."""
+    """Test claim 8. Over all folds, each patient is used for training in several runs and for validation in one."""
     both = plain(cells, "bce_dice")
     found = {share: at(both, share) for share in (0.2, 0.4)}
     cells_of = {share: cell for share, cell in found.items() if cell and _has_same_patients(cell)}
@@ -215,7 +218,7 @@ def _has_same_patients(cell: Cell) -> bool:
 
 
 def unreliable(cells: Sequence[Cell]) -> Found:
-    """Test claim 14: a Brown-Forsythe contrast, of absolute deviations of last Dice from the median over seeds."""
+    """Test claim 14: a Brown-Forsythe contrast of the absolute deviations of last Dice from the median over seeds."""
     tests, missing = [], []
     for arm in arms(cells, "bce", SHARES):
         missing += arm.missing
@@ -256,7 +259,7 @@ def saturates(cells: Sequence[Cell]) -> Found:
 
 
 def patient_batches(cells: Sequence[Cell]) -> Found:
-    """Test claim 16: a batch of as many images as a patient has, against other batches, at several numbers of images."""
+    """Test claim 16: compare a batch size equal to the number of images per patient with other batch sizes."""
     tests, missing = [], []
     grid = _grid_of_batches(cells)
     levels = sorted({n for n, _ in grid})
@@ -278,16 +281,16 @@ def patient_batches(cells: Sequence[Cell]) -> Found:
 
 
 def _kept(cell: Cell) -> int | None:
-    """split.images_per_patient of a configuration."""
+    """The value of split.images_per_patient in a configuration."""
     kept: int | None = cell.first.config["split"].get("images_per_patient")
     return kept
 
 
 def _grid_of_batches(cells: Sequence[Cell]) -> dict[tuple[int, int], Cell]:
-    """(images per patient, batch) -> configuration, for the levels that the data have and whose batches are all there.
+    """Return (images per patient, batch) -> configuration, for the levels at which all batches are available.
 
-    All see about as many images. Otherwise fewer images per patient would mean fewer updates, for which smaller batches are
-    better.
+    Only configurations that train on about the same total number of images are returned. Otherwise, fewer images per
+    patient would mean fewer updates, and smaller batches are better if there are few updates.
     """
     found: dict[tuple[int, int], Cell] = {}
     for cell in cells:
@@ -305,6 +308,6 @@ def _grid_of_batches(cells: Sequence[Cell]) -> dict[tuple[int, int], Cell]:
 
 
 def _images_per_patient(cell: Cell) -> float:
-    """The mean number of training images of a training patient, as the runs recorded it."""
+    """The mean number of training images per training patient, as recorded by the runs."""
     sides = [record.result["data"] for record in cell.records]
     return float(np.mean([of["n_images"].get("train", 0) / max(1, len(of["patients"].get("train", ()))) for of in sides]))

@@ -48,20 +48,21 @@ def launch(
     is_named: bool = True,
     looks: Sequence[int] = (),
 ) -> None:
-    """Write sweep.json, start the runs that are not done, and report how they ended, judged by their files.
+    """Write sweep.json, start the runs that are not done, and report how they ended according to their files.
 
     Args:
         runs: all runs of the sweep.
         folder: the sweep's folder.
         command: the command that the user typed.
         start: the execution backend.
-        on_failure: continue, or stop to start no further run after one has failed.
-        is_named: whether the user chose the name of the folder. If not, and if it contains a sweep of other runs, another
-            folder is used.
+        on_failure: "continue", or "stop" to start no further runs after a run has failed.
+        is_named: whether the user chose the name of the folder. If not, another folder is used if this folder contains
+            a sweep of other runs.
 
         looks: the numbers of seeds or folds at which a report may judge the sweep (sweeps/looks.py).
 
-    Raises: InputError for looks that the sweep cannot have. SummaryError that lists the failed and interrupted runs, after
+    Raises: InputError for looks that are not possible in this sweep. SummaryError that lists the failed and interrupted
+        runs, after
         all runs have been tried.
     """
     axes, positions = varied_values(runs), looks_.positions(runs)
@@ -112,7 +113,7 @@ def launch(
 
 
 def varied_values(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Return each run's loss, split, reg and batch, and its value of every other key in which the labels of the runs differ."""
+    """Return each run's loss, split, reg and batch, and its values of all other keys in which the labels differ."""
     of = [{identity.key_of(word): word.partition("=")[2] for word in identity.words(run.label)} for run in runs]
     keys = dict.fromkeys(key for values in of for key in values)
     shown = [key for key in keys if key in identity.AXES or len({values.get(key) for values in of}) > 1]

@@ -140,7 +140,7 @@ def _died(run: Run, worker: _Worker) -> dict[str, str]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that a new process would see, as in CUDA_VISIBLE_DEVICES, according to nvidia-smi. Imports no torch."""
+    """Return the GPUs that a new process would see, as in CUDA_VISIBLE_DEVICES. This asks nvidia-smi, not torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]

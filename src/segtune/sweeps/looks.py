@@ -1,4 +1,4 @@
-"""The plan of a sweep: at which numbers of seeds or folds a report may judge it, and which runs come too late to decide.
+"""The plan of a sweep: at which numbers of seeds or folds it may be judged, and which runs were added too late.
 
 If a sweep were judged after every seed and stopped at the first clear difference, 11 to 43 % of sweeps would state a false
 difference. So a sweep is judged only once, when all its runs are done, or at the looks that were declared before it started.
@@ -16,7 +16,7 @@ LEAST_SEEDS, LEAST_FOLDS = 2, 5  # of a configuration, with fewer of which a rep
 
 
 def positions(runs: Sequence[Run]) -> dict[str, int]:
-    """Return the position of each run's seed, or of its fold in cross-validation, among those of its configuration, from 0."""
+    """Return the index (from 0) of each run's seed (in cross-validation, of its fold) within its configuration."""
     units: dict[str, list[int]] = defaultdict(list)
     found: dict[str, int] = {}
     for run in runs:
@@ -38,7 +38,9 @@ def check(looks: Sequence[int], runs: Sequence[Run]) -> None:
 
 
 def added(runs: Sequence[Run], looks: Sequence[int], earlier: Iterable[Sweep], position: Mapping[str, int]) -> list[str]:
-    """Return the runs that were added to configurations after an earlier sweep was judged, unless it had the same looks.
+    """Return the runs that were added to configurations after an earlier sweep was judged.
+
+    An earlier sweep with the same looks is ignored.
 
     Args: earlier: the sweeps that were declared before. position: see positions.
     """

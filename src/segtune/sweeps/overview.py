@@ -26,7 +26,7 @@ def read_overview(folder: Path) -> dict[str, Any]:
 
     Returns: a dict with sweep, command, n_runs, runs (one dict each: run_id, state, folder, axes, epochs_done, host, job),
         states and axes (number of runs in each state), failures (one dict for each message: kind, message, runs),
-        and seconds_left (estimated; None without a finished epoch).
+        and seconds_left (estimated; None if no epoch has been finished).
     """
     sweep = read_sweep(folder)
     listed, home = sweep["runs"], folder.parent / "runs"

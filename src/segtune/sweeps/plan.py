@@ -41,7 +41,7 @@ class Run:
         folder: the run's folder.
         state: see state.state_of; also `changed` for a finished run whose data or code have changed since.
         options: config group -> chosen option.
-        label: the overrides that give the same run again (config/labels.py).
+        label: the overrides that repeat the run (config/labels.py).
     """
 
     run_id: str
@@ -53,7 +53,7 @@ class Run:
     label: str = ""
 
     def done_in(self, folder: Path) -> "Run":
-        """Return the same run as finished in another folder, whose name is the id of the run there."""
+        """Return this run, marked as completed in another folder. The name of the folder is used as the run id."""
         return replace(self, run_id=folder.name, folder=folder, state="completed")
 
     def about(self) -> dict[str, Any]:
@@ -189,8 +189,9 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
 def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
     """Remove runs that differ from another run only in the folder of their data, if the data are the same.
 
-    The other run may be in this sweep, or may have been finished earlier. A finished run replaces the run that would repeat it,
-    unless the data in its folder have changed since, because its own command would then move its result aside.
+    The other run may be in this sweep, or may have been finished earlier. A finished run replaces the run that would
+    repeat it. There is one exception: if the data in the finished run's own folder have changed since, it is not used,
+    because the command of the finished run would then move its result to another folder.
 
     Args: runs: the runs of a sweep. changed: finds changed inputs and caches the fingerprints of data.
     """
@@ -212,7 +213,7 @@ def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
 
 
 def _stays(changed: Changed, run: Run) -> bool:
-    """Return whether the data folder of a finished run is unchanged or no longer exists."""
+    """Return whether the data folder of a finished run is either unchanged or no longer exists."""
     root = read_result(run.folder)["config"]["data"]["root"]
     if not isinstance(root, str) or "${" in root:
         return False

@@ -85,7 +85,7 @@ def run_on_slurm(runs: Sequence[Run], sweep: Sweep, *, pack: int, wait: bool, sb
         pack: number of runs per task.
         wait: wait until all tasks have ended; otherwise return at once (`segtune.status` then shows the progress).
         sbatch: submitit's parameters (partition, time, cpus_per_task, ...).
-    Returns: the failures of runs that were never started, by run id.
+    Returns: run id -> failure, for runs that were never started.
     """
     jobs, in_queue = read_jobs(sweep.folder), queued_jobs()
     new = [run for run in runs if jobs.get(run.run_id) not in in_queue]

@@ -54,7 +54,7 @@ def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, lab
 
     Args:
         options: config group -> chosen option, which the run records.
-        label: the overrides that give the same run again; empty: made from the configuration.
+        label: the overrides that repeat the run; if empty, the label is made from the configuration.
     Raises: InputError for invalid data or settings.
     """
     started = time.perf_counter()
@@ -126,7 +126,7 @@ def slices(cfg: DictConfig) -> SliceSet:
 
 
 def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
-    """Split the slices into training and validation as cfg.split says.
+    """Split the slices into training and validation according to cfg.split.
 
     Args: fold: use this fold instead of cfg.split.fold.
     Raises: InputError if the data have a single patient.
@@ -151,7 +151,7 @@ def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
 
 
 def _thinned(sides: Split, data: SliceSet, images_per_patient: int, seed: int) -> Split:
-    """Keep this many training images of each patient, and log a warning if a patient has fewer."""
+    """Keep images_per_patient training images of each patient, and log a warning if a patient has fewer."""
     counts = Counter(data.patients[index] for index in sides.train)
     if few := [patient for patient, n in counts.items() if n < images_per_patient]:
         log.warning(
@@ -194,8 +194,8 @@ def _optimizer(cfg: DictConfig) -> Callable[..., torch.optim.Optimizer]:
 def _scheduler(cfg: DictConfig) -> tuple[Callable[..., LRScheduler] | None, str]:
     """Build the scheduler of cfg.scheduler, and say when it is stepped: after each "epoch" or after each optimiser "step".
 
-    The schedules of segtune are stepped after each step, those of torch and of users after each epoch. The cosine of torch is
-    replaced by that of segtune if the run is measured in steps or has a warm-up.
+    The schedules of segtune are stepped after each step, those of torch and of users after each epoch. torch's cosine
+    schedule is replaced by segtune's if the length of the run is given in steps or there is a warm-up.
     """
     if not cfg.scheduler:
         return None, "epoch"
@@ -210,7 +210,7 @@ def _scheduler(cfg: DictConfig) -> tuple[Callable[..., LRScheduler] | None, str]
 
 
 def _augmentation(cfg: DictConfig) -> Callable[..., Batch] | None:
-    """Build the augmentation of cfg.augment; None without one. The side of a patch is computed from that of the images."""
+    """Build the augmentation of cfg.augment; None without one. The patch size is computed from the image size."""
     if not cfg.augment:
         return None
     size = cfg.data.size // (cfg.data.get("downsample") or 1)
@@ -235,7 +235,7 @@ def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
 
 
 def fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the optimiser with fused=True, which computes the same update faster, if supported and not set by the user."""
+    """Return the optimiser with fused=True, which is faster, if this is supported and the user has not set it."""
     parameters = inspect.signature(optimizer).parameters
     chosen = {parameters[name].default for name in ("fused", "foreach") if name in parameters}
     return functools.partial(optimizer, fused=True) if "fused" in parameters and chosen == {None} else optimizer

@@ -8,7 +8,7 @@ from segtune.training.lambda_search import GRADIENT_SEEDS, SEEDS, STEPS
 
 
 def table(record: dict[str, Any], config: dict[str, Any], label: str) -> str:
-    """The lines of the table. record: the content of calibration.json."""
+    """Return the text of the table. Args: record: the content of calibration.json."""
     at, penalty, free = record["start"], record["penalty"], record["trials"][0]
     closed = f", closed form {penalty['closed_form']:,.6g}" if penalty["closed_form"] else ""
     norms = f"loss {at['loss_gradient']:.3g}, penalty {at['penalty_gradient']:.3g}"
@@ -32,7 +32,10 @@ def table(record: dict[str, Any], config: dict[str, Any], label: str) -> str:
 
 
 def _trial_rows(record: dict[str, Any]) -> list[list[str]]:
-    """Return the heads and one row for each ratio of penalty to loss. The last columns are for lambdas that were tried."""
+    """Return the header and a row for each ratio of penalty to loss.
+
+    The last columns are filled only for lambdas that were tried in a short training.
+    """
     rows = [["ratio", "lambda", "by gradients", "loss after", "ratio after", "penalty left", ""]]
     trials = {trial["strength"]: trial for trial in record["trials"]}
     untouched = record["trials"][0]["penalty"][-1]
@@ -47,7 +50,7 @@ def _trial_rows(record: dict[str, Any]) -> list[list[str]]:
 
 
 def _late(values: list[float]) -> float:
-    """The mean of the last third of the steps, because single batches of a few images scatter."""
+    """The mean over the last third of the steps, because values of single small batches vary a lot."""
     return statistics.fmean(values[-len(values) // 3 :])
 
 

@@ -50,7 +50,7 @@ def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
 
     Args: run: the run's id. inputs: content hashes of the data and of the user's code.
     Returns: the number of epochs already trained.
-    Raises: InputError if the checkpoint is of another configuration.
+    Raises: InputError if the checkpoint belongs to another configuration.
     """
     check_owner(folder / layout.RESULT)  # if the folder was removed during this attempt, do not create it again
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _anew(folder: Path, run: str, name: str, why: str) -> int:
 def best_of(val_dice: list[float]) -> int:
     """Return the first epoch (counted from 1) with the highest validation Dice; an undefined Dice counts as the lowest.
 
-    If the Dice of all epochs is undefined, as without validation patients, this is the last epoch.
+    If Dice is undefined in all epochs (there are no validation patients), return the last epoch.
     """
     if all(map(math.isnan, val_dice)):
         return len(val_dice)
@@ -120,7 +120,10 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def for_use(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint without the states and the weights before averaging, which only a resumed run needs."""
+    """Return a checkpoint without the entries that are only needed to resume the run.
+
+    These are the states of optimiser, scheduler and callbacks, and the weights before averaging.
+    """
     kept = {key: value for key, value in checkpoint.items() if key not in ONLY_LAST}
     return kept | {"state_dict": without_raw(checkpoint)}
 
@@ -146,7 +149,7 @@ def load_weights(module: Segmenter, path: Path) -> None:
 
 
 def drop_optimizer(path: Path) -> int:
-    """Remove what only a resumed run needs from a finished run's checkpoint: optimiser state, weights before averaging.
+    """Remove the optimiser state and the weights before averaging from the checkpoint of a finished run.
 
     Returns: the number of epochs trained.
     """

@@ -27,10 +27,10 @@ from segtune.training.module import Segmenter
 class Penalty:
     """A regulariser, which adds weight * function(parameters(net)) to the loss.
 
-    function: the penalty. parameters: selects the regularised parameters of a network. weight: lambda, or None for
-    reg.lambda=auto: lambda is then calibrated so that lambda * penalty / loss = ratio at the first step. tunable: whether the
-    penalty has a single lambda (l1l2 has two and includes them). name: of the function, such as l2. on: the name of the set of
-    parameters, kernels or all.
+    function: the penalty. parameters: selects the regularised parameters of a network. weight: lambda; None for
+    reg.lambda=auto, which calibrates lambda so that lambda * penalty / loss = ratio at the first step. tunable: whether
+    the penalty has a single lambda (the function of l1l2 includes its two lambdas). name: name of the function, such as
+    l2. on: which parameters are regularised, kernels or all.
     """
 
     function: Callable[[Iterable[Tensor]], Tensor]
@@ -47,7 +47,8 @@ class TrainerSettings:
     """Settings of the training loop.
 
     arguments: passed to Lightning's Trainer. max_epochs: number of epochs. steps_per_epoch: number of optimiser steps of an
-    epoch; None: an epoch has all training images. patience: epochs without a new minimum of the validation loss before early
+    epoch; None: an epoch is a pass through all training images. patience: epochs without a new minimum of the
+    validation loss before early
     stopping, or None. threads: CPU threads, None for all cores. compile: mode of torch.compile, or None.
     """
 
@@ -66,7 +67,7 @@ class Experiment:
     Args:
         config: the composed configuration as plain values; it is stored in result.json and the checkpoints.
         options: config group -> chosen option.
-        label: the overrides that give the same run again (config/labels.py).
+        label: the overrides that repeat the run (config/labels.py).
         slices: the data set, resampled and cropped for the network.
         split: the indices of the training and validation slices.
         calibration_split: the split whose training slices are used to calibrate lambda. In cross-validation it is that of
@@ -74,23 +75,23 @@ class Experiment:
         findings: problems found in the data. Errors among them are allowed by data.allow.
         fingerprint: a hash that identifies the data.
         inputs: content hashes of the data and of the user's code.
-        codes: for each slice, a code that recognises its image in other files.
+        codes: for each slice, a code by which its image can be recognised in other files.
         network, loss: each call returns a new object, because both may have weights (from torch's global random generator).
         penalty: the regulariser, or None.
         optimizer: parameters -> optimiser.
         scheduler: (optimiser, n_steps=number of steps of the run) -> learning rate scheduler, or None.
-        scheduler_interval: when it is stepped, after each "epoch" or after each optimiser "step".
+        scheduler_interval: when the scheduler is stepped, after each "epoch" or after each optimiser "step".
         augment: (image, mask, random=generator) -> augmented image and mask, or None.
-        average_decay: largest weight of the past in the moving average of the weights; None: no averaging.
+        average_decay: maximum decay of the exponential moving average of the weights; None: no averaging.
         image_size: side of the padded images [pixels].
-        downsample: side of the blocks of pixels that the network sees as one; None: 1.
+        downsample: side of the blocks of pixels that are pooled into one pixel for the network; None: 1.
         normalize: name of the intensity normalisation.
         batch_size: number of images, or None for all images of one patient.
         shuffle: whether the order of the training images is random.
         seed: random seed of the weights, the order of the images and dropout.
-        tta: whether the run's own scores are of predictions that are averaged over views (nets.Views); "auto": if this is
-            better on the validation patients.
-        largest_component: whether they are of the largest component of each predicted volume; or "auto".
+        tta: whether predictions are averaged over views (nets.Views) before the run scores them; "auto": only if this
+            is better on the validation patients.
+        largest_component: whether only the largest component of each predicted volume is kept; or "auto".
         tolerance_mm: tolerance of surface Dice [mm].
         figures: whether to draw the learning curves.
         expected: the score of this configuration in the sweep that it was chosen from (runs/expected.py), or None.

@@ -31,9 +31,10 @@ COLLAPSED = 0.8  # the weights collapse if they shrink faster than this fraction
 
 @dataclass(frozen=True)
 class Start:
-    """Measurements at the first training step, averaged over fresh networks, each with different training images.
+    """Measurements at the first training step, averaged over new networks, each with different training images.
 
-    loss: the data loss. loss_sd: its standard deviation over networks, so the ratio of a single run scatters as much. penalty:
+    loss: the data loss. loss_sd: standard deviation of the loss over networks; the ratio of a single run varies
+    accordingly. penalty:
     the penalty without lambda. loss_gradient, penalty_gradient: Euclidean norms of the gradients with respect to the
     regularised parameters. Losses and penalties are means over SEEDS networks, gradients over GRADIENT_SEEDS.
     """
@@ -56,7 +57,8 @@ class Start:
 def penalty_weight(experiment: Experiment) -> dict[str, float] | None:
     """Calibrate lambda for reg.lambda=auto.
 
-    Returns: lambda, the ratio and the measurements of Start; None if the configuration has no penalty or has a given lambda.
+    Returns: lambda, the ratio and the measurements of Start; None if the configuration has no penalty or has a fixed
+        lambda.
     """
     penalty = experiment.penalty
     if penalty is None or penalty.weight is not None:
@@ -103,7 +105,8 @@ def _start(experiment: Experiment, data: Batch, batches: Sequence[Any], device: 
     if not all(math.isfinite(value) and value > 0 for value in asdict(found).values()):
         raise InputError(
             f"reg.lambda cannot be calibrated: at the first step the loss is {found.loss:g} and the penalty {found.penalty:g}, "
-            f"their gradients {found.loss_gradient:g} and {found.penalty_gradient:g}; all must be above 0. Set it to a number."
+            f"their gradient norms are {found.loss_gradient:g} and {found.penalty_gradient:g}; all must be above 0. "
+            "Set reg.lambda to a number."
         )
     return found
 
@@ -116,7 +119,7 @@ def _data(experiment: Experiment) -> tuple[Batch, Sequence[Any], torch.device]:
 
 
 def _module(experiment: Experiment, seed: int, device: torch.device, weight: float = 0.0) -> Segmenter:
-    """Build a newly initialised network. Args: seed: of its weights. weight: lambda."""
+    """Build a newly initialised network. Args: seed: seed of the weights. weight: lambda."""
     torch.manual_seed(seed)
     return experiment.module(weight).to(device).train()
 
@@ -213,11 +216,12 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 
 
 def collapsed(trial: Trial, free: Trial, alone: Trial) -> bool:
-    """Return whether the weights shrink with this lambda nearly as fast as if only the penalty was minimised.
+    """Return whether the weights shrink with this lambda nearly as fast as if only the penalty were minimised.
 
     The rate of shrinking is log(penalty after the training / penalty after a training without regularisation).
 
-    Args: trial: with the lambda to judge. free: with lambda = 0. alone: with the lambda of ratio ALONE.
+    Args: trial: training with the lambda in question. free: training with lambda = 0. alone: training with the lambda
+        of ratio ALONE.
     """
     rate, fastest = (math.log(one.penalty[-1] / free.penalty[-1]) for one in (trial, alone))
     return rate < COLLAPSED * fastest < 0

@@ -31,8 +31,8 @@ class Segmenter(pl.LightningModule):
         scheduler: optimiser -> learning rate scheduler; or None.
         scheduler_interval: when the scheduler is stepped: after each "epoch" or after each optimiser "step".
         augment: (image, mask, random=generator) -> augmented image and mask, for training; or None.
-        average_decay: largest weight of the average so far in the moving average of the weights, which is then the network that
-            is validated; None: no averaging.
+        average_decay: maximum decay of the exponential moving average of the weights; the averaged network is
+            validated. None: no averaging.
         penalty: parameters -> scalar, or None.
         penalty_weight: lambda, the penalty's weight in the loss.
         regularized_parameters: the parameters that are passed to the penalty.
@@ -40,8 +40,9 @@ class Segmenter(pl.LightningModule):
             does not change them.
         hyperparameters: a plain dict that is stored in the checkpoints.
 
-    After each epoch, `row` contains its row of history.csv. Training values are means over the epoch's images while the weights
-    change, with dropout, as published, and with augmentation. Validation values are computed with the weights (or their
+    After each epoch, `row` contains its row of history.csv. Training values are means over the images of the epoch. As
+    in the published study, they are computed during training, while the weights change and dropout is active; images
+    are augmented. Validation values are computed with the weights (or their
     average) at the end of the epoch. train_penalty does not include lambda; the weighted penalty is train_loss -
     train_data_loss. Soft Dice and Dice are means over images.
 
@@ -112,7 +113,7 @@ class Segmenter(pl.LightningModule):
         self._steps = self.trainer.global_step
 
     def augmented(self, batch: Batch, epoch: int, index: int) -> Batch:
-        """Augment a training batch. The random numbers depend on the seed, the epoch and the index of the batch in it alone."""
+        """Augment a training batch. The random numbers depend only on the seed, the epoch and the batch index."""
         if self.augment is None:
             return batch
         seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
@@ -145,7 +146,7 @@ class Segmenter(pl.LightningModule):
                     mean.copy_(value)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Complete the weights of a checkpoint that is for use only and lacks those of `raw`."""
+        """Add the weights of `raw` to a checkpoint that was saved without them, because it is not for resuming."""
         weights = checkpoint["state_dict"]
         if self.raw is not None:
             for name in self.raw.state_dict():

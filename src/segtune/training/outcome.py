@@ -61,7 +61,7 @@ def in_words(result: Mapping[str, Any]) -> str:
 
 
 def patient_dice(rows: Iterable[Row]) -> float:
-    """Compute each patient's mean Dice over slices, and their mean over patients, as in the report; NaN if none is defined."""
+    """Compute the mean over patients of each patient's mean Dice over slices, as in the report; NaN if undefined."""
     of: dict[str, list[float]] = {}
     for row in rows:
         if not math.isnan(row["dice"]):
@@ -70,7 +70,7 @@ def patient_dice(rows: Iterable[Row]) -> float:
 
 
 def epochs_to_90(val_dice: list[float]) -> int | None:
-    """Return the first epoch (from 1) whose validation Dice reaches 90 % of the run's best; None if that is 0 or undefined."""
+    """Return the first epoch (from 1) with 90 % of the best validation Dice; None if this best is 0 or undefined."""
     best = np.nanmax([0.0, *val_dice])
     return next((epoch for epoch, value in enumerate(val_dice, start=1) if value >= 0.9 * best), None) if best else None
 
@@ -92,7 +92,11 @@ def describe_experiment(experiment: Experiment) -> dict[str, Any]:
 
 
 def describe_data(slices: SliceSet, sides: Split, fingerprint: str) -> dict[str, Any]:
-    """Describe the data for result.json: fingerprint, patients per side and on both sides, training pixel sizes [mm]."""
+    """Describe the data for result.json.
+
+    These are the fingerprint, the patients in training, in validation and in both, and the pixel sizes of the training
+    images [mm].
+    """
     names = np.asarray(slices.patients)
     leaks = splits.leaks(slices.patients, sides)
     on = {"train": set(names[sides.train].tolist()), "val": set(names[sides.val].tolist())}
@@ -159,8 +163,8 @@ def image_rows(experiment: Experiment) -> list[Row]:
 def pictures(slices: list[Slice], rows: list[Row], last: Predictions) -> dict[str, NDArray[Any]]:
     """Return the arrays of pictures.npz: all slices of the best, median and worst validation patient.
 
-    Patients are ranked by their mean Dice after the last epoch. The arrays for each are image (n, S, S) uint8, true and pred
-    (n, S, S) bool, frame (n,), and patient, its label.
+    Patients are ranked by their mean Dice after the last epoch. The arrays of each patient are image (n, S, S) uint8,
+    true and pred (n, S, S) bool, frame (n,), and patient (the label).
 
     Without validation patients there are no arrays.
 

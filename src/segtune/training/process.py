@@ -17,7 +17,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 def settle_process() -> None:
     """Apply settings that make the process faster and change no result. Call this before torch is imported.
 
-    GOMP_SPINCOUNT, unless the user set it, limits busy waiting, which makes processes that share cores three times slower.
+    GOMP_SPINCOUNT is set (unless the user has set it) to limit busy waiting, because busy waiting makes processes that
+    share cores three times slower.
     glibc is set to keep freed memory, unless SEGTUNE_MALLOC=default. Otherwise the kernel would have to zero memory pages again
     for every new tensor. LOG.md has measurements.
     """
