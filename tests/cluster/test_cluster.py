@@ -109,8 +109,15 @@ def undisturbed(tmp_path_factory):
     return content(folder)
 
 
-def test_a_sweep_is_the_same_under_every_launcher_to_the_bit():
-    command = [*TINY, "trainer.max_epochs=2", "loss=bce,bce_dice", "reg=none,l2", "-m"]
+STRONG = [
+    *("recipe=strong", "trainer.max_epochs=null", "trainer.max_steps=12", "trainer.val_every_steps=4", "batch.size=4"),
+    *("scheduler=cosine", "scheduler.warmup_steps=3", "data.downsample=2", "data.size=64", "score.tta=auto"),
+]
+
+
+@pytest.mark.parametrize("recipe", [["trainer.max_epochs=2"], STRONG], ids=["study", "strong"])
+def test_a_sweep_is_the_same_under_every_launcher_to_the_bit(recipe):
+    command = [*TINY, *recipe, "loss=bce,bce_dice", "reg=none,l2", "study=grid", "-m"]
     for name, launcher in (("here", []), ("local", ["hydra/launcher=local"]), ("slurm", [*CLUSTER, "hydra.launcher.pack=3"])):
         ended = segtune(*command, f"outputs={name}", *launcher)
         assert ended.returncode == 0, ended.stderr
