@@ -1,4 +1,4 @@
-"""Decide with evidence which loss, split, regulariser strength and batch size to train a segmentation network with."""
+"""Find out by experiment which loss, split, regulariser strength and batch size suit a segmentation network."""
 
 import os
 from collections.abc import Iterable

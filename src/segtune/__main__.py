@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _compose(overrides: list[str]) -> composing.Composed:
-    """Compose a configuration other than this run's, from the same config folders."""
+    """Compose another configuration than that of this run. The same config folders are used."""
     return composing.Composed.of(hydra.compose("config", overrides, return_hydra_config=True))
 
 

@@ -38,21 +38,23 @@ def augment(
 
     The geometric changes are combined into one affine map, so that each image is resampled only once. Images are
     interpolated bilinearly and padded by repeating their border; masks are resampled by nearest neighbour and padded
-    with background. Intensity changes are applied afterwards, in the order of the arguments. U(a, b) is uniform on
-    (a, b), N(0, s) normal with standard deviation s.
+    with background. Intensity changes are applied afterwards, in the order of the arguments. U(a, b) is a
+    random number from the uniform distribution on (a, b). N(0, s) is one from the normal distribution with mean 0 and
+    standard deviation s.
 
     Args:
         image: (B, 1, S, S) float, normalised per image, so that intensities are in standard deviations.
         mask: (B, 1, S, S) bool.
         random: generator on the device of image.
-        patch: side P of the result [pixels], which is cropped around the centre of the image; None: P = S, no crop.
+        patch: side P of the result [pixels], which is cropped around the centre of the image; None: no crop (P = S).
         p_geometry, p_bias, p_gamma, p_contrast, p_brightness, p_noise: probability of each change for an image.
         rotation_deg: rotation by U(-rotation_deg, rotation_deg) [degrees].
         scale: enlargement by scale^U(-1, 1).
         shear: horizontal shear by U(-shear, shear) [pixels per pixel].
         shift: shift along both axes by U(-shift, shift) [fraction of S].
         mirror: exchange left and right with a probability of 1/2.
-        bias_sd: multiply by exp(f), where f is a smooth field: bicubic through 4 x 4 values N(0, bias_sd).
+        bias_sd: multiply by exp(f), where the smooth field f is interpolated bicubically from 4 x 4 values
+            N(0, bias_sd).
         gamma: raise grey values, scaled to 0 ... 1, to the power gamma^U(-1, 1). Mean and standard deviation are restored.
         contrast: multiply the deviation from the mean by 1 + U(-contrast, contrast).
         brightness: add U(-brightness, brightness).
@@ -99,7 +101,10 @@ def augment(
 
 
 def patch_side(patch: int | str | None, size: int) -> int | None:
-    """Return the side of a patch [pixels]: for auto, PATCH_SHARE of the image's side, rounded to a multiple of 16."""
+    """Return the side of a patch [pixels].
+
+    For `auto`, it is PATCH_SHARE times the side of the image, rounded to a multiple of 16.
+    """
     return max(16, math.floor(PATCH_SHARE * size / 16 + 0.5) * 16) if patch == "auto" else None if patch is None else int(patch)
 
 

@@ -19,8 +19,8 @@ class Block(nn.Sequential):
     In evaluation mode, batch norm is folded into the weights of the convolution. In training on a CPU with tensors in
     channels_last, the layers are fused into fewer and more accurate operations.
 
-    Dropout modifies the input in place, so no other operation may need the input in its backward pass; autograd raises an
-    error if one does.
+    Dropout modifies the input in place, so no other operation may need the input in its backward pass.
+    Autograd raises an error if another operation needs the input.
 
     In training, the gradient of the convolution's bias is set to exactly zero. This is its true value, because batch norm
     subtracts the mean and with it the bias. A computed gradient would consist of rounding errors only, and Adam would
@@ -56,7 +56,7 @@ class Block(nn.Sequential):
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Return whether x can use the CPU implementations in this module; otherwise torch's own are better."""
+    """Return whether this module's CPU implementations can be used for x. Otherwise torch's own layers are better."""
     usual = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     return x.device.type == "cpu" and usual and not torch.compiler.is_compiling()
 
@@ -178,7 +178,10 @@ class _NormReLU(torch.autograd.Function):
 
 
 def rows(x: Tensor) -> tuple[Tensor, ...]:
-    """Split a channels_last tensor into pieces of about PIECE elements; each piece is (n, C), one row per pixel."""
+    """Split a channels_last tensor into pieces of about PIECE elements.
+
+    Each piece has the shape (n, C), with one row per pixel.
+    """
     channels = x.shape[1]
     pieces: tuple[Tensor, ...] = x.permute(0, 2, 3, 1).view(-1, channels).split(max(1, PIECE // channels))
     return pieces
@@ -189,12 +192,12 @@ def dense(x: Tensor) -> bool:
 
 
 def in_memory(x: Tensor) -> Tensor:
-    """Return a 1-D view, (numel,), of a dense (B, C, H, W) tensor with the elements in their order in memory."""
+    """Return a 1-D view of a dense (B, C, H, W) tensor. Its elements are in their order in memory."""
     return (x if x.is_contiguous() else x.permute(0, 2, 3, 1)).view(-1)
 
 
 def zeros_among(n: int, p: float, seed: int) -> NDArray[np.int64]:
-    """Draw which of n independent trials with success probability p succeed; return their positions in ascending order.
+    """Simulate n independent trials that succeed with probability p. Return the positions of the successes, ascending.
 
     Source: Devroye, Non-uniform random variate generation, 1986, chapter X.2 (the geometric distribution by inversion).
     """

@@ -2,15 +2,15 @@
 
 The published study chose lambda from a guess of the penalty's size, and proposed a simulation like this one as a better
 method. The command measures
-- the penalty of newly initialised networks over many seeds, and compares it with its closed form,
+- the penalty of newly initialised networks over many seeds, for comparison with the penalty's closed form,
 - the data loss and the gradients of loss and penalty at the first step of a run,
 - the loss and the weights after a short training with each of several lambdas.
 
 Results are written to outputs/calibrate/<id>/.
 
 The lambda is chosen for the average over seeds, so the ratio of penalty to loss at the start of a single run differs from the
-requested ratio. In tests with 30 seeds at 64 x 64 pixels, the ratio was within 20 % of the requested one for 27 seeds with l2
-and bce_dice, for 19 seeds with l1 and bce, and for 10 seeds with l2 and focal.
+requested ratio. In tests with 30 seeds at 64 x 64 pixels, the ratio was within 20 % of the requested ratio
+for 27 seeds with reg=l2 loss=bce_dice, for 19 seeds with reg=l1 loss=bce, and for 10 seeds with reg=l2 loss=focal.
 """
 
 import json

@@ -39,10 +39,12 @@ def command_line() -> list[str]:
 
 
 def as_typed(command: str) -> str:
-    """Rewrite a command like "python -m segtune.status sweep=x" in the form in which the user started this process.
+    """Return a command in the form in which the user started this process: with `python -m` or with `segtune`.
 
-    If the user started `segtune`, this command becomes "segtune status sweep=x". The command of a single run becomes
-    "segtune train ...", and a command that ends in -m becomes "segtune sweep ...".
+    Args: command: a command like `python -m segtune.status sweep=x`.
+    Returns: the same command, if the user started this process with `python -m`; otherwise `segtune status sweep=x`. In
+        the second case, the command of a single run becomes `segtune train ...`, and a command that ends in -m becomes
+        `segtune sweep ...`.
     """
     rest = command.removeprefix("python -m segtune")
     if not COMMAND:

@@ -2,8 +2,9 @@
 
 Several runs are evaluated as an ensemble. Predicted masks are resampled to the original grid of each slice and compared there
 with the expert's masks. The command prints Dice and Hausdorff distance per patient, separately for end-diastole and
-end-systole, and the agreement of volumes. It writes slices.csv, cases.csv and patients.csv, in the format of a run's tables,
-and finally evaluation.json to outputs/evaluate/<id>/. Repeating an evaluation gives identical files.
+end-systole, and the agreement of volumes. It writes four files to outputs/evaluate/<id>/. First, it writes slices.csv,
+cases.csv and patients.csv, which have the same format as a run's tables. evaluation.json is written last. Repeating an
+evaluation gives identical files.
 
 The evaluation code of the RVSC challenge computes Dice and Hausdorff distance in 2-D for each image. A patient's score is the
 mean over the images of a phase, and a method's score is the mean over all images of all patients. The command reports

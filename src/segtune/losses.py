@@ -1,9 +1,9 @@
 """Loss functions for binary segmentation: pure functions (logits, target, *, hyperparameters) -> scalar.
 
-logits: (B, 1, H, W) float, unbounded. target: same shape, float, 0 or 1. Every loss is >= 0, lower is better, is averaged
-over the images of the batch, and stays finite for any finite logit. Let z = logit where the target is 1 and z = -logit where
-the target is 0. The predicted probability of the true class is then sigmoid(z), and its logarithm is logsigmoid(z), which
-never overflows.
+logits: (B, 1, H, W) float, unbounded. target: same shape, float, 0 or 1. Every loss is >= 0, and lower values are
+better. It is averaged over the images of the batch, and is finite for all finite logits. Let z = logit where the target
+is 1 and z = -logit where the target is 0. The predicted probability of the true class is then sigmoid(z), and its
+logarithm is logsigmoid(z), which never overflows.
 
 Overlap measures (Dice, Tversky) are computed for each image and then averaged. The batch is never treated as one volume, so
 the overlap of an image does not depend on the other images in its batch, and large structures do not dominate small ones.
@@ -46,7 +46,8 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
     """Soft Dice of each image: (2 sum p y + s) / (sum p + sum y + s), where p = sigmoid(logits), y = target, s = SMOOTH.
 
     Returns: (B,), in [0, 1], higher is better. An empty target gives about 0, or 1 if the prediction is empty too.
-    Source: Milletari et al., V-Net, 3DV 2016. Unlike theirs, the denominator has no squares, as in the study.
+    Source: Milletari et al., V-Net, 3DV 2016. In V-Net, the denominator contains squares. Here it does not, as in the
+        published study.
     """
     probability = torch.sigmoid(logits).flatten(1)
     truth = target.flatten(1)
@@ -98,15 +99,15 @@ def focal_tversky(
     """Focal Tversky loss: mean over images of (1 - T + e)^gamma - e^gamma, where T is the index in `tversky` and e = SLACK.
 
     gamma is the reciprocal of the paper's gamma. Without e, the gradient would be infinite at T = 1 for gamma < 1. e
-    lowers the loss by up to e^gamma, which is 3e-5 for gamma = 0.75, 0.01 for gamma = 1/3 (3 in the paper, its most
-    extreme value) and 0.25 for gamma = 0.1. Therefore losses of different gammas cannot be compared if a gamma is as
-    small as 0.1.
+    lowers the loss by up to e^gamma. This is 3e-5 for gamma = 0.75, 0.01 for gamma = 1/3, and 0.25 for gamma = 0.1.
+    (gamma = 1/3 corresponds to 3 in the paper, where it is the most extreme value.) Therefore losses with different
+    gammas cannot be compared if one of the gammas is as small as 0.1.
 
     Args:
-        alpha, beta: as in `tversky`. The paper swaps the two names.
+        alpha, beta: as in `tversky`. In the paper, the meanings of alpha and beta are swapped.
         gamma: must be positive; gamma = 1 gives the Tversky loss. Below 1, the gradient grows as T approaches 1, so
-            well-segmented images keep contributing. Above 1, poorly segmented images dominate. The paper's 4/3 is 0.75
-            here.
+            well-segmented images keep contributing. Above 1, poorly segmented images dominate. gamma = 0.75 corresponds
+            to 4/3 in the paper.
     Source: Abraham and Khan, A novel focal Tversky loss function, ISBI 2019. MONAI's AsymmetricFocalTverskyLoss is not used,
         because it needs two channels of probabilities.
     """
@@ -135,11 +136,13 @@ def generalized_dice(logits: Tensor, target: Tensor) -> Tensor:
 
     The sums over c include foreground and background. With the foreground alone, MONAI's class weights would cancel
     out, and the result would be the plain Dice loss. p_c and y_c are the predicted and true maps of class c. The class
-    weight w_c is 1 / (pixels of class c)^2, so the smaller class weighs more: with 1 % foreground, each foreground
-    pixel weighs 10^4 times as much as a background pixel, and the foreground as a whole 100 times as much.
+    weight w_c is 1 / (pixels of class c)^2, so the smaller class has a larger weight. With 1 % foreground, for example,
+    the weight of a foreground pixel is 10^4 times the weight of a background pixel. The weight of the whole foreground
+    is 100 times that of the whole background.
 
-    Returns: scalar in [0, 1]. A class without pixels gets the weight of the other class, so the loss of an image with an
-        empty target is its mean foreground probability. Unlike in Dice, its gradient pushes the prediction towards empty.
+    Returns: scalar in [0, 1]. A class without pixels gets the weight of the other class. Therefore, if the target is
+        empty, the loss is the mean foreground probability of the image. Its gradient pushes the prediction towards an
+        empty mask, which is not the case with Dice loss.
     Source: Sudre et al., Generalised Dice overlap as a deep learning loss function, DLMIA 2017. Computed by MONAI.
     """
     from monai.losses import GeneralizedDiceLoss
@@ -155,10 +158,10 @@ def boundary(logits: Tensor, target: Tensor, *, weight: float = 1.0) -> Tensor:
     """Dice loss plus boundary loss: 1 - soft Dice + weight * mean over all pixels of d |p - y|.
 
     d is the distance of the pixel to the outline of the target, see `outline_distance`; p = sigmoid(logits), y = target.
-    With phi = d outside the target and phi = -d inside, d |p - y| = phi (p - y). This is Kervadec's phi p plus a constant,
-    chosen so that a perfect prediction costs 0. On small structures the boundary term is almost 0 for an empty prediction
-    too. Training with this term alone would therefore be slow from random weights, so it is combined with Dice. MONAI's
-    Hausdorff losses have the same weakness and take longer to compute.
+    With phi = d outside the target and phi = -d inside, d |p - y| = phi (p - y). Kervadec's boundary term is phi p.
+    Here, a constant is added, so that the loss of a perfect prediction is 0. On small structures the boundary term is
+    almost 0 for an empty prediction too. Training with this term alone would therefore be slow from random weights, so
+    it is combined with Dice. MONAI's Hausdorff losses have the same weakness and take longer to compute.
 
     Args: weight: >= 0, weight of the boundary term.
     Cost: scipy computes the distances on the CPU, even when training on a GPU, in about 40 ms for 15 images of 256 x 256 on
@@ -191,9 +194,10 @@ def outline_distance(target: Tensor) -> Tensor:
 
 
 def topk_bce(logits: Tensor, target: Tensor, *, fraction: float = 0.1) -> Tensor:
-    """Mean cross-entropy of the pixels with the highest cross-entropy in each image, then averaged over the images [nats].
+    """Mean cross-entropy of the pixels with the highest cross-entropy in each image, averaged over the images [nats].
 
-    Args: fraction: the share of each image's pixels that is used, in (0, 1], at least one pixel. 1 gives `bce`.
+    Args: fraction: the share of each image's pixels that are used, in (0, 1]. At least one pixel is used. With 1, the
+        loss equals `bce`.
     Source: Wu et al., Bridging category-level and instance-level semantic image segmentation, arXiv:1605.06885, 2016.
     """
     values = F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1)

@@ -17,19 +17,20 @@ CUT = 0.87962566103423978  # standard deviation of a standard normal distributio
 class UNet(nn.Module):
     """U-Net with five resolution levels; each block has one or more 3x3 convolutions with batch norm and ReLU.
 
-    The encoder repeats block, 2x2 max pooling and dropout four times and ends with one more block. The decoder repeats
-    3x3 transposed convolution of stride 2, concatenation [up, skip], dropout and block four times. The head is a 1x1
-    convolution to one logit.
+    The encoder repeats the following steps four times: a block, 2x2 max pooling, and dropout. It ends with one more
+    block. The decoder repeats the following steps four times: a 3x3 transposed convolution of stride 2, the
+    concatenation [up, skip], dropout, and a block. The head is a 1x1 convolution to one logit.
 
     The text of the study describes two convolutions per block. In its notebook the second convolution reads the input of the
     block, so the output of the first one is never used, and each block effectively has one convolution. With width 16 and
     one convolution the network has 1,177,649 trainable parameters + 1,472 running statistics = 1,179,121, as published.
     With two convolutions (conf/model/unet_double.yaml) it has 2,161,361 + 2,944.
 
-    A transposed convolution of stride 2 produces one row and one column too many. Keras crops them at the end, PyTorch
-    (padding=1, output_padding=1) at the start. All other layers are symmetric under rotation by 180 degrees, so the network
-    rotates the image by 180 degrees, and rotates the logits back. This is equivalent to Keras's network with rotated kernels,
-    and avoids an explicit crop, which would copy the largest tensors.
+    A transposed convolution of stride 2 produces one row and one column too many. Keras crops this row and column at
+    the end. PyTorch (with padding=1 and output_padding=1) crops them at the start. All other layers are symmetric under
+    rotation by 180 degrees, so the network rotates the image by 180 degrees, and rotates the logits back. This is
+    equivalent to Keras's network with rotated kernels, and avoids an explicit crop, which would copy the largest
+    tensors.
 
     Weights are initialised as in Keras, with torch's global random generator: he_normal for convolutions, glorot_uniform
     for transposed convolutions and for the head, zeros for biases.
@@ -99,7 +100,11 @@ class PlainUNet(nn.Module):
 
 
 def encode_and_decode(net: UNet | PlainUNet, image: Tensor) -> Tensor:
-    """Compute a U-Net's logits: `down` blocks with `pool` in between, then `up` and `merge` per level, then `head`."""
+    """Compute the logits of a U-Net.
+
+    The encoder applies the blocks in `down`, with `pool` between two blocks. The decoder applies `up` and `merge` at
+    each level. The last step is `head`.
+    """
     skips = []
     x: Tensor = net.down[0](image)
     for level in net.down[1:]:
@@ -128,10 +133,11 @@ class Downsampled(nn.Module):
 
 
 class Views(nn.Module):
-    """A network whose probability is averaged over rotated and enlarged views of the image (test-time augmentation).
+    """A wrapper that averages a network's probability over several views of the image (test-time augmentation).
 
-    Each view is an image resampled about its centre. The network's probability is resampled back, and counts where the view
-    shows the pixel. Images must be square. The result is given as logits between -14 and 14.
+    Each view is the image, rotated and enlarged about its centre. The probability that the network predicts for a view
+    is resampled back to the grid of the image. A pixel's average includes only the views that show this pixel. Images
+    must be square. The result is given as logits between -14 and 14.
     """
 
     OF = ((0.0, 1.0), (10.0, 1.0), (-10.0, 1.0), (0.0, 1.1))  # rotation [degrees], enlargement
@@ -156,7 +162,10 @@ class Views(nn.Module):
 
 
 def _resampled(image: Tensor, matrix: Tensor, *, padding: str) -> Tensor:
-    """Return the image whose value at x is that at matrix @ (x, 1). Coordinates are -1 to 1 over the image's sides."""
+    """Resample an image: the value at position x is taken from position matrix @ (x, 1) of the input.
+
+    Coordinates range from -1 to 1 along each side of the image.
+    """
     where = F.affine_grid(matrix.expand(len(image), 2, 3), list(image.shape), align_corners=False)
     return F.grid_sample(image, where.to(image.dtype), mode="bilinear", padding_mode=padding, align_corners=False)
 
@@ -197,7 +206,8 @@ def expected_sums(net: nn.Module, parameters: Iterable[nn.Parameter]) -> dict[st
     deviation sigma, truncated at 2 sigma, has E|w| = sigma sqrt(2 / pi) (1 - e^-2) / erf(sqrt 2). A uniform distribution on
     (-a, a) has E|w| = a / 2 and E w^2 = a^2 / 3. Biases are 0, and the scales of batch norm are 1.
 
-    Returns: {"l1": ..., "l2": ...}, or {} if the network has other modules, because their initialisation is unknown.
+    Returns: {"l1": ..., "l2": ...}, or {} if the network is neither UNet nor PlainUNet, because its initialisation is
+    unknown.
     """
     wanted = {id(parameter) for parameter in parameters}
     sums = {"l1": 0.0, "l2": 0.0}

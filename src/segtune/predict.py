@@ -2,24 +2,24 @@
 
 Files written to the output folder:
 
-    contours/P09-0020-icontour-auto.txt   DICOM: the contour in the RVSC's file format (i: endocardium, o: epicardium); no file
-                                          for an image with an empty prediction
+    contours/P09-0020-icontour-auto.txt   DICOM: the contour in the RVSC's file format (i: endocardium, o: epicardium).
+                                          There is no file for an image with an empty prediction.
     masks/P09-0020.png                    DICOM: the mask of the pixels inside the contour, 0 and 255
     masks/CASE.nii.gz                     NIfTI: the predicted mask, 0 and 1, on the image's original grid, with all
                                           frames if the image is a film (4-D)
-    overlays/                             pictures: one per DICOM image; one per NIfTI volume, showing
-                                          all slices, or several in a folder if the volume has more than 20
-                                          slices; one folder per film
+    overlays/                             pictures: one picture per DICOM image. A NIfTI volume has one picture
+                                          that shows all slices. If it has more than 20 slices, it has a
+                                          folder with several pictures. A film has one folder.
     slices.csv                            areas in pixels and mm^2
     volumes.csv                           volumes in ml
     patients.csv                          EDV, ESV, stroke volume, ejection fraction
     about.json                            the runs, epochs and software versions used
 
 For DICOM images, only the largest connected component is kept and its holes are filled. The numbers of removed and filled
-pixels are recorded, and all measurements refer to the area inside the contour. In NIfTI masks, holes are not filled, so that
-ring-shaped structures such as the myocardium keep theirs. With score.largest_component=true, or if the run's own scores were
-computed in this way, only the largest 3-D component of each volume is kept, for DICOM as for NIfTI. No text from file headers
-is written to any file. The command does not need the training data.
+pixels are recorded, and all measurements refer to the area inside the contour. In NIfTI masks, holes are not filled,
+because some structures, such as the myocardium, are rings. Only the largest 3-D component of each volume is kept if
+score.largest_component=true is set, or if the run's own scores were computed with this setting. This applies to both
+DICOM and NIfTI. No text from file headers is written to any file. The command does not need the training data.
 """
 
 import sys
@@ -48,9 +48,10 @@ from segtune.runs.tables import csv_text
 
 
 def predict(cfg: DictConfig) -> None:
-    """Predict every image below cfg.input, write the files listed in this module's docstring to cfg.output, print a summary.
+    """Predict every image in cfg.input and its subfolders, and print a summary.
 
-    If an error occurs, the output folder is not created. Raises: InputError for an invalid run, image or folder.
+    The files listed in this module's docstring are written to cfg.output. If an error occurs, the output folder is not
+    created. Raises: InputError for an invalid run, image or folder.
     """
     config = entry.plain(cfg)
     for key in ("input", "output"):

@@ -22,7 +22,10 @@ MOST_KEPT = 500  # largest number of configurations in one cache, about 100 KB e
 class Composed(NamedTuple):
     """One composed configuration.
 
-    cfg: without the `hydra` node; options: config group -> chosen option; outputs: the output folder of its sweep.
+    Attributes:
+        cfg: the configuration without its `hydra` node.
+        options: dict from each config group to the chosen option.
+        outputs: the output folder of a sweep with this configuration.
     """
 
     cfg: DictConfig
@@ -69,7 +72,7 @@ class Composer:
         return base._replace(cfg=cfg)
 
     def _base(self, overrides: tuple[str, ...]) -> Composed:
-        """Return the configuration for overrides that set no values. If possible, combine it from single options."""
+        """Return the configuration for overrides that set no values, combined from single options if possible."""
         if overrides not in self._bases:
             chosen = [override for override in overrides if self._kind(override) == "option"]
             others = tuple(override for override in overrides if self._kind(override) == "other")
@@ -112,10 +115,10 @@ class Composer:
         raise self._refused[others, key].with_traceback(None)
 
     def _kind(self, override: str) -> str:
-        """Return the kind of an override: value (optimizer.lr=1e-3), option (loss=focal), or other.
+        """Return the kind of an override: "value" (like optimizer.lr=1e-3), "option" (like loss=focal), or "other".
 
-        `outputs` and `recipe` are of the kind other, because `outputs` also changes the output folder of a sweep in the
-        `hydra` node, and `recipe` changes many groups.
+        Overrides of `outputs` and `recipe` are of the kind "other", because `outputs` also changes the output folder of
+        a sweep in the `hydra` node, and `recipe` changes many groups.
         """
         if override not in self._kinds:
             parsed = _parsed(override)
@@ -142,7 +145,10 @@ def options_of(choices: Mapping[str, Any] | DictConfig) -> dict[str, str]:
 
 
 def leaves(cfg: DictConfig) -> Leaves:
-    """Return the values of a configuration by dotted key, without those that do not describe a run (BOOKKEEPING)."""
+    """Return a dict from the dotted keys of a configuration to their values.
+
+    Keys that do not describe a run (see BOOKKEEPING) are left out.
+    """
     found: Leaves = {}
 
     def visit(node: DictConfig, prefix: str) -> None:

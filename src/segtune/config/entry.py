@@ -82,7 +82,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictC
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Convert a configuration to plain dicts with all interpolations resolved, without the node `hydra`."""
+    """Convert a configuration to plain dicts. Interpolations are resolved, and the node `hydra` is left out."""
     found: dict[str, Any] = {}
     for key in map(str, cfg):
         if key != "hydra":
@@ -93,7 +93,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def with_home(cfg: DictConfig) -> DictConfig:
-    """Return the configuration with a leading ~ or ~user in each value replaced by the home folder."""
+    """Return a copy of the configuration in which the home folder replaces a leading ~ or ~user in each value."""
     found = OmegaConf.create(_at_home(OmegaConf.to_container(cfg)))
     assert isinstance(found, DictConfig)
     OmegaConf.set_struct(found, True)
@@ -116,7 +116,10 @@ def _run_id(*, _root_: DictConfig) -> str:
 
 
 def _unless(given: Any, default: Any) -> Any:
-    """Return the default, or None if `given`, the value of a key that replaces this one, is not None."""
+    """Return the default value of a key, or None if the user has set another key that replaces this key.
+
+    Args: given: the value of the other key; None if it is not set.
+    """
     return default if given is None else None
 
 

@@ -124,7 +124,7 @@ def _unknown_key(key: str, config_name: str) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """Sort the known names by similarity to `name`, the most similar first: numbers by value, other names by spelling."""
+    """Sort the known names by similarity to `name`, the most similar first. Numbers are compared by value."""
     number = as_number(name)
     numbers = [option for option in known if as_number(option) is not None]
     if number is not None and numbers:

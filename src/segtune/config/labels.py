@@ -18,8 +18,8 @@ from segtune.runs.identity import AXES
 class Labels:
     """Creates the labels of runs.
 
-    To find the values that a run has changed, it is compared with a configuration composed from its options only. Each of
-    these configurations is composed once.
+    The values that a run has changed are found by comparing its configuration with one that is composed from the run's
+    options only. For each choice of options, the latter is composed only once.
 
     Args: compose: composes a configuration from overrides, as the command line would.
     """
@@ -30,10 +30,11 @@ class Labels:
         self._bare: dict[tuple[tuple[str, str], ...], Leaves] = {}
 
     def of(self, cfg: DictConfig, options: Mapping[str, str]) -> str:
-        """Return the label of a composed configuration: loss=focal split=0.6 reg=none batch=15 optimizer.lr=0.001.
+        """Return the label of a run, for example loss=focal split=0.6 reg=none batch=15 optimizer.lr=0.001.
 
-        It contains the options of loss, split, reg and batch, all other options that are not the default of their group, and
-        all values that differ from those of the options, whether they were set by a study, a grid or the user.
+        The label contains the options of loss, split, reg and batch, and all other options that are not the default of
+        their group. It also contains all values that differ from those of the options, whether they were set by a
+        study, a grid or the user.
         """
         bare = self._leaves_of(options)
         own = leaves(cfg)
@@ -53,7 +54,7 @@ class Labels:
             yield shlex.quote(f"{group if group in defaults else f'+{group}'}={options[group]}")
 
     def _defaults_of(self, options: Mapping[str, str]) -> dict[str, str]:
-        """Return the default option of every group. Except for the group recipe, the defaults depend on the recipe."""
+        """Return the default option of every group. All of them except `recipe` depend on the chosen recipe."""
         if not self._defaults:
             self._defaults[""] = self._compose(["study=none"]).options
         usual = self._defaults[""]
@@ -84,7 +85,10 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _is_replaced(group: str, option: str, values: Leaves) -> bool:
-    """Return whether every value in the option's file is replaced, so that naming the option would be misleading."""
+    """Return whether `values` replaces every value in an option's file.
+
+    The option is then left out of the label, because it would be misleading.
+    """
     own = _own_keys(option_file(group, option))
     return bool(own) and all(f"{group}.{key}" in values for key in own)
 

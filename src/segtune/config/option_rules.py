@@ -134,6 +134,9 @@ NULLABLE = {
 
 
 def of_group(group: str, values: Mapping[str, Any]) -> dict[str, Rule]:
-    """Return the rules for the keys of a config group, according to the function, network or reader that its values name."""
+    """Return the rules for the keys of a config group.
+
+    The rules depend on the function, network or reader that is given as `_target_` in the values of the group.
+    """
     named = {"data": values.get("reader"), "reg": values.get("penalty")}.get(group, values)
     return OF_TARGET.get(str((named or {}).get("_target_")), {})

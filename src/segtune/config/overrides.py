@@ -70,8 +70,8 @@ def at_home(override: str) -> str:
 def search_path(said: argparse.Namespace, overrides: Sequence[str]) -> list[Path]:
     """Return the folders where Hydra looks for options.
 
-    These are the primary config folder, the folders of installed plug-ins, --config-dir, and hydra.searchpath if
-    overridden.
+    These are the primary config folder, the folders of installed plug-ins, the folder given with --config-dir, and the
+    folders in an override of hydra.searchpath.
     """
     installed = [f"pkg://{package.replace('.', '/')}" for package in plugins.packages().values()]
     places = [said.config_path or CONF, *installed, *([said.config_dir] if said.config_dir else [])]
@@ -148,7 +148,9 @@ def quote_numbers(override: str) -> str:
 
 
 def as_axes(arguments: Sequence[str]) -> list[str]:
-    """Turn keys that only some options of a group have into sweep axes with one value: reg.lambda=choice(auto).
+    """Turn overrides of keys that only some options of a group have into sweep axes with a single value.
+
+    For example, reg.lambda=auto becomes reg.lambda=choice(auto).
 
     Hydra first composes a configuration without the axes of the sweep. In that step, reg.lambda=auto would fail if reg=l2 is
     chosen only by the grid, because the default option of reg has no lambda.
@@ -168,7 +170,7 @@ def as_axes(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted(value: Any, options: Sequence[str]) -> str:
-    """Return an option's name in quotes. A number becomes the option of equal value (0.60: '0.6'), null 'none'."""
+    """Return an option's name in quotes. A number is replaced by the option of equal value, and null by 'none'."""
     text = "none" if value is None else value.text if isinstance(value, QuotedString) else str(value)
     number = as_number(text)
     if number is not None:

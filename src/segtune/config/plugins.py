@@ -11,7 +11,7 @@ GROUP = "segtune"
 
 @functools.cache
 def packages() -> dict[str, str]:
-    """Return a dict from the name of each plug-in to the package that contains its options: labkit -> labkit.conf.
+    """Return a dict from the name of each plug-in (labkit) to the package that contains its options (labkit.conf).
 
     Raises: InputError if a registered package cannot be found.
     """

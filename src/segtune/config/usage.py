@@ -1,6 +1,7 @@
 """The help of every command, generated from conf/*.yaml: what it does, its config groups and keys, and examples.
 
-A file begins with comments: `# verb: what it does`, more sentences, and examples that begin with python -m segtune.
+Each file begins with comments. These are a line `# VERB: DESCRIPTION`, more sentences, and examples that begin with
+python -m segtune.
 """
 
 import itertools
@@ -77,12 +78,15 @@ def _what(head: list[str]) -> list[tuple[str, str]]:
 
 
 def _suffix(verb: str) -> str:
-    """Return the text that follows `python -m segtune` in the command of a verb: " -m", for example."""
+    """Return what follows `python -m segtune` in the command that a verb stands for, such as " -m" for sweep."""
     return {"train": "", "sweep": " -m"}.get(verb, f".{verb}")
 
 
 def _examples(head: list[str]) -> list[tuple[str, str]]:
-    """Return each example and its description. Its command is written in the form that started this process."""
+    """Return each example and its description.
+
+    The command is written in the form in which the user started this process (see as_typed).
+    """
     found = (re.split(r" {2,}", line, maxsplit=1) for line in head if line.startswith(MODULE))
     return [(as_typed(example), " ".join(what)) for example, *what in found]
 
@@ -110,7 +114,10 @@ def _groups(name: str) -> list[tuple[str, list[str]]]:
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Return rows as lines in two columns. The second is wrapped, and starts on a new line if the first is too long."""
+    """Return rows as lines in two columns.
+
+    The text of the second column is wrapped. It starts on a new line if the text of the first column is too long.
+    """
     width = max((len(first) for first, _ in rows if len(first) <= WIDTH // 2), default=0) + 2
     found = []
     for first, second in rows:
@@ -128,7 +135,7 @@ def _wrapped(paragraphs: Sequence[str], width: int) -> list[str]:
 
 
 def _packed(items: Sequence[str], width: int) -> list[str]:
-    """Wrap the items, and put each on the last line on which it fits."""
+    """Distribute the items over lines. Each item is added to the last line that has room, or to a new line."""
     lines: list[str] = []
     for item in items:
         fits = [at for at in range(len(lines)) if len(lines[at]) + 3 + len(item) <= width]
@@ -140,5 +147,5 @@ def _packed(items: Sequence[str], width: int) -> list[str]:
 
 
 def _block(title: str, lines: Sequence[str]) -> list[str]:
-    """Return an empty line, the title and the indented lines; an empty list if there are no lines."""
+    """Return an empty line, the title and the indented lines. Return an empty list if there are no lines to indent."""
     return ["", title, *(f"  {line}" for line in lines)] if lines else []

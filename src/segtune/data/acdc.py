@@ -46,10 +46,10 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
     Patients are ordered by number. The end-diastolic frame comes first, and slices keep their stored order.
 
     Args:
-        root: the folder that contains the patients' folders, or the parent of such a folder named training. Files outside
-            root are not read.
+        root: the folder that contains the patients' folders. If this folder is named training, root may also be its
+            parent. Files outside root are not read.
         target: "rv" (right ventricle), "myocardium" or "lv" (left ventricle's cavity).
-        slice_axis: the axis of the stored arrays that counts the slices; None: found by the rule in formats.axes.
+        slice_axis: the axis of the stored arrays that counts the slices; None: apply the rule in formats.axes.
         empty: "keep" or "drop" the slices that do not show the target.
     Raises: InputError that names the file, and the line if there is one, for missing, damaged or contradictory files.
     """

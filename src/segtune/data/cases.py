@@ -43,7 +43,7 @@ class Volume(NamedTuple):
 def rest(name: str, patient: str) -> str:
     """Return the part of a name after the patient (sub-01_frame12 -> frame12).
 
-    If there is none, return the part before the patient.
+    If nothing follows the patient, return the part before the patient.
     """
     before, _, after = name.partition(patient)
     return after.strip(SEPARATORS) or before.strip(SEPARATORS)
@@ -64,9 +64,9 @@ def arrange(
 
     Args:
         read: function that returns the slices of one volume.
-        ed, es: the values of data.ed and data.es. Each is one of: None; a frame's number; the text of a volume; a list
-            of numbers and texts, exactly one of which must fit in each visit of each patient; "largest" or "smallest"
-            (by the volume of the expert's mask).
+        ed, es: the values of data.ed and data.es. Each may be None, a frame's number, the text of a volume, or a list
+            of numbers and texts. Exactly one volume must fit in each visit of each patient. The values "largest" and
+            "smallest" select a volume by the size of the expert's mask.
     Raises: InputError that names the key and the patient if no volume or several volumes fit, or if one volume would be
         both ED and ES. This is checked before any volume is read, except for "largest" and "smallest".
     """
@@ -100,7 +100,10 @@ def _wanted(name: str, value: Any) -> Wanted:
 
 
 def _visits_are_phases(volumes: Mapping[Key, Volume], wanted: Mapping[Phase, Wanted]) -> dict[Key, Volume]:
-    """If data.ed or data.es names a visit (such as diastole), convert each patient's visits to volumes of one visit."""
+    """If data.ed or data.es is the name of a visit (such as "diastole"), turn visits into volumes.
+
+    All volumes of a patient then belong to the same visit, and the former visit becomes the text of the volume.
+    """
     texts = {value.casefold() for values in wanted.values() for value in values if isinstance(value, str)}
     if not any(volume.visit.casefold() in texts for volume in volumes.values()):
         return dict(volumes)
@@ -110,7 +113,10 @@ def _visits_are_phases(volumes: Mapping[Key, Volume], wanted: Mapping[Phase, Wan
 def _phases(
     mine: Mapping[Key, Volume], wanted: Mapping[Phase, Wanted], sizes: Mapping[Key, float] | None
 ) -> dict[Key, Phase | None]:
-    """The phase of each volume of one patient. Args: sizes: the volumes of the masks; None if they are not known yet."""
+    """Return the phase of each volume of one patient.
+
+    Args: sizes: the size of each volume's mask (see _size); None if the masks have not been read yet.
+    """
     found = {key: volume.phase for key, volume in mine.items()}
     for visit in dict.fromkeys(volume.visit for volume in mine.values()):
         at = {key: volume for key, volume in mine.items() if volume.visit == visit}
@@ -189,13 +195,16 @@ def _owner(volume: Volume) -> str:
 
 
 def _name(volumes: Mapping[Key, Volume], key: Key) -> str:
-    """Return how messages call a volume, for example "frame 12"."""
+    """Return the name of a volume in messages, for example "frame 12"."""
     volume = volumes[key]
     return f"frame {volume.frame}" if volume.frame is not None else volume.text or volume.phase or "its only volume"
 
 
 def _distinguished(mine: Mapping[Key, Volume]) -> dict[Key, str]:
-    """Return Slice.volume for each volume: its visit and, if its phase has several volumes, its frame or text."""
+    """Return Slice.volume for each volume of one patient.
+
+    It contains the visit. If the visit has several volumes of the same phase, it also contains the frame or the text.
+    """
     found: dict[Key, str] = {}
     for group in _grouped(mine, lambda volume: (volume.visit, volume.phase)):
         frames = ["" if (frame := mine[key].frame) is None else f"frame {frame}" for key in group]
@@ -224,7 +233,10 @@ def _in_order(mine: Mapping[Key, Volume]) -> list[Key]:
 
 
 def _size(slices: Iterable[Slice]) -> float:
-    """The volume of the expert's mask [ml], or its summed area [mm^2 / 1000] if the distance between slices is unknown."""
+    """Return the volume of the expert's mask [ml].
+
+    If the distance between slices is unknown, return the total area of the mask [mm^2 / 1000].
+    """
     return sum(
         int(item.mask.sum()) * item.spacing_mm[0] * item.spacing_mm[1] * (1.0 if item.gap_mm is None else item.gap_mm) / 1000
         for item in slices

@@ -74,7 +74,10 @@ def _outside(outline: Outline) -> findings.Finding | None:
 
 
 def _nested(outlines: Sequence[Outline], drawn: dict[int, _Drawn | None]) -> dict[int, float]:
-    """For each epicardium, return the fraction of the endocardium that it encloses. Both must be in the same frame."""
+    """Return a dict from each epicardium to the fraction of the same frame's endocardium that it encloses.
+
+    Frames without both contours are left out.
+    """
     inner = {(one.patient, one.frame): drawn.get(index) for index, one in enumerate(outlines) if one.target == "endocardium"}
     shares = {}
     for index, outer in drawn.items():
@@ -100,10 +103,10 @@ def _not_nested(outer: Outline, share: float) -> Iterator[findings.Finding]:
 
 
 def _copied_contours(outlines: Sequence[Outline], nested: dict[int, float]) -> Iterator[findings.Finding]:
-    """Report contours that are copies of another one.
+    """Report contours that are copies of another contour.
 
-    Among equal contours, the one that encloses most of the endocardium of its frame counts as the original. If there is
-    a tie, the first of them counts as the original.
+    Among equal contours, the original is the contour that encloses the largest fraction of the endocardium in its own
+    frame. If there is a tie, the original is the first contour.
     """
     for group in slice_checks.alike(_open(one.points).tobytes() for one in outlines):
         original, *copies = sorted(group, key=lambda index: -nested.get(index, 1.0))

@@ -25,7 +25,7 @@ def listed(data: Mapping[str, Any]) -> list[ContourFile]:
 def for_run(data: Mapping[str, Any], slices: Iterable[Slice]) -> list[Finding]:
     """Check the contour files of a run's data, and return the findings, errors first.
 
-    Errors in contours of the other target become warnings, because the run does not read these contours.
+    Errors become warnings if they are in contours that the run does not read, because its target is another one.
     """
     read = {(patient, frame, path.name) for patient, frame, target, path, _ in listed(data) if target == data["target"]}
     return findings.ranked(
@@ -38,7 +38,7 @@ def find(data: Mapping[str, Any], slices: Iterable[Slice], *, with_folders: bool
     """Check the contour files of both targets, and return the findings, errors first. An unreadable file is an error.
 
     Args:
-        slices: the slices that were read from these data, so that their images need not be read again.
+        slices: the slices that were already read from these data. The images of these slices are not read again.
         with_folders: True: findings contain file paths relative to data.root, for display. False: they contain only
             file names, for storage, because a folder's name may contain a patient's name.
     """

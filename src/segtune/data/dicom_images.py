@@ -1,10 +1,15 @@
 """Find DICOM images without labels, and group them by patient.
 
-A file named like those of RVSC (P09-0020.dcm) is frame 20 of patient P09, where frame = 20 * slice + phase. All other images
-are grouped by the patient and study in their headers (or by folder if the headers give neither), and then by series as
-described in `stacks`. The groups are labelled P01, P02, ... in the natural order of their first files. Their frames are counted
-from 0, in the natural order of the file names and, in a file with several frames, in the stored order. If the headers
-do not determine slices and phases, the attribute `undefined` gives the reason, and no volume is computed.
+If files are named as in RVSC, the name gives the patient and the frame: P09-0020.dcm is frame 20 of patient P09. The
+frame number is 20 * slice + phase.
+
+All other images are grouped by the patient and study in their headers. If the headers give neither, they are grouped by
+folder. Each group is then divided by series, as described in `stacks`. The groups are labelled P01, P02, ... in the
+natural order of their first files. The frames of a group are counted from 0, in the natural order of the file names.
+Frames in the same file keep their stored order.
+
+If the headers do not determine slices and phases, the attribute `undefined` gives the reason, and no volume is
+computed.
 """
 
 import itertools
@@ -145,7 +150,10 @@ def _of_stack(label: str, stack: Stack) -> Iterator[str]:
 
 
 def _of_studies(labelled: Mapping[str, Stack]) -> Iterator[str]:
-    """Yield sentences: which labels belong to the same study, and which studies to the same person. 0 means unknown."""
+    """Yield sentences that say which labels belong to the same study, and which studies belong to the same patient.
+
+    Studies and patients that are unknown (0) are left out.
+    """
     of_study: dict[int, list[str]] = {}
     of_person: dict[int, dict[int, str]] = {}  # person -> study -> its first label
     for label, stack in labelled.items():

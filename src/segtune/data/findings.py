@@ -1,7 +1,8 @@
 """Findings: possible faults in a data set.
 
-An error would make results wrong. For example, an image that two patients share belongs to the wrong patient, or would be in
-both training and validation. A warning is something that the user should look at. A note says what the data do not contain.
+An error would make results wrong. For example, if two patients have the same image, one of them has the wrong image, or
+the image would be used for both training and validation. A warning is something that the user should look at. A note
+says what the data do not contain.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -45,8 +46,8 @@ class Finding:
 
     Attributes:
         kind: a key of KINDS.
-        patient, frame, file: where the fault is (file: path relative to data.root). Each is None if several are
-            affected.
+        patient, frame, file: where the fault is. The file is a path relative to data.root. An attribute is None if
+            several patients, frames or files are affected.
         message: what was found, and how to correct it.
     """
 
@@ -69,7 +70,10 @@ def joined(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]
 
 
 def warnings(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
-    """Return for each kind the number of warnings and the text of the first. Args: found: from slice_checks.for_run."""
+    """Return a dict from each kind to the number of warnings of this kind and the text of the first warning.
+
+    Args: found: the findings, as returned by slice_checks.for_run.
+    """
     by_kind: dict[str, tuple[int, str]] = {}
     for one in found:
         if one["severity"] == "warning":
@@ -91,7 +95,7 @@ def not_allowed(found: Iterable[Finding], allow: Collection[str] | None) -> list
 
 
 def place(finding: Finding) -> str:
-    """The place of a finding, as in messages: patient P01, frame 20 (P01-0020-icontour-manual.txt)."""
+    """Return the place of a finding as text, for example: patient P01, frame 20 (P01-0020-icontour-manual.txt)."""
     named = [f"patient {finding.patient}"] if finding.patient is not None else []
     named += [f"frame {finding.frame}"] if finding.frame is not None else []
     where = ", ".join(named)
@@ -101,6 +105,6 @@ def place(finding: Finding) -> str:
 
 
 def ranked(found: Iterable[Finding]) -> list[Finding]:
-    """The findings sorted by severity, then by kind. Findings that agree in both keep their order."""
+    """Sort findings by severity, then by kind. Findings of the same severity and kind keep their order."""
     kinds = list(KINDS)
     return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), kinds.index(one.kind)))

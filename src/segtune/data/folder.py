@@ -1,11 +1,13 @@
-"""Reader of pairs of PNG or TIFF files of the same name, one slice each: images/NAME.png and masks/NAME.png.
+"""Reader of PNG or TIFF files in pairs: images/NAME.png and masks/NAME.png.
+
+Each pair contains one slice and its mask.
 
 Both folders may contain subfolders, one level deep. The name then includes the subfolder: anna/01 for
 images/anna/01.png. PNG and TIFF files do not contain the patient or the pixel size, so the user sets data.patient (see
 names.parse) and data.pixel_mm.
 
-Images may be grey JPEG files; masks may not, because JPEG compression changes values at every edge. The structure in a mask
-is found by its colour (see colours.Structure).
+Images may also be grey JPEG files. Masks must not be JPEG files, because JPEG compression changes values at every edge.
+The structure in a mask is found by its colour (see colours.Structure).
 """
 
 import math
@@ -49,28 +51,32 @@ def read(
     empty: str = "keep",
     mask_suffix: str | None = None,
 ) -> SliceSet:
-    """Read every pair. Patients are in natural order, and the slices of each are sorted by the pattern's groups, then by name.
+    """Read every pair of an image and its mask.
+
+    Patients are in natural order. The slices of each patient are sorted by the groups of the pattern in `patient`, and
+    then by name.
 
     frame and slice_index are taken from the name if the pattern has groups for them. Otherwise the pairs of each
     patient are numbered.
 
     Pairs with the same patient, visit, phase and frame form one volume. If the pattern has no group `slice`, the
-    numbers in its group `frame` are treated as slice numbers, so that all frames of a visit and phase form one volume.
-    They remain frame numbers if a frame has several images, or if ed or es selects frames.
+    numbers in the group `frame` are treated as slice numbers, so that all frames of a visit and phase form one volume.
+    However, the numbers are treated as frame numbers if a frame has several images, or if ed or es selects frames.
 
     Args:
         root: the folder that holds images and masks. Nothing outside it is read.
         target: "foreground" (all pixels that are not black, which must have a single colour), or the structure's grey
             value. For masks with a palette, a palette index is also accepted, if it stands for the same colour in all
             files.
-        pixel_mm: distance of neighbouring pixel centres [mm]; one number, or two: rows, columns.
+        pixel_mm: distance of neighbouring pixel centres [mm]; one number, or two numbers for rows and columns.
         gap_mm: distance of neighbouring slice centres [mm]; None: unknown.
         patient: regular expression for the name with a group `patient` and optional groups `visit`, `phase`, `frame`, `slice`.
-        ed, es: the end-diastolic and the end-systolic volume of each visit, where names do not give the phase: a frame's
-            number, the text of the group visit, or a list of these; or "largest" or "smallest". See cases.arrange.
+        ed, es: the end-diastolic and the end-systolic volume of each visit, if names do not give the phase. Each may be
+            a frame's number, the text of the group `visit`, a list of numbers and texts, "largest" or "smallest" (see
+            cases.arrange).
         empty: "keep" or "drop" pairs without the target.
-        mask_suffix: the suffix that a mask's name has in addition to the name of its image: with "_mask", x_mask.png is
-            the mask of x.png. Images and masks may then also be in the same folder: data.root itself, or folders in it.
+        mask_suffix: the text that follows the image's name in the name of its mask. With "_mask", x_mask.png is the
+            mask of x.png. Images and masks may then also be in the same folder, which is data.root or a folder in it.
     Raises: InputError naming the file or key for anything missing, damaged or contradictory.
     """
     spacing_mm = _spacing(pixel_mm)
@@ -123,7 +129,8 @@ def _by_volume(parsed: Mapping[str, names.Name], images: Mapping[str, Path], *, 
         if one.slice is not None and (other := at.setdefault((volume, one.slice), name)) != name:
             raise InputError(
                 f"{images[other]} and {images[name]} are both slice {one.slice} of one volume of patient {one.patient}. If "
-                "they belong to several volumes, add a group visit or frame to data.patient; if not, move one elsewhere."
+                "they belong to several volumes, add a group visit or frame to data.patient. If not, move one of them "
+                "elsewhere."
             )
     return found
 
@@ -164,7 +171,8 @@ def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict
         for part in ("images", "masks"):
             if part not in parts:
                 raise InputError(
-                    f"data.root={folder}: there is no folder {part} in it. Set data.root to the folder that holds both."
+                    f"data.root={folder}: there is no folder {part} in it. Set data.root to the folder that "
+                    "holds images and masks."
                 )
         images, masks = (_files(parts[part], folder, left) for part in ("images", "masks"))
         left += [path for path in names.entries(folder, folder) if path.name not in ("images", "masks")]
@@ -185,7 +193,10 @@ def _pairs(folder: Path, mask_suffix: str | None) -> tuple[dict[str, Path], dict
 
 
 def _ending(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
-    """Suggest data.mask_suffix if all masks have their image's name plus the same suffix. Otherwise return ""."""
+    """Suggest a value of data.mask_suffix if every mask has the name of its image plus the same suffix.
+
+    Otherwise return an empty text.
+    """
     first = min(masks, default="")
     for end in {first.removeprefix(name) for name in images if name and first.startswith(name)} - {""}:
         if {name + end for name in images} == masks.keys():
@@ -226,13 +237,20 @@ def _pixels(path: Path) -> NDArray[Any]:
 
 
 def _drawing(path: Path) -> tuple[NDArray[Any], dict[int, int]]:
-    """The grey values (H, W) of a mask as stored, or its colours and palette as colours.coded returns them."""
+    """Return the pixels (H, W) of a mask, and its palette.
+
+    For a coloured mask, these are returned by colours.coded. For a grey mask, they are the stored grey values and an
+    empty palette.
+    """
     pixels, image = _loaded(path, GREY | colours.COLOURED, is_mask=True)
     return colours.coded(path, image) if image.mode in colours.COLOURED else (pixels, {})
 
 
 def _loaded(path: Path, modes: Collection[str], *, is_mask: bool = False) -> tuple[NDArray[Any], Image.Image]:
-    """Return the values (H, W, ...) of an image in one of these Pillow modes (grey values as stored), and the image itself."""
+    """Return the values (H, W, ...) of an image, and the image itself. Grey values are returned as stored.
+
+    Args: modes: the Pillow modes that are accepted.
+    """
     names.check_file(path, MAX_BYTES)
     formats = ("JPEG",) if path.suffix.lower() in JPEG_SUFFIXES else ("PNG", "TIFF")
     wrong = ""
@@ -288,7 +306,10 @@ def _why_not_as_it_is(image: ImageFile) -> str:
 
 
 def _as_stored(image: ImageFile, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Apply TIFF tags that Pillow ignores: signed or unsigned values, and 16-bit images in which 0 is white."""
+    """Apply the TIFF tags that Pillow ignores.
+
+    They say whether values are signed, and whether 0 is white in a 16-bit image.
+    """
     if image.format != "TIFF":
         return pixels
     tags = getattr(image, "tag_v2", {})

@@ -22,9 +22,9 @@ def resample_and_crop(
 ) -> SliceSet:
     """Resample and crop the slices to the network's grid. (to_tensors adds the padding.)
 
-    Each slice is first resampled to spacing_mm without moving its centre: the image with linear interpolation, the mask
-    by nearest neighbour. If the result is larger than size, the centre is cropped from it. If both spacing_mm and
-    larger are None, the set is returned unchanged.
+    Each slice is first resampled to spacing_mm without moving its centre. The image is interpolated linearly, and the
+    mask is resampled by nearest neighbour. If the result is larger than size, only its centre is kept. If both
+    spacing_mm and larger are None, the set is returned unchanged.
 
     Args:
         size: side of the network's square images [pixels].
@@ -58,7 +58,7 @@ def restore(values: NDArray[np.float64], item: Slice, *, spacing_mm: float | Non
         values: (S, S), the network's whole output; S is data.size.
         item: the slice as it was read.
         spacing_mm, larger: as in resample_and_crop.
-    Returns: (H, W), linearly interpolated if spacing_mm is given; 0 where the slice was cropped.
+    Returns: (H, W). Values are interpolated linearly if spacing_mm is given, and are 0 where the slice was cropped.
     """
     rows, columns = _axes(item, len(values), spacing_mm, larger)
     return np.ascontiguousarray(columns.restored(rows.restored(values).T).T)
@@ -88,7 +88,7 @@ class _Axis(NamedTuple):
         n: number of stored (old) pixels.
         ratio: old spacing / new spacing.
         n_new: number of pixels after resampling. The centres of the old and the new axis coincide.
-        n_kept: number of new pixels that remain after cropping, at the centre.
+        n_kept: number of new pixels that remain after the centre is cropped.
     """
 
     n: int
@@ -131,7 +131,10 @@ class _Axis(NamedTuple):
         return (np.arange(self.n_kept, dtype=np.float64) + self._first - (self.n_new - 1) / 2) / self.ratio + (self.n - 1) / 2
 
     def _new_positions(self) -> NDArray[np.float64]:
-        """The positions of the old pixels on the axis of the kept new pixels [from 0]; cropped pixels lie outside."""
+        """Return the positions of the old pixels on the new axis [new pixels, 0 is the first kept one].
+
+        Old pixels that were cropped away lie outside the range of the kept pixels.
+        """
         return (np.arange(self.n, dtype=np.float64) - (self.n - 1) / 2) * self.ratio + (self.n_new - 1) / 2 - self._first
 
     @property

@@ -24,7 +24,7 @@ class Found:
     """The images that were found: either patients (DICOM) or volumes (NIfTI).
 
     Attributes:
-        left_out: kind of file -> number of such files that are not read.
+        left_out: dict from each kind of file to the number of files of this kind that are not read.
         put_together: sentences that say which images were combined, if the folders do not already show it.
     """
 
@@ -51,7 +51,7 @@ def find(source: str | os.PathLike[str]) -> Found:
     if niftis and dicoms:
         raise InputError(
             f"input={source}: it holds both DICOM ({dicoms[0].name}) and NIfTI ({niftis[0].name}) files. Give a folder with "
-            "only one kind."
+            "only one of the two formats."
         )
     left_out = Counter({"neither DICOM nor NIfTI": len(others)})
     volumes = nifti_images.find(niftis, root, left_out)

@@ -16,7 +16,7 @@ PAGE = "check.html"
 
 
 class Patient(NamedTuple):
-    """A row of the table of patients: numbers of slices, and ranges as text."""
+    """One row of the table of patients. It contains numbers of slices, and ranges of values as text."""
 
     patient: str
     slices: int

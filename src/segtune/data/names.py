@@ -89,7 +89,7 @@ def check_file(path: Path, most_bytes: int | None = None) -> None:
     if not stat.S_ISREG(about.st_mode):
         raise InputError(f"{path}: cannot be read (it is not a file). Replace it with a file.")
     if most_bytes is not None and about.st_size > most_bytes:
-        raise InputError(f"{path}: larger than {most_bytes / 2**20:g} MiB, the limit for such files. Check the file.")
+        raise InputError(f"{path}: larger than {most_bytes / 2**20:g} MiB, the limit for this file. Check the file.")
 
 
 def check_inside(path: Path, root: Path) -> None:
@@ -134,7 +134,7 @@ def normal(text: str) -> str:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A sort key that orders numbers in names by value: p2 before p10."""
+    """Return a sort key that puts the numbers in names in numerical order: `p2` comes before `p10`."""
     parts: list[str | int] = [*re.split("([0-9]+)", name)]
     parts[1::2] = [int(digits) for digits in parts[1::2]]
     return parts, name
@@ -143,20 +143,21 @@ def natural(name: str) -> tuple[list[str | int], str]:
 def parse(names: Iterable[str], pattern: str | None, groups: Collection[str]) -> dict[str, Name]:
     """Parse names by the user's regular expression (data.patient), which must match at the beginning of each name.
 
-    Without a pattern, each name is a patient. This is refused if several names look like those of a single patient, because
-    that patient could then be in both training and validation.
+    Without a pattern, each name is a patient. Parsing without a pattern is refused if several names seem to belong to a
+    single patient, because this patient could then be in both training and validation.
 
-    Args: groups: the groups that the pattern may have besides patient: some of visit, phase, frame and slice.
+    Args: groups: the names of the groups that the pattern may have in addition to `patient`. Possible names are
+        `visit`, `phase`, `frame` and `slice`.
     Returns: name -> Name. Patients are in natural order, and their names are sorted by visit, phase, frame, slice and name.
-    Raises: InputError if the pattern is not a regular expression, has no group patient, has an unknown group, or does not
-        match a name.
+    Raises: InputError if the pattern is not a regular expression, has no group named `patient`, has an unknown group,
+        or does not match a name.
     """
     names = list(names)
     if pattern is None:
         if alike := _look_grouped(names):
             raise InputError(
-                f"{alike[0]} and {alike[1]} look like the same patient, who must not be in both training and validation. Say "
-                f"which part of a name is the patient: {_suggested(names, alike, groups)}."
+                f"{alike[0]} and {alike[1]} look like the same patient, who must not be in both training and "
+                f"validation. Set which part of a name identifies the patient: {_suggested(names, alike, groups)}."
             )
         pattern = "(?P<patient>.+)"
     expression = _compiled(pattern, {"patient", *groups})
@@ -187,7 +188,7 @@ def _compiled(pattern: str, groups: Collection[str]) -> re.Pattern[str]:
     except (re.error, OverflowError, RecursionError) as error:
         raise InputError(f"data.patient={pattern}: not a regular expression ({error}). Write one like {EXAMPLES}.") from error
     if "patient" not in expression.groupindex:
-        raise InputError(f"data.patient={pattern}: it has no group named patient. Write one like {EXAMPLES}.")
+        raise InputError(f"data.patient={pattern}: it has no group named patient. Write a pattern like {EXAMPLES}.")
     for name in sorted(expression.groupindex.keys() - groups):
         raise InputError(
             f"data.patient={pattern}: it has an unknown group {name}. The groups for these data are "
@@ -226,7 +227,7 @@ def _parsed(name: str, expression: re.Pattern[str]) -> Name:
 
 
 def _suggested(names: Sequence[str], alike: tuple[str, str], groups: Collection[str]) -> str:
-    """Suggest a value of data.patient with which the two similar names belong to one patient.
+    """Suggest a pattern for data.patient that assigns the two similar names to one patient.
 
     Patterns with groups for visit, phase, frame or slice, and patterns that find several patients, are preferred.
     """
@@ -268,9 +269,11 @@ def _marked(name: str, groups: Collection[str]) -> Iterator[str]:
 def _look_grouped(names: Sequence[str]) -> tuple[str, str] | None:
     """Find two names that may belong to one patient; None if there are no such names. There are two cases:
 
-    - The two names share a beginning that ends with a number or a folder: p01_ed and p01_es; anna/1 and anna/2.
-    - They differ only in a number at their end, and another name begins differently: anna_1 and anna_2, if there is a bert_1.
-      If all names begin in the same way (la_003, la_004, la_005), the numbers are assumed to be patient numbers.
+    - Both names begin with the same text, which ends with a number or a folder. Examples: `p01_ed` and `p01_es`;
+      `anna/1` and `anna/2`.
+    - The two names differ only in the number at their end, and at least one other name begins with a different text.
+      Example: `anna_1` and `anna_2`, if there is also a `bert_1`. If all names begin with the same text (`la_003`,
+      `la_004`, `la_005`), the numbers are assumed to be patient numbers.
     """
     begin: dict[str, str] = {}
     for name in names:

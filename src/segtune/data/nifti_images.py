@@ -1,11 +1,13 @@
 """Find NIfTI images without labels. Each file is a volume of a patient with the file's name.
 
-If all names end in _0000, as in nnU-Net, that ending is removed: CASE_0000.nii.gz is patient CASE. A fourth axis is time: each
-of its frames, counted from 0, is one volume and phase of the patient.
+If all names end in _0000, as in nnU-Net, that ending is removed: CASE_0000.nii.gz is patient CASE. If a file has a
+fourth axis, this axis is time. Each frame along it is one volume and one phase of the patient. Frames are counted from
+0.
 
 A folder with a file Info.cfg has ACDC's layout: the folder is the patient, frames are counted from 1, and Info.cfg says which
-frames are ED and ES. If a folder contains both a film (the 4-D file of a cine series, _4d) and single frames from it
-(_frame01), either the film or the frames are read, so that no frame is read twice.
+frames are ED and ES. A film is the 4-D file of a cine series, with a name like `patient001_4d`. The folder may also
+contain single frames of the film, with names like `patient001_frame01`. Then only the film or only the single frames
+are read, so that no frame is read twice.
 """
 
 import re
@@ -37,7 +39,7 @@ class VolumeFile:
         n_frames: number of volumes along the fourth axis.
         index: index of this volume along the fourth axis.
         first: number of the film's first frame.
-        phases: frame number -> ED or ES, for the frames that Info.cfg names.
+        phases: frame number -> ED or ES, for the frames that are listed in Info.cfg.
     """
 
     path: Path
@@ -95,11 +97,11 @@ class _Folder(NamedTuple):
 def find(files: Sequence[Path], root: Path, left_out: Counter[str]) -> list[VolumeFile]:
     """Find the volumes in these files.
 
-    Label images are left out, and so are films and frames whose content is read from another file. Both are counted in
-    left_out.
+    Label images are left out. Films and single frames are left out if their content is read from another file. All
+    files that are left out are counted in left_out.
 
-    Raises: InputError that names the file, if two files hold the same volume, if images have several channels, or if a film
-        lacks a frame that Info.cfg names.
+    Raises: InputError with the path of the file, if two files contain the same volume, if images have several channels,
+        or if Info.cfg lists a frame that the film does not have.
     """
     folders = _folders(files, root)
     images = [(folder, stem) for folder in folders for stem in _images(folder, left_out)]
@@ -124,13 +126,13 @@ def _folders(files: Sequence[Path], root: Path) -> list[_Folder]:
 
 
 def _phases(folder: Path) -> dict[int, str] | None:
-    """Frame number -> ED or ES, from the folder's Info.cfg; None if there is no such file."""
+    """Read the folder's Info.cfg. Returns: frame number -> ED or ES; None if there is no such file."""
     info = folder / "Info.cfg"
     return {frame: phase for phase, frame in acdc.read_info(info).items()} if info.is_file() else None
 
 
 def _images(folder: _Folder, left_out: Counter[str]) -> list[str]:
-    """The stems of the images that are read. Other files are counted in left_out."""
+    """Return the stems (names without ending) of the images to be read. Other files are counted in left_out."""
     _check_one_channel(folder)
     read_elsewhere = _read_elsewhere(folder)
     kept = []
@@ -152,8 +154,8 @@ def _is_label(folder: _Folder, stem: str) -> bool:
 def _read_elsewhere(folder: _Folder) -> set[str]:
     """Return the stems of files that are not read because other files contain the same frames.
 
-    If the single frames include ED and ES, these are the films (4-D files). Otherwise, they are the single frames of
-    each film.
+    If the single frames include ED and ES, the films (4-D files) are not read. Otherwise, the films are read, and their
+    single frames are not.
     """
     found: set[str] = set()
     for film in (stem for stem in folder.files if stem.endswith(FILM)):
@@ -182,7 +184,7 @@ def _check_one_channel(folder: _Folder) -> None:
 def _volume(folder: _Folder, path: Path, name: str, patient: str, case: str) -> VolumeFile:
     """Describe one file as a VolumeFile.
 
-    Raises: InputError if a fourth axis counts channels, or if a film lacks a frame that Info.cfg names.
+    Raises: InputError if the fourth axis counts channels, or if Info.cfg lists a frame that the film does not have.
     """
     n_frames = nifti.n_frames(path)
     if n_frames > 1 and folder.path.name in IMAGE_FOLDERS:
@@ -195,7 +197,7 @@ def _volume(folder: _Folder, path: Path, name: str, patient: str, case: str) -> 
     if n_frames > 1 and (beyond := max(folder.phases)) > n_frames:
         raise InputError(
             f"{path}: it has {n_frames} frames, but Info.cfg says that frame {beyond} is {folder.phases[beyond]}. "
-            "Correct one of them."
+            "Correct Info.cfg, or replace the file."
         )
     match = FRAME.search(case)
     frame = int(match[1]) if match else 0
@@ -204,5 +206,5 @@ def _volume(folder: _Folder, path: Path, name: str, patient: str, case: str) -> 
 
 
 def _distinct(short: list[str], long: list[str]) -> list[str]:
-    """The short names if they are all different, otherwise the long names."""
+    """Return the short names if they are all different; otherwise, return the long names."""
     return short if len({*short}) == len(short) else long

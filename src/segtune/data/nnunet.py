@@ -5,10 +5,11 @@
     imagesTr/CASE.nii.gz            MSD: one file per case; several channels are along a fourth axis
     labelsTr/CASE.nii.gz            the labels
 
-dataset.json names labels and channels: {"RV": 1} and {"0": "MRI"} in nnU-Net 2, {"1": "RV"} in older files. A label with
-several values, [1, 2], is their union. Paths in dataset.json are ignored, because files are found by their names.
-nnU-Net's files do not contain the patient, so the user says which cases belong to one patient (data.patient, see
-names.parse). Each case is one volume of a patient: a frame, a visit or a sequence.
+dataset.json defines the names of the labels and channels. In nnU-Net 2, a label is written as {"RV": 1} and a channel
+as {"0": "MRI"}. In older files, a label is written as {"1": "RV"}. A label with several values, such as [1, 2], is the
+union of these values. Paths in dataset.json are ignored, because files are found by their names. The files do not say
+which cases belong to one patient, so the user sets data.patient (see names.parse). Each case is one volume of a
+patient: a frame, a visit or a sequence.
 """
 
 import json
@@ -68,10 +69,11 @@ def read(
         target: the name of a label, or its value.
         patient: regular expression for the case's name with a group `patient` and optional groups `visit`, `phase`, `frame`.
         channel: name or number of the channel; None: the only channel.
-        ed, es: the end-diastolic and the end-systolic case of each visit, if names do not give the phase: a frame's number, the
-            rest of the name, or a list of these; or "largest" or "smallest". See cases.arrange.
+        ed, es: the end-diastolic and the end-systolic case of each visit. Set them if the names do not contain the
+            phase. Each value is a frame's number, the rest of the name, a list of numbers and texts, "largest", or
+            "smallest". See cases.arrange.
         slice_axis: the axis of the stored arrays that counts the slices; None: found by the rule in formats.axes.
-        empty: "keep" or "drop" the slices that do not show the target.
+        empty: "keep" to keep the slices that do not show the target, "drop" to remove them.
     Raises: InputError that names the file or key, for missing, damaged or contradictory data.
     """
     folder = names.opened(root)
@@ -150,8 +152,9 @@ def read_json(path: Path) -> About:
     ending = data.get("file_ending", ".nii.gz")
     if ending not in nifti.ENDINGS:
         raise InputError(
-            f"{path}, key file_ending: {str(ending)[:40]!r}, but only {' and '.join(nifti.ENDINGS)} are read. Convert the "
-            "images, or use data=folder for pairs of PNG or TIFF files."
+            f"{path}, key file_ending: {str(ending)[:40]!r} is not supported. Only files that end in "
+            f"{' and '.join(nifti.ENDINGS)} are read. Convert the images, or use data=folder for pairs of PNG or TIFF "
+            "files."
         )
     n_cases = data.get("numTraining")
     if not (n_cases is None or (_is_whole(n_cases) and 0 <= n_cases <= MAX_CASES)):
@@ -193,8 +196,8 @@ def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
             values = [int(key)]
         if not (name and values and all(_is_whole(one) and 0 <= one <= MAX_LABEL for one in values)):
             raise InputError(
-                f"{path}, key labels: {str(key)[:40]!r}: {str(value)[:40]!r} must be the name of a label and its value "
-                f"from 0 to {MAX_LABEL}. "
+                f"{path}, key labels: {str(key)[:40]!r}: {str(value)[:40]!r} is not a label's name with its value. "
+                f"A value is a whole number from 0 to {MAX_LABEL}. "
                 'Write "labels": {"background": 0, "RV": 1}.'
             )
         if not _is_name(name):
@@ -207,7 +210,8 @@ def _labels(path: Path, data: dict[str, Any]) -> dict[str, frozenset[int]]:
         labels[name] = frozenset(values)
     if "ignore" in labels:
         raise InputError(
-            f"{path}, key labels: ignore: segtune trains on all pixels. Label the ignored pixels, and remove the key."
+            f"{path}, key labels: ignore: this label is not supported, because segtune trains on all pixels. "
+            "Give these pixels another label, and remove the key ignore."
         )
     return labels
 
@@ -228,7 +232,10 @@ def _channels(path: Path, data: dict[str, Any]) -> list[str]:
 
 
 def _cases(path: Path, given: Any) -> frozenset[str] | None:
-    """Return the cases that older files list under the key training, identified by the names of their label files."""
+    """Return the cases that are listed under the key `training` in older files; None if there is no list.
+
+    The cases are identified by the names of their label files.
+    """
     if given is None:
         return None
     files = [entry.get("label") if isinstance(entry, dict) else entry for entry in given] if isinstance(given, list) else [None]
@@ -246,7 +253,10 @@ def _wanted(about: About, target: str | int) -> frozenset[int]:
         values = next((one for one in about.labels.values() if one == {int(str(target)[:9])}), None)
     if values is None or 0 in values:
         known = _listed([name for name, one in about.labels.items() if 0 not in one])
-        raise InputError(f"data.target={target}: dataset.json does not define this structure. It has {known or 'none'}.")
+        raise InputError(
+            f"data.target={target}: dataset.json does not define this structure. It defines these structures: "
+            f"{known or 'none'}."
+        )
     return values
 
 
@@ -281,15 +291,19 @@ def _check_cases(path: Path, folder: Path, about: About, there: Any) -> None:
             )
     if about.n_cases is not None and about.n_cases != len(there):
         raise InputError(
-            f"{path}, key numTraining: {about.n_cases} cases, but {folder.name} holds {len(there)}. Correct the number or the "
-            "files."
+            f"{path}, key numTraining: {about.n_cases} cases are expected, but {folder.name} holds {len(there)}. "
+            "Correct the number, or add or remove files."
         )
 
 
 def _images(
     folder: Path, images: dict[str, Path], truths: dict[str, Path], n_channels: int, channel: int
 ) -> dict[str, tuple[Path, int, int]]:
-    """For each case: the image file, the index of the chosen channel in this file, and the file's number of channels."""
+    """Find the image of each case.
+
+    Returns: case -> (the image file, the index of the chosen channel in this file, the number of channels of this
+        file).
+    """
     found: dict[str, tuple[Path, int, int]] = {}
     of_a_case: set[str] = set()
     for case in truths:
@@ -301,7 +315,7 @@ def _images(
             )
         if case not in images and one_each not in images:
             raise InputError(
-                f"{truths[case]}: there is no image {folder / one_each}.nii.gz (nnU-Net) or {case}.nii.gz (MSD). Add it."
+                f"{truths[case]}: there is no image {folder / one_each}.nii.gz (nnU-Net) or {case}.nii.gz (MSD). Add the image."
             )
         found[case] = (images[one_each], 0, 1) if one_each in images else (images[case], channel, n_channels)
     for name in sorted(images.keys() - of_a_case):

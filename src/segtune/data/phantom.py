@@ -44,10 +44,13 @@ def write(folder: Path, *, seed: int, n_patients: int, size: int) -> None:
 def read(
     *, seed: int, n_patients: int, size: int, target: str, masks: str | None = None, cache: Path | None = None
 ) -> SliceSet:
-    """The phantom's labelled slices, written into the cache folder on first use.
+    """Return the phantom's labelled slices. On first use, its files are written into the cache folder.
 
-    Args: as in `write`; target: "endocardium" or "epicardium"; masks: see contours.RASTERISERS; cache: by default the user's
-        cache folder for segtune.
+    Args:
+        seed, n_patients, size: as in `write`.
+        target: "endocardium" or "epicardium".
+        masks: how contours become masks, see contours.RASTERISERS.
+        cache: the cache folder; None: the user's cache folder for segtune.
     """
     _check(seed=seed, n_patients=n_patients, size=size)
     code = Path(__file__).read_bytes() + Path(phantom_images.__file__).read_bytes()
@@ -68,7 +71,7 @@ def read(
     try:
         return rvsc.read(whole, target=target, masks=masks)
     except InputError as error:
-        raise InputError(f"{error} The file belongs to the phantom: remove {whole} to write it again.") from error
+        raise InputError(f"{error} The file belongs to the phantom. Remove {whole}; it will be rewritten.") from error
 
 
 def _check(*, seed: int, n_patients: int, size: int) -> None:
@@ -115,7 +118,7 @@ def _write_patient(folder: Path, p: Patient) -> None:
 
 
 def _dicom(p: Patient, pixels: NDArray[np.uint16], index: int, phase: int, instance: int) -> FileDataset:
-    """The image as a DICOM file: uint16, uncompressed, with the tags of a short-axis cine scan."""
+    """Return the image as a DICOM file: uint16, uncompressed, with the tags of a short-axis cine scan."""
     about = [f"segtune phantom {p.seed} {p.number} {p.shape}"]
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

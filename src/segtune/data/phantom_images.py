@@ -35,7 +35,7 @@ RV_HEIGHT = (0.75, 1, 1, 0.6, 0.1)
 class Patient:
     """The anatomy and the scan parameters of one patient.
 
-    Lengths are in mm, angles in radians, and signals relative to that of blood. `gain` is in grey levels.
+    Lengths are in mm, and angles are in radians. Signals are relative to the signal of blood. `gain` is in grey levels.
 
     Only shape and pixel_mm depend on size, so the same hearts exist at every resolution.
     """
@@ -120,7 +120,7 @@ class Plane:
 
 
 def _ellipse(x: Array, y: Array, a: float, b: float) -> Array:
-    """Return the distance to an axis-parallel ellipse around the origin, in an approximation exact on the outline."""
+    """Return the approximate distance to an axis-parallel ellipse around the origin. It is exact on the outline."""
     radius = np.hypot(x / a, y / b)
     distance: Array = radius * (radius - 1) / (np.hypot(x / a**2, y / b**2) + 1e-6)
     return distance
@@ -137,7 +137,11 @@ def _turned(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
 
 
 def _ventricles(p: Patient, plane: Plane) -> tuple[Array, Array, Array]:
-    """Return the distances to three outlines: right ventricle's endocardium, left ventricle's endocardium and epicardium."""
+    """Return the distances to three outlines.
+
+    The outlines are the endocardium of the right ventricle, the endocardium of the left ventricle, and the epicardium
+    of the left ventricle.
+    """
     u, v = _turned(plane.x, plane.y, p.heart_turn)
     rest = float(np.clip(1 - plane.along / 1.28, 0.02, 1))  # way to the left ventricle's apex, which lies deeper
     radius = p.lv_radius * min(1, 1.12 * rest**0.45) * (1 - 0.33 * plane.squeeze)
@@ -151,7 +155,10 @@ def _ventricles(p: Patient, plane: Plane) -> tuple[Array, Array, Array]:
 
 
 def contour(distance: Array, level_mm: float) -> NDArray[np.float64]:
-    """Return the longest line where distance = level_mm: (N, 2) x y [pixels], 2 points per pixel, and at least 200."""
+    """Return the longest line on which distance = level_mm, as points (N, 2) with x and y [pixels].
+
+    The line has 2 points per pixel of its length, but at least 200 points.
+    """
     lines = cast(list[NDArray[np.float64]], contourpy.contour_generator(z=distance).lines(level_mm))
     line = max(lines, key=len)
     length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
@@ -163,13 +170,17 @@ def contour(distance: Array, level_mm: float) -> NDArray[np.float64]:
 
 
 def _bumps(n: int, centres: NDArray[np.float64], sigma: NDArray[np.float64] | float) -> Array:
-    """Evaluate Gaussians at n pixels. Args: centres, sigma: in pixels. Returns: (n, len(centres))."""
+    """Evaluate one-dimensional Gaussian functions at pixels 0 to n - 1.
+
+    Args: centres, sigma: centre and width of each function [pixels].
+    Returns: (n, len(centres)).
+    """
     bumps: Array = np.exp(-0.5 * ((np.arange(n)[:, None] - centres) / sigma) ** 2).astype(np.float32)
     return bumps
 
 
 def _texture(rng: np.random.Generator, shape: tuple[int, int], grain_mm: float) -> Array:
-    """(H, W) smooth noise of mean 0 and standard deviation 1: Gaussian grains of random height on a grid."""
+    """Return smooth noise (H, W), mean 0, standard deviation 1: a grid of Gaussian grains of random height."""
     grain = grain_mm * max(shape) / FIELD_MM
     down, across = (_bumps(n, np.arange(-1, n / grain + 2) * grain, grain) for n in shape)
     down, across = (bumps / np.linalg.norm(bumps, axis=1, keepdims=True) for bumps in (down, across))
@@ -188,17 +199,23 @@ def _vessels(rng: np.random.Generator, shape: tuple[int, int], n: int) -> Array:
 
 
 def _over(image: Array, distance: Array, signal: Array | float, soft_mm: float) -> None:
-    """Paint `signal` where distance < 0, in place, with an edge soft_mm wide."""
+    """Paint `signal` into the image, in place, at all pixels where distance < 0. The edge is soft_mm wide."""
     image += np.clip(0.5 - distance / soft_mm, 0, 1) * (signal - image)
 
 
 def _ink(image: Array, distance: Array) -> None:
-    """Darken the line where distance = 0, in place. It simulates the dark edge between fat and water in MRI."""
+    """Darken the image, in place, along the line distance = 0.
+
+    This simulates the dark edge between fat and water in MRI.
+    """
     image *= 1 - 0.8 * np.clip(1.4 - np.abs(distance), 0, 1)
 
 
 def paint(p: Patient, index: int, phase: int) -> tuple[Array, Array]:
-    """Signal (H, W) of slice `index` at `phase`, and the distance (H, W) [mm] to the right ventricle's endocardium."""
+    """Paint slice `index` at `phase`.
+
+    Returns: the signal (H, W), and the distance (H, W) [mm] to the endocardium of the right ventricle.
+    """
     rng = np.random.default_rng([p.seed, p.number, 1, index])  # the same at all phases: only the heart moves
     plane = Plane(p, rng, index, phase)
     right, left, left_outer = _ventricles(p, plane)
@@ -254,7 +271,7 @@ def _paint_abdomen(p: Patient, plane: Plane, image: Array, vessels: Array, folds
 
 
 def _paint_chest_wall(p: Patient, plane: Plane, image: Array, depth: Array) -> None:
-    """Muscles streaked with fat, ribs, subcutaneous fat, skin, and air in front."""
+    """Paint the chest wall: muscles streaked with fat, ribs, subcutaneous fat and skin, and the air in front of it."""
     edge, fat = plane.edge_mm, _fat(p, plane)
     middle = p.chest_fat + p.chest_muscle / 2 + 2.5
     streaks = np.clip(0.8 * plane.coarse + 0.5 * plane.medium - 0.6, 0, 0.7)
@@ -271,7 +288,7 @@ def _paint_chest_wall(p: Patient, plane: Plane, image: Array, depth: Array) -> N
 
 
 def _paint_heart(p: Patient, plane: Plane, image: Array, right: Array, left: Array, left_outer: Array) -> None:
-    """Myocardium, blood, papillary muscles and trabeculae; at the base also atria and aortic root."""
+    """Paint myocardium, blood, papillary muscles and trabeculae. At the base, also paint atria and aortic root."""
     u, v = _turned(plane.x, plane.y, p.heart_turn)
     edge, apical = plane.edge_mm, max(plane.along, 0)
     muscle = p.muscle * (1 + 0.07 * plane.fine + 0.06 * plane.medium)

@@ -33,9 +33,11 @@ class Reader:
         name: the reader's option name, such as rvsc for segtune.data.rvsc.read.
         kind: the format of the data. It is "rvsc" for the phantom, and equal to the name for all other readers.
         targets: the values that data.target may have; empty if the data themselves define the structures.
-        same_structures: for each target, the name of the same structure in data of other kinds: target -> kind -> name.
-        image_code: Python code for the model card that loads the pixels of the image file `path`; empty if unknown.
-        contour_files: function that lists the contour files of all targets below a root folder; None if there are none.
+        same_structures: target -> kind -> name. In data of this kind, the target's structure has this name.
+        image_code: Python code for the model card. The code loads the pixels of the image file `path`. Empty if
+            unknown.
+        contour_files: function that lists the contour files of all targets below a root folder; None if the data have
+            no contour files.
         first_px: coordinate of the first pixel's centre in the convention of the contour files [pixels].
         sizes: the smallest and the largest data.size that can be generated [pixels]; None if the data are not generated.
         is_synthetic: whether the images show no real patients.
@@ -53,7 +55,7 @@ class Reader:
 
 
 def of(data: Mapping[str, Any]) -> Reader:
-    """Return the facts about the reader that data.reader._target_ names. Args: data: cfg.data."""
+    """Return the facts about the reader that is set in data.reader._target_. Args: data: cfg.data."""
     target = str(data["reader"]["_target_"])
     name = target.split(".")[-2:][0]
     if name not in NAMES or target != f"segtune.data.{name}.read":

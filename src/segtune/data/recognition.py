@@ -1,10 +1,13 @@
-"""Image codes that find the same image in other files, even with another name, format, data type, scale or orientation.
+"""Compute image codes, which are used to find the same image in other files.
+
+The image is found even if its name, format, data type, scale or orientation is different.
 
 The image is clipped to its 1st and 99th percentile, and blank rows and columns around it are removed. It is then divided into
 GRID x GRID cells. The code has one bit per cell, which says whether the mean of the cell is above the mean of its four
 neighbours. Scaling or shifting the grey values changes no bit, storing 8 bits instead of 16 changes a few, and a flip
-or a rotation only moves the bits. Two images count as the same if at most a fraction SAME of their bits differs in the
-best of the eight orientations. tests/data/test_recognition.py measures this for several changes of an image.
+or a rotation only moves the bits. Two images are compared in all eight orientations. They count as the same image if at
+most a fraction SAME of the bits differs in the best orientation. tests/data/test_recognition.py measures this for
+several changes of an image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +28,7 @@ Bits = NDArray[np.bool_]
 
 
 def code(image: NDArray[np.float32]) -> str:
-    """The code of an image (H, W) as hexadecimal digits; empty if the image has too little content."""
+    """Return the code of an image (H, W) as hexadecimal digits; empty if the image has too little content."""
     values = image.astype(np.float64)
     low, high = np.percentile(values, PERCENTILES)
     if not high > low:
@@ -47,9 +50,10 @@ def codes(slices: Iterable[Slice]) -> list[str]:
 
 
 def known_again(seen: Sequence[str], known: Sequence[str]) -> list[int]:
-    """For each code in `seen`, return the index of the most similar code in `known`; -1 if none is of the same image.
+    """For each code in `seen`, return the index of the most similar code in `known`.
 
-    Texts that are not codes, such as empty texts, match nothing.
+    The index is -1 if no known code is similar enough to be a code of the same image. Texts that are not codes, such as
+    empty texts, match nothing.
     """
     found = [-1] * len(seen)
     at = [index for index, text in enumerate(known) if _is_code(text)]

@@ -53,7 +53,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     Raises: InputError that names the file, and the line if there is one, for missing, damaged or contradictory data.
     """
     if target not in TARGETS:
-        raise InputError(f"data.target={target}: RVSC has the contours {' and '.join(TARGETS)}.")
+        raise InputError(f"data.target={target}: RVSC has no such contour. Its contours are {' and '.join(TARGETS)}.")
     rasterise = contours.rasteriser(masks)
     folder = _opened(root)
     dicoms, outlines, lists, left = _find(folder, root)
@@ -109,8 +109,8 @@ class _Files(NamedTuple):
     """The files of a data set, identified by their names.
 
     Attributes:
-        dicoms: (patient, frame) -> image.
-        outlines: (patient, frame, i or o) -> contour.
+        dicoms: (patient, frame) -> image file.
+        outlines: (patient, frame, "i" or "o") -> contour file. "i" is the inner contour, "o" the outer contour.
         lists: patient -> list file.
         others: all other files.
     """
@@ -124,8 +124,8 @@ class _Files(NamedTuple):
 def _find(folder: Path, root: str | os.PathLike[str]) -> _Files:
     """Find the images, contours and list files below a folder by their names, and all other files.
 
-    Links to folders are not followed and must point to a folder inside this one, whose content is found anyway. A link
-    to a file may point to any file inside root.
+    A link to a folder is not followed. It must point to a folder inside `folder`, because the content of that folder is
+    found without the link. A link to a file may point to any file inside root.
     """
     dicoms: dict[Key, Path] = {}
     manual: dict[Outline, Path] = {}
@@ -266,7 +266,7 @@ def _read_patient(
 
 
 def _phases(areas: dict[int, float]) -> dict[int, Phase | None]:
-    """End-diastole or end-systole for each labelled frame, by the rule in the docstring of this module."""
+    """Return the phase (ED, ES or None) of each labelled frame. The rule is in the docstring of this module."""
     diastole = contours.end_diastole({divmod(frame, PHASES_PER_SLICE): value for frame, value in areas.items()})
     if diastole is None:
         return dict.fromkeys(areas)

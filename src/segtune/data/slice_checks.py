@@ -86,7 +86,10 @@ def find(slices: SliceSet, sides: Split | None = None) -> list[findings.Finding]
 
 
 def alike(keys: Iterable[Hashable | None]) -> list[list[int]]:
-    """Group the positions of equal keys. Keys that occur only once and keys that are None are left out."""
+    """Return groups of positions. The keys at the positions of one group are equal.
+
+    Keys that occur only once and keys that are None are left out.
+    """
     groups: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
         if key is not None:
@@ -154,7 +157,7 @@ def _masks(slices: SliceSet) -> Iterator[findings.Finding]:
 
 
 def _polarity(slices: SliceSet) -> Iterator[findings.Finding]:
-    """Find masks that may be inverted: the structure fills most of the image's border and most of the image.
+    """Find masks that may be inverted: they fill most of the image and most of its border.
 
     If an image is cropped to the structure, a correct mask also fills most of the image, but covers little of the
     border. Therefore the border is checked too. If a single image lies completely inside the structure, its correct
@@ -218,7 +221,7 @@ def _patients(slices: SliceSet) -> Iterator[findings.Finding]:
 
 
 def _planes(slices: SliceSet) -> Iterator[findings.Finding]:
-    """Find pixels and planes that are so elongated that the slice axis may be wrong."""
+    """Find pixels and planes that are very elongated. If there are any, the slice axis may be wrong."""
     cure = "If the slices lie along another axis of the files, name it with data.slice_axis"
     widest = max((min(item.image.shape) for item in slices), default=0)
     for mine in slices.by_patient():

@@ -31,9 +31,10 @@ class Slice:
     phase: end-diastole (ED), end-systole (ES), or None if it is neither or unknown.
     spacing_mm: distance of neighbouring pixel centres [mm], from row to row and from column to column.
     gap_mm: distance of neighbouring slice centres [mm], None if unknown.
-    n_cut: number of stored pixels of the structure that grid.resample_and_crop cut away; they are not in the mask.
-    volume: text that distinguishes the slice's volume from the patient's other volumes of the same phase (a visit, a frame or
-        a sequence); empty if the phase alone is enough. ED and ES of one visit have the same text.
+    n_cut: number of the structure's stored pixels that grid.resample_and_crop cut away. The mask does not contain them.
+    volume: text that distinguishes this volume from other volumes of the same patient and phase, for example the name
+        of a visit, a frame or a sequence. Empty if the phase alone is enough. ED and ES of one visit have the same
+        text.
     """
 
     image: NDArray[np.float32]
@@ -49,7 +50,7 @@ class Slice:
 
     @property
     def place(self) -> tuple[tuple[str, Phase | None, str], int]:
-        """The volume to which the slice belongs, (patient, phase, volume), and its position in it."""
+        """The slice's volume, as (patient, phase, volume), and the position of the slice in this volume."""
         return (self.patient, self.phase, self.volume), self.slice_index
 
 
@@ -102,14 +103,16 @@ class SliceSet(Sequence[Slice]):
 
 
 def collected(slices: Iterable[Slice], *, empty: str) -> SliceSet:
-    """Collect the slices from a reader of whole volumes: all of them, or only those that show the structure.
+    """Collect all slices from a reader of whole volumes, or only the slices that show the structure.
 
-    Args: empty: "keep" or "drop" the slices with an empty mask.
+    Args: empty: "keep" to keep the slices with an empty mask, "drop" to leave them out.
     Raises: InputError if no slice shows the structure, if a patient would have no slice left, or if the slices need too much
         memory.
     """
     if empty not in ("keep", "drop"):
-        raise InputError(f"data.empty={empty}: choose keep or drop (for slices that do not show the structure).")
+        raise InputError(
+            f"data.empty={empty}: choose keep or drop. This decides whether slices without the structure are kept."
+        )
     limit = MEMORY_FRACTION * _memory_bytes()
     found: list[Slice] = []
     shown: dict[str, bool] = {}

@@ -23,7 +23,9 @@ class Split:
 
 
 def by_patient(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """Assign whole patients to validation, in random order, until the share of their images is closest to val_fraction.
+    """Assign whole patients to validation, in random order.
+
+    The number of validation patients is chosen such that their share of all images is closest to val_fraction.
 
     Args: patients: the patient of each slice. val_fraction: in (0, 1). seed: seed of the random order.
     Raises: InputError if there would be no patient for training or for validation.
@@ -84,12 +86,12 @@ def nested(
 
     The validation patients have about TEST_FRACTION of the images. The other patients are added to the training set in
     random order, until the share of training images is closest to 1 - val_fraction. The remaining patients are not
-    used. Therefore each training set contains every smaller one. With by_patient, in contrast, the validation patients
-    change with val_fraction.
+    used. Therefore each training set contains all smaller training sets. With by_patient, in contrast, the validation
+    patients change with val_fraction.
 
     Args:
         patients, val_fraction, seed: as in by_patient, but val_fraction must be at least TEST_FRACTION.
-        n_folds, fold: as in kfold; this fold is used for validation (see _nested_fold). None: not used.
+        n_folds, fold: as in kfold. If they are given, this fold is used for validation (see _nested_fold).
     Raises: InputError if there would be no patient for training or for validation, or if val_fraction is too small.
     """
     if n_folds is not None and fold is not None:
@@ -114,9 +116,10 @@ def _nested_fold(patients: Sequence[str], *, val_fraction: float, seed: int, n_f
     """Use one fold of kfold for validation, and patients of the following folds for training.
 
     (1 - val_fraction) * n_folds folds are used for training. They are taken in cyclic order, beginning with the fold
-    after the validation fold. The patients of a fold are in random order. If the number of folds is not whole, only the
-    first patients of the last fold are used, as many as come closest to the required fraction. If it is whole (such as
-    1 to 4 of 5 folds), each patient is used for training equally often over all validation folds.
+    after the validation fold. The patients of a fold are in random order. If the number of training folds is not a
+    whole number, only the first patients of the last fold are used. Their number is chosen such that their images are
+    closest to the required fraction of this fold. If the number of training folds is a whole number, and each fold is
+    used for validation once, all patients are used for training equally often.
 
     Raises: InputError that states the possible fractions, if val_fraction is below 1 / n_folds.
     """
@@ -143,8 +146,8 @@ def _nested_fold(patients: Sequence[str], *, val_fraction: float, seed: int, n_f
 def thin(patients: Sequence[str], sides: Split, *, images_per_patient: int, seed: int) -> Split:
     """Keep at most images_per_patient random training images of each patient. The validation images do not change.
 
-    The choice for a patient does not depend on which other patients are used for training. The images kept for a
-    smaller images_per_patient are a subset of those kept for a larger one.
+    The images that are kept for a patient do not depend on the other training patients. If images_per_patient is
+    reduced, a subset of these images is kept.
     """
     names, rank = np.asarray(patients), np.zeros(len(patients), dtype=np.int64)
     random = np.random.default_rng(seed)
@@ -155,9 +158,10 @@ def thin(patients: Sequence[str], sides: Split, *, images_per_patient: int, seed
 
 
 def contiguous(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """Split as in the published study: the first int(n - val_fraction * n) of n images, in patient order, are for training.
+    """Split the images without shuffling, as in the published study. A patient can be in both training and validation.
 
-    A patient can be in both training and validation.
+    The n images are in patient order. The first int(n - val_fraction * n) images are used for training, the others for
+    validation.
 
     Args: as in by_patient, but seed has no effect.
     """
@@ -166,7 +170,7 @@ def contiguous(patients: Sequence[str], *, val_fraction: float, seed: int) -> Sp
 
 
 def by_image(patients: Sequence[str], *, val_fraction: float, seed: int) -> Split:
-    """Split single images in random order, with sizes as in `contiguous`.
+    """Split single images in random order. The training and validation sets have the same sizes as in `contiguous`.
 
     This split leaks on purpose: nearly all patients are in both training and validation.
     """
@@ -191,7 +195,7 @@ RULES: dict[str, Callable[..., Split]] = {
 
 
 def leaks(patients: Sequence[str], split: Split) -> list[str]:
-    """The patients that are in both training and validation, sorted."""
+    """Return the sorted names of the patients that are in both training and validation."""
     names = np.asarray(patients)
     return sorted(str(name) for name in np.intersect1d(names[split.train], names[split.val]))
 

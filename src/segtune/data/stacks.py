@@ -3,8 +3,8 @@
 The slices of a stack are ordered by their position along the normal. Images at the same position are phases of the heartbeat,
 ordered by trigger time or, if it is missing, by instance number. Several series are combined if they have the same size,
 spacing and orientation and form a consistent stack: one series for each slice, or one for each moment of the heartbeat.
-Series at the same positions that do not form a heartbeat are treated as different acquisitions. If each acquisition has
-its own folder, each of them becomes a stack; otherwise none of them does.
+If several series have the same positions, but do not form a heartbeat, they are treated as different acquisitions. If
+each acquisition has its own folder, each becomes a stack of its own. Otherwise, no stack is formed from these series.
 """
 
 import math
@@ -44,9 +44,9 @@ class Stack(NamedTuple):
     Attributes:
         gap_mm: distance of neighbouring slices [mm]; None if unknown.
         undefined: the reason why slices and phases are unknown; empty if they are known.
-        person, study: hashes as in Place; 0 if unknown.
+        person, study: the hashes that are defined in Place; 0 if unknown.
         n_series: number of series in the stack.
-        others: number of images that belong to no volume and were added to this stack.
+        others: number of images in the stack that do not belong to any volume.
     """
 
     frames: list[Frame]
@@ -64,7 +64,8 @@ class Stack(NamedTuple):
 def of_studies(frames: Sequence[Frame]) -> list[Stack]:
     """Arrange images in stacks, in the order of their first images.
 
-    An image that fits no stack of its study is added to the study's largest stack; its `undefined` gives the reason.
+    An image that does not fit into any stack of its study is added to the study's largest stack. The attribute
+    `undefined` of the image gives the reason.
     """
     studies: dict[tuple[object, ...], list[Frame]] = {}
     for frame in frames:
@@ -95,12 +96,12 @@ def _of_study(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def _series(frame: Frame) -> object:
-    """A key that identifies the image's series, or its folder if the header gives no series."""
+    """Return a key for the image's series. If the header gives no series, the key is the image's folder."""
     return frame.place.series or frame.path.parent
 
 
 def _grouped(frames: Iterable[Frame], depth: int | None = None) -> list[list[Frame]]:
-    """Group the frames by series or, if a depth is given, by the folder at that depth."""
+    """Return one list of frames for each series. If a depth is given, return one list for each folder at this depth."""
     found: dict[object, list[Frame]] = {}
     for frame in frames:
         key = _series(frame) if depth is None else frame.path.parent.parts[:depth]
@@ -109,7 +110,10 @@ def _grouped(frames: Iterable[Frame], depth: int | None = None) -> list[list[Fra
 
 
 def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Group the frames of series that have the same grid. A series with images on several grids is a group of its own."""
+    """Combine all series that have the same grid into one group of frames.
+
+    A series with images on several grids is a group of its own.
+    """
     found: list[list[Frame]] = []
     alone: list[list[Frame]] = []
     for series in _grouped(frames):
@@ -125,10 +129,10 @@ def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 
 def _resolved(frames: Sequence[Frame], *, is_known: bool) -> list[Stack]:
-    """Arrange images on one grid as one stack or, if this is impossible, arrange each folder separately.
+    """Arrange images with the same grid as one stack, or each folder separately.
 
-    Each folder is also arranged separately if the study is unknown and a folder alone forms a heart (see
-    Stack.is_heart).
+    The folders are arranged separately if one stack is impossible. They are also arranged separately if the study is
+    unknown and at least one folder forms a heart without the others (see Stack.is_heart).
 
     Args: is_known: whether the headers give the study.
     """
@@ -144,7 +148,7 @@ def _resolved(frames: Sequence[Frame], *, is_known: bool) -> list[Stack]:
 
 
 def _below_first(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Group the frames by folder, at the first depth at which there are several folders."""
+    """Return one list of frames for each folder, at the first depth at which there are several folders."""
     depth = max(len(frame.path.parent.parts) for frame in frames)
     return next((parts for n in range(1, depth + 1) if len(parts := _grouped(frames, n)) > 1), [list(frames)])
 
@@ -152,8 +156,8 @@ def _below_first(frames: Sequence[Frame]) -> list[list[Frame]]:
 def _apart(frames: Sequence[Frame]) -> list[Stack]:
     """Arrange each series of one folder as a stack of its own.
 
-    The list is empty if no series is a heart (several slices with known phases), or if two series have images at the same
-    position.
+    The list is empty in two cases: no series is a heart (several slices with known phases), or two series have images
+    at the same position.
     """
     found = [_stacked(series) for series in _grouped(frames)]
     if len(found) < 2 or not any(stack.is_heart() for stack in found):
@@ -166,7 +170,7 @@ def _apart(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def _stacked(frames: Sequence[Frame]) -> Stack:
-    """Arrange images as one stack by their headers. If this is impossible, the reason is in `undefined`."""
+    """Use the image headers to arrange the images as one stack. If this is impossible, `undefined` gives the reason."""
     frames = list(frames)
     if why := _why_no_stack([frame.place for frame in frames]):
         return Stack(frames, None, why)
@@ -189,7 +193,7 @@ def _stacked(frames: Sequence[Frame]) -> Stack:
 
 
 def _why_no_stack(places: Sequence[Place]) -> str:
-    """The reason why images are not parallel slices on one grid; empty if they are."""
+    """Return the reason why the images are not parallel slices on one grid; an empty text if they are."""
     first = places[0]
     if not all(place.header.position and place.header.axes for place in places):
         return "the headers do not give the position of the images (ImagePositionPatient, ImageOrientationPatient)"
@@ -203,7 +207,7 @@ def _why_no_stack(places: Sequence[Place]) -> str:
 
 
 def _why_no_phases(slices: Sequence[Sequence[Frame]]) -> str:
-    """The reason why the images at one position do not form one heartbeat; empty if they do."""
+    """Return the reason why the images at one position do not form one heartbeat; an empty text if they do."""
     places = [[frame.place for frame in at] for at in slices]
     if any(len({place.image for place in at}) < len(at) for at in places):
         return "the same image (SOPInstanceUID) occurs twice"

@@ -8,15 +8,17 @@ Files are identified by these names, not by headers. A patient's label is the or
 It includes the diagnostic group (HF-I: heart failure with infarction). Frames are counted from 1, and each slice has 20 frames:
 slice = (frame - 1) // 20, phase = (frame - 1) % 20.
 
-Pixel coordinates in the contour files start at 1, so 1 is subtracted from x and y. The files do not document this. It
-was found by moving the endocardial contours of five patients (96 frames) and measuring the mean image gradient along
-them, relative to that of the whole image. This ratio is 2.11, 2.36, 2.11, 1.71 and 1.50 if the contours are moved by
--2, -1, 0, 1 and 2 pixels in x and y. It is also largest at -1 if the contours are moved in x or y alone.
+Pixel coordinates in the contour files start at 1, so 1 is subtracted from x and y. The files do not document this. To
+find it out, the endocardial contours of five patients (96 frames) were moved, and the mean image gradient along the
+contours was divided by the mean gradient of the whole image. If the contours are moved by -2, -1, 0, 1 and 2 pixels in
+x and y, this ratio is 2.11, 2.36, 2.11, 1.71 and 1.50. If the contours are moved in x or y alone, the ratio is also
+largest at -1.
 
-Phase: the epicardium was drawn at end-diastole only. So if all epicardial contours of a patient are at one phase, that phase is
-end-diastole. If the target is contoured at exactly one other phase, that phase is end-systole. If there are no epicardial
-contours, or they are at several phases, the target must be contoured at exactly two phases, and end-diastole is the phase with
-contours of larger area (contours.end_diastole). Frames whose phase is not decided by these rules have phase None.
+Phase: the epicardium was drawn at end-diastole only. Therefore, if all epicardial contours of a patient are at one
+phase, this phase is end-diastole. If, in addition, the target is contoured at exactly one other phase, the other phase
+is end-systole. If there are no epicardial contours, or they are at several phases, the target must be contoured at
+exactly two phases, and end-diastole is the phase with contours of larger area (contours.end_diastole). Frames whose
+phase is not decided by these rules have phase None.
 """
 
 import csv
@@ -53,7 +55,7 @@ def read(root: str | os.PathLike[str], *, target: str, masks: str | None = None)
     Raises: InputError that names the file, and the line if there is one, for missing, damaged or contradictory data.
     """
     if target not in TARGETS:
-        raise InputError(f"data.target={target}: Sunnybrook has the contours {' and '.join(TARGETS)}.")
+        raise InputError(f"data.target={target}: no such contour. Sunnybrook has {' and '.join(TARGETS)}.")
     rasterise = contours.rasteriser(masks)
     folder, link = _opened(root)
     _check_others(folder, link)
@@ -87,8 +89,8 @@ def _opened(root: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
         for path in names.entries(folder / part, folder):
             if path.is_dir() and path.name not in known:
                 raise InputError(
-                    f"{path}: link.csv does not name the patient {path.name}. Add a line for this patient, or move the folder "
-                    "elsewhere."
+                    f"{path}: link.csv does not list the patient {path.name}. Add a line for this patient, or move "
+                    "the folder elsewhere."
                 )
     return folder, link
 
@@ -111,7 +113,7 @@ def _link(path: Path) -> dict[str, str]:
             )
         for name, others in zip(row, taken, strict=True):
             if name in others:
-                raise InputError(f"{path}, line {number}: {name} is named twice. Remove the wrong line.")
+                raise InputError(f"{path}, line {number}: {name} is listed twice. Remove the wrong line.")
             others.add(name)
         link[row[0]] = row[1]
     return link
@@ -120,7 +122,8 @@ def _link(path: Path) -> dict[str, str]:
 def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> dict[int, Path]:
     """Find files by the frame number in their names. Returns: frame -> file.
 
-    Raises: InputError for a file with the example's suffix whose name has another form, and for two files of one frame.
+    Raises: InputError if a file has the same suffix as the example but a different form of name, and if two files
+        belong to the same frame.
     """
     found: dict[int, Path] = {}
     for path in names.entries(folder, root):
@@ -136,7 +139,11 @@ def _numbered(folder: Path, root: Path, name: re.Pattern[str], example: str) -> 
 
 
 def _outlines(folder: Path, root: Path, original: str) -> dict[str, dict[int, Path]]:
-    """Find the contour files of one patient. Returns: "i" or "o" -> frame -> file; empty without a folder."""
+    """Find the contour files of one patient.
+
+    Returns: "i" or "o" -> frame -> file. If the patient has no folder for "i" or "o", there are no frames under this
+        key.
+    """
     patient = folder / original
     there = {path.name for path in names.entries(patient, root)} if patient.is_dir() else set()
     return {
@@ -170,8 +177,8 @@ def _check_others(folder: Path, link: dict[str, str]) -> None:
             if not frame or int(frame[1]) not in drawn.get((path.parent, like[1].lower()), {}):
                 raise InputError(
                     f"{path}: this contour would not be read, because it is not a file like "
-                    "i-contours/IM-0001-0059-icontour-manual.txt (`x y` per line) in its patient's folder. Convert or "
-                    "rename it or move it to that folder, or move it out of the data."
+                    "i-contours/IM-0001-0059-icontour-manual.txt (`x y` per line) in its patient's folder. Convert "
+                    "it, rename it, move it to that folder, or move it out of the data."
                 )
             continue
         is_beside = first.isascii() and first.isdigit() and int(first[:9]) in images.get(path.parent, {})
@@ -179,7 +186,7 @@ def _check_others(folder: Path, link: dict[str, str]) -> None:
         if is_image and not is_beside:
             raise InputError(
                 f"{path}: this image would not be read, because it is not a DICOM file named like dicoms/SCD0000101/59.dcm. "
-                "Convert or rename it or move it to such a folder, or move it out of the data."
+                "Convert it, rename it, move it to such a folder, or move it out of the data."
             )
     files.log_not_read(left, folder)
 
@@ -188,7 +195,7 @@ def _read_patient(root: Path, number: str, original: str, target: str, rasterise
     """Read all frames of one patient that have a contour of the target."""
     kind = TARGETS[target]
     if not (root / "dicoms" / number).is_dir():
-        raise InputError(f"{root / 'dicoms' / number}: link.csv names this patient, but the folder is missing. Add it.")
+        raise InputError(f"{root / 'dicoms' / number}: link.csv lists this patient, but the folder is missing. Add it.")
     images = _numbered(root / "dicoms" / number, root, IMAGE_NAME, "59.dcm")
     outlines = _outlines(root / "contourfiles", root, original)
     if not outlines[kind]:
@@ -225,12 +232,12 @@ def _read_patient(root: Path, number: str, original: str, target: str, rasterise
 
 
 def _position(frame: int) -> tuple[int, int]:
-    """The slice and the phase of a frame, both from 0."""
+    """Return the slice and the phase of a frame. Both are counted from 0."""
     return divmod(frame - 1, PHASES_PER_SLICE)
 
 
 def _phases(areas: dict[int, float], epicardial: Iterable[int]) -> dict[int, Phase | None]:
-    """End-diastole or end-systole for each contoured frame, by the rule in the docstring of this module.
+    """Return the phase (ED, ES or None) of each contoured frame. The rule is in the docstring of this module.
 
     Args: areas: frame -> area of the target's contour. epicardial: the frames with an epicardial contour.
     """

@@ -51,7 +51,10 @@ def to_tensors(slices: SliceSet, *, size: int, normalize: str) -> Batch:
 
 
 def pooled(images: Tensor, masks: Tensor, factor: int) -> Batch:
-    """Combine blocks of factor x factor pixels: the mean of the image, and the majority of the mask (foreground in a tie)."""
+    """Combine each block of factor x factor pixels into one pixel.
+
+    An image pixel is the mean of its block. A mask pixel is the majority of its block; in a tie, it is foreground.
+    """
     return F.avg_pool2d(images, factor), F.avg_pool2d(masks.float(), factor) >= 0.5
 
 
@@ -84,11 +87,12 @@ class SliceData(pl.LightningDataModule):
 
     Args:
         size, normalize: as in to_tensors.
-        downsample: side length [pixels] of the blocks that are pooled into one pixel; None: 1.
+        downsample: side length [pixels] of the blocks that are pooled into one pixel. None means 1 (no pooling).
         batches_per_epoch: number of training batches of an epoch; None: one pass through the training images.
-        batch_size: number of images in a batch; None: a batch is all images of one patient.
+        batch_size: number of images in a batch. If it is None, each batch consists of all images of one patient.
         seed: seed of the batch order.
-        shuffle: False: use the data set's order in every epoch, as in the published study's notebook.
+        shuffle: whether the order is random. If False, every epoch uses the order of the data set, as in the notebook
+            of the published study.
     """
 
     def __init__(
@@ -135,7 +139,10 @@ class SliceData(pl.LightningDataModule):
         return [np.concatenate(order[at : at + step]) for at in range(0, n * step, step)]
 
     def _pass(self, number: int) -> list[NDArray[np.int64]]:
-        """One pass through the training images: the indices of single images or, if batch_size is None, of whole patients."""
+        """Return the slice indices of one pass through the training images.
+
+        Each array contains one image or, if batch_size is None, all images of one patient.
+        """
         random = np.random.default_rng([self._seed, number]) if self._shuffle else None
         if self._batch_size is None:
             patients = self._by_patient(self._split.train)

@@ -13,11 +13,11 @@ class Image(NamedTuple):
 
     Attributes:
         item: the image as a Slice with an empty mask.
-        file: the file's name without its folder; empty for DICOM files that are not named as in RVSC, because their names may
-            contain a person's name.
+        file: the file's name without its folder. It is empty for DICOM files whose names do not have the form used by
+            RVSC, because such a file name may contain a person's name.
         phase: ED, ES, or the number of a phase or frame; empty if there is only one phase.
-        undefined: the reason why slice_index and phase are unknown; empty if they are known. If unknown, slice_index is
-            0 and phase is empty.
+        undefined: the reason why slice_index and phase are unknown; empty if they are known. If they are unknown,
+            slice_index is 0 and phase is empty.
     """
 
     item: Slice

@@ -177,7 +177,10 @@ def sides(result: Result) -> Markdown:
 
 
 def checks(result: Result) -> Markdown | None:
-    """Return a table of the data check's findings by kind: empty if there are none, None if findings were not recorded."""
+    """Return a table that lists the kinds of findings of the data check.
+
+    Returns: an empty text if there are no findings; None if the findings were not recorded.
+    """
     if result["data"].get("findings") is None:
         return None
     kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -261,9 +264,10 @@ def means(result: Result, which: str) -> dict[str, Markdown] | None:
 
 
 def expectation(result: Result) -> str:
-    """Say what to expect of a model that was trained on all patients.
+    """Describe the expected score of a model that was trained on all patients.
 
-    This is the score of its configuration in the report of the sweep that chose it (runs/expected.py).
+    The model's configuration was chosen by a sweep. The expected score is the score of this configuration in the
+    sweep's report (see runs/expected.py).
     """
     n = len(result["data"]["patients"].get("train") or [])
     told = f"This model was trained on all {counted(n, 'patient')}, so none is left to score it."
@@ -368,14 +372,14 @@ def leaks(result: Result) -> str:
 
 
 def described(option: Mapping[str, Any]) -> str:
-    """Describe a part of the configuration in one line: the name of its class or function, and its values."""
+    """Return one line that describes a part of the configuration: the name of its class or function, and its values."""
     name = str(option.get("_target_", "")).removeprefix("segtune.")
     values = [f"{key}={value}" for key, value in option.items() if not str(key).startswith("_") and value is not None]
     return escaped(" ".join(filter(None, [name, ", ".join(values)])))
 
 
 def pathless(override: str) -> str:
-    """Return the override, with its value replaced by ... if it contains an absolute path."""
+    """Return the override. If its value contains an absolute path, the value is replaced by "..."."""
     key, _, value = override.partition("=")
     return f"{key}=..." if re.search(r"(^|[\s'\"\[{,:=])(~\w*/|/|[A-Za-z]:[\\/]|\\\\)", value) else override
 

@@ -32,7 +32,8 @@ class Evaluation(NamedTuple):
 def check_settings(config: Mapping[str, Any]) -> None:
     """Check cfg.data and cfg.score.
 
-    Raises: InputError if no data set is named, if a setting is given that is taken from the runs, or if score is not valid.
+    Raises: InputError if no data set is given, if cfg.data contains a setting that must be taken from the runs, or if
+        cfg.score is not valid.
     """
     check_score(config["score"])
     if "reader" not in config["data"]:
@@ -44,7 +45,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
 
 
 def of_the_user(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of cfg.data without those that are taken from the runs (OF_THE_RUN)."""
+    """Return the settings of cfg.data, except the settings that are taken from the runs (OF_THE_RUN)."""
     return {key: value for key, value in data.items() if key not in OF_THE_RUN}
 
 

@@ -25,8 +25,9 @@ LARGEST_CHECKED = 512  # side [pixels] of the test image if the run's images are
 class Agreement(NamedTuple):
     """The difference between the outputs of model.onnx and of PyTorch.
 
-    difference: the largest difference of a probability (absolute) or of a logit (relative to max(1, |logit|)); NaN if an output
-    is not finite. n: the number of test batches, each with a different image size. runtime: the version of onnxruntime.
+    difference: the largest difference of all probabilities and logits. For probabilities it is absolute, for logits it
+    is relative to max(1, |logit|). NaN if an output is not finite. n: the number of test batches, each with a different
+    image size. runtime: the version of onnxruntime.
     """
 
     difference: float
@@ -111,7 +112,7 @@ def write_onnx(model: "Trained", path: Path) -> None:
 
 
 def metadata(model: "Trained") -> dict[str, Any]:
-    """Return the metadata to store in the ONNX file, which programs need to preprocess images for the model."""
+    """Return the metadata for the ONNX file. Other programs need them to preprocess images for the model."""
     data = model.config["data"]
     return {
         "run_id": model.result["run_id"],
@@ -124,7 +125,10 @@ def metadata(model: "Trained") -> dict[str, Any]:
 
 
 def plain(value: Any) -> str:
-    """Convert a value to printable text: strings as they are, other values as JSON. Characters invalid in UTF-8 become ?."""
+    """Convert a value to printable text. Strings are kept, and other values are written as JSON.
+
+    Characters that are invalid in UTF-8 are replaced by "?".
+    """
     return printable((value if isinstance(value, str) else json.dumps(value)).encode(errors="replace").decode())
 
 

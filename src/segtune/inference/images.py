@@ -60,11 +60,14 @@ NAMES = {"EDV": "edv_ml", "ESV": "esv_ml", "SV": "stroke_volume_ml"}
 
 
 def check_apart(source: Path, output: Path) -> None:
-    """Check that neither folder contains the other. Raises: InputError if one does, or if they are the same."""
+    """Check that the two folders do not overlap.
+
+    Raises: InputError if they are the same folder, or if one folder is inside the other.
+    """
     here, there = (Path(os.path.realpath(path)) for path in (source, output))
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise InputError(
-            f"output={output}: the output folder must not contain or be inside input={source}. Name another folder."
+            f"output={output}: the output folder must not contain input={source} or be inside it. Name another folder."
         )
 
 
@@ -93,7 +96,9 @@ def write_images(
 
 
 def slice_axis_of(models: Sequence["Trained"]) -> int | None:
-    """Return data.slice_axis of the training, the array axis along which slices are taken; None if it was not set.
+    """Return the setting data.slice_axis with which the runs were trained; None if it was not set.
+
+    This is the axis of the stored arrays along which slices are taken.
 
     Raises: InputError if the runs of an ensemble have different values.
     """
@@ -108,7 +113,10 @@ def slice_axis_of(models: Sequence["Trained"]) -> int | None:
 
 
 def with_probabilities(models: Sequence["Trained"], read: Iterator[Image]) -> Iterator[tuple[Image, NDArray[np.float64]]]:
-    """Yield each image with its probabilities (H, W), the mean over the models. CHUNK images are in memory at a time."""
+    """Yield each image with its probabilities (H, W), which are the mean over the models.
+
+    At most CHUNK images are in memory at the same time.
+    """
     from segtune.inference.models import ensemble
 
     while chunk := list(itertools.islice(read, CHUNK)):
@@ -127,7 +135,8 @@ class Prediction(NamedTuple):
 def predictions(models: Sequence["Trained"], read: Iterator[Image], *, largest_component: bool) -> Iterator[Prediction]:
     """Yield the prediction for each image of a patient or a volume.
 
-    For the largest component of each phase, all images are in memory at a time.
+    If largest_component is true, all images are in memory at the same time, because the largest component of each phase
+    is determined from all slices.
     """
     found = with_probabilities(models, read)
     if not largest_component:

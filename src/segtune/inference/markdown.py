@@ -40,7 +40,10 @@ def rendered(name: str, values: Mapping[str, Any]) -> str:
 
 
 def number(value: Any, form: str, scale: float = 1) -> str:
-    """Format scale * value; None, an empty string and values that are not finite become "undefined"."""
+    """Return scale * value as text in the given format.
+
+    None, an empty string and values that are not finite become "undefined".
+    """
     found = math.nan if value is None or value == "" else scale * float(value)
     return format(found, form) if math.isfinite(found) else "undefined"
 

@@ -45,8 +45,8 @@ OTHER_SCALE = 1.25  # warn if pixel sizes differ from those of the training imag
 class Trained:
     """The trained network of one run.
 
-    which: the epoch of the weights, last or best. result: the content of result.json. tta: whether `net` averages over views of
-    the image. pixel_bytes: estimated memory per image pixel during inference [bytes]; 0 if unknown.
+    which: "last" or "best", the epoch of the weights. result: the content of result.json. tta: whether `net` averages
+    over views of the image. pixel_bytes: estimated memory per image pixel during inference [bytes]; 0 if unknown.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class Trained:
 
     @property
     def keeps_largest_component(self) -> bool:
-        """Whether the run's own scores are of the largest component of each predicted volume."""
+        """Whether the run's own scores were computed from only the largest component of each predicted volume."""
         return recorded_score(self.result)["largest_component"]
 
     @property
@@ -99,16 +99,16 @@ class Trained:
         return {key: self.config["data"].get(key) for key in ("spacing_mm", "larger")}
 
     def _answers(self, images: torch.Tensor) -> NDArray[np.float64]:
-        """Compute probabilities (B, S, S) of images (B, 1, S, S).
+        """Compute the probabilities (B, S, S) for images (B, 1, S, S).
 
-        They are float64, so that a probability is above 0.5 exactly if its logit is above 0.
+        The probabilities are float64, so that a probability is above 0.5 exactly if its logit is above 0.
         """
         with torch.inference_mode():
             logits = self.net(images.to(self.device)).float().cpu().double()
         if not logits.isfinite().all():
             raise InputError(
-                f"{self.folder}: the output of this network is not finite on these images. Check that they are of the same "
-                "kind as the training images."
+                f"{self.folder}: the output of this network is not finite on these images. Check that these "
+                "images are of the same kind as the training images."
             )
         return torch.sigmoid(logits)[:, 0].numpy()
 
@@ -131,7 +131,8 @@ class Trained:
         if _is_too_much(needed := self.pixel_bytes * side**2):
             raise InputError(
                 f"an image of {' x '.join(map(str, item.image.shape))} pixels needs about {needed / 1e9:.1f} GB with the "
-                f"network of run {self.folder.name}, more than {MEMORY_FRACTION:.0%} of this machine's memory."
+                f"network of run {self.folder.name}, more than {MEMORY_FRACTION:.0%} of this machine's memory. "
+                "Use a machine with more memory."
             )
         return side
 
@@ -147,7 +148,8 @@ def load(
     """Load the run in this folder.
 
     Args:
-        which: last for the weights of the last epoch, or best for those of the epoch with the best validation Dice.
+        which: "last" for the weights of the last epoch, "best" for the weights of the epoch with the best validation
+            Dice.
         device: the device to compute on; None for the CPU.
         trust: names of network classes that may be built in addition to networks.LISTED.
         tta: whether to average over views of the image (nets.Views); None: as in the run's own scores.
@@ -184,7 +186,7 @@ def load(
     if _is_too_much(needed := pixel_bytes * size**2):
         raise InputError(
             f"{source}: data.size={size}: one image needs about {needed / 1e9:.1f} GB with this network, more than "
-            f"{MEMORY_FRACTION:.0%} of this machine's memory."
+            f"{MEMORY_FRACTION:.0%} of this machine's memory. Use a machine with more memory."
         )
     tta = recorded_score(result)["tta"] if tta is None else tta
     net = nets.Views(net).eval() if tta else net
@@ -194,7 +196,7 @@ def load(
 
 
 def recorded_score(result: Mapping[str, Any]) -> dict[str, bool]:
-    """Return how a run's predictions were processed before they were scored: tta and largest_component."""
+    """Return the settings `tta` and `largest_component` with which a run's own predictions were scored."""
     return {"tta": False, "largest_component": False} | (result.get("score") or {})
 
 
@@ -213,9 +215,11 @@ def _check_code(target: str, result: Mapping[str, Any], source: Path) -> None:
 
 
 def _check_own(folder: Path, path: Path) -> None:
-    """If a path exists, check that it is a regular file inside the run's folder. A link could point to a private file.
+    """If the path exists, check that it is a regular file inside the run's folder.
 
-    Raises: InputError.
+    A link is refused if it leads out of the folder, because it could point to a private file.
+
+    Raises: InputError if the check fails.
     """
     if not path.exists():
         return
@@ -248,7 +252,9 @@ def _well_formed(result: Mapping[str, Any], path: Path) -> None:
         sound = False
     if not sound:
         run = str(result.get("run_id"))[:80]
-        raise InputError(f"{path}: damaged (its configuration is incomplete, or is not that of run {run}). Copy it again.")
+        raise InputError(
+            f"{path}: damaged (its configuration is incomplete or does not belong to run {run}). Copy this file again."
+        )
     if not (MULTIPLE <= size <= LARGEST and size % MULTIPLE == 0):
         raise InputError(f"{path}: data.size={size}: must be a multiple of {MULTIPLE} from {MULTIPLE} to {LARGEST}.")
 
@@ -312,10 +318,11 @@ def _is_too_much(n_bytes: float) -> bool:
 
 
 def load_all(runs: Any, *, which: str, accelerator: str, trust: Any = None, tta: bool | None = None) -> list[Trained]:
-    """Load the run or the runs of an ensemble.
+    """Load one run, or the runs of an ensemble.
 
-    Args: runs: a folder or a list of folders. The others are those of `load`.
-    Raises: InputError as `load` does, and if a run is listed twice or the runs segment different structures.
+    Args: runs: a folder or a list of folders. The other arguments are the same as in `load`.
+    Raises: InputError in the same cases as `load`, if a run is listed twice, and if the runs segment different
+        structures.
     """
     folders = [runs] if isinstance(runs, str | int | float) else list(runs or [])  # a folder's name may look like a number
     if not folders:
@@ -344,12 +351,16 @@ def check_score(score: Mapping[str, Any]) -> None:
 
 
 def keeps_largest_component(models: Sequence[Trained], setting: bool | None) -> bool:
-    """Return whether to keep the largest component: the user's setting; if it is None, what more than half of the runs did."""
+    """Return whether to keep only the largest component of each predicted volume.
+
+    If the user's setting is None, the result is True if more than half of the runs kept only the largest component,
+    otherwise False.
+    """
     return sum(model.keeps_largest_component for model in models) * 2 > len(models) if setting is None else setting
 
 
 def device(accelerator: str) -> torch.device:
-    """Return the device to compute on. Args: accelerator: auto (a GPU if there is one), cpu or gpu."""
+    """Return the device to compute on. Args: accelerator: "auto" (a GPU if there is one), "cpu" or "gpu"."""
     if accelerator not in ("auto", "cpu", "gpu"):
         raise InputError(f"accelerator={accelerator}: choose auto (a GPU if there is one), cpu or gpu.")
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -359,7 +370,7 @@ def device(accelerator: str) -> torch.device:
 
 
 def warn_of_other_scale(models: Sequence[Trained], slices: Sequence[Slice]) -> None:
-    """Warn if the pixel sizes of the slices differ from those of a model's training images by more than OTHER_SCALE."""
+    """Warn if the pixel sizes of slices and training images differ by more than the factor OTHER_SCALE."""
     for model in models:
         known = model.result["data"].get("pixel_mm")
         if model.config["data"].get("spacing_mm") is not None or not known or not slices:

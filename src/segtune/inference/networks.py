@@ -59,7 +59,10 @@ def _either(*checks: Check) -> Check:
 
 
 def _named(names: Collection[str], options: Mapping[str, Check]) -> Check:
-    """Return the check for a layer type. Valid values are one of the names, or a list [name, mapping of options]."""
+    """Return the check for a setting that gives a layer type.
+
+    A valid value is one of the names, or a list [name, options], where options is a mapping.
+    """
 
     def fulfils(value: Any) -> bool:
         if isinstance(value, str):
@@ -204,11 +207,12 @@ def leads_outside(name: str, value: Any) -> bool:
 
 
 def build(target: str, arguments: Mapping[str, Any], *, device: str = "meta") -> nn.Module:
-    """Build a network whose class and arguments `checked` has accepted.
+    """Build a network. Its class and arguments must be those that `checked` returned.
 
-    Args: device: "meta" allocates no memory; the weights are loaded from the checkpoint afterwards.
-    Raises: InputError if the class cannot be imported or is not a network; any exception that the class raises for
-        wrong arguments.
+    Args: device: the device of the weights. On "meta", no memory is allocated. The weights are loaded from the
+        checkpoint later.
+    Raises: InputError if the class cannot be imported or is not a network. If the arguments are wrong, the class may
+        raise any exception.
     """
     module, _, name = target.rpartition(".")
     try:

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 class Origin(NamedTuple):
     """The data that a run was trained on.
 
-    data: cfg.data. fingerprint: identifies the data. trained: the training patients. codes: recognition code and patient of
-    each training image; None if the run did not record them.
+    data: cfg.data of the run. fingerprint: a hash that identifies the data. trained: the training patients. codes: the
+    recognition code and the patient of each training image. It is None if the run did not record the codes.
     """
 
     run_id: str
@@ -71,15 +71,15 @@ def _codes(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, str]] | N
 def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[str, Any]:
     """Choose the settings of cfg.data for evaluating the runs: the target and, for the phantom, the image size.
 
-    If the user named a target, it is kept. Otherwise, the first possible choice is used:
-    1. the runs' target, if the data are of the same kind as the training data;
-    2. the same structure, under the name that it has in these data;
-    3. a structure that has the same name, with a warning that it may be another structure.
+    If the user has set a target, it is kept. Otherwise, the first choice that is possible is used:
+    1. The runs' target, if the evaluation data and the training data are of the same kind (Reader.kind).
+    2. The same structure as the runs' target, under its name in the evaluation data.
+    3. A structure with the same name as the runs' target. A warning says that it may be another structure.
 
 
     Args: data: cfg.data of the evaluation. origins: what each run was trained on.
-    Raises: InputError if no structure matches, or if the data are of the same kind as the training data, but the user
-        named a target other than the runs' target.
+    Raises: InputError if no structure matches. Also raised if the two data sets are of the same kind, but the user has
+        set a target that is not the runs' target.
     """
     here, there, own, asked = readers.of(data), origins[0].reader, origins[0].data["target"], data["target"]
     run = f"run {origins[0].run_id} segments the {own}"
@@ -91,7 +91,9 @@ def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[
         )
     if here.kind == there.kind:
         if here.targets and asked not in (None, own):
-            raise InputError(f"data.target={asked}: {run} in data of the same kind. Leave data.target out.")
+            raise InputError(
+                f"data.target={asked}: {run}, and its training data are of the same kind as these data. Leave data.target out."
+            )
         target = own if asked is None else asked
     elif asked is not None:
         target = asked
@@ -106,7 +108,7 @@ def comparable_data(data: Mapping[str, Any], origins: Sequence[Origin]) -> dict[
     else:
         known = f"one of {', '.join(here.targets)}" if here.targets else "its name or value"
         raise InputError(
-            f"data.target: {run} ({there.name}). Name the same structure in data={here.name} with data.target=... ({known})."
+            f"data.target: {run} ({there.name}). Set data.target to the same structure in data={here.name} ({known})."
         )
     if not here.sizes:
         return {"target": target}
@@ -119,10 +121,11 @@ def trained_on(
 ) -> frozenset[str]:
     """Find the patients that at least one run was trained on. They must be excluded from the evaluation.
 
-    A warning says how many patients are excluded. Another warning names patients that are not excluded, although their
-    names are those of training patients.
+    A warning says how many patients are excluded. Another warning lists patients that have the same name as a training
+    patient but are not excluded.
 
-    Args: fingerprint: identifies the data set `slices`. data: cfg.data of the evaluation. which: last or best.
+    Args: fingerprint: a hash that identifies the data set `slices`. data: cfg.data of the evaluation. which: "last" or
+        "best".
     Raises: InputError if no patient remains.
     """
     patients = set(slices.patients)
@@ -193,7 +196,7 @@ def by_images(slices: SliceSet, seen: frozenset[str], origins: Sequence[Origin])
 
 
 def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:
-    """Return whether a run read its data from the same folder, possibly with other settings."""
+    """Return whether a run read its data from the same folder as the evaluation. Other settings may differ."""
     roots = [where.get("root") for where in (one.data, data)]
     return (
         one.reader.name == readers.of(data).name
@@ -203,9 +206,9 @@ def _is_same_folder(one: Origin, data: Mapping[str, Any]) -> bool:
 
 
 def _may_be_alike(one: Origin, data: Mapping[str, Any]) -> bool:
-    """Return whether two data sets may share patients.
+    """Return whether the data set of a run and the data set of the evaluation may share patients.
 
-    They may, if they are of the same kind and are not phantoms with different seeds.
+    This is possible if both are of the same kind (Reader.kind). Phantoms with different seeds do not share patients.
     """
     seeds = {one.data.get("seed"), data.get("seed")}
     return one.reader.kind == readers.of(data).kind and (None in seeds or len(seeds) == 1)

@@ -65,7 +65,8 @@ def _score_patient(
 class Phase(NamedTuple):
     """The scores of one phase.
 
-    cases: 3-D scores of each case. images: 2-D scores of each image. means: mean 2-D scores of each case's images.
+    cases: the 3-D scores of each case. means: for each case, the 2-D scores averaged over its images. images: the 2-D
+    scores of each image.
     """
 
     cases: list["Row"]
@@ -74,7 +75,7 @@ class Phase(NamedTuple):
 
 
 def by_phase(scores: "Scores") -> dict[str, Phase]:
-    """Group the scores by phase. The phases are those of PHASES that occur in the scores."""
+    """Return the scores of each phase. Phases without scores are left out."""
     images: dict[tuple[str, str | None, str], list[Row]] = {}
     for row in scores.slices:
         images.setdefault((row["patient"], row["phase"], row["volume"]), []).append(row)
@@ -89,7 +90,11 @@ def by_phase(scores: "Scores") -> dict[str, Phase]:
 
 
 def _empty(rows: Sequence["Row"]) -> dict[str, int]:
-    """Return two flags (0 or 1): whether any row has one empty mask, and whether in all rows both masks are empty."""
+    """Return two flags (0 or 1) for the rows of one case.
+
+    n_one_empty is 1 if exactly one mask is empty in at least one row. n_both_empty is 1 if both masks are empty in all
+    rows.
+    """
     return {
         "n_one_empty": int(any(row["n_one_empty"] for row in rows)),
         "n_both_empty": int(all(row["n_both_empty"] for row in rows)),
@@ -97,10 +102,10 @@ def _empty(rows: Sequence["Row"]) -> dict[str, int]:
 
 
 class MeanAndSd(NamedTuple):
-    """Mean and standard deviation over the n defined values.
+    """Mean and standard deviation over n values. Undefined values are excluded.
 
-    n_one_empty: how many of the n values are from rows with one empty mask. n_undefined: the number of undefined
-    values, which are excluded.
+    n_one_empty: how many of the n values are from rows in which exactly one mask is empty. n_undefined: the number of
+    excluded values.
     """
 
     mean: float
@@ -117,7 +122,7 @@ def mean_and_sd(rows: Sequence["Row"], column: str) -> MeanAndSd:
 
 
 def write_evaluation(folder: Path, about: Mapping[str, Any], scores: "Scores") -> None:
-    """Write the tables and then evaluation.json, whose existence means that all files are complete."""
+    """Write the tables and then evaluation.json. If evaluation.json exists, all files are complete."""
     from segtune.metrics.score import summarize
     from segtune.training import provenance
 

@@ -13,14 +13,14 @@ MOST_VALUES = 100_000  # limit on the configuration in a checkpoint, where one o
 
 
 def checkpoint_weights(path: Path, result: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the network's weights by name. Raises: InputError if the file is not a checkpoint of this run."""
+    """Return the network's weights: name -> tensor. Raises: InputError if the file is not a checkpoint of this run."""
     try:
         checkpoint = torch.load(archive.checked(path), weights_only=True, map_location="cpu")
         weights = {str(name).removeprefix("net."): value for name, value in checkpoint["state_dict"].items()}
         if sum(_stored_bytes(value) for value in weights.values()) > path.stat().st_size:
-            raise ValueError("tensors larger than the file")
+            raise ValueError("the tensors are larger than the file")
         if not _is_bounded(checkpoint["hyper_parameters"]):
-            raise ValueError("a configuration with too many values")
+            raise ValueError("the configuration has too many values")
         other = identity.run_id(checkpoint["hyper_parameters"])
     except FileNotFoundError:
         raise InputError(f"{path}: this file is missing. Give the complete folder of the run.") from None
@@ -36,7 +36,7 @@ def checkpoint_weights(path: Path, result: Mapping[str, Any]) -> dict[str, torch
 def _stored_bytes(value: Any) -> int:
     """Return the size in bytes of a plain tensor. Raises: ValueError for any other value."""
     if not (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"):
-        raise ValueError("not a plain tensor")
+        raise ValueError("the value is not a plain tensor")
     return value.numel() * value.element_size()
 
 

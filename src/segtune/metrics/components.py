@@ -24,10 +24,12 @@ def largest(mask: Mask) -> Mask:
 def largest_of_each(masks: Sequence[Mask], places: Sequence[tuple[Hashable, int | None]]) -> list[Mask]:
     """Keep the largest component of each volume.
 
-    The slices of a volume are stacked in the order of their positions; a missing slice separates nothing. If a position is
-    unknown, if two slices of a volume have the same position, or if their shapes differ, each of its slices is treated alone.
+    The slices of a volume are stacked in the order of their positions. The slices on both sides of a missing slice are
+    treated as neighbours. Each slice of a volume is treated separately if a position is unknown, if two slices have the
+    same position, or if the shapes of the slices differ.
 
-    Args: masks: (H, W) bool, in any order. places: for each mask its volume, and its position in it (None: unknown).
+    Args: masks: (H, W) bool, in any order. places: for each mask, its volume and its position in this volume (None if
+    the position is unknown).
     Returns: the masks in the given order.
     """
     volumes: dict[Hashable, list[int]] = {}

@@ -4,9 +4,10 @@ Boundary: the mask minus its erosion with the 4-neighbourhood (2-D) or 6-neighbo
 counts as background, so a mask that touches the edge of the image has a boundary there. Distances are measured between pixel
 centres.
 
-Empty masks: if both masks are empty, the distances are undefined (NaN). If exactly one mask is empty, it gets the worst
-possible value: the diagonal of the image for distances, and 0 for surface Dice. A model that predicts nothing therefore gets
-the worst score. MONAI 1.6.1 returns NaN in this case and ignores it in the mean; if all values are NaN, the mean is 0.
+Empty masks: if both masks are empty, the distances are undefined (NaN). If exactly one mask is empty, the metric has
+its worst possible value: the diagonal of the image for distances, and 0 for surface Dice. A model that predicts nothing
+therefore gets the worst score. In this case, MONAI 1.6.1 returns NaN and leaves the NaN out of the mean. If all values
+are NaN, MONAI's mean is 0.
 """
 
 import math
@@ -25,7 +26,8 @@ class SurfaceDistances(NamedTuple):
 
     pred_to_true_mm: (n,) float64, the distance of each boundary pixel of the prediction to the boundary of the true mask. It
         has length 0 if the prediction is empty.
-    true_to_pred_mm: (m,) float64, the same in the other direction.
+    true_to_pred_mm: (m,) float64, the distance of each boundary pixel of the true mask to the boundary of the
+        prediction.
     diagonal_mm: the diagonal of the whole image or volume, from edge to edge, which is longer than any distance between two
         pixels.
     If exactly one mask is empty, all distances of the other mask's boundary pixels are set to diagonal_mm.
@@ -56,10 +58,10 @@ def surface_distances(pred: Mask, true: Mask, *, spacing_mm: Sequence[float]) ->
     if pred.shape != true.shape or len(spacing_mm) != pred.ndim:
         raise ValueError(
             f"masks have the shapes {pred.shape} and {true.shape}, and spacing_mm has {len(spacing_mm)} values. "
-            "Both masks must have the same shape, and spacing_mm one value per axis."
+            "Both masks must have the same shape, and spacing_mm must have one value per axis."
         )
     if not all(0 < step < math.inf for step in spacing_mm):
-        raise ValueError(f"spacing_mm={tuple(spacing_mm)}: must be finite distances above 0, in mm.")
+        raise ValueError(f"spacing_mm={tuple(spacing_mm)}: all values must be finite distances above 0, in mm.")
     diagonal = math.hypot(*(n * step for n, step in zip(pred.shape, spacing_mm, strict=True)))
     if not (pred.any() and true.any()):
         from_pred, from_true = (np.full(np.count_nonzero(boundary(mask)), diagonal) for mask in (pred, true))
@@ -77,10 +79,10 @@ def hausdorff_mm(d: SurfaceDistances, percentile: float = 100) -> float:
     mask, and P_q is the percentile q. Percentiles are interpolated linearly, as numpy does.
 
     The percentile is computed for each direction and the larger value is returned, as in MONAI and DeepMind's
-    surface-distance. MedPy pools the distances of both directions first. The longer boundary then dominates, and an error in
-    10 % of a short boundary may be only 1 % of the pooled distances, which HD95 ignores.
+    surface-distance. MedPy pools the distances of both directions first. The longer boundary then dominates: an error
+    in 10 % of a short boundary may affect only 1 % of the pooled distances, and HD95 ignores it.
 
-    Undefined: NaN if both masks are empty, the diagonal of the image if exactly one is.
+    Undefined: NaN if both masks are empty. If exactly one mask is empty, the value is the diagonal of the image.
     Source: Huttenlocher et al. 1993, doi:10.1109/34.232073; Maier-Hein et al. 2024 (Metrics Reloaded),
     doi:10.1038/s41592-023-02151-z.
     """
@@ -92,7 +94,7 @@ def assd_mm(d: SurfaceDistances) -> float:
 
     Formula: (sum of d(p, T) over p in P + sum of d(t, P) over t in T) / (|P| + |T|), where P and T are the boundaries of
     prediction and true mask.
-    Undefined: NaN if both masks are empty, the diagonal of the image if exactly one is.
+    Undefined: NaN if both masks are empty. If exactly one mask is empty, the value is the diagonal of the image.
     Source: Heimann et al. 2009, doi:10.1109/TMI.2009.2013851.
     """
     both = np.concatenate(d[:2])
@@ -100,13 +102,16 @@ def assd_mm(d: SurfaceDistances) -> float:
 
 
 def surface_dice(d: SurfaceDistances, *, tolerance_mm: float) -> float:
-    """Surface Dice: the fraction of both boundaries that lies within the tolerance of the other [0 to 1, higher is better].
+    """Surface Dice [0 to 1, higher is better].
+
+    This is the fraction of the boundary pixels of both masks that lie within the tolerance of the other mask's
+    boundary.
 
     Formula: (|{p: d(p, T) <= tolerance}| + |{t: d(t, P) <= tolerance}|) / (|P| + |T|), where P and T are the boundaries of
     prediction and true mask. Each boundary pixel counts once; pixels are not weighted by their surface area.
     A distance that exceeds the tolerance only by rounding, such as 3 * 0.1 mm for a tolerance of 0.3 mm, is within the
     tolerance.
-    Undefined: NaN if both masks are empty, 0 for any tolerance if exactly one is.
+    Undefined: NaN if both masks are empty. If exactly one mask is empty, the value is 0 for any tolerance.
     Source: Nikolov et al. 2021, doi:10.2196/26151.
     """
     if not tolerance_mm >= 0:

@@ -1,8 +1,9 @@
 """Compute the scores of predicted masks per slice, per case (the slices of one volume of a patient) and per patient.
 
-Rule for empty masks: if both masks are empty, the score is undefined (NaN); it is left out of means and counted. If exactly one
-mask is empty, the score is the worst possible value: 0 for an overlap, the diagonal of the image for a distance. A model that
-predicts nothing therefore gets the worst score, and not an undefined one, wherever the structure is present.
+Rule for empty masks: if both masks are empty, the score is undefined (NaN). Undefined scores are left out of means, and
+their number is reported. If exactly one mask is empty, the score is the worst possible value: 0 for an overlap, the
+diagonal of the image for a distance. A model that predicts nothing therefore gets the worst score, and not an undefined
+one, wherever the structure is present.
 
 Distances and volumes of a case need its geometry. If the geometry is unknown, they are NaN and the column `undefined` gives
 the reason.
@@ -28,7 +29,9 @@ DISTANCES = ("hd_mm", "hd95_mm", "assd_mm", "surface_dice")
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The predicted and the true mask of a slice, and its position. The other fields are those of data.slices.Slice.
+    """The predicted and the true mask of a slice, and the position of the slice.
+
+    The fields that are not described here have the same meaning as in data.slices.Slice.
 
     pred, true: (H, W) bool, on a grid with pixels of size spacing_mm.
     """
@@ -56,21 +59,26 @@ class Pair:
 
 
 def score_slice(pair: Pair, *, tolerance_mm: float) -> Row:
-    """Compute the scores of one slice in 2-D: OVERLAPS, DISTANCES, pixel counts, and n_one_empty and n_both_empty (0 or 1)."""
+    """Compute the scores of one slice in 2-D.
+
+    The scores are OVERLAPS, DISTANCES and pixel counts. n_one_empty and n_both_empty are 0 or 1.
+    """
     about = {"patient": pair.patient, "phase": pair.phase, "volume": pair.volume, "slice_index": pair.slice_index}
     c = _counted([pair])
     return {**about, **_overlaps(c), **_distances(pair.pred, pair.true, pair.spacing_mm, tolerance_mm)}
 
 
 def score_case(pairs: Sequence[Pair], *, tolerance_mm: float) -> Row:
-    """Compute the scores of one case in 3-D: those of `score_slice`, and the volumes with their error [ml].
+    """Compute the scores of one case in 3-D.
+
+    These are the scores of `score_slice`, the predicted and the true volume [ml], and the volume error [ml].
 
     Args: pairs: all slices of one volume of a patient, in any order. Slices outside the given range count as empty.
 
     Overlaps need no geometry. Distances and volumes need consecutive slices with a known distance on the same grid, because a
-    missing slice would be a gap in both masks. Otherwise they are NaN and `undefined` gives the reason. A case with one slice
-    gets its distances in 2-D and no volume. If a crop has removed part of the true mask, the scores describe the remaining
-    part, and the volume is NaN.
+    missing slice would be a gap in both masks. Otherwise the distances and volumes are NaN and `undefined` gives the
+    reason. A case with one slice gets its distances in 2-D and no volume. If a crop has removed part of the true mask,
+    the scores describe the remaining part, and the volume is NaN.
     """
     pairs = sorted(pairs, key=lambda pair: pair.slice_index)
     first, c = pairs[0], _counted(pairs)
@@ -98,9 +106,10 @@ def score_patient(cases: Sequence[Row]) -> Row:
     """Compute the scores of one patient from the rows of its cases (`score_case`).
 
     OVERLAPS and DISTANCES are means over the cases for which they are defined. n_one_empty and n_both_empty count cases.
-    Stroke volume [ml], ejection fraction and their errors need, for every visit, an ED and an ES case with known volumes and a
-    true EDV above 0. Otherwise they are NaN and `undefined` gives the reason. With several visits they are means over visits.
-    A predicted EDV of 0 gives an ejection fraction of 0, not NaN, so that a prediction that found nothing is not left out.
+    Stroke volume [ml], ejection fraction and their errors need an ED case and an ES case for every visit. The volumes
+    of these cases must be known, and the true EDV must be above 0. Otherwise the values are NaN and `undefined` gives
+    the reason. If a patient has several visits, the values are means over visits. A predicted EDV of 0 gives an
+    ejection fraction of 0, not NaN, so that a prediction that found nothing is not left out.
     """
     beats, why = _beats(cases)
     row: Row = {"patient": cases[0]["patient"], "n_cases": len(cases)}
@@ -116,7 +125,10 @@ def score_patient(cases: Sequence[Row]) -> Row:
 
 
 def _beats(cases: Sequence[Row]) -> tuple[list[Mapping[str, Row]], str]:
-    """Return the ED and ES case of each visit, and the reason why there is no ejection fraction ("" if there is one)."""
+    """Return the ED and ES case of each visit, and the reason why the ejection fraction is undefined.
+
+    If the ejection fraction is defined, the reason is "".
+    """
     beats: dict[str, dict[str, Row]] = {}
     for case in cases:
         if case["phase"]:
@@ -170,9 +182,9 @@ def score_pairs(pairs: Sequence[Pair], *, tolerance_mm: float) -> Scores:
 def summarize(scores: Scores) -> dict[str, Any]:
     """Compute the means over slices, cases and patients with their counts, and the agreement of volumes with the expert.
 
-    Returns: {"slices", "cases", "patients": {metric: volumes.Mean as a dict}, "agreement": {quantity: volumes.Agreement as a
-    dict}}. The quantities are ED volume, ES volume, stroke volume and ejection fraction. Several visits of a patient are
-    averaged, so each patient counts once.
+    Returns: a dict. Each of the keys "slices", "cases" and "patients" has the value {metric: volumes.Mean as a dict}.
+    The key "agreement" has the value {quantity: volumes.Agreement as a dict}. The quantities are ED volume, ES volume,
+    stroke volume and ejection fraction. Several visits of a patient are averaged, so each patient counts once.
     """
     means = {
         level: {name: volumes.mean(rows, name)._asdict() for name in (*OVERLAPS, *DISTANCES)}

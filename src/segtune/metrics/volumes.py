@@ -41,7 +41,7 @@ class Agreement(NamedTuple):
 
 
 class Disc(NamedTuple):
-    """Position and grid of a slice, with the fields of data.slices.Slice. shape: (H, W)."""
+    """Position and grid of a slice. shape is (H, W); the other fields have the same meaning as in data.slices.Slice."""
 
     slice_index: int
     shape: tuple[int, ...]
@@ -73,7 +73,9 @@ def _same(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def volume_ml(areas_px: Iterable[int], *, spacing_mm: tuple[float, float], gap_mm: float) -> float:
-    """Volume by the sum of discs (Simpson's method) [ml, >= 0]: sum of area_i * gap_mm / 1000, with area_i in mm^2.
+    """Compute a volume as the sum of discs (Simpson's method) [ml, >= 0].
+
+    Formula: sum of area_i * gap_mm / 1000, with area_i in mm^2.
 
     Args:
         areas_px: number of True pixels in the mask of each slice. Slices must be consecutive, with 0 for an empty slice.

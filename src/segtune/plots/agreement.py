@@ -36,8 +36,8 @@ class Agreement:
 def agreement(rows: Sequence[tuple[str, Mapping[str, Agreement]]], *, title: str) -> Figure:
     """Draw Bland-Altman plots: error against mean, one row per configuration and one column per quantity.
 
-    Args: rows: for each configuration, its name and the mapping quantity -> data of the plot. The name of a quantity
-        ends in its unit in square brackets. All rows must have the same quantities.
+    Args: rows: for each configuration, its name and a mapping from each quantity to the data of its plot. The name of a
+        quantity ends with the unit in square brackets. All rows must have the same quantities.
     """
     names = list(rows[0][1])
     figure = Figure(figsize=(0.6 + 3.6 * len(names), 1.3 + 2.8 * len(rows)), layout="constrained")

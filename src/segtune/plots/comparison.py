@@ -12,7 +12,8 @@ from segtune.plots.style import BLUE, GREEN, GREY, ORANGE, shorten, text
 def forest(rows: Sequence[tuple[str, float, float, float, bool]], *, title: str, label: str) -> Figure:
     """Draw a forest plot: one row per configuration, with its mean and interval.
 
-    Args: rows: name, mean, lower and upper end of the interval (NaN: no interval), and whether to highlight the row.
+    Args: rows: for each row, the name, the mean, the lower end and the upper end of the interval, and whether to
+        highlight the row. If there is no interval, both ends are NaN.
         label: label of the x axis.
     """
     figure = Figure(figsize=(7.5, 1.1 + 0.24 * len(rows)), layout="constrained")
@@ -77,8 +78,10 @@ def response(
 
     Args:
         points: one point per lambda.
-        none: the same values for training without penalty, drawn as horizontal lines; None: not drawn.
-        calibrated: the lambda at which penalty and loss are equal, drawn as a vertical line; None: not drawn.
+        none: the values for training without a penalty, drawn as horizontal lines. If it is None, these lines are not
+            drawn.
+        calibrated: the lambda at which penalty and loss are equal, drawn as a vertical line. If it is None, this line
+            is not drawn.
         symbol: label of the x axis.
     """
     figure = Figure(figsize=(6.8, 5.2), layout="constrained")

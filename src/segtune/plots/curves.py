@@ -29,13 +29,13 @@ NAMES = {
 def curves(history: History, best_epoch: int, *, title: str, augmented: bool = False) -> Figure:
     """Draw the learning curves of one run.
 
-    The figure shows training and validation loss, both divided by their common maximum, training and validation Dice, and a
-    mark at the best validation Dice.
+    The figure shows the training loss and the validation loss, both divided by their common maximum. It also shows the
+    training Dice and the validation Dice, with a mark at the best validation Dice.
 
     Args:
         history: column -> values, with the columns epoch, train_loss, val_loss, train_dice, val_dice.
         best_epoch: epoch with the best validation Dice, counted from 1.
-        augmented: whether the training values are those of augmented images.
+        augmented: whether the training values were computed on augmented images.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -72,12 +72,15 @@ class Panel:
 
 
 def overview(panels: Mapping[tuple[str, str], Panel], *, title: str, scaled: bool = True) -> Figure:
-    """Draw the learning curves of many configurations, one panel each: the median over runs, with their range as a band.
+    """Draw the learning curves of many configurations, with one panel for each configuration.
+
+    A panel shows the median over runs as a line, and the range of the runs as a band.
 
     Args:
         panels: (row, column) -> panel. Rows and columns appear in the order of their first occurrence. If more than half of
             this grid would be empty, the panels are placed one after another instead.
-        scaled: True: divide each loss by the largest loss in its panel. False: draw losses on a logarithmic axis on the right.
+        scaled: if True, each loss is divided by the largest loss in its panel. If False, losses are drawn on a
+            logarithmic axis on the right.
     """
     places = _places(list(panels))
     n_rows, n_columns = (1 + max(place[i] for place in places.values()) for i in (0, 1))

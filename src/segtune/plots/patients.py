@@ -21,7 +21,8 @@ SIDES = {  # colour, letter, name
 def patients(rows: Sequence[tuple[str, Sequence[tuple[str, Any, Any, Any]]]], *, title: str) -> Figure:
     """Draw one row per patient. Each slice has four pictures: image, expert's contour, predicted contour, and errors.
 
-    Args: rows: the label of each patient, and a list of slices: name, 8-bit image (S, S), true and predicted mask (S, S) bool.
+    Args: rows: for each patient, a label and a list of slices. Each slice consists of its name, its 8-bit image (S, S),
+        its true mask and its predicted mask (both (S, S) bool).
     """
     n = max(len(slices) for _, slices in rows)
     figure = Figure(figsize=(1.0 + 1.5 * 4 * n, 0.9 + 1.75 * len(rows)), layout="constrained")
@@ -62,7 +63,7 @@ def patients(rows: Sequence[tuple[str, Sequence[tuple[str, Any, Any, Any]]]], *,
 
 
 def _error_picture(image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Colour missed pixels blue and wrongly predicted pixels orange on the darkened image; RGB, (S, S, 3)."""
+    """Colour missed pixels blue and wrongly predicted pixels orange on the darkened image. Returns: RGB, (S, S, 3)."""
     return np.stack(
         [
             np.where(true & ~predicted, missed, np.where(predicted & ~true, wrong, image / 510))
@@ -73,9 +74,10 @@ def _error_picture(image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -
 
 
 def _window(mask: np.ndarray, least: int = 96) -> tuple[slice, slice]:
-    """Return a square window inside the image, around the mask and at least `least` pixels wide.
+    """Return a square window inside the image and around the mask. Its width is `least` pixels or more.
 
-    In a smaller image, the window is as large as possible. If the mask is empty, the window is the whole image.
+    If the image is smaller than this width, the window is as large as possible. If the mask is empty, the window is the
+    whole image.
     """
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
@@ -89,11 +91,12 @@ def _window(mask: np.ndarray, least: int = 96) -> tuple[slice, slice]:
 
 
 def sides(columns: Mapping[str, Mapping[str, Sequence[str]]], *, title: str) -> Figure:
-    """Draw a table with a row per patient and a column per split, coloured by training, validation or unused.
+    """Draw a table with one row per patient and one column per split.
 
-    A patient in both training and validation is a leak and is drawn in red.
+    The colour shows whether the patient is used for training, used for validation, or unused. A patient in both
+    training and validation is a leak and is drawn in red.
 
-    Args: columns: name of the split -> names of the patients in "train", "val" and "unused".
+    Args: columns: for each split, a mapping from "train", "val" and "unused" to the names of the patients.
     """
     patients = sorted({name for column in columns.values() for side in column.values() for name in side})
     figure = Figure(figsize=(2.6 + 0.55 * len(columns), 2.2 + 0.24 * len(patients)), layout="constrained")

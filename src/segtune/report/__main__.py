@@ -45,8 +45,8 @@ def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
     The report of one sweep is written into its folder. The report of several sweeps is written into a new folder beside
     the first sweep. The name of this folder combines the names of all the sweeps.
 
-    Args: claims: the published study whose claims are judged; "none": judge no claims; None: the study to which all sweeps
-        belong, if there is one.
+    Args: claims: the name of the published study to judge. If it is "none", no claims are judged. If it is None, the
+        study to which all sweeps belong is used, if there is one.
     """
     from segtune.report import analysis, page, reading, sentences
 
@@ -68,7 +68,10 @@ def report_sweeps(folders: list[Path], *, claims: str | None = None) -> Path:
 
 
 def study_of(sweep: "Sweep", claims: str | None) -> "Study | None":
-    """Return the study named by `claims`, or else the study to which all these sweeps belong; None if there is none."""
+    """Return the study with the name `claims`. If `claims` is None, return the study to which all sweeps belong.
+
+    The result is None if there is no such study.
+    """
     studies = _studies()
     if claims is not None:
         return studies.get(claims)

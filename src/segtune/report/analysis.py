@@ -63,9 +63,9 @@ class Analysis:
 
     @cached_property
     def honest(self) -> dict[int, winner.Honest]:
-        """Group number -> score of the group's winner without selection bias (see winner.honest_score).
+        """For each group number, the score of the group's winner. This score has no selection bias.
 
-        Groups with too few patients or runs are left out.
+        See winner.honest_score. Groups with too few patients or runs are left out.
         """
         found = {group.number: winner.honest_score([cell.scores for cell in group.cells], seed=SEED) for group in self.groups}
         return {number: one for number, one in found.items() if one is not None}
@@ -83,10 +83,11 @@ class Analysis:
         return found
 
     def effects(self, axis: str) -> dict[str, Effect]:
-        """Value of an axis -> difference from a reference value, over pairs of configurations that are otherwise equal.
+        """For each value of an axis, the mean difference from a reference value of this axis.
 
-        The reference value is "none" on the axis reg, and otherwise the value with the highest mean. The reference
-        value, and values without such a pair, are left out. Only configurations of the same group are compared.
+        The mean is over pairs of configurations that differ only in this axis and belong to the same group. On the axis
+        `reg`, the reference value is "none". On the other axes, it is the value with the highest mean. The reference
+        value itself and values without a pair are left out.
         """
         number = {id(cell): group.number for group in self.groups for cell in group.cells}
         of = {
@@ -107,7 +108,7 @@ class Analysis:
     def verdicts(self) -> list[Verdict]:
         """The verdicts on the study's claims; empty without a study.
 
-        Their p values are corrected separately from those of the comparisons.
+        The p values of the claims are corrected separately from the p values of the comparisons.
         """
         return claims.verdicts(self.study.claims, self.sweep.cells) if self.study else []
 
@@ -121,7 +122,10 @@ class Analysis:
 
     @cached_property
     def scored(self) -> list[tuple[Cell, list[clinical.Row]]]:
-        """The configurations, best first, each with its rows of clinical.patient_rows (empty if its runs recorded none)."""
+        """The configurations, sorted from best to worst, each with the result of clinical.patient_rows.
+
+        The result is empty if the runs of the configuration recorded no scores in mm and ml.
+        """
         return [(cell, clinical.patient_rows(cell.scored)) for cell, _ in self.cells]
 
 

@@ -1,6 +1,6 @@
 """Find the axes on which the runs of a sweep differ, name each run's values on them, and group runs into configurations.
 
-An axis is a group of the configuration, such as loss or split, in which some runs differ.
+An axis is a group of the configuration, such as `loss` or `split`, in which some runs differ.
 """
 
 import json
@@ -38,12 +38,15 @@ def _vary_within(recipes: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def typed(axis: str, level: str) -> str:
-    """Return a value on an axis as typed on the command line: focal becomes loss=focal; batch.size=5 is unchanged."""
+    """Return a value on an axis in the form in which it is typed on the command line.
+
+    For example, `focal` becomes `loss=focal`, and `batch.size=5` is unchanged.
+    """
     return level if identity.key_of(level).partition(".")[0] == axis and "=" in level else f"{axis}={level}"
 
 
 def _by_group(words: Sequence[str]) -> Words:
-    """Group the words of a label by config group."""
+    """Return the words of a label, collected for each config group."""
     found: Words = defaultdict(list)
     for word in words:
         found[identity.key_of(word).partition(".")[0]].append(word)
@@ -51,7 +54,10 @@ def _by_group(words: Sequence[str]) -> Words:
 
 
 def _names(group: str, records: Sequence[Record], words: Sequence[Words]) -> list[str]:
-    """Name each run's settings in a group of the configuration, without seed and fold; empty if the settings never differ."""
+    """Return a name for each run's settings in one config group. Seed and fold are ignored.
+
+    The list is empty if all runs have the same settings.
+    """
     settings = [{group: _settings(group, record.config.get(group))} for record in records]
     if group == "data":
         settings = _with_fingerprints(settings, records)
@@ -70,14 +76,21 @@ def _names(group: str, records: Sequence[Record], words: Sequence[Words]) -> lis
 
 
 def _default(group: str, record: Record) -> list[str]:
-    """Return the word for a group that the label does not name: its default option, or the value of a plain setting."""
+    """Return the word for a config group that does not occur in the label.
+
+    The word contains the default option of the group, or the value if the group is a single setting.
+    """
     value = record.config.get(group)
     option = record.options.get(group, "") if isinstance(value, Mapping) else "null" if value is None else str(value)
     return [f"{group}={option}"] if option else []
 
 
 def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
-    """Make names unique: if different settings have the same name, add the keys in which they differ (including null)."""
+    """Make names unique.
+
+    If different settings have the same name, the keys in which these settings differ are added to the name. A key that
+    is missing in some settings is shown there as null.
+    """
     behind: dict[str, set[str]] = defaultdict(set)
     for name, text in zip(named, texts, strict=True):
         behind[name].add(text)
@@ -91,7 +104,10 @@ def _distinct(named: list[str], texts: list[str], group: str) -> list[str]:
 
 
 def _settings(group: str, value: Any) -> Any:
-    """The settings of a config group, without data paths and keys that differ between replicates (seed, fold)."""
+    """The settings of a config group.
+
+    Data paths are left out. The seed and the fold are also left out, because they differ between replicates.
+    """
     without = (*identity.REPLICATE, *identity.PATHS)
     if not isinstance(value, Mapping):
         return None if group in without else value
@@ -113,8 +129,8 @@ def _whole_label(record: Record) -> str:
 def group(records: Sequence[Record]) -> tuple[Cell, ...]:
     """Group runs into configurations, named by their values on the axes.
 
-    If each configuration differs from a common one in a single axis, it is named by its value on this axis, and the common one
-    by its recipe.
+    If every configuration differs from one common configuration in a single axis, each configuration is named after the
+    value in which it differs. The common configuration is then named after its recipe.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -136,9 +152,10 @@ def group(records: Sequence[Record]) -> tuple[Cell, ...]:
 
 
 def _single_parts(firsts: Sequence[Record]) -> dict[str, str]:
-    """Name configurations by their difference from a common one, if each differs from it in a single one of many axes.
+    """Name configurations after the single axis in which each of them differs from a common configuration.
 
-    Args: firsts: one run of each configuration. Returns: run id -> name; empty if the configurations are not of this kind.
+    Args: firsts: one run of each configuration. Returns: run id -> name. The result is empty if there are fewer than
+    LEAST_PARTS axes, if a configuration differs in several axes, or if no run has the common configuration.
     """
     axes = list(firsts[0].levels) if firsts else []
     if len(axes) < LEAST_PARTS:

@@ -38,13 +38,16 @@ class Contrast:
             "higher" or "lower": the value is higher or lower than `estimate.null`;
             "same": the 90 % interval lies within the margin around `estimate.null`. A 95 % interval outside the margin
                 contradicts the claim;
-            "within": as "same", but an interval outside does not contradict the claim;
-            "different": the value differs from `estimate.null`. This cannot support a claim, but equivalence contradicts it.
+            "within": the same as "same", except that a 95 % interval outside the margin does not contradict the claim;
+            "different": the value differs from `estimate.null`. This test cannot support a claim. If equivalence is
+                shown instead, the claim is contradicted.
         margin: the margin of equivalence; None: equivalence is not tested.
         groups: (label, values of runs) for each compared group, for a figure.
         unit: the axis label of that figure.
-        own_p: two-sided p value of another test, used instead of the estimate's p value; None: the estimate's is used.
-        premise: whether this test is a precondition. If it does not have the predicted result, the claim is undecided.
+        own_p: two-sided p value of another test, which replaces the p value of the estimate. If it is None, the p value
+            of the estimate is used.
+        premise: whether this test is a precondition. If a precondition does not have the predicted result, the claim is
+            undecided.
     """
 
     name: str
@@ -83,7 +86,10 @@ class Contrast:
 
     @property
     def p_for(self) -> float:
-        """The p value of the predicted result; 0 if a predicted equivalence is shown, 1 if it is not. NaN if not testable."""
+        """The p value of the predicted result; NaN if the result cannot be tested.
+
+        If the claim predicts equivalence, the value is 0 if equivalence is shown, and 1 otherwise.
+        """
         if math.isnan(self.p):
             return math.nan
         if self.is_difference:
@@ -92,7 +98,11 @@ class Contrast:
 
     @property
     def p_against(self) -> float:
-        """The p value if the difference contradicts the claim (opposite direction, or none predicted); otherwise 1."""
+        """The p value of a result that contradicts the claim; 1 if the result does not contradict it.
+
+        A difference contradicts the claim if it has the opposite direction, or if the claim predicts "same" and the
+        95 % interval lies outside the margin.
+        """
         against = not self.agrees if self.is_difference else self.expect == "same" and self.is_far
         return self.p if against and math.isfinite(self.p) else 1.0
 
@@ -104,7 +114,8 @@ class Found:
     Attributes:
         missing: configurations that the sweep lacks, and that are needed to support the claim.
         consistent: False if the parts of a test have different directions.
-        prefer: among sets of configurations with the same number of tests, the set with the highest value is used.
+        prefer: the priority of this set of configurations. If several sets allow the same number of tests, the set with
+            the highest priority is used.
     """
 
     tests: list[Contrast] = field(default_factory=list)
@@ -174,8 +185,8 @@ class Study:
 
     Attributes:
         sweeps: the named sweeps (study=NAME on the command line) that were made for this study.
-        published: function that takes the facts of a run and returns the curves that the study printed for such a run
-            (as columns of a history), or None if the study printed no curves.
+        published: function that takes the facts of a run and returns the curves that the study printed for this kind of
+            run. The curves have the columns of a history. The result is None if the study printed no curves.
     """
 
     sweeps: frozenset[str]
@@ -220,14 +231,14 @@ def p_of(found: Found) -> float:
 
 
 def _p_for(found: Found) -> float:
-    """The largest p value (Contrast.p_for) of the tests; NaN if it is NaN for any test."""
+    """The largest value of Contrast.p_for among the tests; NaN if the value of any test is NaN."""
     return float(np.max([test.p_for for test in found.tests]))
 
 
 def _p_against(found: Found) -> float:
     """The smallest p value against the claim, times the number of tests.
 
-    If the p value of a premise is larger, it is returned instead.
+    If a premise has a larger p value, the p value of the premise is returned instead.
     """
     premises = [test.p_for for test in found.tests if test.premise]
     others = [test.p_against for test in found.tests if not test.premise]
@@ -235,7 +246,7 @@ def _p_against(found: Found) -> float:
 
 
 def decide(found: Found, p_holm: float) -> tuple[str, str]:
-    """Return the verdict on a claim and, if it is undecided, the reason (otherwise an empty text)."""
+    """Return the verdict on a claim, and the reason if the claim is undecided. Otherwise the reason is empty."""
     if not found.tests:
         return UNDECIDED, "needs " + "; ".join(found.missing)
     declared, for_it, against = p_holm < stats.ALPHA, _p_for(found), _p_against(found)

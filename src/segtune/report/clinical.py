@@ -35,7 +35,10 @@ LEAST_FOR_LIMITS = 6  # patients; limits of agreement from fewer are wider than 
 
 
 def column(quantity: str, what: str) -> str:
-    """The column that holds a quantity's expert (true) or predicted (pred) value: volume_ED_ml, true -> volume_ED_true_ml."""
+    """The name of the column that contains the expert's value (`true`) or the predicted value (`pred`) of a quantity.
+
+    For example, the quantity `volume_ED_ml` and `true` give the column `volume_ED_true_ml`.
+    """
     stem = quantity.removesuffix("_ml")
     return f"{stem}_{what}{quantity[len(stem) :]}"
 
@@ -44,7 +47,10 @@ def column(quantity: str, what: str) -> str:
 
 
 class Case(NamedTuple):
-    """The identity of one case. volume distinguishes several volumes of a patient at one phase, and is otherwise empty."""
+    """The identity of one case.
+
+    `volume` distinguishes several volumes of a patient at one phase. If there is only one volume, it is empty.
+    """
 
     patient: str
     phase: str
@@ -62,8 +68,8 @@ class Scored:
 
     Attributes:
         tolerance_mm: the tolerance of surface Dice.
-        cases: patient -> its rows of cases.csv.
-        patients: patient -> its row of patients.csv.
+        cases: patient -> the patient's rows of cases.csv.
+        patients: patient -> the patient's row of patients.csv.
     """
 
     tolerance_mm: float
@@ -77,7 +83,9 @@ class Scored:
 
 
 def read(folder: Path, result: Mapping[str, Any], slices: Counter[Case]) -> Scored | None:
-    """Read cases.csv and patients.csv of a finished run. Return None for a run of an older version, which wrote neither.
+    """Read cases.csv and patients.csv of a finished run.
+
+    The result is None for runs of older versions, which did not write these files.
 
     Args: slices: the number of slices of each case in slices.csv.
     Raises: InputError if the files have impossible values or contradict each other. Values of a wrong type may raise other
@@ -97,7 +105,7 @@ def _read_cases(path: Path, slices: Counter[Case]) -> dict[str, list[Row]]:
     rows = _last(path, (*METRICS, *(column("volume_ml", side) for side in ("true", "pred"))))
     seen = Counter({case_of(row): int(row["n_slices"]) for row in rows})
     if seen != slices or len(seen) != len(rows):
-        raise InputError(f"{path}: its cases or their numbers of slices do not agree with {layout.SLICES}.")
+        raise InputError(f"{path}: the cases or their numbers of slices do not agree with {layout.SLICES}.")
     if any(math.isnan(row["dice"]) != (row["n_both_empty"] == 1) or row["n_one_empty"] * row["dice"] > 0 for row in rows):
         raise InputError(f"{path}: the Dice of a case contradicts the number of its empty masks.")
     cases: dict[str, list[Row]] = {}
@@ -111,7 +119,7 @@ def _read_patients(path: Path, cases: Mapping[str, list[Row]]) -> dict[str, Row]
     rows = _last(path, (*METRICS, *(column(name, side) for name in OF_PATIENTS for side in ("true", "pred"))))
     patients = {row["patient"]: row for row in rows}
     if patients.keys() != cases.keys() or len(patients) != len(rows):
-        raise InputError(f"{path}: its patients do not agree with {layout.SLICES}.")
+        raise InputError(f"{path}: the patients do not agree with those in {layout.SLICES}.")
     for name, row in patients.items():
         expected = {"dice": _mean(case["dice"] for case in cases[name])}
         expected |= {key: sum(case[key] for case in cases[name]) for key in COUNTS}
@@ -121,7 +129,7 @@ def _read_patients(path: Path, cases: Mapping[str, list[Row]]) -> dict[str, Row]
 
 
 def _last(path: Path, columns: Sequence[str]) -> list[Row]:
-    """Read the rows of the last epoch. Values of these columns and of COUNTS become numbers.
+    """Read the rows of the last epoch. The values in `columns` and in COUNTS are converted to numbers.
 
     Raises: InputError for impossible values.
     """
@@ -167,9 +175,10 @@ def _sd(values: Sequence[float]) -> float:
 
 
 def patient_rows(runs: Sequence[Scored]) -> list[Row]:
-    """Table rows, one for each patient that these runs scored: means over runs, and counts over the cases of all runs.
+    """Table rows, one for each patient that these runs scored.
 
-    Columns: *_pred_sd: sd between runs. surface_dice: NaN if the runs have different tolerances. Counts: see _count_cases.
+    A row contains means over runs, and counts over the cases of all runs. Columns: *_pred_sd: sd between runs.
+    surface_dice: NaN if the runs have different tolerances. Counts: see _count_cases.
     """
     mixed = len({run.tolerance_mm for run in runs}) > 1
     found = []
@@ -188,7 +197,10 @@ def patient_rows(runs: Sequence[Scored]) -> list[Row]:
 
 
 def _over_runs(quantity: str, rows: Sequence[Row], source: str) -> Row:
-    """The expert's value, the mean predicted value and its sd over runs. Args: source: the quantity's name in the rows."""
+    """The expert's value, and the mean and sd of the predicted value over runs.
+
+    Args: source: the quantity's name in the rows.
+    """
     predicted = [value for row in rows if not math.isnan(value := row[column(source, "pred")])]
     return {
         column(quantity, "true"): _mean(row[column(source, "true")] for row in rows),
@@ -200,9 +212,10 @@ def _over_runs(quantity: str, rows: Sequence[Row], source: str) -> Row:
 def _count_cases(cases: Sequence[Row], n_runs: int) -> Row:
     """Counts over a patient's cases in all runs.
 
-    Columns: n_one_empty, n_both_empty: number of cases with one or two empty masks. n_undefined: number of cases without
-    distances, because both masks are empty or the geometry is unknown. n_one_empty_mm: number of cases with one empty mask for
-    which distances are defined. one_empty: the cases with one empty mask, in words.
+    Columns: n_one_empty: number of cases with one empty mask. n_both_empty: number of cases with two empty masks.
+    n_undefined: number of cases without distances, because both masks are empty or the geometry is unknown.
+    n_one_empty_mm: number of cases with one empty mask for which distances are defined. one_empty: the cases with one
+    empty mask, in words.
     """
     with_distances = [case for case in cases if not math.isnan(case["hd_mm"])]
     empty = Counter(case_of(case) for case in cases if case["n_one_empty"])

@@ -23,9 +23,10 @@ class Comparison:
     """The difference a - b of two configurations.
 
     Attributes:
-        low, high: its 95 % interval; low90, high90: its 90 % interval. NaN without enough runs and patients.
+        low, high: the 95 % interval of the difference. low90, high90: the 90 % interval. All four values are NaN if
+            there are too few runs or patients.
         run_variance: False if the interval lacks the variance between runs, because a configuration has a single run.
-        worse: the configuration that is clearly worse; None if neither is.
+        worse: the configuration that is clearly worse; None if neither of the two is clearly worse.
     """
 
     group: Group
@@ -43,7 +44,7 @@ class Comparison:
 
 
 def compare(group: Group) -> Iterator[Comparison]:
-    """Compare each pair of configurations of a group, the better one first.
+    """Compare each pair of configurations of a group. The better configuration comes first in each comparison.
 
     In a very large group, each configuration is compared with the best one only.
     """

@@ -14,13 +14,19 @@ def roughness(values: Sequence[float]) -> float:
 
 
 def epochs_to(values: Sequence[float], threshold: float) -> float:
-    """The first epoch (from 1) at which a curve reaches the threshold; the number of epochs + 1 if it never does."""
+    """The first epoch at which a curve reaches the threshold, counted from 1.
+
+    The result is the number of epochs + 1 if the curve never reaches the threshold.
+    """
     reached = np.flatnonzero(np.asarray(values, dtype=float) >= threshold)
     return float(reached[0] + 1 if len(reached) else len(values) + 1)
 
 
 def settled(values: Sequence[float], share: float = 0.02) -> float:
-    """The epoch (from 1) from which a curve stays near its last value, within `share` times its range."""
+    """The epoch from which a curve stays near its last value. Epochs are counted from 1.
+
+    A value is near the last value if the difference is at most `share` times the range of the curve.
+    """
     curve = np.asarray(values, dtype=float)
     away = np.flatnonzero(~(np.abs(curve - curve[-1]) <= share * np.ptp(curve)))
     return float(away[-1] + 2 if len(away) else 1)

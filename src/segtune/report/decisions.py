@@ -43,7 +43,8 @@ def decide(found: Differences, *, alpha: float = ALPHA, n_configurations: int | 
 
     Args:
         alpha: error rate of this look at the data. If several looks are planned, their error rates add up to 5 %.
-        n_configurations: the number of configurations at the start of the sweep, if some were dropped since; None: C.
+        n_configurations: the number of configurations at the start of the sweep, if some have been dropped since then.
+            If it is None, C is used.
     """
     n = n_configurations or len(found.means)
     better = found.means[None] - found.means[:, None]  # [i, j]: how much better j is than i

@@ -57,14 +57,15 @@ def of_runs(scores: Sequence[Floats]) -> Differences:
 
     The variance of a difference is V = max(X + R - E, X, R) with
 
-        X = s_D^2 / P                      s_D^2: variance over patients of the differences D of the means over runs
-        R = v_i / S_i + v_j / S_j          v_i: variance over runs of the means over patients
+        X = s_D^2 / P                      s_D^2: variance over patients of D, the difference of the means over runs
+        R = v_i / S_i + v_j / S_j          v_i: variance over runs of m_i, the mean over patients
         E = e / (P S_i) + e / (P S_j)      e: residual mean square (patient x run)
 
     If all configurations have equally many runs, X + R - E is unbiased in the crossed analysis of variance.
 
-    Args: scores: for each of C >= 2 configurations (S runs, P patients), P >= 2. With a single run, the variance between runs
-        is unknown and taken as 0, so the difference may be shown with a warning, but not used for decisions.
+    Args: scores: one array (S runs, P patients) for each of the C configurations, with C >= 2 and P >= 2. With a single
+        run, the variance between runs is unknown and taken as 0. The difference may then be shown with a warning, but
+        it must not be used for decisions.
     """
     n_patients = scores[0].shape[1]
     sizes = np.array([len(of) for of in scores], dtype=float)
@@ -106,7 +107,7 @@ def of_folds(table: Floats, weights: Floats, *, n_patients: int, n_runs: int) ->
     Args:
         table: (C configurations, K folds), C >= 2, K >= 2: the mean score over the patients and runs of a fold.
         weights: (K,), the share of each fold in the mean, proportional to its number of patients; their sum is 1.
-        n_runs: runs of a fold.
+        n_runs: number of runs of a fold.
     """
     n, n_folds = table.shape
     scale, df = float((weights**2).sum()), n_folds - 1.0

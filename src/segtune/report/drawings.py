@@ -81,7 +81,10 @@ def _curves(analysis: Analysis, name: str) -> dict[str, Drawing]:
 
 
 def _place(sweep: Sweep, cell: Cell) -> tuple[str, str]:
-    """The labels of a panel's row (loss, penalty and other axes) and column (split and batch)."""
+    """The row label and the column label of a panel.
+
+    The row label contains loss, penalty and other axes. The column label contains split and batch.
+    """
     levels = {**identity.axes(cell.first.config), **cell.levels}
     rest = [axes.typed(axis, level) for axis, level in cell.levels.items() if axis not in axes.FIRST]
     penalty = levels["reg"] if "reg" in sweep.axes or levels["reg"] != "none" else ""
@@ -162,9 +165,9 @@ def _agreement(analysis: Analysis, name: str) -> dict[str, Drawing]:
 
 
 def _agreements(analysis: Analysis) -> list[tuple[str, dict[str, agreement.Agreement]]]:
-    """Return the agreement of predicted and expert's values for each configuration that may be the best.
+    """Return the agreement of the predicted with the expert's values, for each configuration that may be the best.
 
-    If there are more than MOST_AGREEMENTS of these configurations, only the one with the highest Dice is returned.
+    If more than MOST_AGREEMENTS configurations may be the best, only the configuration with the highest Dice is used.
     """
     kept = [id(cell) for cell in analysis.may_be_best]
     kept = kept if len(kept) <= MOST_AGREEMENTS else kept[:1]

@@ -31,23 +31,31 @@ class Results:
     otherwise.
 
     Attributes:
-        runs: one row for each run.
-            run_id, label (the arguments with which `segtune train` repeats the run), cell_id (the same for runs that
-            differ only in seed and fold); loss, split, reg, batch, model, optimizer, ...: the chosen option of each
-            config group; lr, seed, fold, epochs; one column for each other key in which the runs differ, such as loss.gamma;
-            dice: mean over validation patients of each patient's mean over slices (reports compare this value);
-            val_dice, train_dice: mean over slices; best_dice: val_dice of best_epoch, which is optimistic;
-            lambda_l1, lambda_l2: lambda of each penalty, 0 without the penalty; penalty_ratio: weighted penalty / loss
-            in the first epoch;
-            seconds: training time [s]; folder.
-        patients: one row for each run and validation patient, after the last epoch.
-            run_id, patient, dice: mean over slices; dice_3d, iou, sensitivity, precision: mean over the patient's volumes;
-            hd_mm, hd95_mm, assd_mm: distances [mm], lower is better; surface_dice; volume_ED_true_ml,
-            volume_ED_pred_ml, the same columns for ES, stroke_volume_true_ml, stroke_volume_pred_ml [ml];
-            ejection_fraction_true and _pred [0 to 1].
-        history: one row for each run and epoch. run_id, and the columns of history.csv: epoch, lr, train_loss,
-            train_data_loss (without penalty), train_penalty, train_soft_dice, train_dice, the same columns for val,
-            seconds [s], ...
+        runs: one row for each run, with these columns:
+            run_id, folder: the id and the folder of the run.
+            label: the arguments with which `segtune train` repeats the run.
+            cell_id: the configuration. It is the same for runs that differ only in seed and fold.
+            loss, split, reg, batch, model, optimizer, ...: the chosen option of each config group.
+            lr, seed, fold, epochs: the settings with these names.
+            One column for each other key in which the runs differ, such as loss.gamma.
+            dice: the mean over the slices of each patient, averaged over patients. Reports compare this value.
+            val_dice, train_dice: the mean over slices.
+            best_epoch: the epoch with the highest val_dice. best_dice: the val_dice in this epoch, which is optimistic.
+            lambda_l1, lambda_l2: the lambda of each penalty; 0 if the run does not have this penalty.
+            penalty_ratio: weighted penalty / loss in the first epoch.
+            seconds: training time [s].
+        patients: one row for each run and validation patient after the last epoch, with these columns:
+            run_id, patient: the run and the patient.
+            dice: the mean over slices.
+            dice_3d, iou, sensitivity, precision, surface_dice: the mean over the patient's volumes.
+            hd_mm, hd95_mm, assd_mm: distances [mm]; lower is better.
+            volume_ED_true_ml, volume_ED_pred_ml, and the same columns for ES: volumes [ml].
+            stroke_volume_true_ml, stroke_volume_pred_ml: stroke volumes [ml].
+            ejection_fraction_true, ejection_fraction_pred: ejection fractions [0 to 1].
+        history: one row for each run and epoch, with run_id and the columns of history.csv:
+            epoch, lr, seconds [s].
+            train_loss, train_data_loss (without the penalty), train_penalty, train_soft_dice, train_dice, ...
+            The same columns for val.
         left_out: (run_id, reason) of each run that is unfinished or damaged, or that repeats another run.
     """
 
@@ -62,7 +70,7 @@ class Results:
 
 
 def load(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Results:
-    """Read one sweep's folder, or several. Warns in one sentence if runs are left out.
+    """Read the folders of one or several sweeps, and warn if runs are left out.
 
     Raises: InputError if a folder is not the folder of a sweep.
     """

@@ -26,11 +26,12 @@ class Verdicts:
     """The verdicts in a group of C configurations.
 
     Attributes:
-        may_be_best: (C,). worse: (C, C), worse[i, j] is true if i is clearly worse than j.
+        may_be_best: (C,), true for configurations that may be the best.
+        worse: (C, C), worse[i, j] is true if configuration i is clearly worse than configuration j.
         left_at: (C,), the look (counted from 1) at which a configuration was ruled out as the best; 0: it may be the
             best.
-        n_looks: number of planned looks. n_reached: number of looks at which verdicts were made, because their runs are
-            done.
+        n_looks: number of planned looks.
+        n_reached: number of looks at which verdicts were made. A look is reached when all runs of the look are done.
         lacking: what is missing before a difference can be called clear.
         unjudged: index of a configuration that could not be judged -> reason.
     """
@@ -46,7 +47,11 @@ class Verdicts:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Configurations that are scored on the same patients. number: counted from 1. cells: in order, best first."""
+    """Configurations that are scored on the same patients.
+
+    number: the number of the group, counted from 1.
+    cells: the configurations, sorted from best to worst.
+    """
 
     number: int
     cells: tuple[Cell, ...]
@@ -107,7 +112,8 @@ class Group:
     ) -> tuple[Differences | None, list[int], dict[int, str]]:
         """Compute the differences between the configurations that can be judged.
 
-        Args: used: whether a run is used. alive: (C,), true for configurations that have not been ruled out; None: all.
+        Args: used: function that returns whether a run is used. alive: (C,), true for configurations that have not been
+            ruled out; None: all.
             least_runs: the smallest number of runs with which a configuration is judged on a single split.
         Returns: the differences (None if fewer than two can be judged), the indices of the judged configurations, and
             index -> reason for each configuration that is not judged although it has not been ruled out.

@@ -56,7 +56,7 @@ RESPONSE = (
 
 @dataclass(frozen=True)
 class Images:
-    """The figures by name, as data URLs, and their alt texts."""
+    """The figures of a page: for each name, the figure as a data URL, and its alt text."""
 
     urls: Mapping[str, str]
     alts: Mapping[str, str]
@@ -100,7 +100,10 @@ def _write_figures(analysis: Analysis, out: Path, name: str) -> Images:
 
 
 def _remove_old_claims(out: Path, rows: Mapping[str, list[Row]], images: Images) -> None:
-    """Remove claim tables and figures of an earlier report in this folder that this report did not write again."""
+    """Remove the tables and figures of claims that an earlier report wrote into this folder.
+
+    Files that the current report has written are kept.
+    """
     if "claims" not in rows:
         (out / "tables" / "claims.csv").unlink(missing_ok=True)
     for path in (out / "figures").glob("claim_[0-9][0-9].*"):
@@ -152,7 +155,7 @@ def render(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images, ou
 
 
 def _summary(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, Any]:
-    """Values of the section Summary."""
+    """The values for the section "Summary"."""
     sweep = analysis.sweep
     return {
         "commands": sweep.commands,
@@ -218,7 +221,7 @@ def _clinical(analysis: Analysis, rows: Mapping[str, list[Row]]) -> dict[str, An
 
 
 def _claims(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images) -> list[dict[str, Any]]:
-    """Values of the section Claims, one item per claim."""
+    """The values for the section "Claims", with one item per claim."""
     tests: dict[int, list[Row]] = defaultdict(list)
     for row in rows["claims"]:
         if row["test"] is not None:
@@ -243,7 +246,7 @@ def _claims(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images) -
 
 
 def _runs(analysis: Analysis, rows: Mapping[str, list[Row]], out: Path) -> dict[str, Any]:
-    """Values of the table of runs in the section Explore."""
+    """The values for the table of runs in the section "Explore"."""
     axes, records = analysis.sweep.axes, {record.run_id: record for record in analysis.sweep.records}
     links = {run: urllib.parse.quote(os.path.relpath(record.folder, out.resolve()) + "/") for run, record in records.items()}
     folds = any(record.fold is not None for record in records.values())

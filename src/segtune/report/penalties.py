@@ -10,10 +10,10 @@ Series = tuple[Cell | None, dict[float, Cell], dict[float, Cell]]
 
 
 def lambda_series(cells: Sequence[Cell]) -> Iterator[Series]:
-    """Yield the series for each combination of loss, share and batch, starting with BCE + Dice.
+    """Yield the series for each combination of loss, share and batch. The loss BCE + Dice comes first.
 
-    Yields: the configuration without a penalty (or None), lambda -> configuration with L1, and lambda -> configuration
-        with L2.
+    Yields: the configuration without a penalty (None if there is none), a mapping from lambda to the configuration with
+    L1, and a mapping from lambda to the configuration with L2.
     """
     sets: dict[tuple[str, float | None, str], list[Cell]] = defaultdict(list)
     for cell in cells:

@@ -28,8 +28,9 @@ class NextStep:
     """The power of a group's sweep and what would improve it.
 
     Attributes:
-        detectable: the detectable difference. If the true Dice of a configuration is this much lower than that of the
-            best, 80 % of such sweeps drop the configuration. NaN if no configuration can be dropped.
+        detectable: the detectable difference of Dice. If the true Dice of a configuration is lower than that of the
+            best configuration by this difference, 80 % of sweeps like this one drop the configuration. NaN if no
+            configuration can be dropped.
         n_seeds: number of seeds with which `GOAL` would be detectable; None if more seeds cannot help.
         n_folds: number of folds with which `GOAL` would be detectable; None if more folds cannot help.
         command: the command that runs these seeds or folds; empty if there is none.
@@ -124,7 +125,7 @@ def _more_folds(group: Group, sweep: Sweep, seconds: float) -> NextStep | None:
 def parts(found: Differences) -> tuple[float, float]:
     """Split the variance of a typical difference into the part due to patients and the part due to runs.
 
-    The second part is given for a single run of each configuration.
+    The part due to runs is given for a single run of each configuration.
     """
     runs = float(np.median(_pairs(found.run_part)))
     return max(float(np.median(_pairs(found.variance))) - runs, 0.0), runs * found.n_runs

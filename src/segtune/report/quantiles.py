@@ -25,10 +25,11 @@ _U, _U_WEIGHTS = (_U + 1) / 2, _U_WEIGHTS / 2
 
 
 def dunnett(n_others: int, df: Floats, alpha: float) -> Floats:
-    """Return the one-sided upper alpha point of the largest of n_others t statistics that share one reference (Dunnett 1955).
+    """Return the one-sided critical value of Dunnett (1955).
 
-    Each t statistic is the difference of a mean from the same reference mean, divided by the standard error of this
-    difference. The numerators of any two statistics therefore have the correlation 1/2.
+    This is the upper alpha point of the largest of n_others t statistics, all with the same reference. Each t statistic
+    is the difference of a mean from the same reference mean, divided by the standard error of this difference. The
+    numerators of any two statistics therefore have the correlation 1/2.
 
     Args: n_others: at least 1. df: degrees of freedom, any shape; values below 1 count as 1.
     """
@@ -66,7 +67,10 @@ def _range(n: int) -> tuple[Floats, Floats]:
 
 
 def _solve(x: Floats, below: Floats, df: float, alpha: float) -> float:
-    """Return the point q at which the mean of P(statistic <= q s) over the estimated standard error s is 1 - alpha."""
+    """Return the critical value q for which the mean of P(statistic <= q s) is 1 - alpha.
+
+    The mean is over the estimated standard error s.
+    """
     s = np.sqrt(2 * gammaincinv(df / 2, _U) / df)
     spline = PchipInterpolator(x, np.where(below < 1e-12, 0.0, below))  # its slopes would overflow at denormal numbers
     low, high = 0.0, 1.0

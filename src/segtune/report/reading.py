@@ -63,14 +63,17 @@ def read(folders: Sequence[Path]) -> Sweep:
 
 
 def named_study(command: Sequence[str]) -> str:
-    """The value of study= in a sweep's command: study=claims -> claims; empty if the command has none."""
+    """The value of `study=` in a sweep's command; empty if the command has no `study=`.
+
+    For example, `study=claims` gives `claims`.
+    """
     names = [word.removeprefix("study=").strip("'\"") for word in command if word.startswith("study=")]
     return names[-1] if names else ""
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """A run that a sweep lists. position: see Record."""
+    """A run in the list of a sweep. `position` has the same meaning as in Record."""
 
     place: Path
     overrides: tuple[str, ...]
@@ -113,7 +116,9 @@ class _Found:
 
 
 def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[tuple[str, str]]]:
-    """Remove repeated runs: those with the same configuration, seed and fold on the same data in another folder.
+    """Remove repeated runs.
+
+    A run is repeated if a run in another folder has the same configuration, seed, fold and data.
 
     Returns: the remaining runs, and (run id, reason) of each repeated run.
     """
@@ -137,8 +142,8 @@ def read_run(folder: Path, overrides: tuple[str, ...]) -> Record:
     verify_files(folder, result, (layout.HISTORY, *layout.TABLES, layout.PICTURES))
     if history["epoch"] != list(range(1, int(result["last"]["epoch"]) + 1)):
         raise InputError(
-            f"{folder / layout.HISTORY}: does not contain the epochs 1 to {result['last']['epoch']}, as required by "
-            f"{layout.RESULT}."
+            f"{folder / layout.HISTORY}: the file must contain the epochs 1 to {result['last']['epoch']}, as required "
+            f"by {layout.RESULT}."
         )
     slices = _read_slices(folder, result)
     return Record(
@@ -163,7 +168,7 @@ class _Slices:
 
     Attributes:
         cases: number of slices of each case.
-        dice: patient -> defined Dice values of its slices.
+        dice: patient -> defined Dice values of the patient's slices.
         n_undefined: number of slices without a defined Dice.
     """
 
@@ -176,7 +181,11 @@ class _Slices:
 
 
 def _read_slices(folder: Path, result: Mapping[str, Any]) -> _Slices:
-    """Read slices.csv. Raises: InputError for an impossible Dice, or if its slices are not those of the validation patients."""
+    """Read slices.csv.
+
+    Raises: InputError if a Dice is impossible, or if the file does not contain exactly the slices of the validation
+    patients.
+    """
     path, found = folder / layout.SLICES, _Slices(Counter(), defaultdict(list), 0)
     for row in read_table(folder, layout.SLICES):
         if row["which"] != "last":
@@ -192,7 +201,7 @@ def _read_slices(folder: Path, result: Mapping[str, Any]) -> _Slices:
     val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
     wrong_patients = val and {case.patient for case in found.cases} != set(val)
     if wrong_patients or (n_images and found.cases.total() != n_images):
-        raise InputError(f"{path}: does not have the {n_images} slices of the validation patients in {layout.RESULT}.")
+        raise InputError(f"{path}: the file must contain the {n_images} slices of the validation patients in {layout.RESULT}.")
     return found
 
 

@@ -50,10 +50,11 @@ class Record:
         n_undefined: number of slices without a defined Dice (both masks empty), which are left out of all means.
         cases: number of slices of each validation case.
         levels: axis -> value of the run, for each axis in which the runs of the sweep differ.
-        scored: scores of its cases and patients in mm and ml; None if the run was made with an early version of
+        scored: scores of the run's cases and patients in mm and ml; None if the run was made with an early version of
             segtune.
-        position: index of the run's seed (in cross-validation, of its fold) among the seeds (folds) of its
-            configuration, in the order of the sweep. A look after n seeds (folds) uses the runs at positions below n.
+        position: index of the run's seed among the seeds of the configuration, in the order of the sweep. In
+            cross-validation, it is the index of the run's fold among the folds. A look after n seeds (or folds) uses
+            the runs at positions below n.
     """
 
     run_id: str
@@ -142,7 +143,10 @@ class Record:
 
 
 def scores_of(records: Sequence[Record]) -> Scores:
-    """The scores of runs of one configuration, for the patients with a defined Dice in all runs of the fold."""
+    """The scores of the given runs of one configuration.
+
+    A patient is left out if the patient's Dice is undefined in any run of the fold.
+    """
     folds: dict[int | None, list[Record]] = defaultdict(list)
     for record in records:
         if record.patients:
@@ -183,7 +187,10 @@ class Cell:
 
     @cached_property
     def scores(self) -> Scores:
-        """Dice by fold, patient and run, for the patients with a defined Dice in all runs of the fold."""
+        """The Dice of each patient in each run, for every fold.
+
+        A patient is left out if the patient's Dice is undefined in any run of the fold.
+        """
         return scores_of(self.records)
 
     @property
@@ -196,21 +203,25 @@ class Cell:
         return [record.scored for record in self.records if record.scored]
 
     def mean_of(self, value: Callable[[Record], float]) -> float:
-        """The mean of a quantity over the runs with a finite value (NaN if none). Args: value: computes the quantity."""
+        """The mean of a quantity over the runs with a finite value; NaN if there is no such run.
+
+        Args: value: function that computes the quantity for a run.
+        """
         values = [v for record in self.records if math.isfinite(v := value(record))]
         return statistics.fmean(values) if values else math.nan
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The plan of a sweep: at which numbers of runs its configurations are judged.
+    """The plan of a sweep, which states when its configurations are judged.
 
     Attributes:
-        looks: numbers of runs (of folds in cross-validation) at which verdicts are made; empty: a single verdict, when all
-            runs are done.
+        looks: the numbers of runs at which verdicts are made (in cross-validation, the numbers of folds). If it is
+            empty, verdicts are made only once, when all runs are done.
         waiting: the positions (SweepRun.replicate) of the runs that are neither finished nor failed.
         added: ids of runs that were added to a sweep after its last look. They do not affect verdicts.
-        n_listed: the number of seeds (in cross-validation, of folds) of a configuration in the sweep, finished or not.
+        n_listed: the number of seeds of a configuration in the sweep, finished or not. In cross-validation, it is the
+            number of folds.
     """
 
     looks: tuple[int, ...] = ()

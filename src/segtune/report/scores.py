@@ -1,4 +1,4 @@
-"""The scores of a configuration by patient and run."""
+"""The scores of a configuration for each patient and run."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ class Block:
     """The runs of one configuration and fold, which scored the same patients.
 
     Attributes:
-        values: (S runs, P patients).
-        fold: None on a single split.
+        values: the scores, (S runs, P patients).
+        fold: the number of the fold; None on a single split.
     """
 
     patients: tuple[str, ...]

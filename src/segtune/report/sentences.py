@@ -61,7 +61,10 @@ def _result(analysis: Analysis, group: Group) -> list[str]:
 
 
 def _final(analysis: Analysis, group: Group) -> str:
-    """Name the command that trains the configuration with the highest score on all patients; empty if nothing is decided."""
+    """Give the command that uses all patients to train the configuration with the highest score.
+
+    The sentence is empty if nothing is decided.
+    """
     cell = group.cells[int(group.verdicts.may_be_best.argmax())]
     command = final_command(cell, analysis.sweep)
     if not command or not group.verdicts.n_reached or analysis.sweep.failures:
@@ -100,7 +103,7 @@ def _clear(group: Group) -> str:
 
 
 def _plan(analysis: Analysis, group: Group) -> list[str]:
-    """State what the sweep waits for, what was added, and the next step."""
+    """State which runs are still missing, which runs were added, and what the next step is."""
     plan, verdicts, found = group.plan, group.verdicts, list[str]()
     unit = "folds" if group.has_folds else "seeds"
     if plan.looks:

@@ -31,8 +31,8 @@ class Estimate:
         low90, high90: the 90 % interval.
         n_patients: number of patients; 0 for quantities of a run, such as roughness.
         n_folds: number of folds; 0 on a single split.
-        n_seeds: smallest number of runs of a configuration and fold; for a quantity of a run, smallest number of
-            independent values.
+        n_seeds: the smallest number of runs that a configuration has in a fold. For a quantity of a run, it is the
+            smallest number of independent values that a group has.
         n_runs: number of runs of all configurations.
         p: two-sided p value of the t-test.
         run_variance: False if the interval lacks the variance between runs because a configuration has a single run.
@@ -89,8 +89,8 @@ def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate
 
     Args:
         plus: configurations.
-        minus: the same number of configurations, in the same order; a configuration may occur several times. None:
-            estimate the mean of plus.
+        minus: the same number of configurations, in the same order. A configuration may occur several times. If `minus`
+            is None, the mean of plus is estimated.
     """
     if any(len(cell.blocks) > 1 for cell in (*plus, *(minus or ()))):
         return _of_folds(plus, minus)
@@ -123,7 +123,7 @@ def contrast(plus: Sequence[Scores], minus: Sequence[Scores] | None) -> Estimate
 
 
 def _shared_patients(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Patient -> the pairs in which both configurations have scored the patient, sorted by patient."""
+    """For each patient, the pairs in which both configurations have scored the patient. Patients are sorted by name."""
     means = {id(cell): cell.means for pair in pairs for cell in pair if cell is not None}
     shared: dict[str, list[Pair]] = defaultdict(list)
     for one, other in pairs:
@@ -133,7 +133,10 @@ def _shared_patients(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict[str, float]]]:
-    """Return the values of the patients (P,), and id of a configuration -> patient -> weight in the estimate."""
+    """Return the value of each patient, (P,), and the weight of each configuration and patient in the estimate.
+
+    The weights have the form {id of a configuration: {patient: weight}}.
+    """
     means = {id(cell): cell.means for pairs in shared.values() for pair in pairs for cell in pair if cell is not None}
     weights: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     values = np.zeros(len(shared))
@@ -147,11 +150,12 @@ def _weigh(shared: Mapping[str, Sequence[Pair]]) -> tuple[Floats, dict[int, dict
 
 
 def _of_runs(block: Block, weights: Floats) -> tuple[float, float]:
-    """Return the variance of the mean over runs of `values @ weights`, and the part of it that is residual variance.
+    """Return the variance of a mean over runs, and the part of this variance that is residual variance.
 
-    The residual is the interaction of patients and runs.
+    The mean is taken over `values @ weights`, which has one value per run. The residual is the interaction of patients
+    and runs. For a single run, both results are 0.
 
-    Both are 0 for a single run. Args: weights: (P,), the weight of each patient.
+    Args: weights: (P,), the weight of each patient.
     """
     n_runs = len(block.values)
     if n_runs < 2:
@@ -209,7 +213,9 @@ def fold_mean(block: Block, patients: set[str]) -> float:
 
 
 def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, resolution: float = 0.0) -> Estimate:
-    """Estimate the sum over groups of coefficient * mean for a quantity of a run, with Welch's t interval and t-test.
+    """Estimate a weighted sum of group means for a quantity of a run, with Welch's t interval and t-test.
+
+    The estimate is the sum of coefficient * mean, where the sum is over groups.
 
     Args:
         groups: for each group a coefficient and the values of independent runs.

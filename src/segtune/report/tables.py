@@ -53,7 +53,7 @@ def build(analysis: Analysis) -> dict[str, list[Row]]:
 def csv_of(rows: Sequence[Row]) -> str:
     """Format rows as CSV with the union of their columns.
 
-    Values that are not finite are empty, and booleans are true or false.
+    Values that are not finite become empty cells. Booleans become `true` or `false`.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return csv_text(columns, ({key: _or_empty(value) for key, value in row.items()} for row in rows))
@@ -68,10 +68,10 @@ def _or_empty(value: Any) -> Any:
 def cell_rows(analysis: Analysis) -> list[Row]:
     """Table rows, one per configuration, group by group, best first.
 
-    Columns: group: number of the group, in which all configurations are scored on the same patients. may_be_best: whether the
-    configuration may be the best of its group. left_at_look: the look at which it was ruled out. honest: only for the
-    configuration with the highest score: the score that a configuration chosen in this way reaches on other patients
-    and runs (winner.py).
+    Columns: group: number of the group. All configurations of a group are scored on the same patients. may_be_best:
+    whether the configuration may be the best of its group. left_at_look: the look at which the configuration was ruled
+    out. honest: the score that a configuration reaches on other patients and runs if it is chosen because it has the
+    highest score (winner.py). Only the configuration with the highest score has this value.
     """
     rows = []
     for group in analysis.groups:
@@ -98,8 +98,9 @@ def cell_rows(analysis: Analysis) -> list[Row]:
 def level_rows(analysis: Analysis) -> list[Row]:
     """Table rows, one per axis and value: the mean over all configurations with this value.
 
-    Columns: effect, effect_low, effect_high: the mean difference from the value `against` and its interval, over
-    n_pairs pairs of configurations with equal settings otherwise.
+    Columns: effect: the mean difference from the value `against`. effect_low, effect_high: the interval of this
+    difference. n_pairs: the number of pairs over which the mean is taken. The configurations of a pair differ only in
+    this axis.
     """
     rows = []
     for axis in analysis.sweep.axes:
@@ -197,12 +198,12 @@ def comparison_row(one: Comparison) -> Row:
 
 
 def finding_rows(records: Sequence[Record]) -> list[Row]:
-    """Table rows of the data check's findings, one for each data set, severity and kind; (allowed) errors come first.
+    """Table rows of the data check's findings, one for each data set, severity and kind.
 
-    Columns: n_least, n_most: smallest and largest number of findings per run, among the runs with such findings; runs
-    can differ because some findings depend on the split. n_runs: number of runs with such a finding. n_recorded: number
-    of runs on this data set
-    that recorded a check. first: the first finding in words.
+    Errors come first; they are errors that were allowed. Columns: n_least, n_most: smallest and largest number of these
+    findings in a run, among the runs that have any. Runs can differ because some findings depend on the split. n_runs:
+    number of runs with these findings. n_recorded: number of runs on this data set that recorded a check. first: the
+    first finding in words.
     """
     of_data: dict[str, list[Sequence[Mapping[str, Any]]]] = defaultdict(list)
     for record in records:

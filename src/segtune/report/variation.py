@@ -1,4 +1,4 @@
-"""Decompose the variance of Dice in a full grid into axes, their interactions, patients, folds and residual."""
+"""Divide the variance of Dice in a full grid into parts: axes, interactions, patients, folds and the residual."""
 
 import itertools
 import math
@@ -18,10 +18,11 @@ class Source:
     """One source of variance.
 
     Attributes:
-        df, sum_of_squares: degrees of freedom and sum of squares, computed from the scores of all patients in all runs
-            or, in cross-validation, from the means of all folds.
-        omega_squared: estimated share of the variance, corrected for the share that chance alone would give (Hays 1963), at
-            least 0. NaN for the residual, and for every source if each configuration has one run on a single split.
+        df, sum_of_squares: the degrees of freedom and the sum of squares. On a single split, they are computed from
+            the scores of all patients in all runs. In cross-validation, they are computed from the means of all folds.
+        omega_squared: the estimated share of this source in the variance. It is corrected for the share that would be
+            expected by chance alone (Hays 1963), and it is at least 0. It is NaN for the residual. If each
+            configuration has one run on a single split, it is NaN for every source.
     """
 
     name: str
@@ -38,9 +39,9 @@ def decompose(levels: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> lis
     between runs, and patients with the residual. In cross-validation, the fold means (configuration x fold) have the
     sources axes and their interactions, folds, and a residual. Axes and folds are compared with the residual.
 
-    Args: levels: axis -> its value in each configuration.
-    Returns: the axes and interactions, largest first, then the other sources; empty if the configurations are not a
-        full grid, or do not have the same number of runs on the same patients.
+    Args: levels: a mapping from each axis to the value of the axis in each configuration.
+    Returns: the axes and interactions, with the largest first, followed by the other sources. The list is empty if the
+        configurations do not form a full grid, or if they do not have the same number of runs on the same patients.
     """
     names = [name for name, of in levels.items() if len(set(of)) > 1]
     scores = _aligned(cells)
@@ -83,9 +84,10 @@ def decompose(levels: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> lis
 
 
 def _aligned(cells: Sequence[Cell]) -> Floats | None:
-    """Return the scores (C, S runs, P patients), or the means of folds (C, 1, K folds).
+    """Return the scores as an array (C configurations, S runs, P patients).
 
-    None if the configurations differ in their folds or numbers of runs, or have too few patients in common.
+    In cross-validation, the array contains the means of the K folds instead, with the shape (C, 1, K). Returns None if
+    the configurations differ in their folds or numbers of runs, or if they have too few patients in common.
     """
     scores = [cell.scores for cell in cells]
     if any(len(of.blocks) > 1 for of in scores):
@@ -119,7 +121,10 @@ def _full_grid(levels: Sequence[Sequence[str]], scores: Floats) -> Floats | None
 
 
 def _effects(means: Floats) -> dict[tuple[int, ...], Floats]:
-    """The effect of each set of axes: the mean over all other axes, minus the effects of all smaller subsets of these axes."""
+    """Return the effect of each set of axes.
+
+    The effect is the mean of the scores over all other axes, minus the effects of all smaller subsets of the set.
+    """
     found: dict[tuple[int, ...], Floats] = {(): np.full([1] * means.ndim, means.mean())}
     for size in range(1, means.ndim + 1):
         for axes in itertools.combinations(range(means.ndim), size):

@@ -17,9 +17,11 @@ class Honest:
     """The honest score of a winner.
 
     Attributes:
-        naive: the mean Dice by which the winner was chosen, over the patients that all configurations have scored.
-        score: the mean over bootstrap draws. In each draw, the winner is chosen on the drawn patients (or folds) and runs, and
-            scored on the others. A draw contains less information than all data, so the score tends to be too low.
+        naive: the mean Dice that was used to choose the winner. The mean is over the patients that were scored in all
+            configurations.
+        score: the mean over bootstrap draws. In each draw, the winner is chosen on the drawn patients (or folds) and
+            runs. Its score is then computed on the patients (or folds) and runs that were not drawn. A draw contains
+            less information than all data, so the score tends to be too low.
     """
 
     naive: float

@@ -1,7 +1,7 @@
 """Check the zip archive of a checkpoint from an untrusted source before PyTorch reads it.
 
-Two programs can read different contents from the same zip file. PyTorch therefore reads a new archive in memory that contains
-only the checked entries, never the file itself. This module does not import torch.
+Two programs can read different contents from the same zip file. Therefore, PyTorch never reads the file itself. It
+reads a new archive in memory, which contains only the checked entries. This module does not import torch.
 """
 
 import io
@@ -28,10 +28,11 @@ LARGEST_PICKLE = 2**22  # bytes; a checkpoint needs about 150 for each tensor
 def checked(path: Path) -> io.BytesIO:
     """Check a checkpoint and return it as a new archive in memory, for torch.load(..., weights_only=True).
 
-    A valid file is an archive as torch.save writes it: without compression, with a pickle of plain values and of tensors that
-    lie within their storages.
+    A valid file is an uncompressed archive in the format of torch.save. Its pickle contains only plain values and
+    tensors that lie within their storages.
 
-    Raises: ValueError for any other file; also zipfile.BadZipFile, struct.error and others, for a truncated file.
+    Raises: ValueError for any other file. A truncated file can also raise zipfile.BadZipFile, struct.error and other
+        errors.
     """
     with open_regular(path) as file:
         size = _check_ends(file)

@@ -1,4 +1,4 @@
-"""Read what to expect of a configuration from the report of the sweep that it was chosen from."""
+"""Read the expected score of a configuration from the report of the sweep in which the configuration was chosen."""
 
 import math
 from collections.abc import Mapping
@@ -18,16 +18,21 @@ CURE = "Write the sweep's report again: python -m segtune.report sweep="
 
 
 def score(sweep: str, config: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
-    """Return the score that a report gives for a configuration, whatever its split and seed.
+    """Return the score of a configuration from a sweep's report. The split and the seed may differ.
 
-    Args: sweep: the sweep's folder, which contains its report. config: the configuration. fingerprint: of the data.
-    Returns: sweep: the folder's name; may_be_best: whether it is in the set that may be best; the report's NUMBERS (None:
-        undefined) and COUNTS; score: how most of its runs processed their predictions; run_ids.
+    Args: sweep: the sweep's folder, which contains its report. config: the configuration. fingerprint: the fingerprint
+        of the data.
+    Returns: a dict with these entries.
+        sweep: the name of the sweep's folder.
+        may_be_best: whether the configuration is in the set that may be best.
+        each key of NUMBERS and COUNTS: the value in the report. An undefined number is None.
+        score: how most runs of the configuration processed their predictions.
+        run_ids: the ids of these runs.
     Raises: InputError if the sweep has no report, or if no run in it has this configuration and these data.
     """
     folder = Path(sweep).expanduser()
     if not (folder / layout.SWEEP).exists():
-        raise InputError(f"chosen_from={sweep}: this is not the folder of a sweep. Name one like outputs/strong.")
+        raise InputError(f"chosen_from={sweep}: this is not the folder of a sweep. Give a folder like outputs/strong.")
     if not (folder / CELLS).exists():
         raise InputError(f"chosen_from={sweep}: this sweep has no report yet. {CURE}{sweep}")
     wanted = _comparable(config)
@@ -42,8 +47,10 @@ def score(sweep: str, config: Mapping[str, Any], fingerprint: str) -> dict[str, 
         if not differs:
             return _about(folder, row, results)
         differing = differs if differing is None or len(differs) < len(differing) else differing
-    told = f" The nearest differs in {', '.join(sorted(differing)[:5])}." if differing else ""
-    raise InputError(f"chosen_from={sweep}: none of its configurations is this one.{told} Copy the command from its report.")
+    told = f" The nearest configuration differs in {', '.join(sorted(differing)[:5])}." if differing else ""
+    raise InputError(
+        f"chosen_from={sweep}: this configuration is not in the sweep.{told} Copy the command from the sweep's report."
+    )
 
 
 def _about(folder: Path, row: Mapping[str, str], results: list[Result]) -> dict[str, Any]:
@@ -65,13 +72,16 @@ def _about(folder: Path, row: Mapping[str, str], results: list[Result]) -> dict[
 
 
 def _name(run: str) -> str:
-    """Check that a run's id from a table is a plain name, which cannot lead out of the folder of runs."""
+    """Check that a run id from a table is a plain name, so that it cannot lead out of the folder of runs."""
     if Path(run).name != run or run == "..":
         raise InputError(f"{CELLS}: damaged (a run's id is {run!r}). {CURE}<the sweep's folder>")
     return run
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dotted keys and values of a configuration, except its split, its seed, its data folder and score."""
+    """Return the dotted keys and values of a configuration.
+
+    The split, the seed, the data folder and the keys of `score` are left out.
+    """
     flat = identity.flat(config, replicates=False)
     return {key: repr(value) for key, value in flat.items() if not key.startswith(("split.", "score."))}

@@ -29,7 +29,7 @@ def open_regular(path: Path, mode: str = "rb") -> BinaryIO:
     Links, pipes and devices are refused, because a link could lead to any of the user's files, and reading a pipe or device may
     never end.
 
-    Args: mode: rb to read; ab to append, creating the file if it does not exist.
+    Args: mode: "rb" to read the file, or "ab" to append to it. With "ab", a missing file is created.
     Raises: OSError.
     """
     flags = os.O_RDONLY if mode == "rb" else os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -41,7 +41,10 @@ def open_regular(path: Path, mode: str = "rb") -> BinaryIO:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder within the folder of a run or a sweep, if it does not exist. Raises: InputError if it is a link."""
+    """Create a folder inside the folder of a run or a sweep, unless it exists.
+
+    Raises: InputError if the path is a link.
+    """
     if path.is_symlink():
         raise InputError(f"{path}: this is a link, and segtune does not write through links. Remove it.")
     path.mkdir(exist_ok=True)  # without parents, so that a removed run's folder is not created again
@@ -59,9 +62,9 @@ guards: dict[str, Callable[[], None]] = {}
 
 
 def check_owner(path: Path) -> None:
-    """Raise LostError if the file is in the folder of a run that this process has started and no longer owns.
+    """Raise LostError if the file is in the folder of a run that this process started but no longer owns.
 
-    Outside state.working nothing is checked.
+    The ownership is only checked while a block of state.working is active.
     """
     for folder in path.parent.resolve(), path.parent.resolve().parent:
         if (guard := guards.get(str(folder))) is not None:
@@ -107,7 +110,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an OSError from the block. Errors from write(), such as a full disk, do not contain it."""
+    """Add the file's name to an OSError that the block raises.
+
+    Without this, errors from write(), such as a full disk, would not contain the name of the file.
+    """
     try:
         yield
     except OSError as error:
@@ -117,7 +123,9 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file in the folder of `path`, which replaces `path` if the block succeeds and is removed otherwise.
+    """Yield the path of a temporary file in the folder of `path`.
+
+    If the block succeeds, the temporary file replaces `path`. Otherwise, it is removed.
 
     Raises: LostError if `path` is in the folder of a run that another process has taken over.
     """
@@ -178,7 +186,8 @@ def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
 def remove_if_stale(path: Path) -> None:
     """Remove a temporary file or folder if the process that created it has died.
 
-    This is the case if the lock of the file is free or, on a file system without locks, if the file is a day old.
+    The process has died if the lock of the file is free. On a file system without locks, the process counts as dead if
+    the file is a day old.
     """
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -224,7 +233,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
-    """Return the first of the paths stem-1, stem-2, ... in the folder that does not exist."""
+    """Return the first path in the series stem-1, stem-2, ... that does not exist in the folder yet."""
     number = 1
     while (folder / f"{stem}-{number}{suffix}").exists():
         number += 1

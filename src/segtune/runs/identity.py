@@ -28,7 +28,9 @@ def run_id(config: Config) -> str:
 
 
 def cell_id(config: Config, data: str | None = None) -> str:
-    """Compute the id that all replicates of a configuration share: a hash of all but seed, fold and data folder.
+    """Compute the id that all replicates of a configuration share.
+
+    The id is a hash of the configuration without its seed, its fold and its data folder.
 
     Args: data: the fingerprint of the data, which identifies them independently of their folder.
     """
@@ -57,14 +59,20 @@ def axes(config: Config) -> dict[str, str]:
 
 
 def _called(target: str) -> str:
-    """Return the short name of a segtune function, or the full path of any other, to tell lab.bce from bce."""
+    """Return the short name of a segtune function, or the full dotted path of any other function.
+
+    The path distinguishes, for example, a user's `lab.bce` from segtune's `bce`.
+    """
     return target.rpartition(".")[2] if target.startswith("segtune.") else target
 
 
 def label(config: Config) -> str:
-    """Return a label for a run that recorded none: loss=focal split=0.6 reg=l2 reg.lambda=0.01 batch=15.
+    """Make a label for a run that did not record one.
 
-    It is made from the functions and values in the configuration, so it does not contain the names of a user's own options.
+    An example is `loss=focal split=0.6 reg=l2 reg.lambda=0.01 batch=15`.
+
+    The label is made from the functions and values in the configuration, so it does not contain the names of a user's
+    own options.
     """
     named, reg, size = axes(config), config.get("reg") or {}, config["batch"]["size"]
     penalty = f"reg={_called(reg['penalty']['_target_'])}" if reg.get("penalty") else "reg=none"
@@ -83,7 +91,7 @@ def label_of(result: Mapping[str, Any]) -> str:
 
 
 def words(label: str, *, without: Sequence[str] = ()) -> list[str]:
-    """Return the words of a label, except those that set one of the keys `without`."""
+    """Return the words of a label, except the words that set a key in `without`."""
     try:
         found = shlex.split(label)
     except ValueError:  # a closing quotation mark is missing
@@ -97,12 +105,14 @@ def key_of(word: str) -> str:
 
 
 def with_varied(labels: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[list[str]]:
-    """Complete the labels of a sweep: if one of them contains a key, add this key to the others, with each run's own value.
+    """Add each key that is in some labels of a sweep to the labels of all other runs of the sweep.
 
-    A label on its own leaves out values that are already set by the chosen options. With optimizer.lr=1e-3,1e-4, for
-    example, only the
-    label of the second run contains the key. This function adds it to the first, so that the two can be compared. A key that
-    replaces a whole option in one label (batch.size=5 instead of batch=15) is not added to the others.
+    The label of a single run leaves out values that the chosen options already set. With optimizer.lr=1e-3,1e-4, for
+    example, only the label of the second run contains the key optimizer.lr. This function adds the key, with the run's
+    own value, to the label of the first run, so that the two labels can be compared.
+
+    There is one exception: some keys are used instead of an option, for example batch.size=5 instead of batch=15.
+    These keys are not added to other labels.
     """
     of = [{key_of(word): word for word in words} for words in labels]
     keys = dict.fromkeys(key for one in of for key in one)
@@ -117,7 +127,7 @@ def with_varied(labels: Sequence[Sequence[str]], configs: Sequence[Config]) -> l
 
 
 def _value(config: Config, key: str) -> Any:
-    """Return the value of a dotted key; an empty mapping if the configuration does not have it."""
+    """Return the value of a dotted key in a configuration, or an empty mapping if the key is missing."""
     node: Any = config
     for name in key.split("."):
         if not isinstance(node, Mapping) or name not in node:
@@ -140,7 +150,10 @@ def _hash(config: Config, *, without: tuple[str, ...]) -> str:
 
 
 def _flat(config: Config, *, without: tuple[str, ...]) -> dict[str, Any]:
-    """Flatten the configuration to dotted keys, except null and empty values and the keys `without`. 1.0 becomes 1."""
+    """Flatten the configuration to dotted keys.
+
+    Null values, empty values and the keys in `without` are left out. 1.0 becomes 1.
+    """
     found: dict[str, Any] = {}
 
     def visit(key: str, value: Any) -> None:

@@ -1,9 +1,9 @@
 """Hash the user's own code and files that a run uses in addition to its configuration and data.
 
-A `_target_` outside segtune and the libraries below is the user's code. The source files of its module, of the packages that
-contain it, and of all imported modules in the same package or folder are hashed. They are found without importing or running
-anything. Modules in other folders of the Python path, imports whose name is computed, and data files that the code opens itself
-are not found.
+A `_target_` outside segtune and the libraries below is the user's code. Three kinds of source files are hashed: the
+file of the target's module, the files of the packages that contain this module, and the files of all imported modules
+in the same package or folder. The files are found without importing or running any code. Modules in other folders of
+the Python path, imports with a computed name, and data files that the code opens itself are not found.
 """
 
 import ast
@@ -27,7 +27,7 @@ STARTED_FROM = ("model", "loss", "reg", "optimizer", "scheduler")  # config grou
 
 
 def content_hashes(config: Mapping[str, Any]) -> dict[str, str]:
-    """Hash each of the user's modules that the configuration uses and each file that it names.
+    """Hash each of the user's modules and each file that the configuration refers to.
 
     Returns: name -> SHA-256. A module is listed under its dotted name. A file, such as initial weights, is listed under
         its key in the configuration, such as model.weights.
@@ -79,9 +79,10 @@ def modules(target: str) -> dict[str, str]:
 
 
 def describe_changes(names: list[str]) -> str:
-    """Say in words what has changed.
+    """Describe the changed inputs in words.
 
-    Args: names: from `changed_inputs`. They may come from an untrusted checkpoint, so they are made printable.
+    Args: names: the result of `changed_inputs`. The names may come from an untrusted checkpoint, so they are made
+        printable.
     """
     own = printable(", ".join(name for name in names if name != "data"))
     return " and ".join(
@@ -136,14 +137,14 @@ def _version(top: str) -> str | None:
 
 
 def _existing(root: Path, dotted: str) -> list[str]:
-    """List the packages and modules in a dotted name that exist: lab and lab.nets for lab.nets.Mine."""
+    """List the existing packages and modules in a dotted name. For `lab.nets.Mine`, these are `lab` and `lab.nets`."""
     parts = dotted.split(".")
     names = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return [name for name in names if _source(root, name) or (root / name.replace(".", "/")).is_dir()]
 
 
 def _is_beside(root: Path, top: str, module: str) -> bool:
-    """Return whether a module is in the package `top`, or is another module of the user in the same folder."""
+    """Return whether a module is in the package `top` or is one of the user's other modules in the same folder."""
     first = module.partition(".")[0]
     return first == top or (not LIBRARIES & {*root.parts} and first not in VERSIONED)
 

@@ -24,8 +24,8 @@ def check(content: bytes, storages: Mapping[str, int]) -> None:
     """Check all instructions of a pickle.
 
     Args: content: the pickle. storages: key of each storage in the archive -> its size in bytes.
-    Raises: ValueError for anything that torch.save does not write; also LookupError, TypeError and others, for a truncated
-        pickle.
+    Raises: ValueError for anything that torch.save does not write. A truncated pickle can also raise LookupError,
+        TypeError and other errors.
     """
     reader = _Reader(storages)
     for code, argument, _ in pickletools.genops(content):
@@ -49,15 +49,18 @@ class _Storage(NamedTuple):
 
 
 class _Tensor:
-    """Stands for a tensor, whose data are not needed here."""
+    """A placeholder for a tensor. The data of the tensor are not needed here."""
 
 
 class _Mapping(dict[Any, Any]):
-    """Stands for an OrderedDict."""
+    """A placeholder for an OrderedDict."""
 
 
 class _Reader:
-    """The state of the pickle machine: the current stack, the stacks below its marks, and the memo."""
+    """The state of the pickle machine.
+
+    It consists of the current stack, the earlier stacks that MARK instructions have put aside, and the memo.
+    """
 
     def __init__(self, storages: Mapping[str, int]) -> None:
         self.sizes = storages

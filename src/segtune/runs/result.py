@@ -2,16 +2,16 @@
 
 A run's id is a hash of its configuration. Its folder, outputs/runs/<run_id>/, contains
 
-    status.json     queued, running, completed, failed or interrupted; the attempt that owns the folder. A running attempt
-                    touches this file regularly (heartbeat)
+    status.json     the state (`queued`, `running`, `completed`, `failed` or `interrupted`) and the id of the attempt
+                    that owns the folder. A running attempt touches this file regularly (heartbeat)
     segtune.log     the log of all attempts
     history.csv     one row per epoch, appended after each epoch
     slices.csv      one row per validation slice, for the best and for the last epoch
     cases.csv       one row per validation case (a volume of a patient), scored in 3-D: distances in mm, volumes in ml
-    patients.csv    one row per validation patient: means over its cases, stroke volume, ejection fraction
+    patients.csv    one row per validation patient: the means over its cases, its stroke volume and ejection fraction
     pictures.npz    images, expert and predicted masks of the best, median and worst validation patient (last epoch)
-    images.csv      part of the split (column side) and code of each image; segtune.evaluate recognises images by their
-                    code (data/recognition.py)
+    images.csv      one row per image, with its part of the split (column `side`) and its recognition code.
+                    segtune.evaluate uses this code to recognise the image (data/recognition.py)
     checkpoints/    last.ckpt (from which an interrupted run resumes), best.ckpt (highest validation Dice)
     result.json     everything else, with size and hash of the files above. It is written last and atomically. A run is done
                     if its result.json exists and matches its files
@@ -51,12 +51,15 @@ MEASURED = ("label", "seconds", "peak_memory_mb", "attempts", "files", "sha256")
 
 
 def is_done(folder: Path, run: str) -> bool:
-    """Return whether the folder contains the complete result of this run: result.json and its listed files, all unchanged."""
+    """Return whether the folder contains the complete result of this run.
+
+    The result is complete if result.json and all files that it lists are present and unchanged.
+    """
     return not why_not_done(folder, run)
 
 
 def why_not_done(folder: Path, run: str) -> str:
-    """Say why the folder does not contain the complete result of this run; empty if it does."""
+    """Return why the folder does not contain the complete result of this run, or an empty string if it does."""
     try:
         result = read_result(folder)
         damaged = damaged_files(folder, result)
@@ -71,7 +74,7 @@ def why_not_done(folder: Path, run: str) -> str:
 def set_aside(folder: Path, why: str, names: Iterable[str] | None = None) -> Path | None:
     """Move a run's files into a new folder <why>-N within its folder, so that nothing is deleted.
 
-    Args: why: the reason, such as damaged. names: the files to move; None for all.
+    Args: why: the reason, such as "damaged". names: the files to move. None means all files.
     Returns: the new folder; None if there were no files to move.
     """
     check_owner(folder / layout.RESULT)
@@ -119,10 +122,11 @@ def set_aside_damaged(folder: Path) -> tuple[Path, str] | None:
 def damaged_files(folder: Path, result: Mapping[str, Any], *, names: Iterable[str] = (), contents: bool = False) -> list[str]:
     """Return the names of the files listed in result.json that are missing or have changed since it was written.
 
-    File sizes are compared. Contents (hashes) are compared for files that are newer than result.json. Results of early versions
-    list no files, so this returns nothing for them.
+    The sizes of all files are compared. The hashes of their contents are compared only for files that are newer than
+    result.json. Results of early versions list no files, so the returned list is empty for them.
 
-    Args: names: the files to check; empty for all. contents: whether to compare the contents of all of these files.
+    Args: names: the files to check. If it is empty, all files are checked. contents: whether to compare the contents
+        of all checked files.
     Raises: InputError if the list of files itself is damaged.
     """
     listed = result.get("files") or {}
@@ -145,11 +149,12 @@ def damaged_files(folder: Path, result: Mapping[str, Any], *, names: Iterable[st
 
 
 def verify_files(folder: Path, result: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Compare these files with their hashes in result.json. Raises: InputError that names the first damaged file."""
+    """Compare these files with their hashes in result.json. Raises: InputError for the first damaged file."""
     for name in damaged_files(folder, result, names=names, contents=True):
         raise InputError(
             f"{folder / name}: damaged (it is missing, or has changed since the run wrote it). To write it again, start the "
-            f"run's own command ({as_typed('python -m segtune')}, not its sweep's), or copy the run's folder again."
+            f"command of this run ({as_typed('python -m segtune')}) instead of the command of its sweep, or copy the "
+            "run's folder again."
         )
 
 
@@ -227,7 +232,8 @@ def read_result(folder: Path, *, needs: tuple[str, ...] = ()) -> Result:
     """Read result.json.
 
     Args: needs: entries that the caller needs, which a result of an early version may lack.
-    Raises: InputError if it is missing, incomplete, of a later version, or has changed since the run wrote it.
+    Raises: InputError if the file is missing or incomplete, was written by a later version, or has changed since the
+        run wrote it.
     """
     path, cure = folder / layout.RESULT, "Start the run's command again to write a new one, or copy the run's folder again."
     result = read_json(path, "The run has not finished; start its command again.")
@@ -241,7 +247,10 @@ def read_result(folder: Path, *, needs: tuple[str, ...] = ()) -> Result:
 
 
 def without_measurements(value: Any) -> Any:
-    """Return a result without the keys of MEASURED at any depth: the part that a repeated run reproduces."""
+    """Return a result without the keys in MEASURED at any depth.
+
+    The remaining values are the same if the run is repeated.
+    """
     if not isinstance(value, Mapping):
         return value
     return {key: without_measurements(item) for key, item in value.items() if key not in MEASURED}

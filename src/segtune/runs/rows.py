@@ -1,8 +1,8 @@
 """The columns of the score tables slices.csv, cases.csv and patients.csv, in this order, and their types.
 
-NaN and empty cells mean that a value is undefined. which: the epoch that was scored, best or last. structure: what was
-segmented
-(data.target). Tables written by earlier versions lack columns that were added later.
+NaN and empty cells mean that a value is undefined. The column `which` tells whether the "best" or the "last" epoch was
+scored. The column `structure` contains the name of the segmented structure (data.target). Tables written by earlier
+versions lack columns that were added later.
 """
 
 from typing import TypedDict
@@ -63,7 +63,7 @@ class CaseRow(TypedDict, total=False):
 
 
 class PatientRow(TypedDict, total=False):
-    """The means over the cases of one patient, the stroke volume in ml and the ejection fraction from 0 to 1."""
+    """The scores of one patient: means over its cases, stroke volume in ml, and ejection fraction (from 0 to 1)."""
 
     which: str
     structure: str

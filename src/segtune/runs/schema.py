@@ -24,7 +24,10 @@ class File(TypedDict, total=False):
 
 
 class Finding(TypedDict):
-    """One problem in the data. severity: error or warning; patient: None if it does not concern a single patient."""
+    """One problem in the data.
+
+    The severity is "error" or "warning". The patient is None if the problem does not concern a single patient.
+    """
 
     severity: str
     kind: str
@@ -35,9 +38,9 @@ class Finding(TypedDict):
 class Data(TypedDict, total=False):
     """The data of a run.
 
-    patients: train, val or unused -> patients; n_images: train or val -> number of slices; leaks: patients in both
-    train and val;
-    pixel_mm: smallest and largest size of a training pixel [mm].
+    patients: the patients in each of "train", "val" and "unused". n_images: the number of slices in "train" and in
+    "val". leaks: the patients that are in both "train" and "val". pixel_mm: the smallest and the largest size of a
+    training pixel [mm].
     """
 
     fingerprint: str
@@ -77,11 +80,15 @@ class Epoch(TypedDict, total=False):
 class Result(TypedDict, total=False):
     """The content of result.json.
 
-    config: the composed configuration; options: config group -> chosen option; label: the overrides that repeat the
-    run;
-    inputs: content hashes of data and code; score: how predictions were processed before scoring (tta, largest_component),
-    if the configuration asks for it; expected: the score of the configuration in the sweep that chose it (runs/expected.py);
-    files: name -> size and hash; sha256: hash of all other entries of the record.
+    config: the composed configuration.
+    options: the chosen option of each config group.
+    label: the overrides that repeat the run.
+    inputs: the content hashes of data and code.
+    score: how predictions were processed before scoring (tta, largest_component), if the configuration requests any
+        processing.
+    expected: the score of this configuration in the sweep from which it was chosen (runs/expected.py).
+    files: the size and hash of each file.
+    sha256: the hash of all other entries of the record.
     """
 
     schema: int
@@ -111,7 +118,10 @@ class Result(TypedDict, total=False):
 
 
 class Failure(TypedDict, total=False):
-    """Why a run failed. kind: input, not finite, out of memory, killed, taken over or error."""
+    """The reason why a run failed.
+
+    The kind is "input", "not finite", "out of memory", "killed", "taken over" or "error".
+    """
 
     kind: str
     message: str
@@ -140,9 +150,10 @@ class Status(TypedDict, total=False):
 class SweepRun(TypedDict, total=False):
     """One run of a sweep.
 
-    axes: the run's value of every key that differs within the sweep, and its loss, split, reg and batch. replicate: the
-    index (from 0) of the run's seed (in cross-validation, of its fold) among the seeds (folds) of its configuration. A
-    plan with several looks uses this index.
+    axes: the run's values of all keys that differ within the sweep, and its loss, split, reg and batch.
+
+    replicate: the index (from 0) of the run's seed among the seeds of its configuration. In cross-validation, it is
+    the index of the run's fold among the folds. A plan with several looks uses this index.
     """
 
     run_id: str
@@ -181,14 +192,17 @@ OF_A_FINISHED_RUN = ("config", "data", "best", "last", "seconds")  # entries nee
 
 
 class DamagedError(ValueError):
-    """A record lacks an entry, has one of the wrong type, or is of a later version. The message names the entry."""
+    """A record has a missing entry, an entry of the wrong type, or a later version.
+
+    The message contains the name of the entry.
+    """
 
 
 def check(record: Mapping[str, Any], kind: type, *, needs: tuple[str, ...] = ()) -> None:
     """Check that a record has the entries of its type, with values of the right types.
 
     Args: needs: entries that the caller needs, in addition to those that every version has.
-    Raises: DamagedError, which names the entry, as in: best.epoch: Expected `int`, got `str`.
+    Raises: DamagedError. The message begins with the name of the entry, as in "best.epoch: Expected `int`, got `str`".
     """
     version = record.get("schema", 0)
     if isinstance(version, int) and version > VERSION:
@@ -212,7 +226,7 @@ def check(record: Mapping[str, Any], kind: type, *, needs: tuple[str, ...] = ())
 
 
 def of_known_types(record: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Return the record without entries of a wrong type, for a file that is only informative (status.json)."""
+    """Return the record without entries of a wrong type. This is used for status.json, which is only informative."""
     types = kind.__annotations__
     return {name: value for name, value in record.items() if name not in types or _fits(value, types[name])}
 

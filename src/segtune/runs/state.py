@@ -44,9 +44,10 @@ class LostError(InputError):
 def lock(folder: Path, *, waiting: Callable[[BusyError], None] | None = None) -> Iterator[None]:
     """Hold the exclusive lock on a run's or a sweep's folder. The kernel releases it if the process dies.
 
-    Args: waiting: called once before waiting for the process that holds the lock; None to raise BusyError instead of waiting.
+    Args: waiting: a function that is called once if another process holds the lock, before this process waits for the
+        lock. If it is None, BusyError is raised instead.
 
-    Raises: BusyError, which names the process that holds the lock; OSError.
+    Raises: BusyError if another process holds the lock; OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open_regular(folder / layout.LOCK, "ab") as file:
@@ -176,9 +177,9 @@ def end_attempt(folder: Path, attempt: str, state: str, **about: Any) -> None:
 def state_of(folder: Path, run: str) -> tuple[str, Status]:
     """Determine the state of a run and read its status.json.
 
-    The state is completed (result.json exists and matches its files), running, stale (its process has died), queued, failed,
-    interrupted, or missing (never started). It is derived from all files, because a process that died did not update
-    status.json.
+    The state is `completed` (result.json exists and matches its files), `running`, `stale` (its process has died),
+    `queued`, `failed`, `interrupted`, or `missing` (the run was never started). The state is derived from all files,
+    because a process that died could not update status.json.
 
     Returns: the state, and the content of status.json.
     """
@@ -214,7 +215,7 @@ def _alive(folder: Path, status: Mapping[str, Any]) -> bool:
 
 
 def refuse_another(folder: Path, run: str) -> None:
-    """Check that the folder does not contain another run, which must not be overwritten. Raises: InputError if it does."""
+    """Raise InputError if the folder contains a different run, because that run must not be overwritten."""
     found = {(read_status(folder) or {}).get("run_id")}
     with suppress(InputError):  # result.json is missing or damaged
         found.add(read_result(folder).get("run_id"))

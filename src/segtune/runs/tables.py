@@ -31,7 +31,7 @@ def append_history(folder: Path, row: Mapping[str, float]) -> None:
 
 
 def cut_history(folder: Path, epochs: int) -> bool:
-    """Remove the rows of history.csv after the epoch of the checkpoint from which a run resumes.
+    """Remove all rows of history.csv that are later than the checkpoint from which the run resumes.
 
     Args: epochs: the number of epochs to keep.
     Returns: False if one of these epochs is missing. In this case, the file is not changed.
@@ -115,7 +115,10 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, heade
 
 
 class _Lines(list[str]):
-    """Collects lines and ends them with \\n. The csv writer uses \\r\\n, so it quotes texts with \\r or \\n."""
+    """Collects the lines of a csv writer, and replaces \\r\\n at the end of each line by \\n.
+
+    The writer itself must end lines with \\r\\n, so that it quotes texts that contain \\r or \\n.
+    """
 
     def write(self, line: str) -> None:
         self.append(line.removesuffix("\r\n") + "\n")

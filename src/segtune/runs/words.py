@@ -22,8 +22,9 @@ def table(rows: Sequence[Sequence[str]], *, numbers_from: int) -> list[str]:
     """Align rows of cells in columns and return the lines.
 
     Args:
-        rows: cells of one row each, all of the same length; an empty row becomes an empty line.
-        numbers_from: index of the first column whose cells are aligned to the right; those before it are aligned to the left.
+        rows: the cells of each row. All rows must have the same length, except empty rows, which become empty lines.
+        numbers_from: the index of the first right-aligned column. All later columns are also right-aligned, and all
+            earlier columns are left-aligned.
     """
     from rich.console import Console
     from rich.table import Table

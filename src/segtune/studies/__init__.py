@@ -1,1 +1,4 @@
-"""Published studies. A report judges their claims if its sweep was made for them or if claims= asks for it."""
+"""Published studies.
+
+A report judges the claims of a study if the sweep was made for the study or if the option claims= requests it.
+"""

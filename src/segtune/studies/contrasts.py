@@ -36,7 +36,10 @@ def pick(
     share: float | None = None,
     batch: str | None = None,
 ) -> Cell | None:
-    """Find the configuration with these settings (if several match, the one with the most runs); None if none matches.
+    """Find the configuration with these settings.
+
+    If several configurations match, the configuration with the most runs is returned. If no configuration matches,
+    None is returned.
 
     Args: loss, share, batch: None matches all values. loss also matches its variants (bce_dice matches bce_logdice).
     """
@@ -54,10 +57,10 @@ def pick(
 
 
 def plain(cells: Sequence[Cell], loss: str) -> dict[float, Cell]:
-    """The configurations that have this loss and no penalty: share held out for validation -> configuration.
+    """Return the configurations that have this loss and no penalty. The keys are the shares held out for validation.
 
-    Only configurations with batch 15 are returned or, if no configuration without penalty has batch 15, those with the
-    most frequent batch.
+    Only configurations with batch 15 are returned. If no configuration without penalty has batch 15, the most frequent
+    batch is used instead.
     """
     batches = [cell.facts.batch for cell in cells if not cell.facts.l1 and not cell.facts.l2]
     batch = "15" if "15" in batches else max(set(batches), key=batches.count) if batches else ""
@@ -73,9 +76,11 @@ def at(cells: Mapping[float, Cell], value: float) -> Cell | None:
 
 @dataclass(frozen=True)
 class Arm:
-    """The configurations of one loss, by share. All train for the same number of epochs, or all for the same number of steps.
+    """The configurations of one loss, with one configuration for each share.
 
-    epochs: number of epochs of the configuration with the largest training set.
+    Either all of them train for the same number of epochs, or all of them train for the same number of steps.
+
+    epochs: the number of epochs of the configuration that has the largest training set.
     """
 
     name: str
@@ -147,7 +152,7 @@ def over(cells: Sequence[Cell], coefficient: float, value: Quantity) -> list[Wei
 
 
 def spread(cell: Cell, coefficient: float, value: Quantity) -> Weighted:
-    """Like `weighted`, for the absolute deviation of a run from the median of its fold (Brown and Forsythe 1974)."""
+    """Like `weighted`, but use the absolute deviation of each run from its fold median (Brown and Forsythe 1974)."""
     of_fold: dict[int | None, list[float]] = defaultdict(list)
     for record in cell.records:
         of_fold[record.fold].append(value(record))
@@ -199,7 +204,9 @@ def mean_of(groups: Sequence[Weighted]) -> float:
 
 
 def log_rank(one: Floats, other: Floats, last: float) -> float:
-    """Return the two-sided p value of the log-rank test with Peto and Peto's weights, as a permutation test of its scores.
+    """Return the two-sided p value of the log-rank test with Peto and Peto's weights.
+
+    The p value is that of a permutation test of the log-rank scores.
 
     Each event is weighted by the share of runs in which the event has not happened yet. Without weights, a single run
     in which the event never happens would cancel nine runs in which it happens early.

@@ -1,4 +1,7 @@
-"""The tests of the right-ventricle study's claims on penalties: 9 to 13. right_ventricle.py has the table of all claims."""
+"""The tests of claims 9 to 13 of the right-ventricle study, which are about penalties.
+
+right_ventricle.py contains the table of all claims.
+"""
 
 import math
 from collections import defaultdict
@@ -103,7 +106,9 @@ def _faster(none: Cell, cells: dict[float, Cell], lambdas: Sequence[float], name
 
 
 def _mean_curves(cell: Cell, epochs: int) -> dict[int, Floats]:
-    """Return the validation Dice by epoch, averaged over the runs of each fold (on a single split, of each seed).
+    """Return the curve of validation Dice for each fold, averaged over the runs of the fold.
+
+    On a single split, there is one curve for each seed instead.
 
     The curve of a run that stopped early is continued with its last value.
     """

@@ -1,6 +1,6 @@
-"""The tests of the right-ventricle study's claims on losses, training sizes, batches and curves: 1 to 8 and 14 to 16.
+"""The tests of claims 1 to 8 and 14 to 16 of the right-ventricle study: losses, training sizes, batches and curves.
 
-right_ventricle.py has the table of all claims.
+right_ventricle.py contains the table of all claims.
 """
 
 import itertools
@@ -135,7 +135,9 @@ def focal(cells: Sequence[Cell]) -> Found:
 
 
 def decay(cells: Sequence[Cell]) -> Found:
-    """Test claim 6: compare the variance of the curves that is due to the share, not the seed.
+    """Test claim 6: compare training and validation curves by their variance due to the share.
+
+    The variance due to the seed does not count.
 
     Each curve is divided by its first value.
     """
@@ -152,7 +154,9 @@ def decay(cells: Sequence[Cell]) -> Found:
 
 
 def _share_component(cells: Sequence[Cell], column: str) -> Weighted:
-    """Estimate, for each fold, the variance of the curves due to the share and not the seed, averaged over epochs.
+    """Estimate the part of the curves' variance that is due to the share and not to the seed.
+
+    There is one estimate for each fold, which is the mean over epochs.
 
     Noise of different seeds is independent, so the covariance over shares between the curves of two seeds is the variance due
     to the share, however noisy the curves are. On a single split, two consecutive seeds form a unit.
@@ -211,7 +215,7 @@ def _gap(record: Record) -> float:
 
 
 def _has_same_patients(cell: Cell) -> bool:
-    """Whether the runs of a configuration together train on the patients on which they validate."""
+    """Return whether the training patients of all runs of a configuration are the same as their validation patients."""
     sides = [record.result["data"]["patients"] for record in cell.records]
     trained, validated = ({patient for of in sides for patient in of.get(side, ())} for side in ("train", "val"))
     return trained == validated
@@ -238,7 +242,8 @@ def unreliable(cells: Sequence[Cell]) -> Found:
 def saturates(cells: Sequence[Cell]) -> Found:
     """Test claim 15. Runs whose loss has not settled are left out.
 
-    If the loss has settled but Dice has not, the number of remaining epochs is taken as the lag, although it may be larger.
+    If the loss has settled but Dice has not, the lag is set to the number of remaining epochs, although the true lag
+    may be larger.
     """
 
     def lag(record: Record) -> float:
@@ -287,10 +292,12 @@ def _kept(cell: Cell) -> int | None:
 
 
 def _grid_of_batches(cells: Sequence[Cell]) -> dict[tuple[int, int], Cell]:
-    """Return (images per patient, batch) -> configuration, for the levels at which all batches are available.
+    """Return the configurations of a full grid, with the keys (images per patient, batch).
 
-    Only configurations that train on about the same total number of images are returned. Otherwise, fewer images per
-    patient would mean fewer updates, and smaller batches are better if there are few updates.
+    Both axes of the grid have the same levels. Levels with missing configurations are left out.
+
+    Only configurations that train on about the same total number of images are returned. Otherwise, configurations
+    with fewer images per patient would have fewer updates, and smaller batches are better if there are few updates.
     """
     found: dict[tuple[int, int], Cell] = {}
     for cell in cells:

@@ -28,7 +28,7 @@ def execute(run: Run, *, wait: bool = True, bar: bool = True) -> None:
     """Train a run unless it is already done, and write its final state to status.json.
 
     Args:
-        wait: if another process is working on the run, wait for it; otherwise raise BusyError.
+        wait: whether to wait if another process is working on the run. If false, BusyError is raised instead.
         bar: whether to show a progress bar.
 
     Raises: the error that made the run fail; Interrupted if a signal stopped it; BusyError.
@@ -83,7 +83,8 @@ def write_final_status(folder: Path, state: str, *, attempt: str | None = None, 
 
     If writing fails, a warning is logged, and the run then counts as stale, because its lock is released.
 
-    Args: attempt: write only if status.json still names this attempt; None if the caller holds the run's lock.
+    Args: attempt: the id of an attempt. The state is written only if status.json still contains this id. If it is
+        None, the state is always written, and the caller must hold the run's lock.
     """
     try:
         if attempt is None:
@@ -97,7 +98,8 @@ def write_final_status(folder: Path, state: str, *, attempt: str | None = None, 
 def describe_failure(error: BaseException) -> dict[str, str]:
     """Return the entry of status.json for an error: kind, message and traceback.
 
-    The kind is input, not finite, out of memory, taken over, or error. Only the kind error has a traceback.
+    The kind is "input", "not finite", "out of memory", "taken over" or "error". The traceback is empty unless the kind
+    is "error".
     """
     if memory := out_of_memory(error):
         kind, message = "out of memory", memory
@@ -139,10 +141,10 @@ def log_file(folder: Path) -> Iterator[None]:
 
 
 def report_failure(run: Run, failed: dict[str, str], halt: Path | None) -> dict[str, str]:
-    """Log that a run failed, and create the file `halt`, if given, which tells other processes to start no further runs.
+    """Log that a run failed. If `halt` is given, create this file, so that other processes start no further runs.
 
     Args: failed: kind, message and traceback (describe_failure).
-    Returns: failed.
+    Returns: the argument `failed`.
     """
     log.error("run %s (%s) failed: %s", run.run_id, run.label, failed["traceback"] or failed["message"])
     if halt:

@@ -61,9 +61,8 @@ def launch(
 
         looks: the numbers of seeds or folds at which a report may judge the sweep (sweeps/looks.py).
 
-    Raises: InputError for looks that are not possible in this sweep. SummaryError that lists the failed and interrupted
-        runs, after
-        all runs have been tried.
+    Raises: InputError if the looks are not possible in this sweep. SummaryError if runs failed or were interrupted. It
+        is raised after all runs have been tried, and its message lists these runs.
     """
     axes, positions = varied_values(runs), looks_.positions(runs)
     looks_.check(looks, runs)

@@ -30,7 +30,8 @@ def run_in_processes(runs: Sequence[Run], sweep: Sweep, *, workers: int | None, 
     """Execute several runs at a time, each in a worker process with its share of the cores and a GPU.
 
     Args:
-        workers: number of processes; None: per_gpu for each GPU, or two without a GPU.
+        workers: the number of processes. None means per_gpu processes for each GPU, or two processes if there is no
+            GPU.
         per_gpu: number of processes that share one GPU.
     """
     gpus = visible_gpus() if any(run.config["trainer"]["accelerator"] != "cpu" for run in runs) else []
@@ -92,7 +93,7 @@ class _Worker:
             self.pipe.send((run, wait))
 
     def result(self) -> tuple[Run, Any]:
-        """The run and its outcome: {} if it is done, a failure, or BUSY."""
+        """Return the run and its outcome. The outcome is {} if the run is done, otherwise a failure or BUSY."""
         assert self.run is not None
         run, self.run = self.run, None
         try:
@@ -140,7 +141,10 @@ def _died(run: Run, worker: _Worker) -> dict[str, str]:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that a new process would see, as in CUDA_VISIBLE_DEVICES. This asks nvidia-smi, not torch."""
+    """Return the GPUs that a new process would see, in the notation of CUDA_VISIBLE_DEVICES.
+
+    The GPUs are listed by nvidia-smi, not by torch.
+    """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]

@@ -16,7 +16,10 @@ LEAST_SEEDS, LEAST_FOLDS = 2, 5  # of a configuration, with fewer of which a rep
 
 
 def positions(runs: Sequence[Run]) -> dict[str, int]:
-    """Return the index (from 0) of each run's seed (in cross-validation, of its fold) within its configuration."""
+    """Return the index (from 0) of each run's seed among the seeds of its configuration.
+
+    In cross-validation, the index is that of the run's fold among the folds of its configuration.
+    """
     units: dict[str, list[int]] = defaultdict(list)
     found: dict[str, int] = {}
     for run in runs:
@@ -42,7 +45,7 @@ def added(runs: Sequence[Run], looks: Sequence[int], earlier: Iterable[Sweep], p
 
     An earlier sweep with the same looks is ignored.
 
-    Args: earlier: the sweeps that were declared before. position: see positions.
+    Args: earlier: the sweeps that were declared before this sweep. position: the result of `positions`.
     """
     finished = {run.run_id for run in runs if run.state == "completed"}
     cells: dict[str, list[Run]] = defaultdict(list)

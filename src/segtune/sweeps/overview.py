@@ -24,9 +24,12 @@ MEANING = (
 def read_overview(folder: Path) -> dict[str, Any]:
     """Read the state of a sweep and its runs.
 
-    Returns: a dict with sweep, command, n_runs, runs (one dict each: run_id, state, folder, axes, epochs_done, host, job),
-        states and axes (number of runs in each state), failures (one dict for each message: kind, message, runs),
-        and seconds_left (estimated; None if no epoch has been finished).
+    Returns: a dict with these entries.
+        sweep, command, n_runs: the sweep's folder, its command and its number of runs.
+        runs: one dict for each run, with run_id, state, folder, axes, epochs_done, host and job.
+        states, axes: the number of runs in each state, for the whole sweep and for each value of each axis.
+        failures: one dict for each error message, with kind, message and runs.
+        seconds_left: the estimated remaining time, or None if no epoch has been finished.
     """
     sweep = read_sweep(folder)
     listed, home = sweep["runs"], folder.parent / "runs"

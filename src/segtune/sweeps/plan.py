@@ -39,7 +39,8 @@ class Run:
     Attributes:
         overrides: the command-line overrides from which config is composed.
         folder: the run's folder.
-        state: see state.state_of; also `changed` for a finished run whose data or code have changed since.
+        state: the state from state.state_of, or `changed` if the run was finished but its data or code have changed
+            since.
         options: config group -> chosen option.
         label: the overrides that repeat the run (config/labels.py).
     """
@@ -187,11 +188,11 @@ def plan(jobs: Sequence[list[str]], compose: Compose) -> list[Run]:
 
 
 def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
-    """Remove runs that differ from another run only in the folder of their data, if the data are the same.
+    """Remove each run that repeats another run with a copy of the same data in a different folder.
 
-    The other run may be in this sweep, or may have been finished earlier. A finished run replaces the run that would
-    repeat it. There is one exception: if the data in the finished run's own folder have changed since, it is not used,
-    because the command of the finished run would then move its result to another folder.
+    The repeated run may be in this sweep, or may have been finished earlier. A finished run replaces the run that
+    would repeat it. There is one exception: a finished run is not used if the data in its own data folder have changed
+    since. In this case, starting the command of the finished run would move the finished result to another folder.
 
     Args: runs: the runs of a sweep. changed: finds changed inputs and caches the fingerprints of data.
     """
@@ -213,7 +214,7 @@ def once(runs: Sequence[Run], changed: Changed) -> list[Run]:
 
 
 def _stays(changed: Changed, run: Run) -> bool:
-    """Return whether the data folder of a finished run is either unchanged or no longer exists."""
+    """Return whether the data of a finished run are unchanged in their folder, or this folder no longer exists."""
     root = read_result(run.folder)["config"]["data"]["root"]
     if not isinstance(root, str) or "${" in root:
         return False
@@ -225,7 +226,7 @@ def _stays(changed: Changed, run: Run) -> bool:
 
 
 def _finished(home: Path) -> dict[str, list[Path]]:
-    """Group the folders of the finished runs in `home` by identity.placeless_id."""
+    """Find the folders of the finished runs in `home`. Returns: identity.placeless_id -> the folders with this id."""
     found: dict[str, list[Path]] = {}
     for path in sorted(home.glob(f"*/{layout.RESULT}")):
         with contextlib.suppress(InputError, LookupError, TypeError, AttributeError):
@@ -250,9 +251,12 @@ def _fingerprint(changed: Changed, run: Run) -> str | None:
 
 
 def _compose(job: list[str], composer: Composer, ignored: set[str]) -> tuple[Composed, list[str]]:
-    """Compose a job's configuration. Overrides that belong to another option, such as reg.lambda with reg=none, are removed.
+    """Compose a job's configuration.
 
-    Otherwise `reg=none,l2 reg.lambda=1e-4,1e-3` would fail, or would contain reg=none twice.
+    Overrides that belong to an option that is not chosen, such as reg.lambda with reg=none, are removed.
+
+    If these overrides were kept, the sweep `reg=none,l2 reg.lambda=1e-4,1e-3` would fail, or it would contain reg=none
+    twice.
 
     Args: ignored: a set to which messages about removed overrides are added.
     Returns: the configuration and the remaining overrides.

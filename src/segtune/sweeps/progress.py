@@ -35,8 +35,9 @@ def tally(runs: Sequence[Run]) -> str:
 def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
     """Estimate the time that the unfinished runs will take [s]; None if no epoch has been finished yet.
 
-    The estimate uses the median time per epoch of finished runs in the same folder with the same data, network, batch and
-    trainer settings, or of all finished runs if there are none. Before any run has finished, it uses the epochs so far.
+    The estimate uses the median time per epoch of the finished runs in the same folder that have the same data,
+    network, batch and trainer settings. If there are no such runs, it uses all finished runs in the folder. If no run
+    has finished yet, it uses the epochs that have been finished so far.
 
     Args: at_once: the number of runs that are executed in parallel.
     """
@@ -84,7 +85,10 @@ def listing(runs: Sequence[Run]) -> str:
 
 
 class Progress:
-    """Progress bar of a sweep with the numbers of done, running and failed runs and the remaining time; only on a terminal."""
+    """The progress bar of a sweep, which is shown only on a terminal.
+
+    It shows the numbers of done, running and failed runs, and the remaining time.
+    """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         done = sum(run.state == "completed" for run in runs)

@@ -113,7 +113,7 @@ def experiment(cfg: DictConfig, *, options: Mapping[str, str] | None = None, lab
 
 
 def slices(cfg: DictConfig) -> SliceSet:
-    """Read the data set with the reader that cfg.data names, without resampling or cropping. Raises: InputError."""
+    """Read the data set with the reader in cfg.data, without resampling or cropping. Raises: InputError."""
     readers.check_target(cfg.data)
     try:
         data: SliceSet = instantiate(cfg.data.reader)
@@ -133,8 +133,8 @@ def split(cfg: DictConfig, data: SliceSet, *, fold: int | None = None) -> Split:
     """
     if len(set(data.patients)) < 2 and cfg.split.by != "all":
         raise InputError(
-            f"the data contain a single patient ({', '.join(set(data.patients))}), so none is left for validation. Give at "
-            "least two patients."
+            f"the data contain a single patient ({', '.join(set(data.patients))}), so no patient is left for "
+            "validation. Give at least two patients."
         )
     rule = splits.RULES[cfg.split.by]
     settings = {**cfg.split, **({} if fold is None else {"fold": fold})}
@@ -168,7 +168,10 @@ def network(model: DictConfig | dict[str, Any]) -> nn.Module:
 
 
 def _penalty(cfg: DictConfig) -> Penalty | None:
-    """Build the regulariser of cfg.reg; None without one. `lambda` is a Python keyword, so the code calls it weight."""
+    """Build the regulariser in cfg.reg, or return None if cfg.reg is empty.
+
+    The code uses the name `weight` for lambda, because `lambda` is a Python keyword.
+    """
     reg = cfg.get("reg") or {}
     if "penalty" not in reg:
         return None
@@ -185,17 +188,23 @@ def _penalty(cfg: DictConfig) -> Penalty | None:
 
 
 def _optimizer(cfg: DictConfig) -> Callable[..., torch.optim.Optimizer]:
-    """Build the optimiser of cfg.optimizer, fused unless Lightning must unscale half-precision gradients to clip them."""
+    """Build the optimiser in cfg.optimizer.
+
+    It is a fused optimiser unless Lightning must unscale half-precision gradients to clip them.
+    """
     optimizer = _function(cfg.optimizer, "optimizer")
     unscales = str(cfg.trainer.precision).startswith("16") and cfg.trainer.get("gradient_clip_val")
     return optimizer if unscales else fused(optimizer)
 
 
 def _scheduler(cfg: DictConfig) -> tuple[Callable[..., LRScheduler] | None, str]:
-    """Build the scheduler of cfg.scheduler, and say when it is stepped: after each "epoch" or after each optimiser "step".
+    """Build the scheduler in cfg.scheduler.
 
-    The schedules of segtune are stepped after each step, those of torch and of users after each epoch. torch's cosine
-    schedule is replaced by segtune's if the length of the run is given in steps or there is a warm-up.
+    Also returns when the scheduler is stepped: after each "epoch" or after each optimiser "step".
+
+    The schedules of segtune are stepped after each optimiser step. The schedules of torch and of users are stepped
+    after each epoch. If the length of the run is given in steps or there is a warm-up, segtune's cosine schedule is
+    used instead of torch's.
     """
     if not cfg.scheduler:
         return None, "epoch"
@@ -210,7 +219,10 @@ def _scheduler(cfg: DictConfig) -> tuple[Callable[..., LRScheduler] | None, str]
 
 
 def _augmentation(cfg: DictConfig) -> Callable[..., Batch] | None:
-    """Build the augmentation of cfg.augment; None without one. The patch size is computed from the image size."""
+    """Build the augmentation in cfg.augment, or return None if cfg.augment is empty.
+
+    The patch size is computed from the image size.
+    """
     if not cfg.augment:
         return None
     size = cfg.data.size // (cfg.data.get("downsample") or 1)
@@ -223,7 +235,8 @@ def _function(cfg: DictConfig, key: str) -> Callable[..., Any]:
     """Instantiate the function or object of a `_target_`.
 
     Args: key: the key of cfg in the configuration, for error messages.
-    Raises: InputError if a `_partial_` function does not accept the given arguments, before it is first called.
+    Raises: InputError if a `_partial_` function does not accept the given arguments. The error is raised here, before
+        the function is called.
     """
     function: Callable[..., Any] = instantiate(cfg)
     try:

@@ -1,4 +1,4 @@
-"""The printed table of a calibration: what was measured, and the lambdas that follow from it."""
+"""The printed table of a calibration, with the measurements and the lambdas that were computed from them."""
 
 import statistics
 from typing import Any

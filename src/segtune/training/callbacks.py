@@ -18,10 +18,12 @@ VALIDATION = [name.removeprefix("val_") for name in layout.HISTORY_COLUMNS if na
 
 
 class Keeper(pl.Callback):
-    """After each epoch, writes its row of history.csv, then last.ckpt, and best.ckpt if it is the best epoch so far.
+    """After each epoch, writes first the row of history.csv and then last.ckpt.
 
-    `checkpoints.resume` relies on this order to repair a run that was interrupted in between. The callback also does early
-    stopping.
+    If the epoch is the best so far, best.ckpt is written after last.ckpt.
+
+    `checkpoints.resume` relies on this order to repair a run that was interrupted between two of these files. The
+    callback also does early stopping.
     """
 
     def __init__(self, folder: Path, patience: int | None = None) -> None:
@@ -48,7 +50,10 @@ class Keeper(pl.Callback):
 
 
 class RunBar(pl.Callback):
-    """Progress bar for the whole run with the epoch, the last validation Dice and the remaining time; only on a terminal."""
+    """The progress bar of a whole run, which is shown only on a terminal.
+
+    It shows the epoch, the last validation Dice and the remaining time.
+    """
 
     def __init__(self, *, enabled: bool) -> None:
         self.bar = tqdm(disable=True)

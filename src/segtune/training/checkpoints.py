@@ -26,7 +26,7 @@ ONLY_LAST = (*OPTIMIZER, "callbacks")
 def attempts_of(last: Path) -> list[dict[str, Any]]:
     """Read the records of attempts from the last checkpoint, which `resume` has already checked.
 
-    Checkpoints of early versions have none.
+    Checkpoints of early versions contain no records.
     """
     return list(torch.load(last, weights_only=True, map_location="cpu").get("attempts", []))
 
@@ -45,8 +45,9 @@ def _load_checked(path: Path) -> dict[str, Any]:
 def resume(folder: Path, run: str, inputs: dict[str, str]) -> int:
     """Prepare a run's folder for resuming or starting.
 
-    A damaged checkpoint, or one trained with other data or code, is moved to another folder, not deleted. Both checkpoints are
-    checked here, because the folder may come from an untrusted source. Code that loads them later relies on this check.
+    A checkpoint that is damaged, or that was trained with other data or code, is not deleted but moved to another
+    folder. Both checkpoints are checked here, because the folder may come from an untrusted source. Code that loads
+    the checkpoints later relies on this check.
 
     Args: run: the run's id. inputs: content hashes of the data and of the user's code.
     Returns: the number of epochs already trained.
@@ -101,7 +102,10 @@ def best_of(val_dice: list[float]) -> int:
 
 
 def stopped(folder: Path, patience: int | None) -> bool:
-    """Return whether to stop early: the validation loss in history.csv had no new minimum for `patience` epochs."""
+    """Return whether to stop training early.
+
+    Training stops if the validation loss in history.csv had no new minimum for `patience` epochs.
+    """
     if patience is None:
         return False
     val_loss = read_history(folder)["val_loss"]

@@ -27,10 +27,15 @@ from segtune.training.module import Segmenter
 class Penalty:
     """A regulariser, which adds weight * function(parameters(net)) to the loss.
 
-    function: the penalty. parameters: selects the regularised parameters of a network. weight: lambda; None for
-    reg.lambda=auto, which calibrates lambda so that lambda * penalty / loss = ratio at the first step. tunable: whether
-    the penalty has a single lambda (the function of l1l2 includes its two lambdas). name: name of the function, such as
-    l2. on: which parameters are regularised, kernels or all.
+    Attributes:
+        function: the penalty function.
+        parameters: a function that selects the regularised parameters of a network.
+        weight: lambda. None means reg.lambda=auto: lambda is calibrated.
+        ratio: the value of lambda * penalty / loss at the first step, if lambda is calibrated.
+        tunable: whether the penalty has a single lambda. This is false for l1l2, whose function includes its two
+            lambdas.
+        name: the name of the function, such as l2.
+        on: which parameters are regularised: "kernels" or "all".
     """
 
     function: Callable[[Iterable[Tensor]], Tensor]
@@ -46,10 +51,15 @@ class Penalty:
 class TrainerSettings:
     """Settings of the training loop.
 
-    arguments: passed to Lightning's Trainer. max_epochs: number of epochs. steps_per_epoch: number of optimiser steps of an
-    epoch; None: an epoch is a pass through all training images. patience: epochs without a new minimum of the
-    validation loss before early
-    stopping, or None. threads: CPU threads, None for all cores. compile: mode of torch.compile, or None.
+    Attributes:
+        arguments: the arguments that are passed to Lightning's Trainer.
+        max_epochs: the number of epochs.
+        steps_per_epoch: the number of optimiser steps in an epoch. None: an epoch is a pass through all training
+            images.
+        patience: training stops after this number of epochs without a new minimum of the validation loss. None: no
+            early stopping.
+        threads: the number of CPU threads. None: all cores.
+        compile: the mode of torch.compile. None: no compilation.
     """
 
     arguments: dict[str, Any]
@@ -76,7 +86,8 @@ class Experiment:
         fingerprint: a hash that identifies the data.
         inputs: content hashes of the data and of the user's code.
         codes: for each slice, a code by which its image can be recognised in other files.
-        network, loss: each call returns a new object, because both may have weights (from torch's global random generator).
+        network, loss: functions that return a new object at each call, because both objects may have weights. torch's
+            global random generator initialises these weights.
         penalty: the regulariser, or None.
         optimizer: parameters -> optimiser.
         scheduler: (optimiser, n_steps=number of steps of the run) -> learning rate scheduler, or None.
@@ -84,13 +95,13 @@ class Experiment:
         augment: (image, mask, random=generator) -> augmented image and mask, or None.
         average_decay: maximum decay of the exponential moving average of the weights; None: no averaging.
         image_size: side of the padded images [pixels].
-        downsample: side of the blocks of pixels that are pooled into one pixel for the network; None: 1.
+        downsample: side of the square blocks of pixels that are pooled into one pixel for the network. None means 1.
         normalize: name of the intensity normalisation.
         batch_size: number of images, or None for all images of one patient.
         shuffle: whether the order of the training images is random.
         seed: random seed of the weights, the order of the images and dropout.
-        tta: whether predictions are averaged over views (nets.Views) before the run scores them; "auto": only if this
-            is better on the validation patients.
+        tta: whether predictions are averaged over views (nets.Views) before the run scores them. With "auto", they are
+            averaged only if this gives better scores on the validation patients.
         largest_component: whether only the largest component of each predicted volume is kept; or "auto".
         tolerance_mm: tolerance of surface Dice [mm].
         figures: whether to draw the learning curves.

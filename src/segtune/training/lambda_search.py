@@ -31,12 +31,17 @@ COLLAPSED = 0.8  # the weights collapse if they shrink faster than this fraction
 
 @dataclass(frozen=True)
 class Start:
-    """Measurements at the first training step, averaged over new networks, each with different training images.
+    """Measurements at the first training step. They are means over new networks with different training images.
 
-    loss: the data loss. loss_sd: standard deviation of the loss over networks; the ratio of a single run varies
-    accordingly. penalty:
-    the penalty without lambda. loss_gradient, penalty_gradient: Euclidean norms of the gradients with respect to the
-    regularised parameters. Losses and penalties are means over SEEDS networks, gradients over GRADIENT_SEEDS.
+    Losses and penalties are means over SEEDS networks. Gradient norms are means over GRADIENT_SEEDS networks.
+
+    Attributes:
+        loss: the data loss.
+        loss_sd: the standard deviation of the loss over networks. It shows how much lambda * penalty / loss can differ
+            between runs.
+        penalty: the penalty without lambda.
+        loss_gradient, penalty_gradient: the Euclidean norms of the gradients with respect to the regularised
+            parameters.
     """
 
     loss: float
@@ -220,8 +225,8 @@ def collapsed(trial: Trial, free: Trial, alone: Trial) -> bool:
 
     The rate of shrinking is log(penalty after the training / penalty after a training without regularisation).
 
-    Args: trial: training with the lambda in question. free: training with lambda = 0. alone: training with the lambda
-        of ratio ALONE.
+    Args: trial: the training with the lambda in question. free: the training with lambda = 0. alone: the training with
+        the lambda for which lambda * penalty / loss equals ALONE.
     """
     rate, fastest = (math.log(one.penalty[-1] / free.penalty[-1]) for one in (trial, alone))
     return rate < COLLAPSED * fastest < 0

@@ -40,11 +40,11 @@ class Segmenter(pl.LightningModule):
             does not change them.
         hyperparameters: a plain dict that is stored in the checkpoints.
 
-    After each epoch, `row` contains its row of history.csv. Training values are means over the images of the epoch. As
-    in the published study, they are computed during training, while the weights change and dropout is active; images
-    are augmented. Validation values are computed with the weights (or their
-    average) at the end of the epoch. train_penalty does not include lambda; the weighted penalty is train_loss -
-    train_data_loss. Soft Dice and Dice are means over images.
+    After each epoch, `row` contains the epoch's row of history.csv. Training values are means over the images of the
+    epoch. As in the published study, they are computed during training, while the weights change and dropout is
+    active. The training images are augmented. Validation values are computed at the end of the epoch, with the
+    averaged weights if average_decay is set. train_penalty does not include lambda. The weighted penalty is the
+    difference between train_loss and train_data_loss. Soft Dice and Dice are means over images.
 
     `net` is the network that is validated and saved for use. With averaging, `raw` is the network that is trained; its weights
     are needed only to resume the run. After step i = 0, 1, ... the average is d * average + (1 - d) * weights with
@@ -146,7 +146,10 @@ class Segmenter(pl.LightningModule):
                     mean.copy_(value)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the weights of `raw` to a checkpoint that was saved without them, because it is not for resuming."""
+        """Add the weights of `raw` to a checkpoint that does not contain them.
+
+        A checkpoint that is not used for resuming is saved without these weights.
+        """
         weights = checkpoint["state_dict"]
         if self.raw is not None:
             for name in self.raw.state_dict():

@@ -61,7 +61,10 @@ def in_words(result: Mapping[str, Any]) -> str:
 
 
 def patient_dice(rows: Iterable[Row]) -> float:
-    """Compute the mean over patients of each patient's mean Dice over slices, as in the report; NaN if undefined."""
+    """Average Dice over the slices of each patient, and then over patients, as the report does.
+
+    Returns: the mean; NaN if it is undefined.
+    """
     of: dict[str, list[float]] = {}
     for row in rows:
         if not math.isnan(row["dice"]):
@@ -94,8 +97,8 @@ def describe_experiment(experiment: Experiment) -> dict[str, Any]:
 def describe_data(slices: SliceSet, sides: Split, fingerprint: str) -> dict[str, Any]:
     """Describe the data for result.json.
 
-    These are the fingerprint, the patients in training, in validation and in both, and the pixel sizes of the training
-    images [mm].
+    The description contains the fingerprint, the training patients, the validation patients, the patients that are in
+    both sets, and the pixel sizes of the training images [mm].
     """
     names = np.asarray(slices.patients)
     leaks = splits.leaks(slices.patients, sides)
@@ -125,7 +128,7 @@ def write(
 ) -> None:
     """Write the figure, the tables, the pictures and finally result.json.
 
-    Args: scored: the scores of the checkpoints best and last. last: the predictions of the last checkpoint.
+    Args: scored: the scores of the checkpoints `best` and `last`. last: the predictions of the checkpoint `last`.
     """
     if experiment.figures:
         drawing = curves.curves(
@@ -143,7 +146,10 @@ def write(
 
 
 def draw_augmented(folder: Path, experiment: Experiment, module: Segmenter, batch: Batch) -> None:
-    """Draw the first training batch as the network saw it, if images are augmented. Args: batch: before augmentation."""
+    """If images are augmented, draw the first training batch as the network saw it.
+
+    Args: batch: the batch before augmentation.
+    """
     if experiment.augment is not None and experiment.figures:
         images, masks = (part[:, 0].cpu().numpy() for part in module.augmented(batch, 0, 0))
         drawing = augmented.augmented(images, masks, title="Training images after augmentation, with the expert's contours")

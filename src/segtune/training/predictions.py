@@ -1,4 +1,4 @@
-"""Predict the validation slices of a run, and choose by validation how predictions are processed (score.*)."""
+"""Predict the validation slices of a run, and choose how predictions are processed (score.*) on these slices."""
 
 import itertools
 import statistics
@@ -53,10 +53,10 @@ def validation_slices(experiment: Experiment) -> list[Slice]:
 def predict(
     experiment: Experiment, trainer: pl.Trainer, module: Segmenter, data: SliceData, checkpoints: Mapping[str, Path]
 ) -> tuple[dict[str, Predictions], Processing]:
-    """Predict the validation slices with the weights of each checkpoint, best and last.
+    """Predict the validation slices with the weights of the checkpoints `best` and `last`.
 
-    Where a key of score is auto, both values are tried, and the one with the higher Dice after the last epoch is used for both
-    checkpoints; if they are equal, the prediction is not processed.
+    If a key of `score` is "auto", predictions are scored with and without this processing. The choice with the higher
+    Dice after the last epoch is used for both checkpoints. If Dice is equal, the predictions are not processed.
 
     Returns: the processed predictions of each checkpoint, and how they were processed.
     """
@@ -83,9 +83,10 @@ def predict(
 def _without_validation(
     experiment: Experiment, module: Segmenter, checkpoints: Mapping[str, Path]
 ) -> tuple[dict[str, Predictions], Processing]:
-    """Return no predictions, and how to process those of other images: as most runs did of the sweep that chose the run.
+    """Return empty predictions, and the processing for predictions of other images.
 
-    Without such a sweep, auto is false. The module gets the weights of the last checkpoint.
+    If the configuration was chosen in a sweep, "auto" is replaced by the value that most of its runs in this sweep
+    used. Otherwise, "auto" is replaced by false. The module gets the weights of the last checkpoint.
     """
     load_weights(module, checkpoints["last"])
     chosen = (experiment.expected or {}).get("score", {})
@@ -101,9 +102,9 @@ def _values(setting: bool | str) -> tuple[bool, ...]:
 
 
 def volume_dice(slices: Sequence[Slice], predictions: Predictions) -> float:
-    """Compute the Dice of each volume in 3-D, its mean over each patient's volumes, and their mean over patients.
+    """Compute the 3-D Dice of each volume, average it over each patient's volumes, and then average over patients.
 
-    Volumes in which neither mask has a pixel are left out; without any other volume the result is 0.
+    Volumes in which both masks are empty are left out. If no other volume exists, the result is 0.
     """
     counts = overlap.counts(predictions.predicted, predictions.true)
     totals: dict[str, dict[object, list[int]]] = {}

@@ -24,7 +24,7 @@ def attempt(done: int) -> dict[str, Any]:
 
 
 def of_this_process() -> dict[str, Any]:
-    """Return the entries of result.json on the software and the machine that produced the result."""
+    """Return the entries of result.json that describe the software and the machine that produced the result."""
     return {"peak_memory_mb": peak_memory_mb(), "versions": versions(), "git": git(), "machine": machine()}
 
 
@@ -38,7 +38,10 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_mb() -> dict[str, float]:
-    """Return the peak memory [MB] of this process since its start (in a sweep: of all runs so far) and of the GPU in use."""
+    """Return the peak memory [MB] of this process and of the GPU in use.
+
+    The peak of the process is measured since its start. In a sweep, it therefore covers all runs so far.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Find the axis of a stored volume that counts its slices, from its spacing and shape, unless the user names the axis.
+"""Find the axis that counts the slices of a stored volume, unless the user gives the axis.
 
 A volume's slices are the planes in which it was acquired or drawn. Most files store slices along the last axis, but files from
 some tools (such as nibabel.as_closest_canonical) store them along another one. The rule for one volume is:
@@ -6,11 +6,12 @@ some tools (such as nibabel.as_closest_canonical) store them along another one. 
 1. The spacing decides if one axis clearly differs from the other two. This is the case if the other two spacings are equal
    (within SQUARE) and the third differs (by DISTINCT), or if the largest spacing is at least CLEAR times the next one.
    (nnU-Net takes the axis of the largest spacing.)
-2. Otherwise the shape may decide. The axis with the fewest pixels is chosen if slices perpendicular to it would not be
-   strips (one side, in mm, at least FLAT times the other), but slices perpendicular to the last axis would.
-3. Otherwise the volume itself does not determine the axis, for example with cubic voxels. If all other volumes of the
-   data set whose spacing determines an axis have the same one, this axis is used. If not, the last axis is used, as in
-   nnU-Net for equal spacings.
+2. Otherwise the shape may decide. A plane is called a strip if one of its sides [mm] is at least FLAT times the other
+   side. The axis with the fewest pixels is chosen if planes perpendicular to this axis are not strips, but planes
+   perpendicular to the last axis are strips.
+3. Otherwise the volume itself does not determine the axis, for example if its voxels are cubes. Then the axis is used
+   that the spacing of other volumes in the data set determines. If these volumes disagree, an error is raised. If there
+   are no such volumes, the last axis is used, as in nnU-Net for equal spacings.
 """
 
 import logging
@@ -46,14 +47,14 @@ class Grid(NamedTuple):
 
 
 def of_set(grids: Mapping[Path, Grid], chosen: int | None = None) -> dict[Path, int]:
-    """Find the slice axis of each volume of a data set. Log a warning if it is unclear, or is not the last axis.
+    """Find the slice axis of each volume of a data set. Log a warning if the axis is unclear or is not the last one.
 
-    Args: chosen: the axis that the user names for all volumes; None: find it by the rule of this module.
+    Args: chosen: the axis that the user has set for all volumes; None: apply the rule of this module.
     Raises: InputError if spacing and shape of a volume contradict each other, or if one volume does not determine its
         axis and the other volumes disagree.
     """
     if chosen is not None and (isinstance(chosen, bool) or chosen not in (0, 1, LAST)):
-        raise InputError(f"{KEY}={chosen}: must be 0, 1 or 2, the axis of the stored array that counts the slices, or null.")
+        raise InputError(f"{KEY}={chosen}: must be the axis of the stored array that counts the slices (0, 1 or 2), or null.")
     if chosen is not None:
         for path, grid in grids.items():
             if len(grid.shape) < 3 and chosen != LAST:

@@ -28,7 +28,7 @@ def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, 
 
     A grey value is its own code. Other colours have the code COLOUR + 0xRRGGBB.
 
-    Returns: the codes (H, W), and the palette (number -> code), which is empty for an image without one.
+    Returns: the codes (H, W), and the palette (number -> code). It is empty if the image has no palette.
 
     Raises: InputError naming the file if two entries of the palette have the same colour, or if transparency
         contradicts the colours.
@@ -56,16 +56,16 @@ def coded(path: Path, image: Image.Image) -> tuple[NDArray[np.int64], dict[int, 
 
 
 def shown(code: float) -> str:
-    """The text of a colour code in messages: 255, or #ff0000."""
+    """Return a colour code as text for messages, for example 255 or #ff0000."""
     return f"#{int(code) - COLOUR:06x}" if code >= COLOUR else f"{code:g}"
 
 
 class Structure:
     """Finds the structure in the masks of one data set, and checks that its colour is the same in all files.
 
-    Args: value: the structure's grey value. For masks with a palette, also its palette index, which must stand for the
-        same colour in all files. None: the structure is all pixels that are not black, and these must have one colour
-        in all files.
+    Args: value: the structure's grey value. For masks with a palette, it may also be a palette index, which must stand
+        for the same colour in all files. None: the structure consists of all pixels that are not black, which must
+        have the same colour in all files.
     """
 
     def __init__(self, value: int | None) -> None:
@@ -101,7 +101,7 @@ class Structure:
         return np.isin(pixels, taken)
 
     def _foreground(self, path: Path, values: NDArray[Any]) -> list[float]:
-        """Return the colour that is not black. Raises: InputError if the masks have two."""
+        """Return a list with the colour that is not black. Raises: InputError if the masks have two such colours."""
         taken: list[float] = values[values != 0][:2].tolist()
         seen = dict(self._taken)
         for code in taken:
@@ -143,7 +143,10 @@ class Structure:
 
 
 def _valued(path: Path, value: int, values: NDArray[Any], palette: Mapping[int, int]) -> list[float]:
-    """Return the colour that data.target=value means; an empty list if this file does not contain it."""
+    """Return a list with the colour that data.target=value stands for.
+
+    The list is empty if the file does not contain this colour.
+    """
     taken = {float(code) for code in (value if value in values else None, palette.get(value)) if code is not None}
     if len(taken) > 1:
         raise InputError(

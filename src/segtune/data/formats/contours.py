@@ -105,7 +105,9 @@ def area(contour: NDArray[np.float64]) -> float:
 
 
 def end_diastole(areas: Mapping[tuple[int, int], float]) -> int | None:
-    """Return the cardiac phase with the larger contours: the larger mean area over the slices contoured at both phases.
+    """Return the cardiac phase at which the contours are larger.
+
+    The mean areas of the two phases are compared, over the slices that have contours at both phases.
 
     Args: areas: (slice, phase) -> area of the patient's contour [pixels^2].
     Returns: the phase, or the earlier phase if the areas are equal; None unless exactly two phases are contoured.
@@ -146,9 +148,10 @@ def mask(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.boo
 
 
 def winding(contour: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """The winding number of a polygon at each pixel centre: how often it winds around that point.
+    """The winding number of a polygon at each pixel centre: how often the polygon winds around that point.
 
-    For a polygon that does not cross itself, it is 1 or -1 inside, depending on the direction, and 0 outside.
+    For a polygon that does not cross itself, the winding number is 0 outside. Inside it is 1 or -1, depending on the
+    direction of the polygon.
 
     Args: contour: (N, 2) x y. shape: (H, W); the centre of the pixel in row r and column c is (c, r).
     """

@@ -79,7 +79,7 @@ class Place(NamedTuple):
         shape: (H, W).
         trigger_ms: time in the heartbeat [ms]; inf if unknown.
         instance: the image's number; inf if unknown.
-        person, study, series: hashes that identify each of these; 0 if unknown.
+        person, study, series: hashes that identify the person, the study and the series; 0 if unknown.
         image: hash that identifies the image; always known.
         frame: index of the image in the file, from 0.
     """
@@ -111,9 +111,10 @@ def read(path: Path) -> tuple[NDArray[np.float32], Header]:
 
 
 def read_frames(path: Path, frames: Sequence[int]) -> Iterator[tuple[int, NDArray[np.float32], Header]]:
-    """Read some images of a file one by one. Args: frames: their indices in the file, from 0.
+    """Read some images of a file one by one.
 
-    Returns: for each image its index, its pixels and its header, as from `read`.
+    Args: frames: the indices of these images in the file, from 0.
+    Returns: the index, the pixels and the header of each image. Pixels and header are those that `read` returns.
     Raises: InputError as in `read`.
     """
     names.check_file(path, MAX_FILM_BYTES if len(frames) > 1 else MAX_BYTES)
@@ -163,7 +164,7 @@ def _hash(*values: object) -> int:
 
 
 def _counted(dataset: pydicom.Dataset, tags: pydicom.Dataset) -> list[float]:
-    """Return the index of the frame's phase, if a dimension of the file counts phases; otherwise an empty list."""
+    """Return a list with the index of the frame's phase. The list is empty if the file has no dimension for phases."""
     wanted = [pydicom.datadict.tag_for_keyword(name) for name in ORDERS]
     pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
     indices = _numbers(tags, "DimensionIndexValues")
@@ -182,14 +183,17 @@ def _dataset(path: Path, tags: list[str], *, stop_before_pixels: bool = False) -
 
 
 def _n_frames(path: Path, dataset: pydicom.FileDataset) -> int:
-    """Return the number of images in the file. Raises: InputError for several images without their positions."""
+    """Return the number of images in the file.
+
+    Raises: InputError if several images have no positions, or if the header contradicts itself about their number.
+    """
     with explained(path):
         n = int(dataset.get("NumberOfFrames") or 1)
         n_described = len(dataset.get(GROUPS[1]) or [])
     if n != 1 and n_described == 0:
         raise InputError(
-            f"{path}: expected one grey image, not {n} frames (NumberOfFrames) whose positions are missing (they are "
-            "stored in PerFrameFunctionalGroupsSequence in Enhanced MR). Store each frame in a file of its own."
+            f"{path}: expected one grey image, not {n} frames (NumberOfFrames) without positions. Enhanced "
+            "MR stores the positions in PerFrameFunctionalGroupsSequence. Store each frame in a file of its own."
         )
     if n_described not in (0, n):
         raise InputError(
@@ -200,7 +204,11 @@ def _n_frames(path: Path, dataset: pydicom.FileDataset) -> int:
 
 
 def _tags_of(path: Path, dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
-    """The tags of one image: those of the file and, for a frame, also those of its functional groups."""
+    """Return the tags of one image.
+
+    For a file with a single image, these are the tags of the file. In Enhanced MR, the tags in the functional groups of
+    the frame are added.
+    """
     if not any(name in dataset for name in GROUPS):
         return dataset
     found = pydicom.Dataset()
@@ -267,7 +275,9 @@ def _numbers(header: pydicom.Dataset, name: str) -> list[float]:
 
 
 def gap_mm(headers: Iterable[tuple[int, Header]]) -> float | None:
-    """The distance of neighbouring slice centres [mm], from SpacingBetweenSlices or else from the positions; None if unknown.
+    """Return the distance of neighbouring slice centres [mm]; None if unknown.
+
+    It is taken from SpacingBetweenSlices, or calculated from the positions if this tag is absent.
 
     Args: headers: the slice index and the header of each image of one patient.
     """

@@ -52,7 +52,7 @@ def check_pixels(path: Path, dataset: pydicom.FileDataset, n_frames: int) -> tup
     if is_too_long:
         images = f"{n_frames} images of " if n_frames > 1 else ""
         raise InputError(
-            f"{path}: it contains more data than its header says, {images}{rows} x {columns} pixels. Copy it again."
+            f"{path}: it contains more data than its header says ({images}{rows} x {columns} pixels). Copy it again."
         )
     return rows, columns
 
@@ -68,7 +68,10 @@ def _check_decoder(path: Path, syntax: UID) -> None:
 
 
 def decoder_of(path: Path, syntax: UID) -> tuple[Decoder | None, str]:
-    """Return the decoder (None if pydicom has none), and the command that installs further decoders (empty if none exist)."""
+    """Return the decoder for a transfer syntax, and the command that installs the missing packages for it.
+
+    The decoder is None if pydicom has no decoder. The command is empty if there are no packages to install.
+    """
     with explained(path):
         try:
             decoder = get_decoder(syntax)

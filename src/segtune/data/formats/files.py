@@ -1,4 +1,4 @@
-"""Handle files in a data set's folders that its reader does not read.
+"""Handle the files in a data set's folders that are not read.
 
 Such files are logged. If one of them may be an image, an error is raised, so that no image is left out unnoticed.
 """

@@ -100,7 +100,8 @@ def _table(
 ) -> tuple[int, NDArray[Any]] | None:
     """The only lookup table of a sequence; None if there is none.
 
-    Returns: the first stored value that the table maps, and the entries for it and the following values.
+    Returns: the first stored value in the table, and the entries of the table. The first entry belongs to this value,
+        and the other entries belong to the following values.
     """
     items = header.get(name) or []
     if not items:
@@ -155,9 +156,11 @@ def _numbers(value: Any) -> Sequence[float]:
 
 
 def _padding(pixels: NDArray[Any], header: Dataset, *, is_black: bool) -> NDArray[np.bool_] | None:
-    """The mask of the pixels that are padding outside the image; None if no pixel is padding, or if all are.
+    """Return the mask of the padding pixels, which are outside the image. None: there is no padding to replace.
 
-    Args: is_black: whether the smallest stored value is the darkest, so that padding with 0 needs no replacement.
+    The mask is also None if all pixels are padding.
+
+    Args: is_black: whether the smallest stored value is the darkest value. Padding with 0 is then not replaced.
     """
     ends = [header.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     n_bits = int(header.get("BitsStored") or 8 * pixels.dtype.itemsize)

@@ -28,7 +28,7 @@ class Labels:
     Attributes:
         known: the values that a label image may contain.
         wanted: the values of the structure.
-        source: where the values are defined, for messages.
+        source: text that says in messages where the values are defined.
     """
 
     known: frozenset[int]

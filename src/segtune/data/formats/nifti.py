@@ -1,8 +1,9 @@
 """Read and write NIfTI volumes. Headers are checked before pixels are read (see nifti_header).
 
-One axis of the stored array counts the slices, in most files the last one (see axes). Of the other two axes, the first counts
-the columns of an image and the second its rows. So slice k is array[:, :, k].T, or array[k, :, :].T if the first axis counts
-slices. Nothing is flipped or rotated to an anatomical orientation, so slice 0 may be at the apex or at the base.
+One axis of the stored array counts the slices. In most files, this is the last axis (see axes). Of the other two axes,
+the first counts the columns of an image, and the second counts its rows. So slice k is array[:, :, k].T, or
+array[k, :, :].T if the first axis counts slices. Nothing is flipped or rotated to an anatomical orientation, so slice 0
+may be at the apex or at the base.
 """
 
 import gzip
@@ -96,7 +97,7 @@ def read(path: Path, *, channel: int = 0, n_channels: int = 1, slice_axis: int |
     Args:
         channel: index of the volume along the fourth axis.
         n_channels: length of the fourth axis; 1 for a file with 3 axes (or 2).
-        slice_axis: the stored axis that counts the slices, from slice_axes; None: found from this file alone.
+        slice_axis: the stored axis that counts the slices (see slice_axes); None: find it from this file alone.
     Raises: InputError that names the file.
     """
     with _opened(path) as file:
@@ -184,8 +185,9 @@ def _voxels(path: Path, file: io.BufferedIOBase, about: Header, channel: int, n_
 def encode(mask: NDArray[np.bool_], like: Nifti1Header, slice_axis: int = axes.LAST) -> bytes:
     """Encode a mask (K, H, W) as a .nii.gz file with the values 0 and 1, on the grid of another file's header.
 
-    Args: like: the other file's header; only its grid is copied. slice_axis: the stored axis that counts the slices, as in
-        Volume.
+    Args:
+        like: the header of the other file. Only the grid is copied from it.
+        slice_axis: the axis of the stored array that counts the slices (see Volume).
     """
     mask = np.moveaxis(mask, -3, -1 - slice_axis)
     header = type(like)()
