@@ -109,7 +109,7 @@ def _by_name(patient: str, frames: Mapping[int, tuple[Path, Place]]) -> Patient:
 
 
 def _why_not_as_named(frames: Sequence[Frame], gap_mm: float | None) -> str:
-    """Describe how the headers contradict the slices that the file names give. The text is empty if they agree."""
+    """Describe the contradiction between the headers and the slice numbers in the file names; empty if there is none."""
     if len({(frame.place.person, frame.place.study) for frame in frames}) > 1:
         return "its images belong to several patients or studies according to the headers, but to one patient by their names"
     if not all(frame.place.header.position and frame.place.header.axes for frame in frames):

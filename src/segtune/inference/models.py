@@ -101,7 +101,7 @@ class Trained:
     def _answers(self, images: torch.Tensor) -> NDArray[np.float64]:
         """Compute the probabilities (B, S, S) for images (B, 1, S, S).
 
-        The probabilities are float64, so that a probability is above 0.5 exactly if its logit is above 0.
+        The probabilities are float64. In this precision, a probability is above 0.5 if and only if its logit is above 0.
         """
         with torch.inference_mode():
             logits = self.net(images.to(self.device)).float().cpu().double()

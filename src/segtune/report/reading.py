@@ -201,7 +201,9 @@ def _read_slices(folder: Path, result: Mapping[str, Any]) -> _Slices:
     val, n_images = result["data"]["patients"].get("val"), (result["data"].get("n_images") or {}).get("val")
     wrong_patients = val and {case.patient for case in found.cases} != set(val)
     if wrong_patients or (n_images and found.cases.total() != n_images):
-        raise InputError(f"{path}: the file must contain the {n_images} slices of the validation patients in {layout.RESULT}.")
+        raise InputError(
+            f"{path}: its slices must be the {n_images} slices of the validation patients that {layout.RESULT} lists."
+        )
     return found
 
 

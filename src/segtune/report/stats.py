@@ -213,7 +213,7 @@ def fold_mean(block: Block, patients: set[str]) -> float:
 
 
 def run_contrast(groups: Sequence[tuple[float, Floats]], *, null: float = 0.0, resolution: float = 0.0) -> Estimate:
-    """Estimate a weighted sum of group means for a quantity of a run, with Welch's t interval and t-test.
+    """Estimate a weighted sum of the means of several groups of runs, with Welch's t interval and t-test.
 
     The estimate is the sum of coefficient * mean, where the sum is over groups.
 

@@ -226,7 +226,7 @@ def check(record: Mapping[str, Any], kind: type, *, needs: tuple[str, ...] = ())
 
 
 def of_known_types(record: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Return the record without entries of a wrong type. This is used for status.json, which is only informative."""
+    """Return the record without its entries of a wrong type. It is used for status.json, which is only informative."""
     types = kind.__annotations__
     return {name: value for name, value in record.items() if name not in types or _fits(value, types[name])}
 

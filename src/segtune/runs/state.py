@@ -106,7 +106,7 @@ def write_queued(folder: Path, *, if_queued: bool = False, **about: Any) -> None
 
 
 def read_status(folder: Path) -> Status | None:
-    """Read status.json without entries of a wrong type; None if it cannot be read."""
+    """Read status.json and drop entries of a wrong type. Return None if the file cannot be read."""
     try:
         status = json.loads(read_bytes(folder / layout.STATUS, LARGEST_JSON))
     except (OSError, ValueError, RecursionError):

@@ -171,7 +171,7 @@ def run_contrast(
     resolution: float = 0.0,
     paired: bool = False,
 ) -> Contrast:
-    """Test a weighted sum of group means, for a quantity of a run.
+    """Test a weighted sum of the means of several groups of runs.
 
     Args:
         margin, null, resolution: as in Contrast and stats.run_contrast.

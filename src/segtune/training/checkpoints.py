@@ -146,7 +146,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def load_weights(module: Segmenter, path: Path) -> None:
-    """Load the weights of a checkpoint that `resume` or this run wrote."""
+    """Load the weights of a checkpoint into a module. The file must be trusted: written by this run, or checked by `resume`."""
     checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])

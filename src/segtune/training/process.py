@@ -31,7 +31,10 @@ def settle_process() -> None:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGUSR2 (a cluster's warning before the time limit) into Interrupted within the block."""
+    """Raise the exception Interrupted on Ctrl-C, SIGTERM and SIGUSR2 while the `with` block runs.
+
+    Clusters send SIGUSR2 as a warning before the time limit.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread receives signals
         return
