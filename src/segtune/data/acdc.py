@@ -60,8 +60,8 @@ def read(root: str | os.PathLike[str], *, target: str, slice_axis: int | None = 
     if any(path.name == "training" and path.is_dir() for path in around):
         if outside := next((path for path in around if path.is_dir() and PATIENT.fullmatch(path.name)), None):
             raise InputError(
-                f"{outside}: this patient's folder is beside the folder training, but only patients inside training are "
-                "read. Move it into training, or elsewhere."
+                f"{outside}: this patient's folder is beside the folder training/, but only patients inside it are "
+                "read. Move the patient's folder into training/, or elsewhere."
             )
         left = [path for path in around if path.name not in PARTS]
         folder = folder / "training"

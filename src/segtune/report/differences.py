@@ -141,8 +141,8 @@ def _cautious_df(variances: Floats, df: Floats) -> Floats:
 
     The degrees of freedom are below S - 1, because a noisy configuration may have a small sample variance by chance.
     With S - 1, such a configuration would be dropped in 6 % of sweeps although it is the best. The degrees of
-    freedom are higher for variances near the floor, because the floor is estimated from all configurations. The constants were chosen by
-    simulation (docs/statistics.md).
+    freedom are higher for variances near the floor, because the floor is estimated from all configurations. The constants
+    were chosen by simulation (docs/statistics.md).
     """
     least = np.median(variances) / _median_ratio(df)
     near = np.divide(least, floored(variances, df), out=np.ones_like(df), where=least > 0) ** 4
