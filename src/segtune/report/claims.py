@@ -159,7 +159,7 @@ class Claim:
     across: tuple[str, ...] = ()
 
     def gather(self, cells: Sequence[Cell]) -> Found:
-        """Group the configurations by context, and return the tests of the context that allows the most tests.
+        """Group the configurations by context. Return the tests in the context that allows the largest number of them.
 
         Configurations have the same context if they differ only in settings that claims compare (see Facts) and in the
         settings of `across`.

@@ -165,7 +165,7 @@ def _agreement(analysis: Analysis, name: str) -> dict[str, Drawing]:
 
 
 def _agreements(analysis: Analysis) -> list[tuple[str, dict[str, agreement.Agreement]]]:
-    """Return the agreement of the predicted with the expert's values, for each configuration that may be the best.
+    """Return the agreement between the predicted and the expert's values, for each configuration that may be the best.
 
     If more than MOST_AGREEMENTS configurations may be the best, only the configuration with the highest Dice is used.
     """

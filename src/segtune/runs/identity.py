@@ -91,7 +91,7 @@ def label_of(result: Mapping[str, Any]) -> str:
 
 
 def words(label: str, *, without: Sequence[str] = ()) -> list[str]:
-    """Return the words of a label, except the words that set a key in `without`."""
+    """Return the words of a label, except those that set one of the keys listed in `without`."""
     try:
         found = shlex.split(label)
     except ValueError:  # a closing quotation mark is missing

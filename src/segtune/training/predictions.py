@@ -55,8 +55,9 @@ def predict(
 ) -> tuple[dict[str, Predictions], Processing]:
     """Predict the validation slices with the weights of the checkpoints `best` and `last`.
 
-    If a key of `score` is "auto", predictions are scored with and without this processing. The choice with the higher
-    Dice after the last epoch is used for both checkpoints. If Dice is equal, the predictions are not processed.
+    The keys of `score` (tta, largest_component) each name a processing step. If a key is "auto", predictions are scored
+    with and without its step. The choice with the higher Dice after the last epoch is used for both checkpoints. If Dice
+    is equal, the predictions are not processed.
 
     Returns: the processed predictions of each checkpoint, and how they were processed.
     """
