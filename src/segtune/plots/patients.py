@@ -1,15 +1,19 @@
 """Figures of patients: their segmented slices, and their assignment to training and validation in each split."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from segtune.plots.style import BLUE, GREEN, ORANGE, shorten, text
+from segtune.plots.style import GREEN, ORANGE, shorten, text
 
+CONTOURS: tuple[tuple[str, str, Literal["-", "--"]], ...] = (
+    ("expert's contour", GREEN, "-"),
+    ("predicted contour", ORANGE, "--"),
+)  # name, colour, style
 SIDES = {  # colour, letter, name
     "train": ("tab:blue", "T", "T: training"),
     "val": ("tab:orange", "V", "V: validation"),
@@ -19,58 +23,35 @@ SIDES = {  # colour, letter, name
 
 
 def patients(rows: Sequence[tuple[str, Sequence[tuple[str, Any, Any, Any]]]], *, title: str) -> Figure:
-    """Draw one row per patient. Each slice has four pictures: image, expert's contour, predicted contour, and errors.
+    """Draw one row per patient. Each slice has two pictures: the image, and the image with the contours of both masks.
+
+    Pictures show the surroundings of the structure in all slices of the patient, and the whole prediction.
 
     Args: rows: for each patient, a label and a list of slices. Each slice consists of its name, its 8-bit image (S, S),
         its true mask and its predicted mask (both (S, S) bool).
     """
     n = max(len(slices) for _, slices in rows)
-    figure = Figure(figsize=(1.0 + 1.5 * 4 * n, 0.9 + 1.75 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), 4 * n, squeeze=False)
+    figure = Figure(figsize=(1.0 + 2 * 1.9 * n, 1.0 + 2.15 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), 2 * n, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     for i, (label, slices) in enumerate(rows):
-        grid[i, 0].set_ylabel(text(label), fontsize="small")
+        grid[i, 0].set_ylabel(text(label), fontsize="medium")
+        structure = np.any([true for _, _, true, _ in slices], axis=0)
         for j, (name, image, true, predicted) in enumerate(slices):
-            window = _window(true | predicted)
-            image, true, predicted = image[window], true[window], predicted[window]
-            error = _error_picture(image, true, predicted)
-            shown = (
-                ("image", image, ()),
-                ("expert", image, ((true, GREEN),)),
-                ("prediction", image, ((predicted, ORANGE),)),
-                ("error", error, ()),
-            )
-            for k, (what, picture, outlines) in enumerate(shown):
-                axes = grid[i, 4 * j + k]
-                axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.ndim == 2 else 1, interpolation="nearest")
-                for mask, colour in outlines:
+            window = _window(structure | predicted)
+            for axes, outlines in zip(grid[i, 2 * j : 2 * j + 2], ((), CONTOURS), strict=True):
+                axes.imshow(image[window], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                for mask, (_, colour, dashes) in zip((true[window], predicted[window]), outlines, strict=False):
                     if mask.any() and not mask.all():
-                        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
-                axes.set_title(text(f"{what}\n{name}") if k == 0 else what, fontsize="x-small")
-    handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in (BLUE, ORANGE)]
-    figure.legend(
-        handles,
-        ["missed by the network", "not in the expert's mask"],
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-        fontsize="small",
-    )
+                        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.6, linestyles=dashes)
+            grid[i, 2 * j].set_title(text(name), fontsize="small", loc="left")
+    handles = [Line2D([], [], color=colour, linestyle=dashes) for _, colour, dashes in CONTOURS]
+    names = [name for name, _, _ in CONTOURS]
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize="medium")
     figure.suptitle(text(title), fontsize="medium")
     return figure
-
-
-def _error_picture(image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Colour missed pixels blue and wrongly predicted pixels orange on the darkened image. Returns: RGB, (S, S, 3)."""
-    return np.stack(
-        [
-            np.where(true & ~predicted, missed, np.where(predicted & ~true, wrong, image / 510))
-            for missed, wrong in zip(to_rgb(BLUE), to_rgb(ORANGE), strict=True)
-        ],
-        axis=-1,
-    )
 
 
 def _window(mask: np.ndarray, least: int = 96) -> tuple[slice, slice]:

@@ -147,7 +147,7 @@ def _patients(analysis: Analysis, name: str) -> dict[str, Drawing]:
         return {}
     labels = ", ".join(label.replace("\n", " ") for label, _ in pictures)
     title = f"{name}: best, median and worst patient of the best configuration"
-    alt = f"Image, expert's contour, prediction and error for {labels}."
+    alt = f"Image, expert's contour and predicted contour for {labels}."
     return {"patients": (partial(patients.patients, pictures, title=title), alt)}
 
 

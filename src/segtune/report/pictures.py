@@ -1,24 +1,29 @@
 """Choose the patients and slices whose pictures a report shows."""
 
 import statistics
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segtune.errors import InputError
 from segtune.report.analysis import Analysis
 from segtune.report.records import Cell
-from segtune.runs.tables import read_pictures
+from segtune.runs import layout
+from segtune.runs.tables import read_pictures, read_table
 
 Slice = tuple[str, Any, Any, Any]  # name, image, expert's mask, predicted mask, each (S, S)
-Kept = tuple[float, str, str, dict[str, Any]]  # Dice in this run, patient, "best", "median" or "worst", pictures.npz
+Mask = NDArray[np.bool_]
+# Dice of the patient in a run, patient, "best", "median" or "worst", content of pictures.npz, the run's folder
+Kept = tuple[float, str, str, dict[str, Any], Path]
 
 
 def chosen_pictures(analysis: Analysis) -> list[tuple[str, list[Slice]]]:
     """Choose the best, the median and the worst patient of the best configuration, among the patients with pictures.
 
-    A patient's Dice is taken from the run that stored the picture. Each patient has up to two slices: the middle slice, and the
-    slice with the lowest Dice.
+    A patient's Dice is taken from the run that stored the picture.
     """
     kept = sorted(_kept(analysis.best), key=lambda one: one[0]) if analysis.best else []
     if not analysis.best or not kept:
@@ -26,8 +31,8 @@ def chosen_pictures(analysis: Analysis) -> list[tuple[str, list[Slice]]]:
     middle = statistics.median(analysis.best.scores.means.values())
     chosen = {"best": kept[-1], "median": min(kept, key=lambda one: abs(one[0] - middle)), "worst": kept[0]}
     return [
-        (f"{word}: {patient}\nDice {dice:.3f}", _slices(pictures, which))
-        for word, (dice, patient, which, pictures) in chosen.items()
+        (f"{word}: {patient}\nDice {dice:.3f}", _slices(folder, pictures, which))
+        for word, (dice, patient, which, pictures, folder) in chosen.items()
     ]
 
 
@@ -41,19 +46,45 @@ def _kept(cell: Cell) -> list[Kept]:
                 patient = str(pictures[f"{which}_patient"])
                 whole = all(f"{which}_{part}" in pictures for part in ("image", "true", "pred", "frame"))
                 if patient in record.patients and whole:
-                    found.append((record.patients[patient], patient, which, pictures))
+                    found.append((record.patients[patient], patient, which, pictures, record.folder))
         except (OSError, ValueError, KeyError, InputError, EOFError):
             continue
     return found
 
 
-def _slices(pictures: dict[str, Any], which: str) -> list[Slice]:
-    """The middle slice of a patient, and the slice with the lowest Dice. Args: which: "best", "median" or "worst"."""
+def _slices(folder: Path, pictures: Mapping[str, Any], which: str) -> list[Slice]:
+    """Choose slices of a patient: a middle slice of ED and of ES, and the slice with the largest error.
+
+    A middle slice is taken from the slices that show the structure according to the expert. If phases are unknown, there is one
+    middle slice. The error of a slice is the number of pixels that belong to only one of the two masks.
+
+    Args: folder: the folder of the run that stored the pictures. which: "best", "median" or "worst".
+    """
     image, true, predicted, frames = (pictures[f"{which}_{part}"] for part in ("image", "true", "pred", "frame"))
-    both = np.array([int(t.sum()) + int(p.sum()) for t, p in zip(true, predicted, strict=True)])
-    overlap = np.array([2 * int((t & p).sum()) for t, p in zip(true, predicted, strict=True)])
-    dice = np.divide(overlap, both, out=np.full(len(both), np.inf), where=both > 0)
+    phases = _phases(folder, str(pictures[f"{which}_patient"]), len(image))
+    chosen: dict[int, str] = {}
+    for phase in ("ED", "ES") if {"ED", "ES"} & {*phases} else ("",):
+        holding = [index for index, mask in enumerate(true) if phases[index] == phase and mask.any()]
+        if holding:
+            chosen[holding[len(holding) // 2]] = f"{phase}, middle" if phase else "middle"
+    errors = (true ^ predicted).sum(axis=(1, 2))
+    worst = int(np.argmax(errors))
+    if errors[worst]:
+        chosen[worst] = (
+            f"{chosen[worst]} and largest error" if worst in chosen else f"{phases[worst]}, largest error".lstrip(", ")
+        )
     return [
-        (f"frame {frames[i]}, Dice {dice[i]:.2f}" if both[i] else f"frame {frames[i]}", image[i], true[i], predicted[i])
-        for i in dict.fromkeys([len(image) // 2, int(np.argmin(dice))])
+        (f"{word}: frame {frames[index]}{_dice(true[index], predicted[index])}", image[index], true[index], predicted[index])
+        for index, word in chosen.items()
     ]
+
+
+def _phases(folder: Path, patient: str, n: int) -> list[str]:
+    """Return the phases of a patient's n slices, in the order of the pictures; empty if they are unknown."""
+    rows = [row for row in read_table(folder, layout.SLICES) if row["which"] == "last" and row["patient"] == patient]
+    return [row.get("phase", "") for row in rows] if len(rows) == n else [""] * n
+
+
+def _dice(true: Mask, predicted: Mask) -> str:
+    both = int(true.sum()) + int(predicted.sum())
+    return f", Dice {2 * int((true & predicted).sum()) / both:.2f}" if both else ""
