@@ -90,6 +90,7 @@ def test_a_column_sorts_up_and_down_by_number(page):
 
 
 def test_the_best_cell_s_patients_sort_by_distance(page):
+    page.execute_script("document.querySelector('#clinical details').open = true")
     heads = page.find_elements("css selector", "#best_patients th")
     page.execute_script("arguments[0].firstElementChild.click()", heads[2])
     found = page.execute_script(

@@ -77,8 +77,8 @@ def overview(panels: Mapping[tuple[str, str], Panel], *, title: str, scaled: boo
     A panel shows the median over runs as a line, and the range of the runs as a band.
 
     Args:
-        panels: (row, column) -> panel. Rows and columns appear in the order of their first occurrence. If more than half of
-            this grid would be empty, the panels are placed one after another instead.
+        panels: (row, column) -> panel. Rows and columns appear in the order of their first occurrence. If half of this grid
+            or more would be empty, or if it has a single column, the panels are placed one after another instead.
         scaled: if True, each loss is divided by the largest loss in its panel. If False, losses are drawn on a
             logarithmic axis on the right.
     """
@@ -99,7 +99,7 @@ def overview(panels: Mapping[tuple[str, str], Panel], *, title: str, scaled: boo
             right.set(yscale="log", ylim=(0.8 * lowest, 1.25 * highest))
             right.tick_params(labelright=(i, j + 1) not in places.values(), labelsize="x-small")
         _draw_panel(axes, right, panel, scaled=scaled)
-        axes.set_title(text("\n".join([*textwrap.wrap(row, LABEL_WIDTH), column])), fontsize="small")
+        axes.set_title(text("\n".join([*textwrap.wrap(row, LABEL_WIDTH), *([column] if column else [])])), fontsize="small")
         _frame(axes)
         if (i + 1, j) not in places.values():
             axes.set_xlabel("epoch")
@@ -117,7 +117,7 @@ def overview(panels: Mapping[tuple[str, str], Panel], *, title: str, scaled: boo
 def _places(panels: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
     """Return the position (row, column) of each panel. See `overview` for the arrangement."""
     rows, columns = (list(dict.fromkeys(key[i] for key in panels)) for i in (0, 1))
-    if 2 * len(panels) < len(rows) * len(columns):
+    if 2 * len(panels) <= len(rows) * len(columns) or len(columns) == 1:
         return {key: divmod(i, IN_A_ROW) for i, key in enumerate(panels)}
     return {key: (rows.index(key[0]), columns.index(key[1])) for key in panels}
 

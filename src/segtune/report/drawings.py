@@ -18,10 +18,13 @@ from segtune.report.formats import fixed, short_percent
 from segtune.report.penalties import lambda_series
 from segtune.report.pictures import chosen_pictures
 from segtune.report.records import Cell, Sweep
+from segtune.report.sentences import answer
 from segtune.runs import identity
 
 MOST_PANELS = 60  # configurations in the figure of curves; with more, curves are drawn on demand on the page
 MOST_ROWS = 60  # configurations in the forest plot
+LEAST_MAPPED, MOST_MAPPED = 3, 24  # configurations in the significance map
+DICE = "Dice after the last epoch, mean over patients"
 MOST_SPLITS = 24  # columns in the figure of splits
 MOST_AGREEMENTS = 3  # if more configurations are that may be the best, the figure of agreement shows only the best
 QUANTITIES = {  # name, unit, and factor from the table's unit to this one
@@ -38,8 +41,10 @@ Drawing = tuple[Callable[[], Figure], str]  # the function that draws the figure
 def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
     """Prepare the report's figures. Returns: file name -> (function that draws the figure, alt text)."""
     return {
-        **_forest(analysis, name),
+        **_forest(analysis),
         **_curves(analysis, name),
+        **_significance(analysis),
+        **_cost(analysis),
         **{f"claim_{verdict.claim.number:02}": _claim(verdict) for verdict in analysis.verdicts if _has_values(verdict)},
         **_responses(analysis),
         **_patients(analysis, name),
@@ -48,20 +53,66 @@ def draw(analysis: Analysis, name: str) -> dict[str, Drawing]:
     }
 
 
-def _forest(analysis: Analysis, name: str) -> dict[str, Drawing]:
+def _forest(analysis: Analysis) -> dict[str, Drawing]:
     kept = {
         id(cell)
         for group in analysis.groups
         for cell, stays in zip(group.cells, group.verdicts.may_be_best, strict=True)
         if stays
     }
-    top = [(cell.name, e.value, e.low, e.high, id(cell) in kept) for cell, e in analysis.cells[:MOST_ROWS]]
+    top = [
+        comparison.Row(cell.name, e.value, e.low, e.high, id(cell) in kept, [*cell.scores.means.values()])
+        for cell, e in analysis.cells[:MOST_ROWS]
+    ]
     if not top:
         return {}
-    more = f", the best {MOST_ROWS} of {len(analysis.cells)}" if len(analysis.cells) > MOST_ROWS else ""
-    title, label = f"{name}: configurations{more}", "Dice, last epoch, mean over patients"
-    alt = f"Dice of {len(top)} configurations with intervals; the best is {top[0][0]} with {top[0][1]:.3f}."
-    return {"cells": (partial(comparison.forest, top, title=title, label=label), alt)}
+    decided = bool(analysis.groups[0].verdicts.n_reached)
+    more = f" (the best {MOST_ROWS} of {len(analysis.cells)} are shown)" if len(analysis.cells) > MOST_ROWS else ""
+    said = answer(analysis.groups[0]) if len(top) > 1 else f"{top[0].name} is the only configuration."
+    draw_it = partial(
+        comparison.forest,
+        top,
+        title=f"{said}{more}",
+        label=DICE,
+        highlighted="may be the best" if decided else "not decided yet",
+        other="can be dropped",
+    )
+    return {"cells": (draw_it, f"Dice of {len(top)} configurations with intervals; {top[0].name} has {top[0].mean:.3f}.")}
+
+
+def _significance(analysis: Analysis) -> dict[str, Drawing]:
+    """A map of the verdicts on all pairs of the first group, if it has three configurations or more, and not too many."""
+    group = analysis.groups[0] if analysis.groups else None
+    if group is None or not LEAST_MAPPED <= len(group.cells) <= MOST_MAPPED:
+        return {}
+    found = {(one.a.name, one.b.name): one for one in analysis.comparisons if one.group is group}
+
+    def verdict(row: Cell, column: Cell) -> str:
+        one = found.get((row.name, column.name)) or found.get((column.name, row.name))
+        if one is None or not (one.worse or one.verdict == "equivalent"):
+            return "unclear"
+        return "equivalent" if one.worse is None else "worse" if one.worse is row else "better"
+
+    names, verdicts = [cell.name for cell in group.cells], [[verdict(a, b) for b in group.cells] for a in group.cells]
+    clear = sum(of.count("worse") for of in verdicts)
+    alt = f"Verdicts on the pairs of {len(names)} configurations: {clear} clear differences. The table below has them all."
+    return {"significance": (partial(comparison.significance, names, verdicts, title="Verdict on each pair"), alt)}
+
+
+def _cost(analysis: Analysis) -> dict[str, Drawing]:
+    """Dice against computing time, if the first group has at least two configurations."""
+    group = analysis.groups[0] if analysis.groups else None
+    if group is None or len(group.cells) < 2:
+        return {}
+    points = [
+        (cell.name, cell.mean_of(lambda record: record.seconds), e.value, bool(stays))
+        for cell, e, stays in zip(group.cells, group.estimates, group.verdicts.may_be_best, strict=True)
+    ]
+    points = [point for point in points if point[1] > 0 and math.isfinite(point[2])]
+    if len(points) < 2:
+        return {}
+    alt = f"Dice against the computing time of a run for {len(points)} configurations."
+    return {"cost": (partial(comparison.cost, points, title="Dice against computing time", label=DICE), alt)}
 
 
 def _curves(analysis: Analysis, name: str) -> dict[str, Drawing]:
@@ -83,13 +134,17 @@ def _curves(analysis: Analysis, name: str) -> dict[str, Drawing]:
 def _place(sweep: Sweep, cell: Cell) -> tuple[str, str]:
     """The row label and the column label of a panel.
 
-    The row label contains loss, penalty and other axes. The column label contains split and batch.
+    The row label contains loss, penalty and other axes. The column label contains split and batch if runs differ in them. If
+    runs differ in neither, the row label is the name of the configuration.
     """
+    varied = [name for name in ("split", "batch") if name in sweep.axes]
+    if not varied:
+        return cell.name, ""
     levels = {**identity.axes(cell.first.config), **cell.levels}
     rest = [axes.typed(axis, level) for axis, level in cell.levels.items() if axis not in axes.FIRST]
     penalty = levels["reg"] if "reg" in sweep.axes or levels["reg"] != "none" else ""
     row = ", ".join(filter(None, [levels["loss"], penalty, *rest]))
-    return row, f"validation {levels['split']}, batch {levels['batch']}"
+    return row, ", ".join(f"{'validation' if name == 'split' else name} {levels[name]}" for name in varied)
 
 
 def _has_values(verdict: Verdict) -> bool:

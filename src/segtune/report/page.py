@@ -36,15 +36,16 @@ CURVES = ("train_loss", "val_loss", "train_dice", "val_dice")
 MARKS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?"}
 AXIS_NAMES = {"loss": "Loss", "split": "Split (share held out)", "reg": "Regulariser and lambda", "batch": "Batch size"}
 SECTIONS = {
-    "summary": "Summary",
+    "summary": "Answer",
     "cells": "Configurations",
+    "pictures": "Pictures",
     "curves": "Curves",
-    "levels": "Axis by axis",
     "comparisons": "Differences",
+    "levels": "What matters",
+    "cost": "Cost",
     "clinical": "In mm and ml",
     "claims": "Claims",
     "regularisers": "Regularisers",
-    "pictures": "Pictures",
     "explore": "Explore",
     "provenance": "Provenance",
 }
@@ -129,7 +130,14 @@ def render(analysis: Analysis, rows: Mapping[str, list[Row]], images: Images, ou
         "code": _code,
     }
     responses = [stem for stem in images.urls if stem.startswith("response_")]
-    absent = {"claims": not analysis.study, "regularisers": not responses}
+    absent = {
+        "claims": not analysis.study,
+        "regularisers": not responses,
+        "pictures": "patients" not in images.urls,
+        "cost": "cost" not in images.urls,
+        "comparisons": not rows["comparisons"],
+        "levels": not analysis.sweep.axes,
+    }
     return environment.get_template("page.html").render(
         title=f"Sweep {name}",
         version=segtune.__version__,

@@ -37,7 +37,7 @@ def sentences(analysis: Analysis) -> list[str]:
             f"{count(n, 'other configuration')} in {count(len(rest), 'more group')} {_are(n)} scored on other patients or "
             "data. Only configurations that are scored on the same patients are compared."
         )
-        found += [f"Group {one.number}: {_set(one)}" for one in rest if len(one.cells) > 1]
+        found += [f"Group {one.number}: {answer(one)}" for one in rest if len(one.cells) > 1]
     return [*filter(None, found)]
 
 
@@ -50,7 +50,7 @@ def _result(analysis: Analysis, group: Group) -> list[str]:
     if len(group.cells) == 1:
         return [f"The only configuration, {cell.name}, reaches {reached}. There is nothing to compare it with."]
     so_far = "" if group.verdicts.n_reached else " so far"
-    found = [_set(group), f"{cell.name} has the highest score{so_far}, {reached}."]
+    found = [answer(group), f"{cell.name} has the highest score{so_far}, {reached}."]
     honest = analysis.honest.get(group.number)
     if honest:
         found.append(
@@ -72,7 +72,7 @@ def _final(analysis: Analysis, group: Group) -> str:
     return f"To train {cell.name} on all patients, for use on new ones: `{command}`."
 
 
-def _set(group: Group) -> str:
+def answer(group: Group) -> str:
     """State which configurations may be the best."""
     n, stay = len(group.cells), kept(group)
     if not group.verdicts.n_reached:
