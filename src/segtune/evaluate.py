@@ -32,7 +32,7 @@ def evaluate(cfg: DictConfig) -> None:
     config = entry.plain(cfg)
     evaluation.check_settings(config)
     how = {key: config[key] for key in ("which", "accelerator", "trust")}
-    loaded = models.load_all(config["run"], **how, tta=config["score"]["tta"])
+    loaded = models.load_all(config["run"], **how, tta=(config["score"] or {}).get("tta"))
     loaded = sorted(loaded, key=lambda one: str(one.result["run_id"]))  # rounding makes a mean depend on the order
     origins = [origin.origin(one) for one in loaded]
     cfg = cfg.copy()

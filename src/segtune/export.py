@@ -28,6 +28,8 @@ def export(cfg: DictConfig) -> None:
 
     model = models.load(str(cfg.run), which=str(cfg.which), trust=entry.plain(cfg)["trust"], tta=False)
     if cfg.chosen_from is not None:
+        if model.result["data"]["patients"].get("val"):
+            raise InputError("chosen_from=: this run has validation patients, so its card has its own scores. Leave it out.")
         told = expected.score(str(cfg.chosen_from), model.config, str(model.result["data"]["fingerprint"]))
         model = dataclasses.replace(model, result={**model.result, "expected": told})
     output = Path(str(cfg.output) if cfg.output is not None else Path(cfg.outputs) / "export" / model.result["run_id"])

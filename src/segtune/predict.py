@@ -64,8 +64,8 @@ def predict(cfg: DictConfig) -> None:
 
     check_score(config["score"])
     how = {key: config[key] for key in ("which", "accelerator", "trust")}
-    models = load_all(config["run"], **how, tta=config["score"]["tta"])
-    largest_component = keeps_largest_component(models, config["score"]["largest_component"])
+    models = load_all(config["run"], **how, tta=(config["score"] or {}).get("tta"))
+    largest_component = keeps_largest_component(models, (config["score"] or {}).get("largest_component"))
     with new_folder(output) as folder:
         predicted = write_images(folder, models, found, largest_component=largest_component)
         of_volumes = volume_rows(predicted)

@@ -1,12 +1,13 @@
 """The axes of a sweep, and the names of its configurations."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 import simulated
 from segtune.config import entry
-from segtune.report import axes
+from segtune.report import axes, planning, records
 
 
 def record(number, label, *overrides, recipe="study"):
@@ -72,3 +73,18 @@ def test_a_full_grid_is_named_by_all_of_its_axes():
         for i, (said, (loss, batch, average)) in enumerate(zip(words, grid, strict=True))
     ]
     assert names(*runs)[1] == words
+
+
+def test_the_command_for_all_patients_says_what_validation_chose_in_most_runs():
+    runs = []
+    for number, keeps in enumerate((True, True, False)):
+        one = record(number, f"{STRONG} score.tta=auto split.seed=1", "score.tta=auto", recipe="strong")
+        score = {"tta": False, "largest_component": keeps}
+        runs.append(dataclasses.replace(one, result={**one.result, "score": score}))
+    (cell,) = axes.group(axes.with_levels(runs)[0])
+    nothing = {"commands": (), "studies": (), "n_listed": 3, "records": (), "cells": (), "axes": (), "unfinished": {}}
+    sweep = records.Sweep(folders=(Path("outputs/strong"),), failures=(), left_out=(), plan=records.Plan(), **nothing)
+    words = planning.final_command(cell, sweep).split()
+    assert {"split=all", "split.chosen_from=outputs/strong", "score.largest_component=true", "score.tta=false"} <= {*words}
+    assert not {"score.tta=auto", "split.seed=1", "split=0.2"} & {*words}
+    assert not [word for word in words if word.startswith(("seed=", "outputs="))]

@@ -170,6 +170,19 @@ def test_the_runs_files_decide_what_failed_not_what_the_launcher_says():
     assert "4 loss=bce split=0.2 reg=none batch=15: oops" in str(caught.value)
 
 
+def test_time_left_of_runs_in_steps_is_estimated_by_step_and_of_others_by_run():
+    short, long = (entry.plain(entry.compose(["recipe=strong", f"trainer.max_steps={n}"])) for n in (100, 1000))
+    epochs = entry.plain(entry.compose(["trainer.max_epochs=10"]))
+    finish(job("a"))
+    done = {"run_id": "a", "config": short, "seconds": 20}
+    (Path("outputs/runs/a/result.json")).write_text(json.dumps(done))
+    assert estimate([job("new", config=long)]) == pytest.approx(200)
+    Path("outputs/runs/new").mkdir()
+    append_history(Path("outputs/runs/new"), dict.fromkeys(layout.HISTORY_COLUMNS, 1))
+    assert estimate([job("new", "stale", long)]) == pytest.approx(180)
+    assert estimate([job("other", config=epochs)]) == pytest.approx(20)
+
+
 def test_time_left_is_estimated_from_runs_of_the_same_kind():
     small, large = (entry.plain(entry.compose([f"data.size={size}", "trainer.max_epochs=10"])) for size in (64, 128))
     assert estimate([job("new", config=small)]) is None

@@ -73,6 +73,7 @@ def test_every_patient_is_trained_on_and_the_last_epoch_is_the_only_choice(tmp_p
     assert result["weights"]["l2"] == pytest.approx(squares)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [(), STRONG], ids=["study", "strong"])
 def test_an_interrupted_run_on_all_patients_equals_an_uninterrupted_one(tmp_path, monkeypatch, recipe):
     from segtune.training.module import Segmenter
@@ -115,24 +116,40 @@ def test_the_report_names_the_command_and_the_run_records_the_sweep_s_score(outp
     assert expected["score"] == {"tta": False, "largest_component": True}
 
 
-def test_auto_is_decided_as_in_most_runs_of_the_sweep_and_false_without_one(outputs):
-    settings = ("loss=bce", "split=all", "score.largest_component=auto")
-    folder = run(outputs, *settings, "seed=1", f"split.chosen_from={outputs / 'grid'}")
-    assert read_result(folder)["score"] == {"tta": False, "largest_component": True}
-    assert read_result(run(outputs, *settings, "seed=2"))["score"] == {"tta": False, "largest_component": False}
+def test_auto_is_false_without_validation_patients_and_said(outputs, caplog):
+    folder = run(outputs, "loss=bce", "split=all", "score.largest_component=auto", "seed=1")
+    assert read_result(folder)["score"] == {"tta": False, "largest_component": False}
+    assert re.search(r"\bscore\.largest_component=auto\b.*\bsplit=all\b", caplog.text)
 
 
+@pytest.mark.parametrize("processed", ["score.largest_component=true", "score.tta=true"])
 @pytest.mark.parametrize("when", ["in training", "in export"])
-def test_the_model_card_quotes_the_sweep_s_score_and_none_of_its_own(outputs, tmp_path, when):
+def test_the_model_card_quotes_the_sweep_s_score_and_none_of_its_own(outputs, tmp_path, when, processed):
     chosen_from = [f"split.chosen_from={outputs / 'grid'}"] if when == "in training" else []
-    folder = run(tmp_path, "loss=bce", "split=all", "seed=3", *chosen_from)
+    folder = run(tmp_path, "loss=bce", "split=all", processed, *chosen_from)
     settings = [f"chosen_from={outputs / 'grid'}"] if when == "in export" else []
     export.export(entry.compose([f"run={folder}", f"output={tmp_path / 'exported'}", *settings], "export"))
     card = (tmp_path / "exported" / "model_card.md").read_text()
     dice = float(cells(outputs)["loss=bce"]["dice"])
     assert re.search(rf"\ball 4 patients\b.*\*\*{dice:.3f}\*\*.*\b2 folds\b", card)
     assert "undefined (0" not in card
+    assert str(outputs) not in card
+    assert ("in another way" in card) == (processed != "score.largest_component=true")
     assert "## Scores" not in card
+
+
+def test_a_run_with_validation_patients_has_its_own_scores_on_the_card(outputs, tmp_path):
+    folder = outputs / "runs" / cells(outputs)["loss=bce"]["run_ids"].split()[0]
+    with pytest.raises(InputError, match=r"^chosen_from=.*\bvalidation\b"):
+        export.export(entry.compose([f"run={folder}", f"output={tmp_path / 'x'}", f"chosen_from={outputs / 'grid'}"], "export"))
+
+
+def test_the_best_epoch_is_the_last_and_is_not_called_optimistic(outputs, tmp_path):
+    folder = run(outputs, "loss=bce", "split=all", "seed=1")
+    export.export(entry.compose([f"run={folder}", f"output={tmp_path / 'x'}", "which=best"], "export"))
+    card = (tmp_path / "x" / "model_card.md").read_text()
+    assert "optimistic choice" not in card
+    assert "chosen among all epochs" not in card
 
 
 def test_a_card_without_a_sweep_says_that_nothing_is_known(tmp_path):
@@ -152,6 +169,15 @@ def test_a_card_without_a_sweep_says_that_nothing_is_known(tmp_path):
 def test_a_configuration_that_the_sweep_does_not_have_is_refused_with_the_nearest(outputs, overrides, named):
     with pytest.raises(InputError, match=named):
         run(outputs, "loss=bce", "split=all", f"split.chosen_from={outputs / 'grid'}", *overrides)
+
+
+def test_a_sweep_without_its_runs_or_with_an_empty_table_is_named_with_the_cure(outputs, tmp_path):
+    shutil.copytree(outputs / "grid", tmp_path / "moved" / "grid")
+    with pytest.raises(InputError, match=r"\bmoved/runs/\w+ is missing\b"):
+        run(tmp_path, "loss=bce", "split=all", f"split.chosen_from={tmp_path / 'moved' / 'grid'}")
+    (tmp_path / "moved" / "grid" / "tables" / "cells.csv").write_text("")
+    with pytest.raises(InputError, match=r"\bcells\.csv: damaged\b"):
+        run(tmp_path, "loss=bce", "split=all", f"split.chosen_from={tmp_path / 'moved' / 'grid'}")
 
 
 def test_a_sweep_without_a_report_is_named_with_the_cure(outputs, tmp_path):

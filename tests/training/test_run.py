@@ -397,6 +397,15 @@ def test_a_loss_that_is_not_finite_is_a_failure_with_advice_and_leaves_no_such_c
     assert list(tmp_path.rglob("history.csv"))
 
 
+def test_a_warm_up_as_long_as_a_run_in_epochs_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"^scheduler\.warmup_steps=50: .*\bsteps of this run\b"):
+        run(tmp_path, "scheduler=cosine", "scheduler.warmup_steps=50", "trainer.max_epochs=1")
+
+
+def test_score_null_is_no_processing(tmp_path):
+    assert "score" not in read_result(run(tmp_path, "score=null", "trainer.max_epochs=1", "figures=false"))
+
+
 def test_epochs_to_90_counts_from_1_and_is_none_without_a_best():
     assert epochs_to_90([0.1, 0.5, 0.91, 1.0]) == 3
     assert epochs_to_90([0.0, 0.0]) is None

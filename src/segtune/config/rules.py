@@ -52,7 +52,7 @@ RULES: dict[str, Rule] = {
         lambda v: isinstance(v, int) and v >= 16 and v % 16 == 0,
         "a multiple of 16, because the network halves the size of the image four times",
     ),
-    "data.downsample": whole(2, 8),
+    "data.downsample": (whole(2, 8)[0], f"null or {whole(2, 8)[1]}"),
     "data.antialias": (lambda v: isinstance(v, bool), "true, false or null"),
     "data.normalize": one_of("zscore", "divide255"),
     "split.val_fraction": (lambda v: is_number(v) and 0 < v < 1, "a fraction above 0 and below 1"),
@@ -192,6 +192,11 @@ def _contradictions_of_trainer(config: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"trainer.max_steps={steps}: must be a multiple of trainer.val_every_steps={budget.steps_per_epoch(trainer)}, so "
             "that the last step is validated. Change one of the two."
+        )
+    elif (t_max := (config.get("scheduler") or {}).get("T_max")) not in (None, epochs) and (steps or warmup_steps is not None):
+        yield (
+            f"scheduler.T_max={t_max}: has no effect with trainer.max_steps or scheduler.warmup_steps: the schedule then ends "
+            "with the run. Leave scheduler.T_max out."
         )
     elif steps is not None and warmup_steps is not None and warmup_steps >= steps:
         yield f"scheduler.warmup_steps={warmup_steps}: must be below trainer.max_steps={steps}. Change one of the two."

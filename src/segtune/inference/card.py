@@ -67,7 +67,7 @@ def page(folder: Path, result: Result, *, which: str, checked: str) -> str:
         "missing": MISSING,
         "earlier": EARLIER,
         "config": {"spacing_mm": None, "larger": None, "empty": None, **config},
-        "is_scored": result["data"]["patients"].get("val") != [],
+        "is_scored": is_scored(result),
         "expectation": Markdown(expectation(result)),
         "is_processed": any((result.get("score") or {}).values()),
         "stops": result["config"]["trainer"].get("patience") is not None,
@@ -114,7 +114,7 @@ def alarms(result: Result, which: str) -> Iterator[str]:
         )
     if readers.of(result["config"]["data"]).is_synthetic:
         yield "This model was trained on synthetic images of a phantom, not on patients. Use it only to try out the software."
-    if which == "best":
+    if which == "best" and is_scored(result):
         yield (
             "These weights were chosen among all epochs by their score on the validation patients. Expect lower scores on "
             "other patients."
@@ -136,14 +136,18 @@ def running(result: Result, checked: str) -> Markdown:
         "" if factor == 1 else f"(inside model.onnx) averaged over {factor} x {factor} pixels, its logits interpolated back",
     ]
     steps = "; then ".join(filter(None, before))
-    after = ["undo padding, crop and resampling; pixels with a probability above 0.5 belong to the structure"]
     processing = result.get("score") or {}
-    if processing.get("largest_component"):
-        after.append("of each volume's masks, stacked, only the largest 3-D connected component (26 neighbours) is kept")
+    after = ["undo padding, crop and resampling", "pixels with a probability above 0.5 belong to the structure"]
     if processing.get("tta"):
+        after.insert(
+            1,
+            "average the probability over four views: the image, rotated by 10 and -10 degrees, and enlarged by 1.1 (neither "
+            "model.onnx nor the code below does this)",
+        )
+    if processing.get("largest_component"):
         after.append(
-            "(not in model.onnx) the probability is averaged over four views: the image, rotated by 10 and -10 degrees, and "
-            "enlarged by 1.1"
+            "stack the masks of each volume, and keep only the largest 3-D connected component (26 neighbours; the code below "
+            "does not do this)"
         )
     rows = [
         ("input", f"`image`, float32, (batch, 1, height, width); height and width are multiples of {multiple}"),
@@ -207,7 +211,7 @@ def training(result: Result) -> Markdown:
         ("network", described(config["model"])),
         ("loss", described(config["loss"])),
         ("penalty and its lambda", escaped(axes["reg"] + measured)),
-        ("split", described(config["split"])),
+        ("split", described({key: value for key, value in config["split"].items() if key != "chosen_from"})),
         ("batch", described(config["batch"])),
         ("epochs", f"{whole(result['last']['epoch'])} ({escaped(_length(config['trainer']))})"),
         ("seed", escaped(config["seed"])),
@@ -263,6 +267,11 @@ def means(result: Result, which: str) -> dict[str, Markdown] | None:
     return {"overall": grid(("", *LEVELS.values()), overall), "agreement": grid(heads, agreement)}
 
 
+def is_scored(result: Result) -> bool:
+    """Return whether the run has validation patients, on which it was scored."""
+    return bool(result["data"]["patients"].get("val") != [])
+
+
 def expectation(result: Result) -> str:
     """Describe the expected score of a model that was trained on all patients.
 
@@ -287,6 +296,11 @@ def expectation(result: Result) -> str:
     )
     if not expected["may_be_best"]:
         told += " **In that sweep, this configuration was worse than others.**"
+    if expected["score"] != {"tta": False, "largest_component": False} | (result.get("score") or {}):
+        told += (
+            " **Their predictions were processed in another way than this model's** (score.tta, score.largest_component), so "
+            "expect another score."
+        )
     if expected["honest"] is not None:
         told += (
             " It was chosen for this score, which is therefore optimistic: winners that are chosen on other patients and runs "

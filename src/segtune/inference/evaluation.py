@@ -68,7 +68,7 @@ def evaluate(models: Sequence[Trained], origins: Sequence[Origin], slices: Slice
     slices = SliceSet(item for item in slices if item.patient not in left_out)
     warn_of_other_scale(models, slices)
     tolerance_mm = float(config["tolerance_mm"] or TOLERANCE_MM)
-    largest_component = keeps_largest_component(models, config["score"]["largest_component"])
+    largest_component = keeps_largest_component(models, (config["score"] or {}).get("largest_component"))
     scores = score_slices(models, slices, tolerance_mm=tolerance_mm, largest_component=largest_component)
     processing = {"tta": [one.tta for one in models] if any(one.tta for one in models) else False}
     processing["largest_component"] = largest_component

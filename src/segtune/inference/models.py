@@ -343,9 +343,9 @@ def ensemble(models: Sequence[Trained], slices: Sequence[Slice]) -> list[NDArray
     return [np.mean(values, axis=0) for values in zip(*of_models, strict=True)]
 
 
-def check_score(score: Mapping[str, Any]) -> None:
+def check_score(score: Mapping[str, Any] | None) -> None:
     """Check cfg.score of evaluate and predict. Raises: InputError for a value other than true, false and null."""
-    for key, value in score.items():
+    for key, value in (score or {}).items():
         if value is not None and not isinstance(value, bool):
             raise InputError(f"score.{key}={value}: must be true or false. Leave it out to do as in the run's own scores.")
 

@@ -95,9 +95,18 @@ def final_command(cell: Cell, sweep: Sweep) -> str:
         return ""
     words = identity.words(cell.label, without=("split", *identity.REPLICATE))
     words = [word for word in words if not identity.key_of(word).startswith("split.")]
+    words = [word for word in words if not (identity.key_of(word).startswith("score.") and word.endswith("=auto"))]
+    words += [f"score.{key}={str(value).lower()}" for key, value in _chosen(cell).items()]
     folder = sweep.folders[0]
     outputs = [f"outputs={folder.parent}"] if folder.parent != Path("outputs") else []
     return identity.command([*words, "split=all", f"split.chosen_from={folder}", *outputs])
+
+
+def _chosen(cell: Cell) -> dict[str, bool]:
+    """Return the values that validation chose in most runs, for the keys of score that are auto."""
+    results = [record.result.get("score") or {} for record in cell.records]
+    auto = [key for key, value in (cell.first.config.get("score") or {}).items() if value == "auto"]
+    return {key: 2 * sum(bool(one.get(key)) for one in results) > len(results) for key in auto}
 
 
 def _more_folds(group: Group, sweep: Sweep, seconds: float) -> NextStep | None:

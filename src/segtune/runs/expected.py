@@ -12,6 +12,7 @@ from segtune.runs.schema import Result
 from segtune.runs.tables import read_csv
 
 CELLS = Path("tables") / "cells.csv"  # the report's table of configurations
+EXECUTION = ("trainer.threads", "trainer.accelerator", "trainer.compile")  # keys that say how a run is computed
 NUMBERS = ("dice", "dice_low", "dice_high", "honest")  # its columns; honest: the score of a winner chosen on other patients
 COUNTS = ("n_patients", "n_folds", "n_runs")
 CURE = "Write the sweep's report again: python -m segtune.report sweep="
@@ -37,10 +38,11 @@ def score(sweep: str, config: Mapping[str, Any], fingerprint: str) -> dict[str, 
         raise InputError(f"chosen_from={sweep}: this sweep has no report yet. {CURE}{sweep}")
     wanted = _comparable(config)
     differing: set[str] | None = None
-    for row in read_csv(folder / CELLS):
-        results = [read_result(folder.resolve().parent / "runs" / _name(run)) for run in row.get("run_ids", "").split()]
-        if not results:
-            continue
+    rows = read_csv(folder / CELLS)
+    if not rows or not all(row.get("run_ids") for row in rows):
+        raise InputError(f"{folder / CELLS}: damaged, or without a configuration. {CURE}{folder}")
+    for row in rows:
+        results = [_result(folder, run) for run in row["run_ids"].split()]
         first = results[0]
         differs = {key for key, value in wanted.items() ^ _comparable(first["config"]).items()}
         differs |= {"the data"} if first["data"].get("fingerprint") != fingerprint else set()
@@ -71,6 +73,15 @@ def _about(folder: Path, row: Mapping[str, str], results: list[Result]) -> dict[
     }
 
 
+def _result(sweep: Path, run: str) -> Result:
+    path = sweep.resolve().parent / "runs" / _name(run)
+    if not (path / layout.RESULT).exists():
+        raise InputError(
+            f"chosen_from={sweep}: {path} is missing. The folder of runs must be beside the folder of the sweep; copy both."
+        )
+    return read_result(path)
+
+
 def _name(run: str) -> str:
     """Check that a run id from a table is a plain name, so that it cannot lead out of the folder of runs."""
     if Path(run).name != run or run == "..":
@@ -81,7 +92,7 @@ def _name(run: str) -> str:
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the dotted keys and values of a configuration.
 
-    The split, the seed, the data folder and the keys of `score` are left out.
+    The split, the seed, the data folder, the keys of `score` and those of EXECUTION are left out.
     """
     flat = identity.flat(config, replicates=False)
-    return {key: repr(value) for key, value in flat.items() if not key.startswith(("split.", "score."))}
+    return {key: repr(value) for key, value in flat.items() if not key.startswith(("split.", "score.", *EXECUTION))}

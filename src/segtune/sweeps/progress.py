@@ -5,7 +5,8 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -35,45 +36,69 @@ def tally(runs: Sequence[Run]) -> str:
 def estimate(runs: Sequence[Run], at_once: int = 1) -> float | None:
     """Estimate the time that the unfinished runs will take [s]; None if no epoch has been finished yet.
 
-    The estimate uses the median time per epoch of the finished runs in the same folder that have the same data,
-    network, batch and trainer settings. If there are no such runs, it uses all finished runs in the folder. If no run
-    has finished yet, it uses the epochs that have been finished so far.
+    The estimate uses the median time per epoch, or per step of runs whose length is given in steps. It is the median over the
+    finished runs in the same folder that have the same data, network, batch and trainer settings. If there are no such
+    runs, it uses all finished runs whose length has the same unit, and otherwise the median time of all finished runs.
+    If no run has finished yet, it uses the epochs that have been finished so far.
 
     Args: at_once: the number of runs that are executed in parallel.
     """
-    by_kind: dict[str, list[float]] = {}
-    for folder in {run.folder.parent for run in runs}:
+    costs = _costs_of_finished({run.folder.parent for run in runs}) or _costs_so_far(runs)
+    if not costs:
+        return None
+    total = 0.0
+    for run in runs:
+        if run.state != "completed":
+            epochs, (unit, per_epoch) = budget.n_epochs(run.config["trainer"]), _unit(run.config)
+            left = epochs - (epochs_done(run.folder) if run.state in ("interrupted", "stale", "running") else 0)
+            of_unit = costs.get(_kind(run.config)) or costs.get(unit)
+            total += left * (per_epoch * statistics.median(of_unit) if of_unit else statistics.median(costs["run"]) / epochs)
+    return total / at_once
+
+
+def _costs_of_finished(folders: Iterable[Path]) -> dict[str, list[float]]:
+    """Return the times per epoch or step of all finished runs [s]: for each kind of run, for each unit, and of whole runs."""
+    costs: dict[str, list[float]] = {}
+    for folder in folders:
         for path in folder.glob(f"*/{layout.RESULT}"):
             with contextlib.suppress(
                 InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError
             ):
                 result = read_result(path.parent)
-                cost = float(result["seconds"] / budget.n_epochs(result["config"]["trainer"]))
-                if not 0 <= cost < math.inf:
-                    continue
-                for kind in (_kind(result["config"]), "any"):
-                    by_kind.setdefault(kind, []).append(cost)
-    if not by_kind:
-        for run in runs:
-            if epochs_done(run.folder):
-                with contextlib.suppress(InputError, KeyError):
-                    costs = [cost for cost in read_history(run.folder)["seconds"] if 0 <= cost < math.inf]
-                    for kind in (_kind(run.config), "any") if costs else ():
-                        by_kind.setdefault(kind, []).extend(costs)
-    if not by_kind:
-        return None
-    total = 0.0
+                _add(costs, result["config"], [result["seconds"] / budget.n_epochs(result["config"]["trainer"])])
+    return costs
+
+
+def _costs_so_far(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Return the same as `_costs_of_finished` for the finished epochs of unfinished runs."""
+    costs: dict[str, list[float]] = {}
     for run in runs:
-        if run.state != "completed":
-            epochs = budget.n_epochs(run.config["trainer"])
-            left = epochs - (epochs_done(run.folder) if run.state in ("interrupted", "stale", "running") else 0)
-            total += left * statistics.median(by_kind.get(_kind(run.config)) or by_kind["any"])
-    return total / at_once
+        if epochs_done(run.folder):
+            with contextlib.suppress(InputError, KeyError):
+                _add(costs, run.config, read_history(run.folder)["seconds"])
+    return costs
+
+
+def _add(costs: dict[str, list[float]], config: Mapping[str, Any], seconds: Sequence[float]) -> None:
+    """Add the times of epochs of a run [s]."""
+    kind, epochs, (unit, per_epoch) = _kind(config), budget.n_epochs(config["trainer"]), _unit(config)
+    for cost in seconds:
+        if 0 <= cost < math.inf:
+            for key, value in ((kind, cost / per_epoch), (unit, cost / per_epoch), ("run", cost * epochs)):
+                costs.setdefault(key, []).append(float(value))
+
+
+def _unit(config: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the unit of a run's length, epoch or step, and the number of units in an epoch."""
+    steps = budget.steps_per_epoch(config["trainer"])
+    return ("epoch", 1) if steps is None else ("step", steps)
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    trainer = {key: value for key, value in config["trainer"].items() if key not in ("max_epochs", "max_steps")}
-    return json.dumps([config["data"], config["model"], config["batch"], trainer], sort_keys=True, default=str)
+    lengths = ("max_epochs", "max_steps", "val_every_steps")
+    trainer = {key: value for key, value in config["trainer"].items() if key not in lengths}
+    kind = [config["data"], config["model"], config["batch"], config.get("augment"), trainer, _unit(config)[0]]
+    return json.dumps(kind, sort_keys=True, default=str)
 
 
 def listing(runs: Sequence[Run]) -> str:

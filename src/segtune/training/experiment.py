@@ -178,6 +178,15 @@ class Experiment:
             n_batches = math.ceil(len(self.split.train) / self.batch_size)
         return self.trainer.max_epochs * math.ceil(n_batches / self._batches_per_step)
 
+    def check_length(self) -> None:
+        """Check that the warm-up of the learning rate is shorter than the run. Raises: InputError."""
+        warmup_steps = (self.config.get("scheduler") or {}).get("warmup_steps")
+        if isinstance(warmup_steps, int) and warmup_steps >= (n_steps := self.n_steps()):
+            raise InputError(
+                f"scheduler.warmup_steps={warmup_steps}: must be below the number of optimiser steps of this run, {n_steps}. "
+                "Choose a shorter warm-up or a longer run."
+            )
+
     def module(self, penalty_weight: float | None = None) -> Segmenter:
         """Build a new network with its loss, penalty and optimiser. torch's global generator initialises the weights.
 

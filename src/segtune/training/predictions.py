@@ -1,6 +1,7 @@
 """Predict the validation slices of a run, and choose how predictions are processed (score.*) on these slices."""
 
 import itertools
+import logging
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from segtune.metrics.components import largest_of_each
 from segtune.training.checkpoints import load_weights
 from segtune.training.experiment import Experiment
 from segtune.training.module import Segmenter
+
+log = logging.getLogger(__name__)
 
 
 class Predictions(NamedTuple):
@@ -63,7 +66,8 @@ def predict(
     """
     slices = validation_slices(experiment)
     if not slices:
-        return _without_validation(experiment, module, checkpoints)
+        load_weights(module, checkpoints["last"])
+        return _nothing(experiment, checkpoints)
     of_views: dict[bool, dict[str, Predictions]] = {}
     for tta in _values(experiment.tta):
         module.tta = tta
@@ -81,21 +85,18 @@ def predict(
     return tried[chosen], chosen
 
 
-def _without_validation(
-    experiment: Experiment, module: Segmenter, checkpoints: Mapping[str, Path]
-) -> tuple[dict[str, Predictions], Processing]:
-    """Return empty predictions, and the processing for predictions of other images.
-
-    If the configuration was chosen in a sweep, "auto" is replaced by the value that most of its runs in this sweep
-    used. Otherwise, "auto" is replaced by false. The module gets the weights of the last checkpoint.
-    """
-    load_weights(module, checkpoints["last"])
-    chosen = (experiment.expected or {}).get("score", {})
-    settings = {"tta": experiment.tta, "largest_component": experiment.largest_component}
+def _nothing(experiment: Experiment, checkpoints: Iterable[str]) -> tuple[dict[str, Predictions], Processing]:
+    """Return empty predictions for a run without validation patients. For such a run, "auto" is false."""
+    chosen = {key: getattr(experiment, key) is True for key in Processing._fields}
+    for key in Processing._fields:
+        if getattr(experiment, key) == "auto":
+            log.warning(
+                "run %s: score.%s=auto is false, because split=all has no validation patients. The command in a sweep's report "
+                "says what the sweep chose.",
+                *(experiment.run_id, key),
+            )
     masks = torch.zeros(0, 1, experiment.image_size, experiment.image_size, dtype=torch.bool)
-    nothing = Predictions(torch.zeros(0), masks, masks)
-    processing = {key: bool(chosen.get(key)) if value == "auto" else bool(value) for key, value in settings.items()}
-    return dict.fromkeys(checkpoints, nothing), Processing(**processing)
+    return dict.fromkeys(checkpoints, Predictions(torch.zeros(0), masks, masks)), Processing(**chosen)
 
 
 def _values(setting: bool | str) -> tuple[bool, ...]:

@@ -32,6 +32,7 @@ def train(experiment: Experiment, folder: Path, *, bar: bool = True) -> dict[str
     Raises: InputError, NotFiniteError. The folder then has no result.json.
     """
     started = time.perf_counter() - experiment.seconds
+    experiment.check_length()
     trainer_settings = experiment.trainer
     done = resume(folder, experiment.run_id, experiment.inputs)
     before = sum(read_history(folder)["seconds"]) if done else 0.0
@@ -59,7 +60,7 @@ def train(experiment: Experiment, folder: Path, *, bar: bool = True) -> dict[str
         "last": outcome.summary(history, len(history["epoch"]), scored["last"]),
         "epochs_to_90": outcome.epochs_to_90(history["val_dice"]),
         "calibration": calibration,
-        **({"score": processing._asdict()} if any(experiment.config["score"].values()) else {}),
+        **({"score": processing._asdict()} if any((experiment.config.get("score") or {}).values()) else {}),
         "weights": outcome.weight_sums(module),
         "seconds": before + time.perf_counter() - started,
         **provenance.of_this_process(),
