@@ -40,7 +40,7 @@ def ours() -> Augment:
 
 
 def kornia() -> Augment:
-    """Without a bias field, and with noise of one standard deviation; its gamma needs images between 0 and 1, so it has none."""
+    """Without a bias field and gamma, which needs images between 0 and 1, and with noise of one standard deviation."""
     import kornia.augmentation as K
 
     steps = K.AugmentationSequential(

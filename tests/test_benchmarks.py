@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -158,3 +159,20 @@ def test_a_digest_knows_every_result_of_a_run_and_nothing_of_its_speed(tmp_path,
         (run / name).write_text(kept)
     torch.save({"state_dict": {"weight": torch.tensor([0.0, 1.0, 2.0000002])}}, run / "checkpoints" / "best.ckpt")
     assert digests.digest(run) != before
+
+
+@pytest.mark.slow
+def test_what_the_recipes_cost_is_measured_side_by_side(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import recipes
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["recipes.py", "--steps", "2", "data.n_patients=4", "data.size=64", "model.width=2"])
+    recipes.main()
+    torch.set_num_threads(threads)
+    rows = re.findall(
+        r"^\| (study|strong.*?) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", capsys.readouterr().out, re.M
+    )
+    assert [row[0] for row in rows] == ["study", "strong", "strong, half resolution"]
+    assert [int(row[2]) for row in rows][1:] == [1000, 800]
+    assert float(rows[0][5]) == 1
