@@ -24,6 +24,7 @@ from segtune.runs import identity
 MOST_PANELS = 60  # configurations in the figure of curves; with more, curves are drawn on demand on the page
 MOST_ROWS = 60  # configurations in the forest plot
 LEAST_MAPPED, MOST_MAPPED = 3, 24  # configurations in the significance map
+LEAST_COST_RATIO = 1.2  # of computing times, below which Dice is not drawn against them
 DICE = "Dice after the last epoch, mean over patients"
 MOST_SPLITS = 24  # columns in the figure of splits
 MOST_AGREEMENTS = 3  # if more configurations are that may be the best, the figure of agreement shows only the best
@@ -100,7 +101,7 @@ def _significance(analysis: Analysis) -> dict[str, Drawing]:
 
 
 def _cost(analysis: Analysis) -> dict[str, Drawing]:
-    """Dice against computing time, if the first group has at least two configurations."""
+    """Dice against computing time, if configurations of the first group differ in it."""
     group = analysis.groups[0] if analysis.groups else None
     if group is None or len(group.cells) < 2:
         return {}
@@ -109,7 +110,8 @@ def _cost(analysis: Analysis) -> dict[str, Drawing]:
         for cell, e, stays in zip(group.cells, group.estimates, group.verdicts.may_be_best, strict=True)
     ]
     points = [point for point in points if point[1] > 0 and math.isfinite(point[2])]
-    if len(points) < 2:
+    seconds = [point[1] for point in points] or [1.0]
+    if max(seconds) < LEAST_COST_RATIO * min(seconds):
         return {}
     alt = f"Dice against the computing time of a run for {len(points)} configurations."
     return {"cost": (partial(comparison.cost, points, title="Dice against computing time", label=DICE), alt)}
