@@ -41,11 +41,11 @@ def forest(rows: Sequence[Row], *, title: str, label: str, highlighted: str, oth
 
     Args: label: label of the x axis. highlighted, other: what the colours of highlighted and of other rows mean.
     """
-    figure = Figure(figsize=(8.5, 1.5 + 0.34 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(8.5, 1.6 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for y, row in enumerate(rows):
         colour = BLUE if row.special else GREY
-        axes.plot(row.points, [y] * len(row.points), "o", color=colour, alpha=0.3, markersize=3.5, markeredgewidth=0)
+        axes.plot(row.points, [y + 0.27] * len(row.points), "o", color=colour, alpha=0.5, markersize=3.5, markeredgewidth=0)
         if np.isfinite(row.low + row.high):
             axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
         axes.plot(row.mean, y, "o" if row.special else "s", color=colour, markersize=6.5, markeredgecolor="white")
@@ -62,7 +62,7 @@ def forest(rows: Sequence[Row], *, title: str, label: str, highlighted: str, oth
     ends = [float(x) for row in rows for x in (row.mean, row.low, row.high, *row.points) if np.isfinite(x)] or [0.5]
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=label, xlim=(max(-0.02, min(ends) - 0.02), min(1.01, max(ends) + 0.02)))
     axes.grid(alpha=0.3, axis="x")
-    axes.set_title(text(textwrap.fill(title, 90)), fontsize="medium", loc="left", weight="bold")
+    figure.suptitle(text(textwrap.fill(title, 84)), fontsize="medium", x=0.01, ha="left", weight="bold")
     handles = [
         Line2D([], [], color=BLUE, marker="o", label=highlighted),
         Line2D([], [], color=GREY, marker="s", label=other),
