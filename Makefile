@@ -1,5 +1,5 @@
 # Two commands do all the set-up on a machine that has make and Python 3.11 or newer:
-#   make demo   environment, phantom, a sweep of 6 runs, its report
+#   make demo   environment, phantom, a sweep of 15 runs, its report
 #   make test   what CI runs: ruff and mypy (make lint), every test (make suite)
 #   make audit  whether a version of constraints.txt has a published hole (asks osv.dev); CI runs it too
 PYTHON ?= python3

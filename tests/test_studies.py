@@ -18,7 +18,7 @@ from segtune.sweeps import plan
 STUDIES = {  # name -> number of runs
     **{"batch_size": 2, "losses": 11, "l2": 12, "l1": 6, "l1l2": 1, "published": 32, "as_run": 31},
     **{"claims": 220, "nested": 150, "spread": 70, "replicated": 45, "leak": 18, "long": 30, "patient_batches": 100},
-    **{"grid": 72, "demo": 6, "strong": 15, "recipe": 10, "ablation": 35, "augment_epochs": 40},
+    **{"grid": 72, "demo": 15, "strong": 15, "recipe": 10, "ablation": 35, "augment_epochs": 40},
 }
 PARTS = ("batch_size", "losses", "l2", "l1", "l1l2")
 
