@@ -21,6 +21,7 @@ from segtune.runs.tables import read_history, read_pictures, read_table
 from segtune.training import build
 from segtune.training.run import train
 
+pytestmark = pytest.mark.slow
 SMALL = (*TINY, "figures=false", "optimizer.lr=0.02", "trainer.max_epochs=8")
 STRONG = (
     *("recipe=strong", "trainer.max_epochs=null", "trainer.max_steps=8", "trainer.val_every_steps=2", "batch.size=4"),
@@ -73,7 +74,6 @@ def test_every_patient_is_trained_on_and_the_last_epoch_is_the_only_choice(tmp_p
     assert result["weights"]["l2"] == pytest.approx(squares)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [(), STRONG], ids=["study", "strong"])
 def test_an_interrupted_run_on_all_patients_equals_an_uninterrupted_one(tmp_path, monkeypatch, recipe):
     from segtune.training.module import Segmenter
