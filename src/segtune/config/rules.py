@@ -195,8 +195,8 @@ def _contradictions_of_trainer(config: Mapping[str, Any]) -> Iterator[str]:
         )
     elif (t_max := (config.get("scheduler") or {}).get("T_max")) not in (None, epochs) and (steps or warmup_steps is not None):
         yield (
-            f"scheduler.T_max={t_max}: has no effect with trainer.max_steps or scheduler.warmup_steps: the schedule then ends "
-            "with the run. Leave scheduler.T_max out."
+            f"scheduler.T_max={t_max}: this key has no effect with trainer.max_steps or scheduler.warmup_steps, because the "
+            "schedule then ends with the run. Leave scheduler.T_max out."
         )
     elif steps is not None and warmup_steps is not None and warmup_steps >= steps:
         yield f"scheduler.warmup_steps={warmup_steps}: must be below trainer.max_steps={steps}. Change one of the two."

@@ -25,7 +25,7 @@ from segtune.data.unlabelled import Image
 from segtune.errors import InputError
 from segtune.inference.overlays import TILES, montage, overlay
 from segtune.inference.phases import Row, grouped
-from segtune.metrics.components import largest_of_each
+from segtune.metrics.largest_component import largest_of_each
 from segtune.runs import layout
 
 if TYPE_CHECKING:

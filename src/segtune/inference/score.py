@@ -46,7 +46,7 @@ def _score_patient(
 
     from segtune import losses
     from segtune.inference.models import ensemble
-    from segtune.metrics.components import largest_of_each
+    from segtune.metrics.largest_component import largest_of_each
     from segtune.metrics.score import Pair, score_pairs
 
     probabilities = ensemble(models, slices)

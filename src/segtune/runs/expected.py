@@ -12,9 +12,9 @@ from segtune.runs.schema import Result
 from segtune.runs.tables import read_csv
 
 CELLS = Path("tables") / "cells.csv"  # the report's table of configurations
-EXECUTION = ("trainer.threads", "trainer.accelerator", "trainer.compile")  # keys that say how a run is computed
 NUMBERS = ("dice", "dice_low", "dice_high", "honest")  # its columns; honest: the score of a winner chosen on other patients
 COUNTS = ("n_patients", "n_folds", "n_runs")
+EXECUTION = ("trainer.threads", "trainer.accelerator", "trainer.compile")  # configuration keys that may differ from the sweep's
 CURE = "Write the sweep's report again: python -m segtune.report sweep="
 
 

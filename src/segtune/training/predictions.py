@@ -15,7 +15,7 @@ from torch import Tensor
 from segtune.data.slices import Slice
 from segtune.data.tensors import SliceData
 from segtune.metrics import overlap
-from segtune.metrics.components import largest_of_each
+from segtune.metrics.largest_component import largest_of_each
 from segtune.training.checkpoints import load_weights
 from segtune.training.experiment import Experiment
 from segtune.training.module import Segmenter

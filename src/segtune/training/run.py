@@ -50,7 +50,7 @@ def train(experiment: Experiment, folder: Path, *, bar: bool = True) -> dict[str
             trainer.fit(module, datamodule=data, ckpt_path=last if done else None)
         outcome.draw_augmented(folder, experiment, module, data.first_batch())
         predicted, processing = predictions.predict(experiment, trainer, module, data, {"best": best, "last": last})
-        scored = {which: outcome.score_predictions(experiment, predictions) for which, predictions in predicted.items()}
+        scored = {which: outcome.score_predictions(experiment, found) for which, found in predicted.items()}
 
     history = check_history(folder, drop_optimizer(last))
     best_epoch = best_of(history["val_dice"])

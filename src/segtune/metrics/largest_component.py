@@ -4,7 +4,6 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 
@@ -14,6 +13,8 @@ def largest(mask: Mask) -> Mask:
 
     Of several largest components, the one that comes first in the array is kept.
     """
+    from scipy import ndimage  # takes a quarter of a second to import
+
     labels, n = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
     if n < 2:
         return mask

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segtune.metrics.components import largest, largest_of_each
+from segtune.metrics.largest_component import largest, largest_of_each
 
 
 def drawn(shape, *boxes):
