@@ -19,8 +19,10 @@ from segtune.config.error_messages import explain
 from segtune.data import readers
 from segtune.data.findings import KINDS
 from segtune.errors import InputError
+from segtune.inference import ensembles
 from segtune.inference import models as inference_models
-from segtune.inference.models import WHICH, keeps_largest_component, load
+from segtune.inference.ensembles import keeps_largest_component
+from segtune.inference.models import WHICH, load
 from segtune.inference.origin import _is_same_folder, _may_be_alike, comparable_data, origin
 from segtune.inference.score import PHASES, by_phase, evaluation_table, mean_and_sd
 from segtune.metrics.score import Pair, score_pairs
@@ -314,7 +316,7 @@ def test_errors_of_contour_files_that_are_not_scored_are_recorded_as_warnings(ru
 
 
 def test_a_run_that_predicts_nothing_scores_worst(runs, evaluated, monkeypatch):
-    monkeypatch.setattr(inference_models, "ensemble", lambda models, slices: [np.zeros(item.image.shape) for item in slices])
+    monkeypatch.setattr(ensembles, "ensemble", lambda models, slices: [np.zeros(item.image.shape) for item in slices])
     _, folder = evaluated(runs[0], *OTHER)
     for row in read_table(folder, layout.CASES):
         assert (float(row["dice"]), float(row["surface_dice"]), row["n_one_empty"]) == (0, 0, "1")

@@ -27,8 +27,8 @@ from segtune.config.error_messages import explain
 from segtune.data import rvsc, stacks
 from segtune.data.formats import contours
 from segtune.errors import InputError
+from segtune.inference import ensembles
 from segtune.inference import images as inference_images
-from segtune.inference import models as inference_models
 from segtune.inference import overlays as inference_overlays
 from segtune.inference.images import MOST_LINES
 
@@ -42,10 +42,8 @@ def model(monkeypatch):
     result, config = {"run_id": "0123456789ab", "data": {"pixel_mm": [0.5, 0.8]}}, {"data": {"spacing_mm": None}}
     fake = SimpleNamespace(result=result, config=config, which="last", target="endocardium", folder=Path("0123456789ab"))
     fake.tta = fake.keeps_largest_component = False
-    monkeypatch.setattr(inference_models, "load_all", lambda runs, **how: [fake])
-    monkeypatch.setattr(
-        inference_models, "ensemble", lambda models, slices: [np.where(s.image > 200, 0.9, 0.2) for s in slices]
-    )
+    monkeypatch.setattr(ensembles, "load_all", lambda runs, **how: [fake])
+    monkeypatch.setattr(ensembles, "ensemble", lambda models, slices: [np.where(s.image > 200, 0.9, 0.2) for s in slices])
     return fake
 
 
@@ -467,8 +465,8 @@ def test_equal_names_keep_their_folders():
 
 def test_a_long_volume_is_predicted_in_parts_and_drawn_on_several_pages(monkeypatch):
     seen = []
-    mean = inference_models.ensemble
-    monkeypatch.setattr(inference_models, "ensemble", lambda models, slices: seen.append(len(slices)) or mean(models, slices))
+    mean = ensembles.ensemble
+    monkeypatch.setattr(ensembles, "ensemble", lambda models, slices: seen.append(len(slices)) or mean(models, slices))
     array = volumes.pixels(1, (12, 10, 45))
     volumes.write(Path("in/a.nii.gz"), array)
     run()

@@ -26,13 +26,13 @@ def evaluate(cfg: DictConfig) -> None:
     from segtune.training.process import settle_process
 
     settle_process()
-    from segtune.inference import evaluation, models, origin, score
+    from segtune.inference import ensembles, evaluation, origin, score
     from segtune.training import build
 
     config = entry.plain(cfg)
     evaluation.check_settings(config)
     how = {key: config[key] for key in ("which", "accelerator", "trust")}
-    loaded = models.load_all(config["run"], **how, tta=(config["score"] or {}).get("tta"))
+    loaded = ensembles.load_all(config["run"], **how, tta=ensembles.checked_score(config["score"])["tta"])
     loaded = sorted(loaded, key=lambda one: str(one.result["run_id"]))  # rounding makes a mean depend on the order
     origins = [origin.origin(one) for one in loaded]
     cfg = cfg.copy()

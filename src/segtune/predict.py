@@ -60,12 +60,13 @@ def predict(cfg: DictConfig) -> None:
     source, output = (Path(str(config[key])).expanduser() for key in ("input", "output"))
     check_apart(source, output)
     found = images.find(source)
-    from segtune.inference.models import check_score, keeps_largest_component, load_all, warn_of_other_scale
+    from segtune.inference.ensembles import checked_score, keeps_largest_component, load_all
+    from segtune.inference.models import warn_of_other_scale
 
-    check_score(config["score"])
+    score = checked_score(config["score"])
     how = {key: config[key] for key in ("which", "accelerator", "trust")}
-    models = load_all(config["run"], **how, tta=(config["score"] or {}).get("tta"))
-    largest_component = keeps_largest_component(models, (config["score"] or {}).get("largest_component"))
+    models = load_all(config["run"], **how, tta=score["tta"])
+    largest_component = keeps_largest_component(models, score["largest_component"])
     with new_folder(output) as folder:
         predicted = write_images(folder, models, found, largest_component=largest_component)
         of_volumes = volume_rows(predicted)

@@ -19,7 +19,7 @@ from segtune.data import tensors
 from segtune.data.grid import resample_and_crop, restore
 from segtune.data.slices import Slice
 from segtune.errors import InputError
-from segtune.inference import models, networks
+from segtune.inference import ensembles, models, networks
 from segtune.nets import UNet
 from segtune.runs import identity, layout
 from segtune.runs.tables import read_table
@@ -72,7 +72,7 @@ def test_an_ensemble_is_the_mean_of_its_models(tiny_run):
     model = models.load(tiny_run[0])
     other = models.load(tiny_run[0], which="best")
     items = [a_slice((30, 20)), a_slice((32, 32))]
-    both = models.ensemble([model, other], items)
+    both = ensembles.ensemble([model, other], items)
     for value, one, two in zip(both, model.probabilities(items), other.probabilities(items), strict=True):
         assert value == pytest.approx((one + two) / 2, abs=1e-12)
 
@@ -520,10 +520,10 @@ def test_an_image_that_would_become_huge_is_refused(folder):
 
 def test_runs_that_look_for_different_structures_are_no_ensemble(tiny_run, folder):
     with pytest.raises(InputError, match="run=: .*twice"):
-        models.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
+        ensembles.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
     edited_throughout(folder, lambda result: result["config"]["data"].update({"target": "epicardium"}))
     with pytest.raises(InputError, match=r"run=: .*\bendocardium\b.*\bepicardium\b"):
-        models.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
+        ensembles.load_all([str(tiny_run[0]), str(folder)], which="last", accelerator="cpu")
 
 
 def test_pixels_of_another_size_than_the_training_s_are_told(tiny_run, caplog):

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from segtune.data import contour_files, findings, readers, slice_checks
 from segtune.data.slices import SliceSet
 from segtune.errors import InputError, printable
-from segtune.inference.models import Trained, check_score, keeps_largest_component, warn_of_other_scale
+from segtune.inference.ensembles import checked_score, keeps_largest_component
+from segtune.inference.models import Trained, warn_of_other_scale
 from segtune.inference.origin import Origin, trained_on
 from segtune.inference.score import score_slices
 from segtune.metrics.score import TOLERANCE_MM, Scores
@@ -35,7 +36,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
     Raises: InputError if no data set is given, if cfg.data contains a setting that must be taken from the runs, or if
         cfg.score is not valid.
     """
-    check_score(config["score"])
+    checked_score(config["score"])
     if "reader" not in config["data"]:
         options = ", ".join(f"data={name}" for name in readers.NAMES)
         raise InputError(f"data: choose the data set to evaluate the run on, one of {options}.")
@@ -68,7 +69,7 @@ def evaluate(models: Sequence[Trained], origins: Sequence[Origin], slices: Slice
     slices = SliceSet(item for item in slices if item.patient not in left_out)
     warn_of_other_scale(models, slices)
     tolerance_mm = float(config["tolerance_mm"] or TOLERANCE_MM)
-    largest_component = keeps_largest_component(models, (config["score"] or {}).get("largest_component"))
+    largest_component = keeps_largest_component(models, checked_score(config["score"])["largest_component"])
     scores = score_slices(models, slices, tolerance_mm=tolerance_mm, largest_component=largest_component)
     processing = {"tta": [one.tta for one in models] if any(one.tta for one in models) else False}
     processing["largest_component"] = largest_component

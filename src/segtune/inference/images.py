@@ -117,7 +117,7 @@ def with_probabilities(models: Sequence["Trained"], read: Iterator[Image]) -> It
 
     At most CHUNK images are in memory at the same time.
     """
-    from segtune.inference.models import ensemble
+    from segtune.inference.ensembles import ensemble
 
     while chunk := list(itertools.islice(read, CHUNK)):
         yield from zip(chunk, ensemble(models, [image.item for image in chunk]), strict=True)

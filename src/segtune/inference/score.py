@@ -45,7 +45,7 @@ def _score_patient(
     import torch
 
     from segtune import losses
-    from segtune.inference.models import ensemble
+    from segtune.inference.ensembles import ensemble
     from segtune.metrics.largest_component import largest_of_each
     from segtune.metrics.score import Pair, score_pairs
 
