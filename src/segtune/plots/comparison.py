@@ -14,7 +14,7 @@ from segtune.plots.style import BLUE, GREEN, GREY, ORANGE, shorten, text
 
 VERDICTS = {  # verdict on the configuration of the row -> colour, mark, meaning
     "better": (BLUE, "+", "the row is clearly better than the column"),
-    "worse": (ORANGE, "-", "the row is clearly worse than the column"),
+    "worse": (ORANGE, "\N{MINUS SIGN}", "the row is clearly worse than the column"),
     "equivalent": ("#cfe5d9", "=", "equivalent"),
     "unclear": ("#eeeeee", "?", "not enough evidence"),
 }
@@ -85,13 +85,14 @@ def significance(names: Sequence[str], verdicts: Sequence[Sequence[str]], *, tit
     Args: verdicts: for the configuration of each row and that of each column, one of better, worse, equivalent, or unclear.
     """
     n = len(names)
-    figure = Figure(figsize=(3.4 + 0.36 * n, 1.5 + 0.3 * n), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 3.4 + 0.36 * n), 1.7 + 0.3 * n), layout="constrained")
     axes = figure.subplots()
     for (i, j), verdict in np.ndenumerate(np.array(verdicts)):
         if i != j:
             colour, mark, _ = VERDICTS[str(verdict)]
             axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
-            axes.text(j, i, mark, ha="center", va="center", fontsize="small", color="white" if mark in "+-" else "black")
+            ink = "white" if verdict in ("better", "worse") else "black"
+            axes.text(j, i, mark, ha="center", va="center", weight="bold", color=ink)
     axes.set_yticks(range(n), [text(f"{shorten(name, 50)}  {i + 1}") for i, name in enumerate(names)], fontsize="small")
     axes.set_xticks(range(n), [str(i + 1) for i in range(n)], fontsize="small")
     axes.xaxis.tick_top()
@@ -104,7 +105,7 @@ def significance(names: Sequence[str], verdicts: Sequence[Sequence[str]], *, tit
         for key, (colour, mark, name) in VERDICTS.items()
         if key in present
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    figure.legend(handles=handles, loc="outside lower center", ncols=1, frameon=False, fontsize="small")
     figure.suptitle(text(title), fontsize="medium")
     return figure
 
